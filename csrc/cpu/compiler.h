@@ -1,0 +1,15 @@
+// The few things that each compiler spells its own way.
+#ifndef QUIRE_COMPILER_H
+#define QUIRE_COMPILER_H
+
+#if defined(_MSC_VER)
+#define QUIRE_INLINE __forceinline
+#define QUIRE_UNROLL
+#define QUIRE_PREFETCH(address) ((void)0)
+#else
+#define QUIRE_INLINE inline __attribute__((always_inline))
+#define QUIRE_UNROLL _Pragma("GCC unroll 16")
+#define QUIRE_PREFETCH(address) __builtin_prefetch(address)
+#endif
+
+#endif

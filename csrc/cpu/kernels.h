@@ -1,0 +1,67 @@
+// The table of kernels that one instruction set provides.
+#ifndef QUIRE_KERNELS_H
+#define QUIRE_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "quire.h"
+
+namespace quire {
+
+constexpr int kNumOpKinds = QUIRE_OP_SELECT_ROWS + 1;
+
+// Neighbouring tokens of one request whose queries read the same keys and values together.
+struct QueryTile {
+    int32_t request, first_token, num_tokens;
+};
+
+// What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
+struct Run {
+    const quire_program *program;
+    const quire_step *step;
+    int64_t num_rows;           // T in the body, the rows of the piece in the head
+    const int32_t *logit_rows;  // of the piece
+    const QueryTile *tiles;
+    int64_t num_tiles, tile_tokens;
+
+    float *row(const quire_tensor &tensor, int64_t index) const {
+        return program->arena + tensor.offset + index * tensor.stride;
+    }
+};
+
+// Does the units [first, last) of an op; scratch belongs to the calling thread.  A unit is a row, a
+// (head, tile) pair of attention, or a block of the output of a matrix product.
+using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64_t first,
+                        int64_t last);
+
+struct Kernels {
+    Kernel ops[kNumOpKinds];
+    int64_t (*linear_units)(const quire_op &op, const Run &run);
+    size_t (*scratch_bytes)(const quire_op &op, const Run &run);
+
+    // Passes over the logits of one row; NaN counts as smaller than every number.
+    float (*max_value)(const float *x, int64_t n);
+    // Writes w[i] = exp((x[i] - max) / temperature) and returns the sum; w may be x.
+    double (*softmax_weights)(const float *x, int64_t n, float max, float temperature, float *w);
+    // The same sum at temperature 1, without writing.
+    double (*softmax_sum)(const float *x, int64_t n, float max);
+    // The first index >= from with x[index] > bound, or n.
+    int64_t (*find_above)(const float *x, int64_t from, int64_t n, float bound);
+    // How many values are > bound, or equal to it at an index < before.
+    int64_t (*count_before)(const float *x, int64_t n, float bound, int64_t before);
+
+    // Multiply-adds on registers only; returns the number of floating-point operations.
+    int64_t (*spin_fma)(int64_t iterations, float *sink);
+    // Reads numbers and adds them up; returns the number of bytes.
+    int64_t (*spin_read)(const float *data, int64_t n, float *sink);
+};
+
+extern const Kernels kPortableKernels;
+#if defined(QUIRE_WITH_AVX2)
+extern const Kernels kAvx2Kernels;
+#endif
+
+}  // namespace quire
+
+#endif

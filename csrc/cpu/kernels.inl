@@ -1,0 +1,63 @@
+// All kernels of one instruction set, from one vector trait.
+//
+// A unit that includes this file may be compiled for a machine that the rest of the library is not: so
+// nothing in it or below may leave a symbol that other units could share.  Everything is in anonymous
+// namespaces, and there is no standard library beyond <math.h> and <string.h>.
+#include <math.h>
+#include <stdint.h>
+
+#include "kernels.h"
+//
+#include "exp.inl"
+//
+#include "rows.inl"
+//
+#include "norm.inl"
+#include "rope.inl"
+//
+#include "attention.inl"
+#include "logits.inl"
+#include "matmul.inl"
+#include "spin.inl"
+
+namespace quire {
+namespace {
+
+template <class V>
+size_t scratch_bytes(const quire_op &op, const Run &run) {
+    switch (op.kind) {
+        case QUIRE_OP_LINEAR: return linear_scratch_bytes<V>();
+        case QUIRE_OP_ATTENTION: return attention_scratch_bytes<V>(op, run);
+        case QUIRE_OP_ROPE_KV_WRITE: return sizeof(float) * op.kv_heads * op.head_dim;
+        default: return 0;
+    }
+}
+
+template <class V>
+constexpr Kernels make_kernels() {
+    Kernels kernels = {};
+    kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
+    kernels.ops[QUIRE_OP_RMS_NORM] = rms_norm<V>;
+    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = add_rms_norm<V>;
+    kernels.ops[QUIRE_OP_ADD] = add<V>;
+    kernels.ops[QUIRE_OP_LINEAR] = linear<V>;
+    kernels.ops[QUIRE_OP_ROPE] = rope<V>;
+    kernels.ops[QUIRE_OP_KV_WRITE] = kv_write<V>;
+    kernels.ops[QUIRE_OP_ROPE_KV_WRITE] = rope_kv_write<V>;
+    kernels.ops[QUIRE_OP_ATTENTION] = attention<V>;
+    kernels.ops[QUIRE_OP_GATED] = gated<V>;
+    kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
+    kernels.linear_units = linear_units;
+    kernels.scratch_bytes = scratch_bytes<V>;
+    kernels.max_value = max_value<V>;
+    kernels.softmax_weights = softmax_weights<V>;
+    kernels.softmax_sum = softmax_sum<V>;
+    kernels.find_above = find_above<V>;
+    kernels.count_before = count_before<V>;
+    kernels.spin_fma = spin_fma<V>;
+    kernels.spin_read = spin_read<V>;
+    return kernels;
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,10 @@
+// The kernels in plain C++, for every machine.
+#include "vector_portable.h"
+//
+#include "kernels.inl"
+
+namespace quire {
+
+constexpr Kernels kPortableKernels = make_kernels<PortableVector>();
+
+}  // namespace quire

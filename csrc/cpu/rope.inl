@@ -1,0 +1,111 @@
+// Rotary position embedding and the write of keys and values into their blocks.
+namespace quire {
+namespace {
+
+// Rotates the first `dims` numbers of one head by the angles [cos | sin]; out may be x.
+template <class V>
+QUIRE_INLINE void rotate_head(const float *x, const float *angles, const quire_op &op,
+                              int64_t head_dim, float *out) {
+    const int64_t dims = op.rope_dims, half = dims / 2;
+    const float *cosines = angles, *sines = angles + half;
+    if (op.pairing == 0) {
+        for_each_vector<V>(half, [&](auto load, auto store) {
+            const auto a = load(x), b = load(x + half), c = load(cosines), s = load(sines);
+            store(out, V::sub(V::mul(a, c), V::mul(b, s)));
+            store(out + half, V::add(V::mul(b, c), V::mul(a, s)));
+        });
+    } else {
+        for (int64_t i = 0; i < half; i++) {
+            const float a = x[2 * i], b = x[2 * i + 1];
+            out[2 * i] = a * cosines[i] - b * sines[i];
+            out[2 * i + 1] = b * cosines[i] + a * sines[i];
+        }
+    }
+    if (out != x) {
+        for_each_vector<V>(head_dim - dims, [&](auto load, auto store) {
+            store(out + dims, load(x + dims));
+        });
+    }
+}
+
+template <class V>
+QUIRE_INLINE void rotate_heads(const float *x, const float *angles, const quire_op &op,
+                               int64_t heads, float *out) {
+    for (int64_t h = 0; h < heads; h++) {
+        rotate_head<V>(x + h * op.head_dim, angles, op, op.head_dim, out + h * op.head_dim);
+    }
+}
+
+template <class V>
+void rope(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        rotate_heads<V>(run.row(op.in[0], t), run.row(op.in[1], t), op, op.heads,
+                        run.row(op.out[0], t));
+    }
+}
+
+// The request that owns token t.
+QUIRE_INLINE int64_t request_of(const quire_step &step, int64_t t) {
+    int64_t low = 0, high = step.num_requests;
+    while (high - low > 1) {
+        const int64_t middle = (low + high) / 2;
+        (step.query_start[middle] <= t ? low : high) = middle;
+    }
+    return low;
+}
+
+template <class V, class Cache>
+QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, const float *keys,
+                              const float *values) {
+    const quire_program &program = *run.program;
+    const quire_step &step = *run.step;
+    const int64_t B = program.block_tokens, D = op.head_dim, K = op.kv_heads;
+    const int64_t position = step.positions[t], slot = position % B;
+    const int32_t *table = step.block_tables + request_of(step, t) * step.block_table_stride;
+    uint8_t *block = program.kv + program.kv_layer_offset[op.layer] +
+                     table[position / B] * program.kv_block_bytes[op.layer];
+    Cache *to_keys = reinterpret_cast<Cache *>(block) + slot;  // [K, D, B]
+    for (int64_t i = 0; i < K * D; i += V::kWidth) {
+        const int64_t n = K * D - i < V::kWidth ? K * D - i : V::kWidth;
+        Cache lanes[V::kWidth];
+        V::store(lanes, n < V::kWidth ? V::load_partial(keys + i, n) : V::load(keys + i));
+        for (int64_t l = 0; l < n; l++) to_keys[(i + l) * B] = lanes[l];
+    }
+    Cache *to_values = reinterpret_cast<Cache *>(block) + K * D * B + slot * D;  // [K, B, D]
+    for (int64_t j = 0; j < K; j++) {
+        Cache *to = to_values + j * B * D;
+        const float *from = values + j * D;
+        for_each_vector<V>(D, [&](auto load, auto store) { store(to, load(from)); });
+    }
+}
+
+template <class V>
+QUIRE_INLINE void write_token(const quire_op &op, const Run &run, int64_t t, const float *keys,
+                              const float *values) {
+    switch (run.program->kv_dtype) {
+        case QUIRE_F32: return write_token_as<V, float>(op, run, t, keys, values);
+        case QUIRE_F16: return write_token_as<V, Half>(op, run, t, keys, values);
+        default: return write_token_as<V, BFloat16>(op, run, t, keys, values);
+    }
+}
+
+template <class V>
+void kv_write(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        write_token<V>(op, run, t, run.row(op.in[0], t), run.row(op.in[1], t));
+    }
+}
+
+template <class V>
+void rope_kv_write(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
+    float *keys = reinterpret_cast<float *>(scratch);
+    for (int64_t t = first; t < last; t++) {
+        const float *angles = run.row(op.in[3], t);
+        rotate_heads<V>(run.row(op.in[0], t), angles, op, op.heads, run.row(op.out[0], t));
+        rotate_heads<V>(run.row(op.in[1], t), angles, op, op.kv_heads, keys);
+        write_token<V>(op, run, t, keys, run.row(op.in[2], t));
+    }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,22 @@
+// The cosines and sines of rotary embedding, computed in float64 by the system's library.
+#include "rope_angles.h"
+
+#include <math.h>
+
+namespace quire {
+
+void rope_angles(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    const int64_t half = op.rope_dims / 2;
+    for (int64_t t = first; t < last; t++) {
+        const float *frequencies = op.vectors[0] + run.step->rope_rows[t] * half;
+        const float position = float(run.step->positions[t]);
+        float *cosines = run.row(op.out[0], t), *sines = cosines + half;
+        for (int64_t i = 0; i < half; i++) {
+            const double angle = double(position * frequencies[i]);
+            cosines[i] = float(cos(angle)) * op.scale;
+            sines[i] = float(sin(angle)) * op.scale;
+        }
+    }
+}
+
+}  // namespace quire

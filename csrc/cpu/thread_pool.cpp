@@ -1,0 +1,190 @@
+#include "thread_pool.h"
+
+#include <stdlib.h>
+
+#include <chrono>
+#include <new>
+
+#include "quire.h"
+
+#if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)
+#include <immintrin.h>
+#endif
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
+
+namespace quire {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(30);
+constexpr auto kYield = std::chrono::microseconds(100);
+constexpr int kPausesPerLook = 16;
+
+void pause() {
+#if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)
+    _mm_pause();
+#elif defined(__aarch64__) && !defined(_MSC_VER)
+    asm volatile("yield");
+#else
+    std::this_thread::yield();
+#endif
+}
+
+int64_t process_id() {
+#if defined(_WIN32)
+    return 0;
+#else
+    return getpid();
+#endif
+}
+
+// Waits until done() holds: spins, then yields.  False when it took longer than the limit.
+template <class Done>
+bool spin_until(Done done, std::chrono::microseconds limit) {
+    for (int i = 0; i < 64; i++) {
+        if (done()) return true;
+        pause();
+    }
+    const auto start = std::chrono::steady_clock::now();
+    while (true) {
+        for (int i = 0; i < kPausesPerLook; i++) {
+            if (done()) return true;
+            pause();
+        }
+        const auto spent = std::chrono::steady_clock::now() - start;
+        if (spent > limit) return false;
+        if (spent > kSpin) std::this_thread::yield();
+    }
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads)
+    : num_threads_(num_threads < 1 ? 1 : num_threads), owner_(process_id()) {
+    try {
+        threads_.reserve(num_threads_ - 1);
+        for (int thread = 1; thread < num_threads_; thread++) {
+            threads_.emplace_back([this, thread] { work(thread); });
+        }
+    } catch (...) {  // no memory, or the system gives no more threads
+        join_threads();
+        throw;
+    }
+}
+
+ThreadPool::~ThreadPool() {
+    if (owner_ == process_id()) {
+        join_threads();
+    } else {  // after fork: the threads are not here to be joined
+        for (std::thread &thread : threads_) thread.detach();
+    }
+    free(memory_);
+}
+
+void ThreadPool::join_threads() {
+    {
+        std::lock_guard<std::mutex> hold(sleep_);
+        stop_.store(true);
+    }
+    wake_.notify_all();
+    for (std::thread &thread : threads_) thread.join();
+}
+
+bool ThreadPool::reserve_scratch(size_t bytes) {
+    if (bytes <= scratch_bytes_) return true;
+    const size_t rounded = (bytes + 4095) / 4096 * 4096 + 192;  // threads differ in their low bits
+    void *grown = malloc(rounded * num_threads_ + 64);
+    if (!grown) return false;
+    free(memory_);
+    memory_ = static_cast<char *>(grown);
+    scratch_ = memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64;
+    scratch_bytes_ = rounded;
+    return true;
+}
+
+void ThreadPool::parallel_for(int64_t num_units, int64_t grain, Function fn, void *context) {
+    if (num_units <= 0) return;
+    if (grain < 1) grain = 1;
+    if (num_threads_ == 1 || num_units <= grain) return fn(context, 0, 0, num_units);
+    const int64_t most_chunks = int64_t(1) << 30;
+    if ((num_units + grain - 1) / grain > most_chunks) grain = num_units / most_chunks + 1;
+    const int64_t num_chunks = (num_units + grain - 1) / grain;
+
+    // Close the old job, change the fields, open the new one.  Who reads a new field (acquire) also
+    // sees the closed ticket, so nobody can take a chunk of the old job with fields of the new.
+    const uint32_t job = uint32_t(ticket_.load(std::memory_order_relaxed) >> 32);
+    ticket_.store(ticket(job, kClosed), std::memory_order_relaxed);
+    fn_.store(fn, std::memory_order_release);
+    context_.store(context, std::memory_order_release);
+    num_units_.store(num_units, std::memory_order_release);
+    grain_.store(grain, std::memory_order_release);
+    num_chunks_.store(num_chunks, std::memory_order_release);
+    chunks_done_.store(0, std::memory_order_release);
+    ticket_.store(ticket(job + 1, 0));
+    if (sleepers_.load() > 0) {
+        { std::lock_guard<std::mutex> hold(sleep_); }
+        wake_.notify_all();
+    }
+
+    take_chunks(0);
+    const auto done = [&] { return chunks_done_.load(std::memory_order_acquire) == num_chunks; };
+    while (!spin_until(done, kYield)) {
+    }
+}
+
+void ThreadPool::take_chunks(int thread) {
+    uint64_t now = ticket_.load(std::memory_order_acquire);
+    while (true) {
+        const int64_t chunk = int64_t(now & 0xffffffffu);
+        const Function fn = fn_.load(std::memory_order_acquire);
+        void *context = context_.load(std::memory_order_acquire);
+        const int64_t num_units = num_units_.load(std::memory_order_acquire);
+        const int64_t grain = grain_.load(std::memory_order_acquire);
+        if (chunk >= num_chunks_.load(std::memory_order_acquire)) return;
+        // Success means that the job is still open, hence that the fields above are its own.
+        if (!ticket_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel,
+                                           std::memory_order_acquire)) {
+            continue;
+        }
+        const int64_t first = chunk * grain;
+        fn(context, thread, first, first + grain < num_units ? first + grain : num_units);
+        chunks_done_.fetch_add(1, std::memory_order_release);
+        now = ticket_.load(std::memory_order_acquire);
+    }
+}
+
+bool ThreadPool::wait_for_job(uint32_t seen) {
+    const auto ready = [&] {
+        return uint32_t(ticket_.load() >> 32) != seen || stop_.load(std::memory_order_relaxed);
+    };
+    if (!spin_until(ready, kYield)) {
+        std::unique_lock<std::mutex> hold(sleep_);
+        sleepers_.fetch_add(1);
+        wake_.wait(hold, ready);
+        sleepers_.fetch_sub(1);
+    }
+    return !stop_.load(std::memory_order_relaxed);
+}
+
+void ThreadPool::work(int thread) {
+    uint32_t seen = 0;
+    while (wait_for_job(seen)) {
+        seen = uint32_t(ticket_.load(std::memory_order_acquire) >> 32);
+        take_chunks(thread);
+    }
+}
+
+}  // namespace quire
+
+quire_pool *quire_pool_create(int32_t num_threads) {
+    try {
+        return new quire_pool(num_threads);
+    } catch (...) {  // no memory, or the system gives no more threads
+        return nullptr;
+    }
+}
+
+void quire_pool_destroy(quire_pool *pool) {
+    delete pool;
+}

@@ -1,0 +1,92 @@
+// A persistent pool of threads that the caller of a job joins.
+//
+// A job is a range of units cut into chunks of `grain`; each thread takes the next chunk until none is
+// left.  The caller never waits for a thread that took nothing, so a job on a machine whose cores are
+// busy is as fast as the caller alone.  Idle threads spin for some microseconds, then yield, then
+// sleep: an idle pool uses no CPU time.
+//
+// A child process made by fork() has no pool threads: a pool made before runs all work in its caller.
+#ifndef QUIRE_THREAD_POOL_H
+#define QUIRE_THREAD_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace quire {
+
+class ThreadPool {
+  public:
+    // fn(context, thread, first, last): does the units [first, last).
+    using Function = void (*)(void *context, int thread, int64_t first, int64_t last);
+
+    explicit ThreadPool(int num_threads);
+    ~ThreadPool();
+    ThreadPool(const ThreadPool &) = delete;
+    ThreadPool &operator=(const ThreadPool &) = delete;
+
+    int num_threads() const { return num_threads_; }
+
+    // Runs fn over [0, num_units); returns when all of it is done.  Only under the lock.
+    void parallel_for(int64_t num_units, int64_t grain, Function fn, void *context);
+
+    // Calls body(thread, first, last) in the same way.
+    template <class Body>
+    void parallel_for(int64_t num_units, int64_t grain, Body body) {
+        parallel_for(
+            num_units, grain,
+            [](void *context, int thread, int64_t first, int64_t last) {
+                (*static_cast<Body *>(context))(thread, first, last);
+            },
+            &body);
+    }
+
+    // Makes sure that each thread has that much scratch memory; false: no memory.
+    bool reserve_scratch(size_t bytes);
+    char *scratch(int thread) const { return scratch_ + thread * scratch_bytes_; }
+
+    // Two callers of one pool take turns.
+    std::mutex &lock() { return callers_; }
+
+  private:
+    void join_threads();
+    void work(int thread);
+    bool wait_for_job(uint32_t seen);
+    void take_chunks(int thread);
+
+    // `ticket_` holds the job's number and the next chunk, so that a late thread can only ever take a
+    // chunk of the job whose fields it has just read.
+    static constexpr uint32_t kClosed = 0xffffffffu;
+    static uint64_t ticket(uint32_t job, uint32_t chunk) { return uint64_t(job) << 32 | chunk; }
+
+    alignas(64) std::atomic<uint64_t> ticket_{0};
+    alignas(64) std::atomic<int64_t> chunks_done_{0};
+    alignas(64) std::atomic<Function> fn_{nullptr};
+    std::atomic<void *> context_{nullptr};
+    std::atomic<int64_t> num_units_{0}, grain_{1}, num_chunks_{0};
+
+    alignas(64) std::atomic<int> sleepers_{0};
+    std::atomic<bool> stop_{false};
+    std::mutex sleep_, callers_;
+    std::condition_variable wake_;
+
+    int num_threads_;
+    int64_t owner_;
+    char *memory_ = nullptr, *scratch_ = nullptr;  // as allocated, and aligned
+    size_t scratch_bytes_ = 0;
+    std::vector<std::thread> threads_;
+};
+
+}  // namespace quire
+
+struct quire_pool {
+    explicit quire_pool(int num_threads) : threads(num_threads) {}
+    quire::ThreadPool threads;
+};
+
+#endif

@@ -1,0 +1,117 @@
+// The vector trait for AVX2 with FMA and F16C.  See vector_portable.h for what each member means.
+#ifndef QUIRE_VECTOR_AVX2_H
+#define QUIRE_VECTOR_AVX2_H
+
+#include <immintrin.h>
+
+#include "formats.h"
+
+namespace quire {
+namespace {
+
+alignas(32) constexpr int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                0,  0,  0,  0,  0,  0,  0,  0};
+
+struct Avx2Vector {
+    static constexpr int kWidth = 8;
+    static constexpr int kTileRows = 4, kTileCols = 3;
+
+    using Float = __m256;
+
+    static QUIRE_INLINE Float broadcast(float value) { return _mm256_set1_ps(value); }
+    static QUIRE_INLINE Float zero() { return _mm256_setzero_ps(); }
+
+    static QUIRE_INLINE __m256i mask(int64_t n) {
+        return _mm256_loadu_si256((const __m256i *)(kLaneMasks + 8 - n));
+    }
+
+    static QUIRE_INLINE Float load(const float *from) { return _mm256_loadu_ps(from); }
+    static QUIRE_INLINE Float load(const Half *from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
+    }
+    static QUIRE_INLINE Float load(const BFloat16 *from) {
+        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)from));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+    }
+
+    static QUIRE_INLINE Float load_partial(const float *from, int64_t n) {
+        return _mm256_maskload_ps(from, mask(n));
+    }
+    template <class T>
+    static QUIRE_INLINE Float load_partial(const T *from, int64_t n) {
+        T lanes[8] = {};
+        for (int64_t i = 0; i < n; i++) lanes[i] = from[i];
+        return load(lanes);
+    }
+
+    static QUIRE_INLINE void store(float *to, Float a) { _mm256_storeu_ps(to, a); }
+    static QUIRE_INLINE void store(Half *to, Float a) {
+        _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static QUIRE_INLINE void store(BFloat16 *to, Float a) {
+        const __m256i bits = _mm256_castps_si256(a);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+        const __m256i rounded =
+            _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+        const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+        const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, is_nan), 16);
+        const __m128i packed =
+            _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+        _mm_storeu_si128((__m128i *)to, packed);
+    }
+
+    static QUIRE_INLINE void store_partial(float *to, Float a, int64_t n) {
+        _mm256_maskstore_ps(to, mask(n), a);
+    }
+    template <class T>
+    static QUIRE_INLINE void store_partial(T *to, Float a, int64_t n) {
+        T lanes[8];
+        store(lanes, a);
+        for (int64_t i = 0; i < n; i++) to[i] = lanes[i];
+    }
+
+    static QUIRE_INLINE Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+    static QUIRE_INLINE Float sub(Float a, Float b) { return _mm256_sub_ps(a, b); }
+    static QUIRE_INLINE Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }
+    static QUIRE_INLINE Float div(Float a, Float b) { return _mm256_div_ps(a, b); }
+    static QUIRE_INLINE Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+    static QUIRE_INLINE Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
+    static QUIRE_INLINE Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
+    static QUIRE_INLINE Float round(Float a) {
+        return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    }
+    static QUIRE_INLINE Float times_power_of_two(Float a, Float n) {
+        const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+        return _mm256_mul_ps(_mm256_mul_ps(a, power_of_two(half)),
+                             power_of_two(_mm256_sub_epi32(whole, half)));
+    }
+    static QUIRE_INLINE Float power_of_two(__m256i n) {
+        return _mm256_castsi256_ps(
+            _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
+    }
+    static QUIRE_INLINE int any_greater(Float a, Float b) {
+        return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
+    }
+
+    static QUIRE_INLINE float sum(Float a) {
+        const __m256 pairs = _mm256_hadd_ps(a, a), fours = _mm256_hadd_ps(pairs, pairs);
+        return _mm_cvtss_f32(
+            _mm_add_ss(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
+    }
+    static QUIRE_INLINE void sum4(Float a, Float b, Float c, Float d, float out[4]) {
+        const __m256 fours = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+        _mm_storeu_ps(
+            out, _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
+    }
+    static QUIRE_INLINE float max_lane(Float a) {
+        __m128 out = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        out = _mm_max_ps(out, _mm_movehl_ps(out, out));
+        return _mm_cvtss_f32(_mm_max_ss(out, _mm_movehdup_ps(out)));
+    }
+};
+
+}  // namespace
+}  // namespace quire
+
+#endif

@@ -1,0 +1,141 @@
+// The vector trait in plain C++: eight floats in a struct, loops that every compiler vectorises.
+//
+// This is the contract of a trait; another instruction set is one more struct with these members.
+//   Float                     kWidth floats
+//   kTileRows x kTileCols     accumulators of the matrix kernel that fit the registers
+//   load, store               unaligned, from and to float, Half and BFloat16
+//   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
+//   store_partial             the first n lanes; writes no further
+//   max(a, b)                 b where a or b is not a number
+//   fma(a, b, c)              a * b + c, rounded once or twice, but always the same way
+//   sum, sum4                 all lanes in one fixed tree; sum4 does four vectors at a time
+//   round                     to the nearest integer, |a| < 2^22
+//   times_power_of_two(a, n)  a * 2^n for integral n in -252..252
+//   any_greater(a, b)         a bit mask of the lanes where a > b
+#ifndef QUIRE_VECTOR_PORTABLE_H
+#define QUIRE_VECTOR_PORTABLE_H
+
+#include <math.h>
+
+#include "formats.h"
+
+namespace quire {
+namespace {
+
+#define QUIRE_LANES          \
+    QUIRE_UNROLL             \
+    for (int i = 0; i < kWidth; i++)
+
+struct PortableVector {
+    static constexpr int kWidth = 8;
+    static constexpr int kTileRows = 2, kTileCols = 2;
+
+    struct Float {
+        float lane[8];
+    };
+
+    static QUIRE_INLINE Float broadcast(float value) {
+        Float out;
+        QUIRE_LANES out.lane[i] = value;
+        return out;
+    }
+    static QUIRE_INLINE Float zero() { return broadcast(0.0f); }
+
+    template <class T>
+    static QUIRE_INLINE Float load(const T *from) {
+        Float out;
+        QUIRE_LANES out.lane[i] = to_float(from[i]);
+        return out;
+    }
+    template <class T>
+    static QUIRE_INLINE Float load_partial(const T *from, int64_t n) {
+        Float out;
+        QUIRE_LANES out.lane[i] = i < n ? to_float(from[i]) : 0.0f;
+        return out;
+    }
+    template <class T>
+    static QUIRE_INLINE void store(T *to, const Float &a) {
+        QUIRE_LANES from_float(a.lane[i], to + i);
+    }
+    template <class T>
+    static QUIRE_INLINE void store_partial(T *to, const Float &a, int64_t n) {
+        for (int64_t i = 0; i < n; i++) from_float(a.lane[i], to + i);
+    }
+
+    static QUIRE_INLINE Float add(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] + b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float sub(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] - b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float mul(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] * b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float div(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] / b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float fma(const Float &a, const Float &b, const Float &c) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] * b.lane[i] + c.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float max(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float min(const Float &a, const Float &b) {
+        Float out;
+        QUIRE_LANES out.lane[i] = a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i];
+        return out;
+    }
+    static QUIRE_INLINE Float round(const Float &a) {
+        const float magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for a fraction
+        Float out;
+        QUIRE_LANES out.lane[i] = (a.lane[i] + magic) - magic;
+        return out;
+    }
+    static QUIRE_INLINE Float times_power_of_two(const Float &a, const Float &n) {
+        Float out;
+        QUIRE_LANES {
+            const int whole = int(n.lane[i]), half = whole >> 1;
+            out.lane[i] = a.lane[i] * float_from_bits(uint32_t(half + 127) << 23) *
+                          float_from_bits(uint32_t(whole - half + 127) << 23);
+        }
+        return out;
+    }
+    static QUIRE_INLINE int any_greater(const Float &a, const Float &b) {
+        int mask = 0;
+        QUIRE_LANES mask |= int(a.lane[i] > b.lane[i]) << i;
+        return mask;
+    }
+
+    static QUIRE_INLINE float sum(const Float &a) {
+        return ((a.lane[0] + a.lane[1]) + (a.lane[2] + a.lane[3])) +
+               ((a.lane[4] + a.lane[5]) + (a.lane[6] + a.lane[7]));
+    }
+    static QUIRE_INLINE void sum4(const Float &a, const Float &b, const Float &c, const Float &d,
+                                  float out[4]) {
+        out[0] = sum(a), out[1] = sum(b), out[2] = sum(c), out[3] = sum(d);
+    }
+    static QUIRE_INLINE float max_lane(const Float &a) {
+        float out = a.lane[0];
+        QUIRE_LANES out = a.lane[i] > out ? a.lane[i] : out;
+        return out;
+    }
+};
+
+#undef QUIRE_LANES
+
+}  // namespace
+}  // namespace quire
+
+#endif

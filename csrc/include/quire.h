@@ -1,0 +1,202 @@
+/* The whole C ABI of the native backend: plain structs in, plain arrays out, nothing global.
+ *
+ * Python (quire/backends/native/abi.py) mirrors every struct here field by field; quire_abi_sizes()
+ * lets it check that both sides agree.  All memory is owned by the caller: weights (usually a memory
+ * map of the checkpoint), the activation arena, the KV arena, every step array.  Only the thread pool
+ * is created and destroyed here.
+ *
+ * Notation: T tokens in the step, R requests, S rows whose logits are wanted, H query heads,
+ * K key/value heads, D head size, E model width, V vocabulary size, B tokens per KV block.
+ *
+ * Batch invariance.  The value of every output element depends only on its own row's inputs, its
+ * position and the instruction set: never on T, R, S, on the thread count, or on the rows beside it.
+ * Each matrix kernel sums over columns in one order for every number of rows; attention walks keys in
+ * chunks whose borders are fixed multiples of absolute positions and merges them in order.
+ */
+#ifndef QUIRE_H
+#define QUIRE_H
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define QUIRE_API __declspec(dllexport)
+#else
+#define QUIRE_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QUIRE_ABI_VERSION 1
+#define QUIRE_MAX_PARTS 4
+
+enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2 };
+enum quire_isa { QUIRE_PORTABLE = 0, QUIRE_AVX2 = 1 };
+enum quire_status {
+    QUIRE_OK = 0,
+    QUIRE_BAD_OP = 1,
+    QUIRE_BAD_ISA = 2,
+    QUIRE_NO_MEMORY = 3,
+    QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
+};
+
+/* Every activation is float32. */
+enum quire_op_kind {
+    QUIRE_OP_EMBEDDING = 0,     /* out0[t] = parts[0] row token_ids[t] */
+    QUIRE_OP_RMS_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
+                                   `heads` equal segments of the row (1: the whole row; vectors[0]
+                                   has one segment's length and serves every segment) */
+    QUIRE_OP_ADD_RMS_NORM = 2,  /* out1 = in0 + in1; out0 = rms_norm(out1) */
+    QUIRE_OP_ADD = 3,           /* out0 = in0 + in1 */
+    QUIRE_OP_LINEAR = 4,        /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
+                                   (vectors[i] may be NULL: no bias) */
+    QUIRE_OP_ROPE_ANGLES = 5,   /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
+                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
+                                   sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE = 6,          /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
+                                   by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
+                                   (2i, 2i+1) when 1; the rest of the head is copied */
+    QUIRE_OP_KV_WRITE = 7,      /* stores keys in0 and values in1 [T, K*D] at the tokens' positions */
+    QUIRE_OP_ROPE_KV_WRITE = 8, /* out0 = rope(in0, `heads` heads); kv_write(rope(in1, `kv_heads`
+                                   heads), in2); in3 holds the angles */
+    QUIRE_OP_ATTENTION = 9,     /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
+                                   positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
+                                   all.  Query head h reads kv head h / (heads / kv_heads). */
+    QUIRE_OP_GATED = 10,        /* out0 = activation(in0) * in1 */
+    QUIRE_OP_SELECT_ROWS = 11   /* out0[s] = in0[logit_rows[s]] */
+};
+
+enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
+
+/* A row-major matrix [rows, cols] of weights, at least 4-byte aligned. */
+typedef struct {
+    const void *data;
+    int64_t rows, cols;
+    int32_t dtype;
+    int32_t reserved;
+} quire_matrix;
+
+/* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in. */
+typedef struct {
+    int64_t offset;
+    int32_t stride, cols;
+} quire_tensor;
+
+/* One op of a Program.  Fields an op does not name are zero. */
+typedef struct {
+    int32_t kind, layer;
+    quire_tensor in[4], out[2];
+    quire_matrix parts[QUIRE_MAX_PARTS];
+    const float *vectors[QUIRE_MAX_PARTS];
+    int32_t num_parts, heads, kv_heads, head_dim;
+    int32_t rope_dims, pairing, window, activation;
+    float eps, scale;
+} quire_op;
+
+typedef struct quire_pool quire_pool;
+
+/* A Program bound to its memory.
+ *
+ * The body runs once a step over T rows; the head (select_rows first) and the sampler run over the
+ * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
+ *
+ * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there stand
+ * the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.
+ */
+typedef struct {
+    const quire_op *body, *head;
+    int32_t num_body, num_head;
+    float *arena;
+    uint8_t *kv;
+    const int64_t *kv_layer_offset, *kv_block_bytes;
+    int32_t kv_dtype, block_tokens;
+    int32_t max_logit_rows, vocab_size;
+    quire_tensor logits;
+    quire_pool *pool;
+    int32_t isa, reserved;
+} quire_program;
+
+/* What one logit row wants from the sampler.
+ *
+ * Order of work: bitmask, allowed, forbidden, bad_words and bias; repetition penalty (tokens of prompt
+ * and output: l > 0 ? l / p : l * p), frequency and presence penalty (output tokens only); then
+ * temperature 0 takes the arg max (lowest id among equals); else divide by temperature, drop tokens
+ * with probability < min_p * the highest, keep the top_k most likely (0: all; ties with the k-th are
+ * kept lowest id first, exactly k stay), keep the smallest set of most likely tokens whose
+ * probabilities sum to >= top_p (ties: lowest id first), and draw by inverse CDF in id order with
+ * u = philox4x32-10(key = seed, counter = output_index) -> 24 bits / 2^24.
+ * bad_words: flat list, each word as its length n and then n ids; when the output ends with the first
+ * n - 1 ids, the last one is forbidden.
+ * If target >= 0 nothing is drawn: the row reports on token `target` (prompt logprobs).
+ * Log-probabilities are log softmax of the logits as the model gave them, before all of the above.
+ * num_logprobs < 0: none; else the log-probability and rank of the token and the num_logprobs best
+ * (highest first, ties lowest id first) are written to top_ids and top_logprobs of the result.
+ */
+typedef struct {
+    uint64_t seed;
+    int64_t output_index;
+    const int32_t *prompt, *output, *bias_ids;
+    const float *bias;
+    const int32_t *allowed, *forbidden, *bad_words;
+    const uint32_t *bitmask; /* ceil(V / 32) words, bit set: may be chosen; NULL: all may */
+    int32_t num_prompt, num_output, num_bias, num_allowed, num_forbidden, num_bad_words;
+    int32_t top_k, num_logprobs, target, reserved;
+    float temperature, top_p, min_p;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+} quire_sample_row;
+
+/* token is -1 when the row's logits hold no number to choose from (NaN, or everything forbidden). */
+typedef struct {
+    int32_t *top_ids;
+    float *top_logprobs;
+    int32_t token, rank;
+    float logprob;
+    int32_t reserved;
+} quire_sample_result;
+
+/* One step.  Tokens of a request are consecutive; request r owns tokens query_start[r] up to
+ * query_start[r + 1] and its block table is row r.  logit_rows are ascending token indices.
+ * rows and results have S entries, or are NULL: the step then runs the body only. */
+typedef struct {
+    int32_t num_tokens, num_requests, num_logit_rows, block_table_stride;
+    const int32_t *token_ids, *positions, *rope_rows, *query_start, *block_tables, *logit_rows;
+    const quire_sample_row *rows;
+    quire_sample_result *results;
+    float *logits_out; /* [S, V], or NULL; a copy of the logits as the model gave them */
+} quire_step;
+
+/* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
+ * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
+
+/* The best instruction set this CPU and operating system can run. */
+QUIRE_API int32_t quire_best_isa(void);
+
+/* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory. */
+QUIRE_API quire_pool *quire_pool_create(int32_t num_threads);
+QUIRE_API void quire_pool_destroy(quire_pool *pool);
+
+/* Runs one step; returns a quire_status. */
+QUIRE_API int32_t quire_run(const quire_program *program, const quire_step *step);
+
+/* The draw's u for one output: see quire_sample_row. */
+QUIRE_API double quire_uniform(uint64_t seed, int64_t output_index);
+
+/* Samples num_rows rows of logits [num_rows, vocab_size] in place (they are overwritten). */
+QUIRE_API int32_t quire_sample(quire_pool *pool, int32_t isa, float *logits, int64_t stride,
+                               int32_t vocab_size, int32_t num_rows, const quire_sample_row *rows,
+                               quire_sample_result *results);
+
+/* For measurements; the caller takes the time.  Each runs on all threads of the pool: reading count
+ * floats (returns the bytes read), multiply-adds on registers (returns the floating-point operations
+ * done), and empty parallel jobs (returns their number). */
+QUIRE_API int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data,
+                                     int64_t count);
+QUIRE_API int64_t quire_measure_fma(quire_pool *pool, int32_t isa, int64_t iterations);
+QUIRE_API int64_t quire_measure_barriers(quire_pool *pool, int64_t count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,1 @@
+"""The pieces behind `examples/train_demo_model.py`."""

@@ -1,0 +1,145 @@
+"""Puts the parts of one model together: tokenizer, loaded weights, scheduler, engine, frontend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.control.policy import load_policy
+from quire.control.scheduler import Scheduler
+from quire.engine import Engine
+from quire.errors import ModelError
+from quire.frontend import Frontend
+from quire.models.generation import GenerationDefaults, read_generation_defaults
+from quire.runtime.load import LoadedModel, load_model
+from quire.runtime.runner import Runner
+from quire.sampling.state import GrammarState
+from quire.sampling_params import StructuredOutput
+from quire.text.grammar import GrammarCompiler
+from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.weights.hub import resolve_model
+
+__all__ = ["Assembly", "ModelInfo"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a user may want to know of the model that runs.
+
+    lines: the memory budget and the kernels in words.  load_s: seconds from start to ready.
+    """
+
+    name: str
+    architecture: str
+    max_model_len: int
+    vocab_size: int
+    num_kv_blocks: int
+    block_tokens: int
+    fingerprint: str
+    load_s: float
+    lines: tuple[str, ...]
+
+
+class Assembly:
+    """One model, ready to be driven by a blocking loop (LLM) or an engine thread (AsyncEngine)."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        started = time.monotonic()
+        self.config = config
+        self.model = load_model(config)
+        self.tokenizer = self._load_tokenizer()
+        self.generation = self._generation_defaults()
+        self.engine = _engine(config, self.model)
+        self.eos_token_ids = self._eos_token_ids()
+        self.frontend = Frontend(
+            self.model.spec,
+            self.tokenizer,
+            self.model.memory.max_model_len,
+            sorted(self.eos_token_ids),
+            self._compile_grammar,
+            self.model.ropes,
+            config.seed,
+        )
+        self.info = self._info(time.monotonic() - started)
+
+    @property
+    def default_sampling(self) -> Mapping[str, Any]:
+        """SamplingParams fields that the model's authors recommend, or nothing if told so."""
+        return self.generation.sampling
+
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """Compiles grammars for this tokenizer; made when a request first asks for one."""
+        vocab_size = self.model.spec.vocab_size
+        return GrammarCompiler(self.tokenizer, vocab_size, sorted(self.eos_token_ids))
+
+    def _compile_grammar(self, wanted: StructuredOutput) -> GrammarState:
+        return self.grammars.compile(wanted)
+
+    def _load_tokenizer(self) -> Tokenizer:
+        tokenizer = load_tokenizer(self._tokenizer_directory())
+        if tokenizer.vocab_size > self.model.spec.vocab_size:
+            raise ModelError(
+                f"the tokenizer knows {tokenizer.vocab_size} tokens, the model only "
+                f"{self.model.spec.vocab_size}: they do not belong together"
+            )
+        return tokenizer
+
+    def _tokenizer_directory(self) -> Path:
+        config = self.config
+        if config.tokenizer is None:
+            return self.model.directory
+        return resolve_model(
+            config.tokenizer, None, config.source, config.offline, config.download_dir
+        )
+
+    def _generation_defaults(self) -> GenerationDefaults:
+        choice = self.config.generation_config
+        if choice == "vllm":
+            eos = read_generation_defaults(self.model.directory).eos_token_ids
+            return GenerationDefaults(eos_token_ids=eos)
+        directory = self.model.directory if choice == "auto" else Path(choice)
+        return read_generation_defaults(directory)
+
+    def _eos_token_ids(self) -> frozenset[int]:
+        found = self.generation.eos_token_ids or self.model.spec.eos_token_ids
+        own = self.tokenizer.eos_token_id
+        return frozenset(found) | (frozenset() if own is None else {own})
+
+    def _info(self, load_s: float) -> ModelInfo:
+        model, memory = self.model, self.model.memory
+        kind = f"{model.spec.architecture}, {model.spec.num_parameters / 1e6:,.1f} M parameters"
+        lines = (f"{self.config.model}: {kind}", *memory.lines(), model.executable.summary)
+        return ModelInfo(
+            self.config.model,
+            model.spec.architecture,
+            memory.max_model_len,
+            model.spec.vocab_size,
+            memory.num_blocks,
+            memory.block_tokens,
+            model.fingerprint.hex(),
+            load_s,
+            lines,
+        )
+
+
+def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
+    memory = model.memory
+    scheduler = Scheduler(
+        memory.num_blocks,
+        memory.block_tokens,
+        memory.max_num_batched_tokens,
+        config.max_num_seqs,
+        load_policy(config.scheduling_policy),
+        memory.max_model_len,
+        config.enable_prefix_caching,
+        config.max_num_queued_reqs,
+        model.fingerprint,
+        config.enable_chunked_prefill,
+    )
+    return Engine(scheduler, Runner(model.executable, model.ropes))

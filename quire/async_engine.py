@@ -1,0 +1,258 @@
+"""Runs an engine in a thread of its own and streams its events to coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from quire.assembly import Assembly, ModelInfo
+from quire.config import EngineConfig
+from quire.engine import EngineStats, Event
+from quire.errors import EngineError, QueueFullError, QuireError
+from quire.frontend import Completion, Prepared
+from quire.outputs import Delta
+from quire.sampling_params import SamplingParams
+from quire.text.tokenizer import Tokenizer
+
+__all__ = ["AsyncEngine", "RequestStream"]
+
+logger = logging.getLogger(__name__)
+
+
+class RequestStream:
+    """One request's completions as they grow; iterate over it once, on the event loop."""
+
+    def __init__(self, prepared: Prepared, cancel: Callable[[RequestStream], None]) -> None:
+        self.request_id = prepared.request_id
+        self.prompt_token_ids = prepared.prompt_token_ids
+        self.unfinished = {each.request.id: each for each in prepared.completions}
+        self._cancel = cancel
+        self._arrived: deque[Delta | BaseException] = deque()
+        self._wake = asyncio.Event()
+
+    def cancel(self) -> None:
+        """Stop what still runs; iteration ends with deltas of finish reason "abort"."""
+        self._cancel(self)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Yield deltas until every completion is finished.
+
+        Raises EngineError if the engine dies, RequestError if it refuses the request.
+        """
+        while self._arrived or self.unfinished:
+            while not self._arrived:
+                self._wake.clear()
+                await self._wake.wait()
+            item = self._arrived.popleft()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def deliver(self, request_id: str, event: Event) -> bool:
+        """Take an event in; True when the text ended by a stop string while the engine runs on."""
+        completion = self.unfinished.get(request_id)
+        if completion is None:
+            return False
+        delta = completion.delta(event)
+        if delta.finish_reason is not None:
+            del self.unfinished[request_id]
+        self._arrived.append(delta)
+        self._wake.set()
+        return delta.finish_reason is not None and event.update.finish_reason is None
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error."""
+        self.unfinished.clear()
+        self._arrived.append(error)
+        self._wake.set()
+
+
+class AsyncEngine:
+    """A model that serves many requests at once; every method is called on one event loop."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self._engine = assembly.engine
+        self._streams: dict[str, RequestStream] = {}
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._work = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = self._draining = False
+        self._stats = self._engine.stats()
+        self._idle = asyncio.Event()
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="quire-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def from_config(cls, config: EngineConfig) -> AsyncEngine:
+        """Load the model and start its engine; blocks until it is ready."""
+        return cls(Assembly(config))
+
+    @property
+    def config(self) -> EngineConfig:
+        """What the user asked for."""
+        return self._assembly.config
+
+    @property
+    def info(self) -> ModelInfo:
+        """What was made of it."""
+        return self._assembly.info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._assembly.tokenizer
+
+    @property
+    def default_sampling(self) -> Mapping[str, Any]:
+        """SamplingParams fields the model's authors recommend."""
+        return self._assembly.default_sampling
+
+    def stats(self) -> EngineStats:
+        """Counts and gauges as of the last step."""
+        return self._stats
+
+    def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout_s: float | None = None,
+        cache_salt: str = "",
+    ) -> RequestStream:
+        """Start a request.
+
+        Raises RequestError for a bad field, QueueFullError when too many wait or the engine is
+        stopping, EngineError when it has died.
+        """
+        self._refuse_if_closed(params.n)
+        prepared = self._assembly.frontend.prepare(
+            prompt, params, request_id, priority, timeout_s, cache_salt
+        )
+        self._loop = asyncio.get_running_loop()
+        stream = RequestStream(prepared, self._cancel)
+        for completion in prepared.completions:
+            self._streams[completion.request.id] = stream
+        self._post(lambda: self._submit(stream, prepared.completions))
+        return stream
+
+    async def shutdown(self, drain: bool = True, timeout_s: float = 30.0) -> None:
+        """Refuse new requests, finish (or abort) those that run, and stop the thread."""
+        self._draining = True
+        deadline = time.monotonic() + timeout_s
+        while drain and self._streams and self.error is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for stream in set(self._streams.values()):
+            self._cancel(stream)
+        while self._streams and self.error is None and time.monotonic() < deadline + 5:
+            await asyncio.sleep(0.005)
+        with self._work:
+            self._stopping = True
+            self._work.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    # On the event loop.
+
+    def _refuse_if_closed(self, count: int) -> None:
+        if self.error is not None:
+            raise EngineError(f"the engine died: {self.error}") from self.error
+        if self._draining:
+            raise QueueFullError("the server is shutting down", status=503)
+        waiting = self._stats.scheduler.num_waiting + len(self._inbox)
+        if waiting + count > self.config.max_num_queued_reqs:
+            raise QueueFullError(
+                f"{waiting} requests are waiting and max_num_queued_reqs is "
+                f"{self.config.max_num_queued_reqs}; send this request again later",
+                retry_after_s=self._expected_wait_s(),
+            )
+
+    def _expected_wait_s(self) -> float:
+        """A guess at when the queue moves: how long its oldest request has waited."""
+        return max(1.0, self._stats.scheduler.oldest_wait_s)
+
+    def _cancel(self, stream: RequestStream) -> None:
+        for request_id in list(stream.unfinished):
+            self._post(lambda name=request_id: self._cancel_in_engine(name, "abort"))  # type: ignore[misc]
+
+    def _deliver(self, events: list[Event]) -> None:
+        for event in events:
+            request_id = event.update.request_id
+            stream = self._streams.get(request_id)
+            if stream is None:
+                continue
+            if stream.deliver(request_id, event):
+                self._post(lambda name=request_id: self._cancel_in_engine(name, "stop"))  # type: ignore[misc]
+            if event.update.finish_reason is not None:
+                self._streams.pop(request_id, None)
+
+    def _refuse(self, stream: RequestStream, error: BaseException) -> None:
+        for request_id in list(stream.unfinished):
+            self._streams.pop(request_id, None)
+        stream.fail(error)
+
+    def _die(self, error: BaseException) -> None:
+        self.error = error
+        failure = EngineError(f"the engine died: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        for stream in set(self._streams.values()):
+            stream.fail(failure)
+        self._streams.clear()
+
+    def _post(self, action: Callable[[], None]) -> None:
+        with self._work:
+            self._inbox.append(action)
+            self._work.notify()
+
+    # On the engine's thread.
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._do_inbox()
+                if self._engine.has_work:
+                    events = self._engine.step()
+                    self._stats = self._engine.stats()
+                    self._on_loop(self._deliver, events)
+        except BaseException as error:
+            logger.exception("the engine died")
+            self.error = error
+            self._on_loop(self._die, error)
+
+    def _wait_for_work(self) -> bool:
+        with self._work:
+            while not (self._inbox or self._engine.has_work or self._stopping):
+                self._work.wait()
+            return not self._stopping
+
+    def _do_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+        self._stats = self._engine.stats()
+
+    def _submit(self, stream: RequestStream, completions: Sequence[Completion]) -> None:
+        accepted = []
+        try:
+            for completion in completions:
+                self._engine.submit(completion.request, completion.state)
+                accepted.append(completion.request.id)
+        except QuireError as error:
+            for request_id in accepted:
+                self._engine.cancel(request_id)
+            self._on_loop(self._refuse, stream, error)
+
+    def _cancel_in_engine(self, request_id: str, reason: str) -> None:
+        event = self._engine.cancel(request_id, reason)
+        if event is not None:
+            self._on_loop(self._deliver, [event])
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)

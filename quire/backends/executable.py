@@ -1,0 +1,70 @@
+"""The seam between the runtime and what computes: a bound Program, or what acts like one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.graph.ir import Node
+from quire.graph.program import Program
+from quire.ops.batch import Batch
+from quire.sampling.state import SampledRow, SampleRow
+
+__all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
+
+
+class StoredWeight(Protocol):
+    """A tensor as the checkpoint stores it: `data` carries dtype "F32", "F16" or "BF16"."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> npt.NDArray[Any]: ...
+
+    def float32(self) -> npt.NDArray[np.float32]:
+        """A float32 copy."""
+        ...
+
+
+LoadedWeights = Mapping[str, StoredWeight]
+
+
+class Executable(Protocol):
+    """A model bound to its weights, its KV cache and a machine; one step at a time."""
+
+    program: Program
+
+    @property
+    def summary(self) -> str:
+        """The backend, instruction set and threads, in words."""
+        ...
+
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+        """Compute every token of the batch, then sample; rows[i] is for batch.logit_rows[i].
+
+        Keys and values go to the KV cache.  Without logit rows only the cache changes.
+        """
+        ...
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Compute every token of the batch; return the logits of its logit rows, [S, V]."""
+        ...
+
+
+class Backend(Protocol):
+    """A set of op bodies for one kind of machine."""
+
+    name: str
+
+    def declines(self, node: Node) -> str | None:
+        """Why this backend has no body for the node; None when it has one."""
+        ...
+
+    def body(self, node: Node) -> str:
+        """The name of the body it would run, for people."""
+        ...

@@ -1,0 +1,279 @@
+"""The native backend's shared library: structs, functions and thread pools, through ctypes.
+
+Everything here mirrors csrc/include/quire.h, which says what each field means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import numpy as np
+
+from quire.errors import ConfigError, EngineError
+
+__all__ = [
+    "ISA_NAMES",
+    "SAMPLE_RESULT",
+    "SAMPLE_ROW",
+    "Matrix",
+    "Op",
+    "Program",
+    "Step",
+    "Tensor",
+    "ThreadPool",
+    "available_isas",
+    "best_isa",
+    "check",
+    "load",
+]
+
+ABI_VERSION = 1
+MAX_PARTS = 4
+
+F32, F16, BF16 = range(3)
+PORTABLE, AVX2 = range(2)
+SILU, GELU_TANH = range(2)
+(
+    OP_EMBEDDING,
+    OP_RMS_NORM,
+    OP_ADD_RMS_NORM,
+    OP_ADD,
+    OP_LINEAR,
+    OP_ROPE_ANGLES,
+    OP_ROPE,
+    OP_KV_WRITE,
+    OP_ROPE_KV_WRITE,
+    OP_ATTENTION,
+    OP_GATED,
+    OP_SELECT_ROWS,
+) = range(12)
+
+ISA_NAMES = ("portable", "avx2")
+STATUS_TEXTS = (
+    "done",
+    "an op that this library does not know",
+    "an instruction set that this machine cannot run",
+    "not enough memory for scratch space",
+    "a token id outside the embedding table",
+)
+
+_BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
+
+
+class Matrix(ctypes.Structure):
+    """Weights as they stand in memory: row-major, at least 4-byte aligned."""
+
+    _fields_: ClassVar[Any] = [
+        ("data", c_void_p),
+        ("rows", c_int64),
+        ("cols", c_int64),
+        ("dtype", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class Tensor(ctypes.Structure):
+    """A column range of a buffer in the activation arena; offset and stride count floats."""
+
+    _fields_: ClassVar[Any] = [("offset", c_int64), ("stride", c_int32), ("cols", c_int32)]
+
+
+class Op(ctypes.Structure):
+    """One op record of a Program."""
+
+    _fields_: ClassVar[Any] = [
+        ("kind", c_int32),
+        ("layer", c_int32),
+        ("inputs", Tensor * 4),
+        ("outputs", Tensor * 2),
+        ("parts", Matrix * MAX_PARTS),
+        ("vectors", c_void_p * MAX_PARTS),
+        ("num_parts", c_int32),
+        ("heads", c_int32),
+        ("kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("rope_dims", c_int32),
+        ("pairing", c_int32),
+        ("window", c_int32),
+        ("activation", c_int32),
+        ("eps", c_float),
+        ("scale", c_float),
+    ]
+
+
+class Program(ctypes.Structure):
+    """A Program bound to its memory."""
+
+    _fields_: ClassVar[Any] = [
+        ("body", POINTER(Op)),
+        ("head", POINTER(Op)),
+        ("num_body", c_int32),
+        ("num_head", c_int32),
+        ("arena", c_void_p),
+        ("kv", c_void_p),
+        ("kv_layer_offset", c_void_p),
+        ("kv_block_bytes", c_void_p),
+        ("kv_dtype", c_int32),
+        ("block_tokens", c_int32),
+        ("max_logit_rows", c_int32),
+        ("vocab_size", c_int32),
+        ("logits", Tensor),
+        ("pool", c_void_p),
+        ("isa", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class Step(ctypes.Structure):
+    """The arrays of one step."""
+
+    _fields_: ClassVar[Any] = [
+        ("num_tokens", c_int32),
+        ("num_requests", c_int32),
+        ("num_logit_rows", c_int32),
+        ("block_table_stride", c_int32),
+        ("token_ids", c_void_p),
+        ("positions", c_void_p),
+        ("rope_rows", c_void_p),
+        ("query_start", c_void_p),
+        ("block_tables", c_void_p),
+        ("logit_rows", c_void_p),
+        ("rows", c_void_p),
+        ("results", c_void_p),
+        ("logits_out", c_void_p),
+    ]
+
+
+SAMPLE_ROW = np.dtype(
+    [
+        ("seed", np.uint64),
+        ("output_index", np.int64),
+        *((name, np.uintp) for name in ("prompt", "output", "bias_ids", "bias")),
+        *((name, np.uintp) for name in ("allowed", "forbidden", "bad_words", "bitmask")),
+        *((name, np.int32) for name in ("num_prompt", "num_output", "num_bias")),
+        *((name, np.int32) for name in ("num_allowed", "num_forbidden", "num_bad_words")),
+        *((name, np.int32) for name in ("top_k", "num_logprobs", "target", "reserved")),
+        *((name, np.float32) for name in ("temperature", "top_p", "min_p")),
+        ("repetition_penalty", np.float32),
+        ("presence_penalty", np.float32),
+        ("frequency_penalty", np.float32),
+    ],
+    align=True,
+)
+"""quire_sample_row as a numpy record; pointers are addresses, 0 for none."""
+
+SAMPLE_RESULT = np.dtype(
+    [
+        ("top_ids", np.uintp),
+        ("top_logprobs", np.uintp),
+        ("token", np.int32),
+        ("rank", np.int32),
+        ("logprob", np.float32),
+        ("reserved", np.int32),
+    ],
+    align=True,
+)
+"""quire_sample_result as a numpy record."""
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The library, loaded once.  Raises ConfigError when it is missing or of another version."""
+    spec = find_spec("quire.backends.native._core")
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the native library is not built: {_BUILD_HINT}")
+    try:
+        library = ctypes.CDLL(spec.origin)
+    except OSError as error:
+        raise ConfigError(
+            f"the native library cannot be loaded ({error}): {_BUILD_HINT}"
+        ) from error
+    _declare(library)
+    _check_sizes(library)
+    return library
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    signatures: dict[str, tuple[Any, list[Any]]] = {
+        "quire_abi_sizes": (c_int32, [c_int32 * 7]),
+        "quire_best_isa": (c_int32, []),
+        "quire_pool_create": (c_void_p, [c_int32]),
+        "quire_pool_destroy": (None, [c_void_p]),
+        "quire_run": (c_int32, [POINTER(Program), POINTER(Step)]),
+        "quire_sample": (
+            c_int32,
+            [c_void_p, c_int32, c_void_p, c_int64, c_int32, c_int32, c_void_p, c_void_p],
+        ),
+        "quire_uniform": (c_double, [c_uint64, c_int64]),
+        "quire_measure_read": (c_int64, [c_void_p, c_int32, c_void_p, c_int64]),
+        "quire_measure_fma": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_measure_barriers": (c_int64, [c_void_p, c_int64]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+
+
+def _check_sizes(library: ctypes.CDLL) -> None:
+    structs = (Matrix, Tensor, Op, Program)
+    ours = [*map(ctypes.sizeof, structs), SAMPLE_ROW.itemsize, SAMPLE_RESULT.itemsize]
+    ours.append(ctypes.sizeof(Step))
+    theirs = (c_int32 * 7)()
+    version = library.quire_abi_sizes(theirs)
+    if version != ABI_VERSION or list(theirs) != ours:
+        raise ConfigError(
+            f"the native library was built from other sources (version {version}, struct sizes "
+            f"{list(theirs)}; expected {ABI_VERSION}, {ours}): {_BUILD_HINT}"
+        )
+
+
+def best_isa() -> int:
+    """The best instruction set of this machine, as an index into ISA_NAMES."""
+    return int(load().quire_best_isa())
+
+
+def available_isas() -> tuple[int, ...]:
+    """All instruction sets that this machine can run, the portable one first."""
+    return tuple(range(best_isa() + 1))
+
+
+def check(status: int) -> None:
+    """Raises EngineError unless a quire_status says that all went well."""
+    if status:
+        known = status < len(STATUS_TEXTS)
+        raise EngineError(f"the native backend met {STATUS_TEXTS[status] if known else status}")
+
+
+class ThreadPool:
+    """Threads that run Programs; the caller of a run is one of them.
+
+    Not to be used in a child process after fork.  Close it, or use it in a `with` statement.
+    """
+
+    def __init__(self, num_threads: int) -> None:
+        self.handle: int | None = None
+        if num_threads < 1:
+            raise ConfigError(f"a thread pool needs at least 1 thread, not {num_threads}")
+        self.num_threads = num_threads
+        self.handle = load().quire_pool_create(num_threads)
+        if not self.handle:
+            raise ConfigError(f"the system does not give {num_threads} threads; ask for fewer")
+
+    def close(self) -> None:
+        """End the threads.  A second call does nothing."""
+        handle, self.handle = self.handle, None
+        if handle:
+            load().quire_pool_destroy(handle)
+
+    def __enter__(self) -> ThreadPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,154 @@
+"""Binds a Program to the native library: one call a step, with the interpreter lock released."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.backends.executable import LoadedWeights
+from quire.backends.native import library as c
+from quire.backends.native.records import BODIES, RecordWriter
+from quire.backends.native.sample_rows import SampleBatch
+from quire.errors import ConfigError
+from quire.graph.ir import Node
+from quire.graph.program import Program
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache
+from quire.ops.op import Float32
+from quire.sampling.state import SampledRow, SampleRow
+
+__all__ = ["NativeBackend", "NativeExecutable"]
+
+KV_FORMAT_CODES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16}
+
+
+class NativeBackend:
+    """Has C++ bodies for the ops in BODIES."""
+
+    name = "native"
+
+    def declines(self, node: Node) -> str | None:
+        """A reason for an op without a record."""
+        return None if type(node.op) in BODIES else f"no C++ body for {node.name}"
+
+    def body(self, node: Node) -> str:
+        """The instruction set its kernels run with."""
+        return f"native {c.ISA_NAMES[c.best_isa()]}"
+
+
+class NativeExecutable:
+    """A Program as an array of op records, with its weights, arena, KV cache and threads.
+
+    instruction_set: "auto" for the best one here, or a name of ISA_NAMES.
+    Raises ConfigError for an instruction set that this machine cannot run.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: LoadedWeights,
+        kv_cache: KvCache,
+        frequencies: tuple[Float32, ...],
+        num_threads: int,
+        instruction_set: str = "auto",
+    ) -> None:
+        self.program = program
+        self.kv_cache = kv_cache
+        self._library = c.load()
+        self._isa = _choose_isa(instruction_set)
+        self._pool = c.ThreadPool(num_threads)
+        self._weights = weights
+        self._writer = RecordWriter(program.buffers, weights, frequencies)
+        self._body = self._records(program.body)
+        self._head = self._records(program.head)
+        self._arena = np.empty(program.buffers.arena_floats, np.float32)
+        self._layer_offsets = np.asarray(kv_cache.layer_offsets, np.int64)
+        self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
+        self._bound = self._bind()
+
+    @property
+    def summary(self) -> str:
+        """See Executable."""
+        isa = c.ISA_NAMES[self._isa]
+        return f"kernels: native {isa}, {self._pool.num_threads} threads"
+
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+        """See Executable."""
+        samples = SampleBatch(rows)
+        step = self._step(batch)
+        if rows:
+            step.rows, step.results = samples.records.ctypes.data, samples.results.ctypes.data
+        self._run(step)
+        return samples.sampled()
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See Executable."""
+        out = np.empty((len(batch.logit_rows), self.program.spec.vocab_size), np.float32)
+        step = self._step(batch)
+        step.logits_out = out.ctypes.data
+        self._run(step)
+        return out
+
+    def _run(self, step: Any) -> None:
+        c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
+
+    def _step(self, batch: Batch) -> Any:
+        assert batch.num_tokens <= self.program.limits.tokens, "more tokens than the arena holds"
+        return c.Step(
+            batch.num_tokens,
+            batch.num_requests,
+            len(batch.logit_rows),
+            batch.block_tables.shape[1],
+            batch.token_ids.ctypes.data,
+            batch.positions.ctypes.data,
+            batch.rope_rows.ctypes.data,
+            batch.query_start.ctypes.data,
+            batch.block_tables.ctypes.data,
+            batch.logit_rows.ctypes.data,
+            None,
+            None,
+            None,
+        )
+
+    def _records(self, nodes: Iterable[Node]) -> Any:
+        records = [self._writer.record(node) for node in nodes]
+        return (c.Op * len(records))(*records)
+
+    def _bind(self) -> Any:
+        limits, layout = self.program.limits, self.kv_cache.layout
+        logits = self.program.logits
+        return c.Program(
+            self._body,
+            self._head,
+            len(self._body),
+            len(self._head),
+            self._arena.ctypes.data,
+            self.kv_cache.arena.ctypes.data,
+            self._layer_offsets.ctypes.data,
+            self._block_bytes.ctypes.data,
+            KV_FORMAT_CODES[layout.format],
+            layout.block_tokens,
+            limits.logit_rows,
+            self.program.spec.vocab_size,
+            c.Tensor(logits.offset, logits.stride, logits.width),
+            self._pool.handle,
+            self._isa,
+            0,
+        )
+
+
+def _choose_isa(name: str) -> int:
+    best = c.best_isa()
+    if name == "auto":
+        return best
+    wanted = c.ISA_NAMES.index(name)
+    if wanted > best:
+        raise ConfigError(
+            f"instruction_set {name!r} cannot run on this machine; the best here is "
+            f"{c.ISA_NAMES[best]!r}"
+        )
+    return wanted

@@ -1,0 +1,169 @@
+"""Translates graph nodes into op records of the C ABI."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from quire.backends.executable import LoadedWeights, StoredWeight
+from quire.backends.native import library as c
+from quire.graph.buffers import BufferPlan, Tensor
+from quire.graph.ir import Node
+from quire.ops.attention import PagedAttention
+from quire.ops.elementwise import Add, GatedActivation
+from quire.ops.embedding import EmbeddingLookup
+from quire.ops.linear import MatMul
+from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.op import Float32
+from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
+from quire.ops.selection import Columns, SelectRows
+
+__all__ = ["BODIES", "DTYPE_CODES", "RecordWriter"]
+
+DTYPE_CODES = {"F32": 0, "F16": 1, "BF16": 2}
+PAIRINGS = {"half": 0, "interleaved": 1}
+ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+
+
+class RecordWriter:
+    """Fills op records; keeps alive every array that a record points to."""
+
+    def __init__(
+        self, buffers: BufferPlan, weights: LoadedWeights, frequencies: tuple[Float32, ...]
+    ) -> None:
+        self._buffers = buffers
+        self._weights = weights
+        self._frequencies = frequencies
+        self._vectors: dict[str, Float32] = {}
+        self.kept: list[np.ndarray[Any, Any]] = []
+
+    def record(self, node: Node) -> Any:
+        """The record of one node."""
+        record = c.Op()
+        for i, value in enumerate(node.inputs):
+            record.inputs[i] = _tensor(self._buffers.tensors[value])
+        for i, value in enumerate(node.outputs):
+            record.outputs[i] = _tensor(self._buffers.tensors[value])
+        BODIES[type(node.op)](self, record, node.op)
+        return record
+
+    def matrix(self, name: str) -> Any:
+        """A weight as it stands in memory."""
+        weight = self._weights[name]
+        rows, cols = weight.shape
+        data = self._keep(weight)
+        return c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype], 0)
+
+    def vector(self, name: str) -> int:
+        """The address of a float32 copy of a bias or norm weight."""
+        if name not in self._vectors:
+            self._vectors[name] = np.ascontiguousarray(self._weights[name].float32())
+        return int(self._vectors[name].ctypes.data)
+
+    def frequencies(self, table: int) -> int:
+        """The address of a table of inverse frequencies."""
+        return int(self._frequencies[table].ctypes.data)
+
+    def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
+        data = weight.data
+        if not data.flags.c_contiguous or data.ctypes.data % 4:
+            data = np.ascontiguousarray(data).copy()
+        self.kept.append(data)
+        return data
+
+
+def _tensor(tensor: Tensor) -> Any:
+    return c.Tensor(tensor.offset, tensor.stride, tensor.width)
+
+
+def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
+    record.kind = c.OP_EMBEDDING
+    record.parts[0] = writer.matrix(op.table)
+    record.num_parts = 1
+
+
+def _rms_norm(writer: RecordWriter, record: Any, op: RmsNorm) -> None:
+    record.kind = c.OP_RMS_NORM
+    record.vectors[0] = writer.vector(op.weight)
+    record.eps, record.heads = op.eps, op.heads
+
+
+def _add_rms_norm(writer: RecordWriter, record: Any, op: AddRmsNorm) -> None:
+    _rms_norm(writer, record, op.norm)
+    record.kind = c.OP_ADD_RMS_NORM
+
+
+def _add(writer: RecordWriter, record: Any, op: Add) -> None:
+    record.kind = c.OP_ADD
+
+
+def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
+    record.kind = c.OP_LINEAR
+    record.num_parts = len(op.parts)
+    for i, part in enumerate(op.parts):
+        record.parts[i] = writer.matrix(part.weight)
+        record.vectors[i] = None if part.bias is None else writer.vector(part.bias)
+
+
+def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
+    record.kind = c.OP_ROPE_ANGLES
+    record.vectors[0] = writer.frequencies(op.table)
+    record.scale, record.rope_dims = op.scale, op.dims
+
+
+def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
+    record.kind = c.OP_ROPE
+    record.heads, record.rope_dims = op.heads, op.dims
+    record.head_dim = record.inputs[0].cols // op.heads
+    record.pairing = PAIRINGS[op.pairing]
+
+
+def _kv_write(writer: RecordWriter, record: Any, op: KvWrite) -> None:
+    record.kind = c.OP_KV_WRITE
+    record.layer, record.kv_heads = op.layer, op.kv_heads
+    record.head_dim = record.inputs[0].cols // op.kv_heads
+
+
+def _rotate_kv_write(writer: RecordWriter, record: Any, op: RotateKvWrite) -> None:
+    _rotate(writer, record, op.query)
+    record.kind = c.OP_ROPE_KV_WRITE
+    record.layer, record.kv_heads = op.write.layer, op.write.kv_heads
+
+
+def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
+    record.kind, record.layer = c.OP_ATTENTION, op.layer
+    record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
+    record.scale, record.window = op.scale, op.window or 0
+
+
+def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
+    record.kind = c.OP_GATED
+    record.activation = ACTIVATIONS[op.kind]
+
+
+def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
+    record.kind = c.OP_SELECT_ROWS
+
+
+def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
+    raise AssertionError("column views take no work")
+
+
+BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
+    EmbeddingLookup: _embedding,
+    RmsNorm: _rms_norm,
+    AddRmsNorm: _add_rms_norm,
+    Add: _add,
+    MatMul: _matmul,
+    RopeAngles: _rope_angles,
+    Rotate: _rotate,
+    KvWrite: _kv_write,
+    RotateKvWrite: _rotate_kv_write,
+    PagedAttention: _attention,
+    GatedActivation: _gated,
+    SelectRows: _select_rows,
+    Columns: _columns,
+}
+"""Op → how its record is filled; an op that is not here has no native body."""

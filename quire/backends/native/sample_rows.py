@@ -1,0 +1,83 @@
+"""Fills the sampler's row records, and reads its results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from quire.backends.native.library import SAMPLE_RESULT, SAMPLE_ROW
+from quire.outputs import Logprob
+from quire.sampling.state import SampledRow, SampleRow, SamplingState
+
+__all__ = ["SampleBatch"]
+
+
+class SampleBatch:
+    """The records of one step's rows, and room for what the sampler says of them."""
+
+    def __init__(self, rows: Sequence[SampleRow]) -> None:
+        self._rows = rows
+        self.records = np.zeros(len(rows), SAMPLE_ROW)
+        self.results = np.zeros(len(rows), SAMPLE_RESULT)
+        most = max((row.num_logprobs for row in rows), default=0)
+        self._top_ids = np.zeros((len(rows), max(most, 1)), np.int32)
+        self._top_logprobs = np.zeros((len(rows), max(most, 1)), np.float32)
+        for i, row in enumerate(rows):
+            self._fill(i, row)
+        if len(rows):
+            self.results["top_ids"] = _row_addresses(self._top_ids)
+            self.results["top_logprobs"] = _row_addresses(self._top_logprobs)
+
+    def sampled(self) -> list[SampledRow]:
+        """The results, once the sampler has run."""
+        return [self._result(i, row) for i, row in enumerate(self._rows)]
+
+    def _fill(self, i: int, row: SampleRow) -> None:
+        state = row.state
+        if state.native is None:
+            state.native = _record(state)
+        self.records[i] = state.native
+        record = self.records[i]
+        record["output_index"] = record["num_output"] = state.num_output
+        record["num_logprobs"], record["target"] = row.num_logprobs, row.target
+        if state.num_output >= state.params.min_tokens:
+            record["num_forbidden"] = 0
+
+    def _result(self, i: int, row: SampleRow) -> SampledRow:
+        result = self.results[i]
+        token = int(result["token"])
+        if row.num_logprobs < 0 or token < 0:
+            return SampledRow(token)
+        entries = {token: Logprob(float(result["logprob"]), int(result["rank"]))}
+        for rank in range(row.num_logprobs):
+            other = int(self._top_ids[i, rank])
+            if other >= 0 and other not in entries:
+                entries[other] = Logprob(float(self._top_logprobs[i, rank]), rank + 1)
+        return SampledRow(token, entries)
+
+
+def _record(state: SamplingState) -> Any:
+    """The part of a row record that stays the same from step to step."""
+    params, record = state.params, np.zeros((), SAMPLE_ROW)
+    record["seed"] = state.seed
+    for name in ("prompt", "allowed", "forbidden", "bad_words", "bias_ids"):
+        array = getattr(state, name)
+        record[name] = array.ctypes.data
+        record["num_bias" if name == "bias_ids" else f"num_{name}"] = len(array)
+    record["bias"] = state.bias.ctypes.data
+    record["output"] = state.output_address
+    record["bitmask"] = 0 if state.mask is None else state.mask.ctypes.data
+    record["top_k"] = max(params.top_k, 0)
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        record[name] = getattr(params, name)
+    record["presence_penalty"] = params.presence_penalty
+    record["frequency_penalty"] = params.frequency_penalty
+    return record
+
+
+def _row_addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    start, stride = array.ctypes.data, array.strides[0]
+    addresses: np.ndarray[Any, Any] = np.arange(len(array), dtype=np.uintp) * np.uintp(stride)
+    return addresses + np.uintp(start)

@@ -1,0 +1,63 @@
+"""Runs a Program with the reference bodies: slow numpy, the yardstick for every other backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from quire.backends.executable import LoadedWeights
+from quire.graph.ir import Node, Value
+from quire.graph.program import Program
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache
+from quire.ops.op import Environment, Float32
+from quire.sampling.state import SampledRow, SampleRow
+
+__all__ = ["ReferenceBackend", "ReferenceExecutable"]
+
+
+class ReferenceBackend:
+    """Has a body for every op: the op's own reference."""
+
+    name = "reference"
+
+    def declines(self, node: Node) -> str | None:
+        """Never."""
+        return None
+
+    def body(self, node: Node) -> str:
+        """The op's reference."""
+        return "reference"
+
+
+class ReferenceExecutable:
+    """A Program interpreted node by node; values live in a dictionary, not in an arena."""
+
+    def __init__(self, program: Program, weights: LoadedWeights, kv_cache: KvCache) -> None:
+        self.program = program
+        self.kv_cache = kv_cache
+        self._weights = {name: weight.float32() for name, weight in weights.items()}
+
+    @property
+    def summary(self) -> str:
+        """See Executable."""
+        return "kernels: reference (numpy, slow; for checking)"
+
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+        """See Executable."""
+        from quire.sampling.reference import sample_rows
+
+        return sample_rows(self.logits(batch), rows)
+
+    def logits(self, batch: Batch) -> Float32:
+        """See Executable."""
+        env = Environment(batch, self.kv_cache, self._weights)
+        values: dict[Value, Float32] = {}
+        self._interpret(self.program.graph, env, values)
+        return values[self.program.graph.logits]
+
+    def _interpret(
+        self, nodes: Iterable[Node], env: Environment, values: dict[Value, Float32]
+    ) -> None:
+        for node in nodes:
+            results = node.op.reference(env, *(values[value] for value in node.inputs))
+            values.update(zip(node.outputs, results, strict=True))

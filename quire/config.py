@@ -1,0 +1,139 @@
+"""Says what the user asked for: frozen, validated, the same names in Python and on the CLI."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from quire.errors import ConfigError
+
+__all__ = ["EngineConfig", "cache_directory"]
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+LoadFormat = Literal["auto", "dummy"]
+BackendName = Literal["auto", "native", "reference"]
+InstructionSet = Literal["auto", "portable", "avx2"]
+Source = Literal["huggingface", "modelscope"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What one engine should be; None and "auto" mean that Quire chooses and says what it chose.
+
+    Raises ConfigError, naming the option, for a value that cannot be honoured.
+    """
+
+    model: str = field(metadata={"help": "a directory, org/name on the hub, or 'demo'"})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "directory or org/name of another tokenizer"}
+    )
+    revision: str | None = field(
+        default=None, metadata={"help": "branch, tag or commit of the model on the hub"}
+    )
+    source: Source = field(default="huggingface", metadata={"help": "which hub org/name means"})
+    offline: bool = field(default=False, metadata={"help": "use only what is downloaded already"})
+    download_dir: str | None = field(default=None, metadata={"help": "where downloads are kept"})
+    load_format: LoadFormat = field(
+        default="auto",
+        metadata={"help": "auto reads the files that are there; dummy draws random weights"},
+    )
+    dtype: Dtype = field(default="auto", metadata={"help": "format of weights in memory"})
+    kv_cache_dtype: Dtype = field(default="auto", metadata={"help": "format of the KV cache"})
+    max_model_len: int | None = field(
+        default=None, metadata={"help": "longest prompt + output in tokens; auto fits the memory"}
+    )
+    memory_utilization: float = field(
+        default=0.8, metadata={"help": "share of the free memory that may be used"}
+    )
+    kv_cache_memory_bytes: int | None = field(
+        default=None, metadata={"help": "exact size of the KV cache, overrides the share"}
+    )
+    block_size: int = field(default=16, metadata={"help": "tokens per KV block: 16 or 32"})
+    max_num_seqs: int = field(default=128, metadata={"help": "requests running at once"})
+    max_num_batched_tokens: int = field(default=1024, metadata={"help": "token budget of a step"})
+    max_num_queued_reqs: int = field(
+        default=1024, metadata={"help": "requests that may wait; more are refused with 429"}
+    )
+    enable_prefix_caching: bool = field(
+        default=True, metadata={"help": "reuse KV blocks of equal prefixes"}
+    )
+    enable_chunked_prefill: bool = field(
+        default=True, metadata={"help": "split long prompts over several steps"}
+    )
+    scheduling_policy: str = field(
+        default="fcfs", metadata={"help": "fcfs, priority, shortest_remaining, or an entry point"}
+    )
+    threads: int | None = field(
+        default=None, metadata={"help": "compute threads; default: the cores this process may use"}
+    )
+    backend: BackendName = field(default="auto", metadata={"help": "which kernels run the model"})
+    instruction_set: InstructionSet = field(
+        default="auto", metadata={"help": "instruction set of the native kernels"}
+    )
+    generation_config: str = field(
+        default="auto",
+        metadata={"help": "sampling defaults: auto takes the model's, 'vllm' takes none"},
+    )
+    strict_config: bool = field(
+        default=False, metadata={"help": "refuse config.json keys that Quire does not know"}
+    )
+    seed: int = field(default=0, metadata={"help": "seed of dummy weights and unseeded sampling"})
+    hf_overrides: Mapping[str, Any] = field(
+        default_factory=dict, metadata={"help": "JSON object merged into config.json"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                allowed = ", ".join(get_args(kind))
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}")
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        for name in ("max_model_len", "kv_cache_memory_bytes", "threads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "1 or more")
+        _require(self.block_size in (16, 32), "block_size", self.block_size, "16 or 32")
+        share = self.memory_utilization
+        _require(0 < share <= 1, "memory_utilization", share, "above 0 and at most 1")
+
+    @classmethod
+    def from_options(cls, model: str, options: Mapping[str, Any]) -> EngineConfig:
+        """A config from options by name; ConfigError, with the nearest name, for one unknown."""
+        for name in options:
+            if name not in cls.names():
+                near = difflib.get_close_matches(name, cls.names(), 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"there is no option {name!r}{hint}")
+        return cls(model, **options)
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The option names, in order."""
+        return tuple(option.name for option in fields(cls))
+
+
+_CHOICES: Mapping[str, Any] = {
+    "source": Source,
+    "load_format": LoadFormat,
+    "dtype": Dtype,
+    "kv_cache_dtype": Dtype,
+    "backend": BackendName,
+    "instruction_set": InstructionSet,
+}
+
+
+def cache_directory() -> Path:
+    """Where Quire keeps what it can make again: QUIRE_CACHE_DIR, else the user's cache."""
+    base = os.environ.get("QUIRE_CACHE_DIR")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire"
+
+
+def _require(good: bool, name: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ConfigError(f"{name} is {value!r}; give {wanted}")

@@ -1,0 +1,60 @@
+"""The frozen orders for one step, and what comes back from running them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Chunk", "Plan", "Update"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one request that this step computes.
+
+    tokens: the known tokens at positions start .. start + len(tokens) - 1.
+    block_table: block ids that cover every position below start + len(tokens); the scheduler owns
+    it and only appends while the request holds its blocks, so a reader may keep what it has read.
+    samples: the last token here is the last one known, so the step yields the next token.
+    output_index: how many tokens the request had generated before this step.
+    """
+
+    request_id: str
+    start: int
+    tokens: Sequence[int]
+    block_table: Sequence[int]
+    samples: bool
+    output_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: at most one chunk per request, at most the token budget in all."""
+
+    step: int
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
+
+Sampled = Mapping[str, Sequence[int]]
+"""What a run gives back: request id → the new tokens, one without speculation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one step changed for one request.
+
+    finish_reason: "stop", "length", "abort" or "error" when the request is over, else None.
+    stop_reason: the stop token id that ended it; None for an end-of-text token or any other reason.
+    num_cached_tokens: prompt tokens that came from the prefix cache.
+    """
+
+    request_id: str
+    tokens: tuple[int, ...]
+    finish_reason: str | None = None
+    stop_reason: int | None = None
+    num_cached_tokens: int = 0

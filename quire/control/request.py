@@ -1,0 +1,105 @@
+"""One request: its tokens, its two counters, its blocks and its state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass, field
+from enum import Enum
+
+from quire.control.plan import Update
+from quire.control.stop import Finish, StopRules
+
+__all__ = ["Request", "RequestState"]
+
+
+class RequestState(Enum):
+    """Where a request is: in the queue, holding blocks, or over."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What is known of one prompt and its continuation, and how much of it is computed.
+
+    There is no prefill and no decode: `tokens` (prompt, then output) are known, the first
+    `num_computed` of them are in the KV cache, and every plan closes some of the gap.
+
+    priority: lower is more urgent.  arrival, deadline: seconds of the caller's clock.
+    cache_salt: bytes that set this request's cached blocks apart (adapter, rope class, tenant).
+    use_prefix_cache: False computes every prompt token (prompt logprobs need them all); the blocks
+    it fills may still serve others.
+
+    The fields below `use_prefix_cache` belong to the scheduler.  order: position in submission
+    order.  queued_since: when it last began to wait.  block_table: block ids that cover the
+    computed positions; replaced, never cut, when the blocks are given up.  block_keys: keys of the
+    leading full blocks, as far as they were needed; tokens never change, so they outlive a
+    preemption.  num_cached_tokens: prompt tokens found in the prefix cache at first admission.
+    num_peak: most tokens ever computed.  num_wasted_tokens: tokens computed more than once.
+    """
+
+    id: str
+    prompt: InitVar[Sequence[int]]
+    stop: StopRules
+    priority: int = 0
+    arrival: float = 0.0
+    deadline: float | None = None
+    cache_salt: bytes = b""
+    use_prefix_cache: bool = True
+
+    tokens: list[int] = field(init=False)
+    num_prompt: int = field(init=False)
+    max_len: int = field(init=False)
+    state: RequestState = field(default=RequestState.WAITING, init=False)
+    order: int = field(default=0, init=False)
+    queued_since: float = field(init=False)
+    num_computed: int = field(default=0, init=False)
+    block_table: list[int] = field(default_factory=list, init=False)
+    block_keys: list[bytes] = field(default_factory=list, init=False)
+    first_scheduled: float | None = field(default=None, init=False)
+    num_cached_tokens: int = field(default=0, init=False)
+    num_preemptions: int = field(default=0, init=False)
+    num_peak: int = field(default=0, init=False)
+    num_wasted_tokens: int = field(default=0, init=False)
+
+    def __post_init__(self, prompt: Sequence[int]) -> None:
+        self.tokens = list(prompt)
+        self.num_prompt = len(self.tokens)
+        self.max_len = self.num_prompt + self.stop.max_tokens
+        self.queued_since = self.arrival
+
+    @property
+    def num_output(self) -> int:
+        """Tokens generated so far."""
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def output(self) -> list[int]:
+        """A copy of the tokens generated so far."""
+        return self.tokens[self.num_prompt :]
+
+    def advance(self, start: int, end: int) -> int:
+        """Note that positions start .. end - 1 are computed; return how many were so before."""
+        wasted = max(0, min(end, self.num_peak) - start) if start < self.num_peak else 0
+        self.num_wasted_tokens += wasted
+        self.num_computed = end
+        if end > self.num_peak:
+            self.num_peak = end
+        return wasted
+
+    def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
+        """Append new tokens up to the one that finishes the request; return those kept, and why."""
+        for count, token in enumerate(new_tokens, 1):
+            self.tokens.append(token)
+            finish = self.stop.finish_reason(token, self.num_output)
+            if finish is not None:
+                return tuple(new_tokens[:count]), finish
+        done = self.num_output >= self.stop.max_tokens  # only max_tokens 0 gets here
+        return tuple(new_tokens), Finish("length") if done else None
+
+    def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:
+        """What to report when these tokens are new, and why the request is over, if it is."""
+        reason, stop_reason = finish or (None, None)
+        return Update(self.id, tokens, reason, stop_reason, self.num_cached_tokens)

@@ -1,0 +1,287 @@
+"""Decides which tokens run next, under a token budget and a block budget."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.control.blocks import BlockPool
+from quire.control.deadlines import Deadlines
+from quire.control.limits import Limits
+from quire.control.plan import Chunk, Plan, Sampled, Update
+from quire.control.policy import Policy, fcfs
+from quire.control.prefix import PrefixCache
+from quire.control.request import Request, RequestState
+from quire.control.stats import SchedulerStats
+from quire.control.stop import Finish
+from quire.control.waiting import WaitingQueue
+from quire.errors import RequestError
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler:
+    """Repeats plan → commit over the requests it was given.
+
+    A plan serves the running requests first, by policy, each with what is known but not computed;
+    then it admits waiting requests, strictly in the order of the policy, while budget and blocks
+    last.  A running request that needs a block when none is free takes those of the least urgent
+    one, which loses its computed tokens and waits again; the least urgent one itself just pauses.
+
+    **Why it ends, and wastes little.**  Admission reserves blocks for `lookahead_tokens` further
+    output tokens of every running request and of the one admitted, whose whole known length must
+    fit as well.  (1) Progress: the most urgent running request may take the blocks of all others,
+    and the pool holds any one request whole, so every plan computes a token of it; where nothing
+    runs, the first waiting request fits, so a plan is empty only when there is no work.  (2) Waste:
+    blocks can run out only after some request generated more than `lookahead_tokens` tokens since
+    the last admission.  Known tokens survive preemption, so no token is generated twice: with G
+    output tokens in all, preemptions come in at most G / (lookahead_tokens + 1) bursts of fewer
+    than `max_num_seqs` each, and each costs at most `max_model_len` recomputed tokens.  By (1) and
+    (2) the number of steps is bounded, under any policy.  (3) No ping-pong: two requests too long
+    for the pool together run one after the other, as the one that lost its blocks is readmitted
+    only when more blocks are free than it gave up.  (4) No starvation: nothing is admitted before
+    the first waiting request, and by (2) those that run come to an end.
+
+    max_num_batched_tokens: most tokens in one plan.  max_num_seqs: most running requests.
+    max_model_len: most tokens of one request, None for as many as the pool holds.
+    max_queued: most waiting requests, None for no limit.  fingerprint: see PrefixCache.
+    enable_chunked_prefill: False computes every prompt in one plan.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_tokens: int,
+        max_num_batched_tokens: int,
+        max_num_seqs: int,
+        policy: Policy = fcfs,
+        max_model_len: int | None = None,
+        enable_prefix_caching: bool = True,
+        max_queued: int | None = None,
+        fingerprint: bytes = b"",
+        enable_chunked_prefill: bool = True,
+        lookahead_tokens: int = 64,
+    ) -> None:
+        self.limits = Limits(
+            num_blocks,
+            block_tokens,
+            max_num_batched_tokens,
+            max_num_seqs,
+            num_blocks * block_tokens if max_model_len is None else max_model_len,
+            max_queued,
+            enable_chunked_prefill,
+            lookahead_tokens,
+        )
+        self._policy = policy
+        self._pool = BlockPool(num_blocks)
+        self._prefix = PrefixCache(self._pool, block_tokens, fingerprint, enable_prefix_caching)
+        self._requests: dict[str, Request] = {}
+        self._waiting = WaitingQueue(policy)
+        self._running: list[Request] = []
+        self._deadlines = Deadlines()
+        self._open: Plan | None = None
+        self._planned: list[Request] = []  # of the open plan, in the order of its chunks
+        self._now = 0.0
+        self._step = self._num_submitted = self._num_preemptions = self._num_wasted_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """True while any request is unfinished."""
+        return bool(self._requests)
+
+    def submit(self, request: Request) -> None:
+        """Queue a new request.
+
+        Raises QueueFullError when the queue is full; RequestError when the request could never run.
+        """
+        if request.id in self._requests:
+            raise RequestError(f"request id {request.id!r} is in use; choose another", "request_id")
+        self.limits.refuse_impossible(request)
+        self.limits.refuse_full(len(self._waiting))
+        self._num_submitted += 1
+        request.order = self._num_submitted
+        self._requests[request.id] = request
+        self._waiting.add(request)
+        self._deadlines.add(request)
+
+    def cancel(self, request_id: str, finish_reason: str = "abort") -> Update | None:
+        """End a request now, also between plan and commit; None if it is unknown or over.
+
+        finish_reason: "stop" when a stop string was found in the text, "error" when a run failed.
+        """
+        request = self._requests.get(request_id)
+        return None if request is None else self._finish(request, (), Finish(finish_reason))
+
+    def expire(self, now: float) -> tuple[Update, ...]:
+        """End with "abort" every request whose deadline has come."""
+        due = [(self._requests.get(each), order) for each, order in self._deadlines.pop_due(now)]
+        return tuple(
+            self._finish(request, (), Finish("abort"))
+            for request, order in due
+            if request is not None and request.order == order
+        )
+
+    def plan(self, now: float) -> Plan:
+        """Say what the next step computes; each plan is committed before the next is made.
+
+        A plan depends on the requests only through their two counters.  Where commit should lag a
+        step behind, plan may start from the ends of the open chunks instead of `num_computed`, and
+        leave out requests whose next token is not known yet; commit needs no change.
+        """
+        assert self._open is None, "commit the open plan before making the next"
+        self._now = now
+        self._planned = []
+        chunks: list[Chunk] = []
+        budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
+        if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
+            self._admit_waiting(chunks, budget)
+        self._step += 1
+        self._open = Plan(self._step, tuple(chunks))
+        return self._open
+
+    def commit(self, plan: Plan, sampled: Sampled) -> tuple[Update, ...]:
+        """Take in what a run computed; `sampled` has tokens for each chunk that samples.
+
+        Several tokens for one request are taken in order up to the first that finishes it.  A
+        request that is over since the plan was made is skipped, even if its id is in use again.
+        It reads the plan and the requests planned, nothing that a later plan would change.
+        """
+        assert plan is self._open, "commit takes the open plan, once"
+        self._open = None
+        updates = []
+        for chunk, request in zip(plan.chunks, self._planned, strict=True):
+            if request.state is not RequestState.RUNNING:
+                continue
+            end = chunk.start + len(chunk.tokens)
+            self._num_wasted_tokens += request.advance(chunk.start, end)
+            self._prefix.publish(request, chunk.start, end)
+            if not chunk.samples:
+                continue
+            tokens, finish = request.accept(sampled.get(request.id, ()))
+            assert tokens or finish, f"no token was sampled for request {request.id!r}"
+            report = self._finish if finish else Request.update
+            updates.append(report(request, tokens, finish))
+        return tuple(updates)
+
+    def stats(self) -> SchedulerStats:
+        """Look at the state between two calls, in time linear in the number of requests."""
+        pool, size = self._pool, self.limits.block_tokens
+        unused = sum(len(each.block_table) * size - each.num_computed for each in self._running)
+        oldest = min((each.queued_since for each in self._waiting), default=self._now)
+        return SchedulerStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_used_blocks=pool.num_used,
+            num_free_blocks=pool.num_free,
+            num_cached_blocks=pool.num_cached,
+            kv_usage=pool.num_used / pool.num_blocks,
+            fragmentation=unused / (pool.num_used * size) if pool.num_used else 0.0,
+            oldest_wait_s=max(0.0, self._now - oldest),
+            num_preemptions=self._num_preemptions,
+            prefix_query_tokens=self._prefix.num_query_tokens,
+            prefix_hit_tokens=self._prefix.num_hit_tokens,
+            num_wasted_tokens=self._num_wasted_tokens,
+        )
+
+    def check(self) -> None:
+        """Assert the invariants that hold between any two calls."""
+        self._pool.check(request.block_table for request in self._running)
+        assert all(each.state is RequestState.RUNNING for each in self._running)
+        assert all(each.state is RequestState.WAITING for each in self._waiting)
+        assert not any(each.block_table or each.num_computed for each in self._waiting)
+        assert {*self._running, *self._waiting} == {*self._requests.values()}, "a request is lost"
+        assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
+
+    # The running requests.
+
+    def _continue_running(self, chunks: list[Chunk], budget: int) -> int:
+        """Plan the running requests, the most urgent first; return the budget that is left."""
+        self._running.sort(key=self._rank)
+        index = 0
+        while budget > 0 and index < len(self._running):  # preemption shortens the list
+            request = self._running[index]
+            wanted = min(len(request.tokens) - request.num_computed, budget)
+            budget -= self._schedule(request, wanted, chunks)
+            index += 1
+        return budget
+
+    def _schedule(self, request: Request, wanted: int, chunks: list[Chunk]) -> int:
+        """Add a chunk of up to `wanted` tokens of a running request; return how many it has."""
+        start, table, size = request.num_computed, request.block_table, self.limits.block_tokens
+        missing = start + wanted - len(table) * size
+        if missing > 0:
+            table += self._take_blocks(request, -(-missing // size))
+            wanted = min(wanted, len(table) * size - start)
+        if wanted > 0:
+            end = start + wanted
+            samples = end == len(request.tokens)
+            tokens = request.tokens[start:end]
+            chunks.append(Chunk(request.id, start, tokens, table, samples, request.num_output))
+            self._planned.append(request)
+        return wanted
+
+    def _take_blocks(self, request: Request, count: int) -> list[int]:
+        """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
+        while self._pool.num_free < count and self._running[-1] is not request:
+            self._preempt(self._running[-1])
+        return self._pool.take(min(count, self._pool.num_free))
+
+    def _preempt(self, request: Request) -> None:
+        """Give up what the least urgent running request has computed, and let it wait again."""
+        self._give_up_blocks(request)
+        self._num_preemptions += 1
+        request.num_preemptions += 1
+        request.queued_since = self._now
+        request.state = RequestState.WAITING
+        self._waiting.add(request)
+
+    # The waiting requests.
+
+    def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
+        """Start waiting requests in order until one does not fit."""
+        limits = self.limits
+        spare = self._pool.num_free - sum(map(limits.num_blocks_ahead, self._running))
+        while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
+            request = self._waiting.first
+            hits = self._prefix.find(request)
+            start = len(hits) * limits.block_tokens
+            wanted = min(len(request.tokens) - start, budget)
+            whole = limits.enable_chunked_prefill or start + wanted >= request.num_prompt
+            spare -= limits.num_blocks_ahead(request) - len(hits) + self._pool.count_free(hits)
+            if spare < 0 or not whole:
+                return
+            self._start(request, hits)
+            budget -= self._schedule(request, wanted, chunks)
+
+    def _start(self, request: Request, hits: list[int]) -> None:
+        """Move a waiting request to the running ones, with the blocks found in the cache."""
+        self._waiting.remove(request)
+        self._running.append(request)
+        self._pool.hold(hits)
+        request.state = RequestState.RUNNING
+        request.block_table = hits
+        request.num_computed = len(hits) * self.limits.block_tokens
+        if request.first_scheduled is None:
+            request.first_scheduled = self._now
+            request.num_cached_tokens = request.num_computed
+            self._prefix.count(request)
+
+    # The end of a request.
+
+    def _finish(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Update:
+        if request.state is RequestState.WAITING:
+            self._waiting.remove(request)
+        else:
+            self._give_up_blocks(request)
+        request.state = RequestState.FINISHED
+        del self._requests[request.id]
+        return request.update(tokens, finish)
+
+    def _give_up_blocks(self, request: Request) -> None:
+        """Take a request off the running; its table is replaced, as a plan may still hold it."""
+        self._running.remove(request)
+        self._pool.release(request.block_table)
+        request.block_table = []
+        request.num_computed = 0
+
+    def _rank(self, request: Request) -> tuple[Any, int]:
+        return self._policy(request), request.order

@@ -1,0 +1,235 @@
+"""Says what a model's graph does and costs: each op, the body that runs it, its bytes and FLOPs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from quire.graph.ir import Graph, Node
+from quire.graph.lower import lower
+from quire.graph.optimize import PASSES
+from quire.graph.passes.decompose import decompose
+from quire.models.spec import ModelSpec
+from quire.ops.attention import PagedAttention
+from quire.ops.elementwise import GatedActivation
+from quire.ops.kv_cache import KvLayout
+from quire.ops.linear import LinearPart, MatMul
+from quire.ops.norm import RmsNorm
+from quire.ops.number_formats import storage_dtype
+from quire.ops.op import Cost, FusedOp
+from quire.ops.selection import Columns
+
+__all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
+
+ACTIVATION_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class BodyChoice:
+    """The body that a backend runs for an op, or None and the reason why it has none."""
+
+    op: str
+    body: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one request: `tokens` new tokens, whose last one sees `context` positions."""
+
+    tokens: int
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Floating-point operations, and the fewest bytes that must move."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def times(self, count: int) -> Work:
+        """This work `count` times."""
+        return Work(self.flops * count, self.bytes * count)
+
+
+@dataclass(frozen=True, slots=True)
+class OpLine:
+    """One op: its shapes in words, who runs it, and its work in a decode and a prefill step."""
+
+    name: str
+    detail: str
+    choice: BodyChoice
+    decode: Work
+    prefill: Work
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Ops that `count` layers in a row have in common; count 1 and layer -1: outside the layers."""
+
+    first_layer: int
+    count: int
+    lines: tuple[OpLine, ...]
+
+    def work(self, step: str) -> Work:
+        """The work of all its layers in the "decode" or the "prefill" step."""
+        per_layer = sum((getattr(line, step) for line in self.lines), Work())
+        return per_layer.times(self.count)
+
+
+@dataclass(frozen=True, slots=True)
+class PassRun:
+    """One pass over the graph: how many ops stood there before and after; views are not counted."""
+
+    name: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Everything about one model's graph on one backend.
+
+    declined: the fused ops that were taken apart again, and why.
+    """
+
+    spec: ModelSpec
+    weight_format: str
+    weight_bytes: int
+    kv_format: str
+    kv_bytes_per_token: int
+    decode_step: Step
+    prefill_step: Step
+    passes: tuple[PassRun, ...]
+    declined: tuple[BodyChoice, ...]
+    groups: tuple[Group, ...]
+
+    def work(self, step: str) -> Work:
+        """The work of the whole "decode" or "prefill" step."""
+        return sum((group.work(step) for group in self.groups), Work())
+
+
+def explain(
+    spec: ModelSpec,
+    layout: KvLayout,
+    weight_format: str,
+    choose: Callable[[Node], BodyChoice],
+    context: int,
+    prompt: int,
+) -> Explanation:
+    """Explain the graph of a spec; nothing is loaded and nothing runs.
+
+    choose: what a backend would run for a node.  context: positions that the one token of the
+    decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
+    """
+    fused, passes = _run_passes(lower(spec))
+    refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
+    graph = decompose(fused, lambda node: choose(node).body is not None)
+    passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
+    steps = (Step(1, context), Step(prompt, prompt))
+    weight_size = storage_dtype(weight_format).itemsize
+    measure = _Measure(weight_size, storage_dtype(layout.format).itemsize, steps, choose)
+    return Explanation(
+        spec,
+        weight_format,
+        spec.num_parameters * weight_size,
+        layout.format,
+        layout.bytes_per_block // layout.block_tokens,
+        *steps,
+        passes,
+        tuple(dict.fromkeys(choice for choice in refused if choice.body is None)),
+        tuple(_grouped(graph, measure)),
+    )
+
+
+def _run_passes(graph: Graph) -> tuple[Graph, tuple[PassRun, ...]]:
+    runs = []
+    for run_pass in PASSES:
+        before, graph = _num_ops(graph), run_pass(graph)
+        runs.append(PassRun(run_pass.__name__, before, _num_ops(graph)))
+    return graph, tuple(runs)
+
+
+def _num_ops(graph: Graph) -> int:
+    return sum(not isinstance(node.op, Columns) for node in graph)
+
+
+def _grouped(graph: Graph, measure: _Measure) -> Iterator[Group]:
+    """Runs of equal layers, in order; what stands outside the layers is a group of its own."""
+    nodes = [node for node in graph if not isinstance(node.op, Columns)]
+    layers = [
+        (layer, tuple(measure.line(node) for node in members))
+        for layer, members in groupby(nodes, key=lambda node: node.layer)
+    ]
+    for _, run in groupby(layers, key=lambda each: (each[0] < 0, each[1])):
+        members = list(run)
+        yield Group(members[0][0], len(members), members[0][1])
+
+
+class _Measure:
+    """Makes the line of a node."""
+
+    def __init__(
+        self,
+        weight_bytes: int,
+        kv_bytes: int,
+        steps: tuple[Step, Step],
+        choose: Callable[[Node], BodyChoice],
+    ) -> None:
+        self._weight_bytes, self._kv_bytes = weight_bytes, kv_bytes
+        self._steps = steps
+        self._choose = choose
+
+    def line(self, node: Node) -> OpLine:
+        """The line; equal for nodes that differ in layer and weight names only."""
+        decode, prefill = (self._work(node, step) for step in self._steps)
+        return OpLine(node.name, _detail(node), self._choose(node), decode, prefill)
+
+    def _work(self, node: Node, step: Step) -> Work:
+        """Only the last token's logits are wanted; a prompt's tokens see half of it on average."""
+        in_head = any(value.rows == "outputs" for value in (*node.inputs, *node.outputs))
+        rows = 1 if in_head else step.tokens
+        widths = [value.width for value in node.inputs]
+        seen = step.context - (step.tokens - 1) // 2
+        moved = node.op.cost(rows, step.context, *widths)
+        return Work(node.op.cost(rows, seen, *widths).flops, self._bytes(moved))
+
+    def _bytes(self, cost: Cost) -> int:
+        weights, kv = cost.weights * self._weight_bytes, cost.kv * self._kv_bytes
+        return weights + kv + cost.activations * ACTIVATION_BYTES
+
+
+def _detail(node: Node) -> str:
+    """Widths and settings in words, without anything that only names the layer."""
+    if isinstance(node.op, PagedAttention):
+        return ", ".join(_attention(node.op))
+    ins = " + ".join(str(value.width) for value in node.inputs)
+    outs = " + ".join(str(value.width) for value in node.outputs)
+    return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node)])
+
+
+def _settings(node: Node) -> Iterator[str]:
+    if isinstance(node.op, MatMul):
+        yield from _parts(node.op.parts)
+    elif isinstance(node.op, GatedActivation):
+        yield node.op.kind
+    elif isinstance(node.op, RmsNorm) and node.op.heads > 1:
+        yield f"{node.op.heads} heads"
+
+
+def _attention(op: PagedAttention) -> Iterator[str]:
+    yield f"{op.heads} heads of {op.head_dim} over {op.kv_heads}"
+    if op.window is not None:
+        yield f"window {op.window}"
+
+
+def _parts(parts: tuple[LinearPart, ...]) -> Iterator[str]:
+    if len(parts) > 1:
+        yield " | ".join(str(part.out) for part in parts)
+    if any(part.bias for part in parts):
+        yield "bias"

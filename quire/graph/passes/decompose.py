@@ -1,0 +1,37 @@
+"""Takes fused ops apart again where a backend has no body for them.
+
+(x, residual) → add_rms_norm → normed, sum    ⇒    add → sum, rms_norm → normed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quire.graph.ir import Graph, Node, Value
+from quire.ops.op import FusedOp
+
+__all__ = ["decompose"]
+
+
+def decompose(graph: Graph, has_body: Callable[[Node], bool]) -> Graph:
+    """The graph with every fused node that `has_body` denies replaced by its steps."""
+
+    def change(node: Node) -> tuple[Node, ...]:
+        if not isinstance(node.op, FusedOp) or has_body(node):
+            return (node,)
+        return tuple(_steps(node.op, node))
+
+    return graph.rewrite(change)
+
+
+def _steps(fused: FusedOp, node: Node) -> list[Node]:
+    slots = dict(enumerate((*node.inputs, *node.outputs)))
+    nodes = []
+    for op, sources, targets in fused.steps:
+        inputs = tuple(slots[i] for i in sources)
+        widths = op.widths(*(value.width for value in inputs))
+        for target, width in zip(targets, widths, strict=True):
+            name = f"{node.name}_{node.layer}_{target}"
+            slots.setdefault(target, Value(name, inputs[0].rows, width))
+        nodes.append(Node(op, inputs, tuple(slots[i] for i in targets), node.layer))
+    return nodes

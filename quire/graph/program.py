@@ -1,0 +1,65 @@
+"""A Program: the optimised graph with every value placed, ready for a backend to bind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from quire.graph.buffers import BufferPlan, Tensor, plan_buffers
+from quire.graph.ir import Graph, Node
+from quire.graph.lower import lower
+from quire.graph.optimize import optimize
+from quire.graph.passes.decompose import decompose
+from quire.models.spec import ModelSpec
+from quire.ops.selection import Columns
+
+__all__ = ["Program", "StepLimits", "compile_program"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The most that one step may hold: tokens, and logit rows computed at a time."""
+
+    tokens: int
+    logit_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One step of a model.  The body runs over the step's tokens, the head over its logit rows."""
+
+    spec: ModelSpec
+    graph: Graph
+    buffers: BufferPlan
+    limits: StepLimits
+
+    @property
+    def body(self) -> Iterator[Node]:
+        """The nodes with one row per token; column views take no work and are left out."""
+        return (node for node in self._running() if not _in_head(node))
+
+    @property
+    def head(self) -> Iterator[Node]:
+        """The nodes with one row per wanted logit row."""
+        return (node for node in self._running() if _in_head(node))
+
+    @property
+    def logits(self) -> Tensor:
+        """Where the head leaves the logits."""
+        return self.buffers.tensors[self.graph.logits]
+
+    def _running(self) -> Iterator[Node]:
+        return (node for node in self.graph if not isinstance(node.op, Columns))
+
+
+def compile_program(
+    spec: ModelSpec, limits: StepLimits, has_body: Callable[[Node], bool]
+) -> Program:
+    """Lower the spec, run the passes, take apart what the backend cannot run, place the values."""
+    graph = decompose(optimize(lower(spec)), has_body)
+    rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
+    return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]
+
+
+def _in_head(node: Node) -> bool:
+    return any(value.rows == "outputs" for value in (*node.inputs, *node.outputs))

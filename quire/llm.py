@@ -1,0 +1,194 @@
+"""The blocking Python API: prompts in, completions out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from quire.assembly import Assembly, ModelInfo
+from quire.config import EngineConfig
+from quire.engine import Event
+from quire.errors import RequestError
+from quire.frontend import Completion, Prepared
+from quire.outputs import CompletionOutput, RequestOutput
+from quire.sampling_params import SamplingParams
+from quire.text.chat_template import load_chat_template
+from quire.text.tokenizer import Tokenizer
+
+__all__ = ["LLM", "Prompt"]
+
+Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
+"""Text, token ids, or {"prompt": text} or {"prompt_token_ids": ids} as vLLM has it."""
+
+Message: TypeAlias = Mapping[str, Any]
+
+
+class LLM:
+    """One model in this process.
+
+        llm = LLM("demo")
+        print(llm.generate("In the beginning", SamplingParams(max_tokens=20))[0].outputs[0].text)
+
+    options: the fields of EngineConfig.
+    """
+
+    def __init__(self, model: str, **options: Any) -> None:
+        self._assembly = Assembly(EngineConfig.from_options(model, options))
+        self._engine = self._assembly.engine
+        self._num_requests = 0
+
+    @property
+    def info(self) -> ModelInfo:
+        """What runs, and the memory budget."""
+        return self._assembly.info
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._assembly.tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's authors recommend in generation_config.json."""
+        return SamplingParams(**self._assembly.default_sampling)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Complete every prompt; the outputs stand in the order of the prompts.
+
+        sampling_params: one for all, one for each, or None for the model's defaults.
+        Raises RequestError for a bad prompt or parameter before anything runs.
+        """
+        listed = _as_list(prompts)
+        params = self._params_for(listed, sampling_params)
+        prepared = [
+            self._prepare(_unwrap(prompt), each)
+            for prompt, each in zip(listed, params, strict=True)
+        ]
+        return self._run(prepared, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
+        **template_arguments: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or each of several."""
+        single = not messages or isinstance(messages[0], Mapping)
+        conversations: Sequence[Any] = [messages] if single else messages
+        template = load_chat_template(self.get_tokenizer(), chat_template)
+        prompts: list[Prompt] = []
+        for conversation in conversations:
+            text = template.render(
+                conversation, add_generation_prompt=add_generation_prompt, **template_arguments
+            )
+            prompts.append(self.get_tokenizer().encode(text, add_special_tokens=False))
+        return self.generate(prompts, sampling_params, use_tqdm)
+
+    def _params_for(
+        self, prompts: Sequence[Prompt], given: SamplingParams | Sequence[SamplingParams] | None
+    ) -> Sequence[SamplingParams]:
+        if given is None:
+            given = self.get_default_sampling_params()
+        if isinstance(given, SamplingParams):
+            return [given] * len(prompts)
+        if len(given) != len(prompts):
+            raise RequestError(
+                f"{len(prompts)} prompts but {len(given)} sampling_params; give one or as many",
+                "sampling_params",
+            )
+        return given
+
+    def _prepare(self, prompt: str | Sequence[int], params: SamplingParams) -> Prepared:
+        self._num_requests += 1
+        return self._assembly.frontend.prepare(prompt, params, str(self._num_requests - 1))
+
+    def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:
+        """Keep the engine's queue filled and step until every request is finished."""
+        outputs = [_empty_output(each) for each in prepared]
+        open_requests = {
+            completion.request.id: (completion, output)
+            for each, output in zip(prepared, outputs, strict=True)
+            for completion in each.completions
+        }
+        waiting = list(reversed(open_requests.values()))
+        with _progress(len(outputs), use_tqdm) as advance:
+            try:
+                while open_requests:
+                    self._fill_queue(waiting)
+                    for event in self._engine.step():
+                        self._take(event, open_requests, advance)
+            finally:
+                for request_id in open_requests:  # left over only after an error or Ctrl-C
+                    self._engine.cancel(request_id)
+        return outputs
+
+    def _fill_queue(self, waiting: list[tuple[Completion, RequestOutput]]) -> None:
+        room = self._assembly.config.max_num_queued_reqs
+        while waiting and self._engine.scheduler.stats().num_waiting < room:
+            completion, _ = waiting.pop()
+            self._engine.submit(completion.request, completion.state)
+
+    def _take(
+        self,
+        event: Event,
+        open_requests: dict[str, tuple[Completion, RequestOutput]],
+        advance: Any,
+    ) -> None:
+        request_id = event.update.request_id
+        completion, output = open_requests[request_id]
+        delta = completion.delta(event)
+        output.add(delta)
+        if delta.finish_reason is None:
+            return
+        if event.update.finish_reason is None:
+            self._engine.cancel(request_id, "stop")
+        del open_requests[request_id]
+        if output.finished:
+            advance()
+
+
+def _as_list(prompts: Any) -> list[Any]:
+    """One prompt or a sequence of them → a list of prompts."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    listed = list(prompts)
+    is_token_ids = bool(listed) and all(isinstance(item, int) for item in listed)
+    return [listed] if is_token_ids else listed
+
+
+def _unwrap(prompt: Prompt) -> str | Sequence[int]:
+    if not isinstance(prompt, Mapping):
+        return prompt
+    for key in ("prompt_token_ids", "prompt"):
+        if key in prompt:
+            found: str | Sequence[int] = prompt[key]
+            return found
+    raise RequestError(
+        f"a prompt has the keys {sorted(prompt)}; give 'prompt' or 'prompt_token_ids'", "prompt"
+    )
+
+
+def _empty_output(prepared: Prepared) -> RequestOutput:
+    completions = [CompletionOutput(index) for index in range(len(prepared.completions))]
+    return RequestOutput(
+        prepared.request_id, prepared.prompt, prepared.prompt_token_ids, completions
+    )
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Any]:
+    """A callable that advances a progress bar by one request."""
+    if not shown:
+        yield lambda: None
+        return
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    with tqdm(total=total, desc="Processed prompts", unit="req", dynamic_ncols=True) as bar:
+        yield bar.update

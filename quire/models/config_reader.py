@@ -1,0 +1,208 @@
+"""Reads config.json while noting which keys were used, so that nothing is ignored in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from quire.errors import CheckpointError, ModelError
+
+__all__ = ["ConfigReader", "read_json"]
+
+logger = logging.getLogger(__name__)
+
+# Keys that change the mathematics in some known family: unread with an active value is an error.
+MATHEMATICAL_KEYS = frozenset(
+    {
+        "alibi",
+        "attention_bias",
+        "attention_chunk_size",
+        "attention_multiplier",
+        "attn_logit_softcapping",
+        "attn_qkv_bias",
+        "bias",
+        "clip_qkv",
+        "cross_attention_layers",
+        "decoder_sparse_step",
+        "dim_model_base",
+        "embedding_multiplier",
+        "embedding_scale",
+        "final_logit_softcapping",
+        "first_k_dense_replace",
+        "full_attention_interval",
+        "head_dim",
+        "hidden_act",
+        "hidden_activation",
+        "interleave_moe_layer_step",
+        "kv_lora_rank",
+        "layer_types",
+        "linear_num_value_heads",
+        "lm_head_bias",
+        "logit_scale",
+        "logits_scaling",
+        "mlp_bias",
+        "moe_intermediate_size",
+        "moe_layer_freq",
+        "multi_query",
+        "n_routed_experts",
+        "n_shared_experts",
+        "no_rope_layers",
+        "norm_topk_prob",
+        "num_experts",
+        "num_experts_per_tok",
+        "num_local_experts",
+        "parallel_attn",
+        "partial_rotary_factor",
+        "q_lora_rank",
+        "qk_layernorm",
+        "qk_nope_head_dim",
+        "qk_norm",
+        "qk_rope_head_dim",
+        "qkv_bias",
+        "quantization_config",
+        "query_pre_attn_scalar",
+        "residual_multiplier",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "rotary_pct",
+        "scale_depth",
+        "scale_emb",
+        "sliding_window",
+        "sliding_window_pattern",
+        "tie_word_embeddings",
+        "use_bias",
+        "use_parallel_residual",
+        "use_qk_norm",
+        "use_sliding_window",
+        "v_head_dim",
+        "vision_config",
+    }
+)
+
+# Keys that say nothing about the mathematics of inference, whatever their value.
+HARMLESS_KEYS = frozenset(
+    {
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "dropout",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "hidden_dropout",
+        "id2label",
+        "initializer_range",
+        "is_decoder",
+        "is_encoder_decoder",
+        "keys_to_ignore_at_inference",
+        "label2id",
+        "max_length",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "resid_pdrop",
+        "return_dict",
+        "task_specific_params",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file; CheckpointError names the file when it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing; a model directory needs it") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+class ConfigReader:
+    """A view of config.json that records every key that was read."""
+
+    def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
+        self._values = values
+        self._read: set[str] = set()
+        self.architecture = architecture
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of `key`; `default` when it is absent or null."""
+        self._read.add(key)
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def positive(self, key: str, default: int | None = None) -> int:
+        """The value of `key` as an integer above zero; ModelError if it is anything else."""
+        value = self.get(key, default)
+        if value is None:
+            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            raise ModelError(
+                f"{self.architecture}: {key} is {value!r}; expected a positive integer"
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """The value of `key` as a float; ModelError if it is absent or not a number."""
+        value = self.get(key, default)
+        if value is None:
+            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a number")
+        return float(value)
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """The value of `key` as true or false; ModelError for anything else."""
+        value = self.get(key, default)
+        if not isinstance(value, bool):
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected true or false")
+        return value
+
+    def token_ids(self, key: str) -> tuple[int, ...]:
+        """The value of `key`, one token id or a list of them, as a tuple."""
+        value = self.get(key, [])
+        ids = value if isinstance(value, list) else [value]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected token ids")
+        return tuple(ids)
+
+    def finish(self, strict: bool = False) -> None:
+        """Refuse or report the keys that nobody read.
+
+        An active value (not null, false, 0 or empty) of a key that changes the mathematics in some
+        known family raises ModelError; so does any other unread key when `strict`, else it is
+        reported once as a warning.
+        """
+        unread = [key for key in self._values if key not in self._read | HARMLESS_KEYS]
+        active = [key for key in unread if self._values[key] not in (None, False, 0, {}, [])]
+        refused = [key for key in active if key in MATHEMATICAL_KEYS]
+        if refused:
+            shown = ", ".join(f"{key}={self._values[key]!r}" for key in refused)
+            raise ModelError(
+                f"{self.architecture}: config.json sets {shown}, which changes the model's "
+                f"mathematics and is not supported for this architecture"
+            )
+        unknown = [key for key in unread if not key.startswith("_")]
+        if unknown and strict:
+            raise ModelError(
+                f"{self.architecture}: config.json has keys that Quire does not know: "
+                f"{', '.join(unknown)}; drop --strict-config to ignore them"
+            )
+        if unknown:
+            logger.warning(
+                "%s: ignoring config.json keys %s", self.architecture, ", ".join(unknown)
+            )

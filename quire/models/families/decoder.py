@@ -1,0 +1,275 @@
+"""The pre-norm decoder with Llama's weight names, which most families are a variation of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
+from quire.models.spec import (
+    Attention,
+    Block,
+    Embedding,
+    GatedMLP,
+    Linear,
+    ModelSpec,
+    Norm,
+    Split,
+    Weight,
+)
+
+__all__ = ["TINY", "dense_decoder", "layer_windows"]
+
+TINY: Mapping[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+
+def dense_decoder(
+    config: ConfigReader,
+    *,
+    qkv_bias: bool = False,
+    output_bias: bool = False,
+    mlp_bias: bool = False,
+    qk_norm: bool = False,
+    default_tied: bool = False,
+    windows: tuple[int | None, ...] | None = None,
+) -> ModelSpec:
+    """Build the spec of a decoder whose config.json has Llama's keys.
+
+    windows: one sliding window, or None, per layer; None: no layer has one.
+    """
+    width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
+    layers = config.positive("num_hidden_layers")
+    eps = config.number("rms_norm_eps", 1e-6)
+    make = _BlockMaker(config, width, eps, qkv_bias, output_bias, mlp_bias, qk_norm)
+    embedding = Embedding(Weight("model.embed_tokens.weight", (vocab_size, width), "rows"))
+    tied = config.flag("tie_word_embeddings", default_tied)
+    head = embedding.weight if tied else Weight("lm_head.weight", (vocab_size, width), "rows")
+    return ModelSpec(
+        architecture=config.architecture,
+        vocab_size=vocab_size,
+        width=width,
+        max_length=_max_length(config, make.rope),
+        dtype=_dtype(config),
+        embedding=embedding,
+        blocks=tuple(make.block(i, windows[i] if windows else None) for i in range(layers)),
+        norm=Norm(Weight("model.norm.weight", (width,)), eps),
+        head=Linear(head),
+        bos_token_ids=config.token_ids("bos_token_id"),
+        eos_token_ids=config.token_ids("eos_token_id"),
+    )
+
+
+def layer_windows(config: ConfigReader) -> tuple[int | None, ...]:
+    """The sliding window of each layer, from `layer_types` or from `max_window_layers`.
+
+    The rule of Qwen: windows exist only with use_sliding_window, and by default only in the layers
+    from max_window_layers on.
+    """
+    layers = config.positive("num_hidden_layers")
+    enabled = config.flag("use_sliding_window")
+    window = config.get("sliding_window", 0)
+    first, kinds = config.get("max_window_layers", 28), config.get("layer_types")
+    if not enabled or not window:
+        return (None,) * layers
+    if kinds is None:
+        return tuple(window if i >= first else None for i in range(layers))
+    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+        raise ModelError(
+            f"{config.architecture}: layer_types must give full_attention or sliding_attention "
+            f"for each of {layers} layers, got {kinds!r}"
+        )
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+
+
+class _BlockMaker:
+    """Makes the blocks of one model from values read once."""
+
+    def __init__(
+        self,
+        config: ConfigReader,
+        width: int,
+        eps: float,
+        qkv_bias: bool,
+        output_bias: bool,
+        mlp_bias: bool,
+        qk_norm: bool,
+    ) -> None:
+        self.width, self.eps = width, eps
+        self.qkv_bias, self.output_bias = qkv_bias, output_bias
+        self.mlp_bias, self.qk_norm = mlp_bias, qk_norm
+        self.mlp_width = config.positive("intermediate_size")
+        self.heads = config.positive("num_attention_heads")
+        self.kv_heads = config.positive("num_key_value_heads", self.heads)
+        self.head_dim = config.positive("head_dim", max(width // self.heads, 1))
+        if self.heads % self.kv_heads:
+            raise ModelError(
+                f"{config.architecture}: num_attention_heads {self.heads} is not a multiple of "
+                f"num_key_value_heads {self.kv_heads}"
+            )
+        self.rope = _rope(config, self.head_dim)
+        self.activation = _activation(config)
+
+    def block(self, layer: int, window: int | None) -> Block:
+        prefix = f"model.layers.{layer}."
+        return Block(
+            attention_norm=self._norm(prefix + "input_layernorm", self.width),
+            attention=self._attention(prefix + "self_attn.", window),
+            mlp_norm=self._norm(prefix + "post_attention_layernorm", self.width),
+            mlp=self._mlp(prefix + "mlp."),
+        )
+
+    def _attention(self, prefix: str, window: int | None) -> Attention:
+        dim, q_rows, kv_rows = (
+            self.head_dim,
+            self.heads * self.head_dim,
+            self.kv_heads * self.head_dim,
+        )
+        head_norm = self.qk_norm
+        return Attention(
+            query=_linear(prefix + "q_proj", q_rows, self.width, "rows", self.qkv_bias, dim),
+            key=_linear(prefix + "k_proj", kv_rows, self.width, "rows", self.qkv_bias, dim),
+            value=_linear(prefix + "v_proj", kv_rows, self.width, "rows", self.qkv_bias, dim),
+            output=_linear(prefix + "o_proj", self.width, q_rows, "columns", self.output_bias, dim),
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=dim,
+            scale=dim**-0.5,
+            rope=self.rope,
+            window=window,
+            query_norm=self._norm(prefix + "q_norm", dim) if head_norm else None,
+            key_norm=self._norm(prefix + "k_norm", dim) if head_norm else None,
+        )
+
+    def _mlp(self, prefix: str) -> GatedMLP:
+        inner, bias = self.mlp_width, self.mlp_bias
+        return GatedMLP(
+            gate=_linear(prefix + "gate_proj", inner, self.width, "rows", bias),
+            up=_linear(prefix + "up_proj", inner, self.width, "rows", bias),
+            down=_linear(prefix + "down_proj", self.width, inner, "columns", bias),
+            activation=self.activation,
+        )
+
+    def _norm(self, name: str, width: int) -> Norm:
+        return Norm(Weight(name + ".weight", (width,)), self.eps)
+
+
+def _linear(name: str, out: int, width: int, split: Split, bias: bool, unit: int = 1) -> Linear:
+    bias_split: Split = split if split == "rows" else None
+    return Linear(
+        Weight(name + ".weight", (out, width), split, unit),
+        Weight(name + ".bias", (out,), bias_split, unit) if bias else None,
+    )
+
+
+def _activation(config: ConfigReader) -> Literal["silu", "gelu_tanh"]:
+    name = config.get("hidden_act", "silu")
+    if name not in ACTIVATIONS:
+        raise ModelError(
+            f"{config.architecture}: hidden_act {name!r} is not one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def _dtype(config: ConfigReader) -> str:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    return str(name).removeprefix("torch.")
+
+
+def _rope(config: ConfigReader, head_dim: int) -> Rope:
+    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters."""
+    values = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    theta = values.pop("rope_theta", None) or config.number("rope_theta", 10000.0)
+    config.get("rope_theta")
+    kind = values.pop("rope_type", None) or values.get("type") or "default"
+    values.pop("type", None)
+    partial = values.pop("partial_rotary_factor", None) or config.number(
+        "partial_rotary_factor", 1.0
+    )
+    if any(isinstance(value, dict) for value in values.values()):
+        raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
+    length = config.positive("max_position_embeddings", 2048)
+    scaling = _scaling(config, kind, values, length)
+    return Rope(dims=int(head_dim * partial), theta=float(theta), scaling=scaling)
+
+
+def _scaling(config: ConfigReader, kind: str, values: dict[str, Any], length: int) -> RopeScaling:
+    fields = dict(values)
+    original = int(fields.pop("original_max_position_embeddings", None) or length)
+    if kind in ("default", "mrope"):
+        fields.clear()
+        made = RopeScaling()
+    elif kind in ("linear", "dynamic"):
+        made = RopeScaling(kind, factor=_factor(config, fields), original_length=length)  # type: ignore[arg-type]
+    elif kind == "llama3":
+        low, high = fields.pop("low_freq_factor", 1.0), fields.pop("high_freq_factor", 4.0)
+        factor = _factor(config, fields)
+        made = RopeScaling("llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
+    elif kind == "yarn":
+        made = _yarn_scaling(config, fields, original, length)
+    else:
+        raise ModelError(
+            f"{config.architecture}: rope type {kind!r} is not supported here; "
+            "supported: default, linear, dynamic, llama3, yarn"
+        )
+    left = [key for key, value in fields.items() if value is not None]
+    if left:
+        raise ModelError(
+            f"{config.architecture}: rope type {kind!r} does not use {', '.join(left)}"
+        )
+    return made
+
+
+def _yarn_scaling(
+    config: ConfigReader, fields: dict[str, Any], original: int, length: int
+) -> RopeScaling:
+    fields.setdefault("factor", length / original)
+    factor = _factor(config, fields)
+    mscale, all_dim = fields.pop("mscale", None), fields.pop("mscale_all_dim", None)
+    attention = fields.pop("attention_factor", None)
+    fields.pop("finetuned", None)
+    return RopeScaling(
+        "yarn",
+        factor,
+        original,
+        beta_fast=float(fields.pop("beta_fast", None) or 32.0),
+        beta_slow=float(fields.pop("beta_slow", None) or 1.0),
+        truncate=bool(fields.pop("truncate", True)),
+        attention_factor=attention or yarn_attention_factor(factor, mscale, all_dim),
+    )
+
+
+def _factor(config: ConfigReader, fields: dict[str, Any]) -> float:
+    factor = fields.pop("factor", None)
+    if not isinstance(factor, int | float) or factor < 1:
+        raise ModelError(
+            f"{config.architecture}: rope factor is {factor!r}; expected a number >= 1"
+        )
+    return float(factor)
+
+
+def _max_length(config: ConfigReader, rope: Rope) -> int:
+    """Trained length, stretched where the config gives the length before scaling."""
+    length = config.positive("max_position_embeddings", 2048)
+    if rope.scaling.kind in ("linear", "dynamic"):
+        return int(length * rope.scaling.factor)
+    if rope.scaling.kind == "yarn":
+        return max(length, int(rope.scaling.original_length * rope.scaling.factor))
+    return length

@@ -1,0 +1,82 @@
+"""Which architectures Quire knows, and the way from config.json to a ModelSpec."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.spec import ModelSpec
+
+__all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
+
+FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One architecture: how its config becomes a spec, and a tiny config to test it with."""
+
+    architecture: str
+    build: Callable[[ConfigReader], ModelSpec]
+    tiny: Mapping[str, Any]
+    summary: str
+
+
+FAMILIES: dict[str, Family] = {}
+
+
+def family(
+    *architectures: str, tiny: Mapping[str, Any]
+) -> Callable[[Callable[[ConfigReader], ModelSpec]], Callable[[ConfigReader], ModelSpec]]:
+    """Register a function from config to spec under the names config.json uses."""
+
+    def register(build: Callable[[ConfigReader], ModelSpec]) -> Callable[[ConfigReader], ModelSpec]:
+        summary = (build.__doc__ or "").strip().partition("\n")[0]
+        for architecture in architectures:
+            FAMILIES[architecture] = Family(architecture, build, tiny, summary)
+        return build
+
+    return register
+
+
+def load_families() -> Mapping[str, Family]:
+    """Import every family module and return the registry."""
+    for module in FAMILY_MODULES:
+        importlib.import_module(f"quire.models.families.{module}")
+    return FAMILIES
+
+
+def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
+    """Turn a parsed config.json into a spec.
+
+    Raises ModelError for an unknown architecture, a missing or wrong value, or a key that changes
+    the mathematics and that the family does not read (with `strict`: any key it does not read).
+    """
+    families = load_families()
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise ModelError(
+            f"config.json: 'architectures' is {names!r}; expected a list with one name"
+        )
+    if names[0] not in families:
+        remote = " Its remote code is not run." if "auto_map" in config else ""
+        raise ModelError(
+            f"architecture {names[0]!r} is not supported.{remote} "
+            f"Supported: {', '.join(sorted(families))}"
+        )
+    quantization = config.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        raise ModelError(
+            f"this checkpoint is quantized ({method or json.dumps(quantization)}); Quire reads "
+            "float32, float16 and bfloat16 checkpoints so far: use the original model"
+        )
+    reader = ConfigReader(config, names[0])
+    spec = families[names[0]].build(reader)
+    reader.finish(strict)
+    return spec

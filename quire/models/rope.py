@@ -1,0 +1,111 @@
+"""Rotary position embedding: every scaling rule, from config values to inverse frequencies.
+
+Sources: arXiv:2104.09864 (RoPE), arXiv:2309.00071 (NTK-aware, dynamic and YaRN scaling), the
+Llama 3.1 model card (llama3 rule).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Rope", "RopeScaling"]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How positions are stretched beyond the trained length; a kind reads only its own fields.
+
+    original_length: the trained length; up to it, dynamic does nothing.
+    """
+
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
+    factor: float = 1.0
+    original_length: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotates the first `dims` values of each head; pairs are (i, i + dims/2) or (2i, 2i + 1)."""
+
+    dims: int
+    theta: float
+    pairing: Literal["half", "interleaved"] = "half"
+    scaling: RopeScaling = RopeScaling()
+
+    def length_class(self, length: int) -> int:
+        """The length whose frequencies a request with a prompt of `length` tokens uses.
+
+        0 unless the rule depends on length and the prompt exceeds the trained length.  It is fixed
+        when the request is admitted, so cached keys never change their rotation.
+        """
+        depends = self.scaling.kind == "dynamic" and length > self.scaling.original_length
+        return length if depends else 0
+
+    def inverse_frequencies(self, length_class: int = 0) -> list[float]:
+        """Radians per position for each of the dims/2 pairs."""
+        theta, scaling = self.theta, self.scaling
+        if scaling.kind == "dynamic" and length_class:
+            stretch = scaling.factor * length_class / scaling.original_length - (scaling.factor - 1)
+            theta *= stretch ** (self.dims / (self.dims - 2))
+        plain = [theta ** (-2 * i / self.dims) for i in range(self.dims // 2)]
+        if scaling.kind == "linear":
+            return [f / scaling.factor for f in plain]
+        if scaling.kind == "llama3":
+            return [_llama3(f, scaling) for f in plain]
+        if scaling.kind == "yarn":
+            return _yarn(plain, self)
+        return plain
+
+
+def _llama3(frequency: float, scaling: RopeScaling) -> float:
+    """Keep short wavelengths, divide long ones by the factor, blend in between."""
+    wavelength = 2 * math.pi / frequency
+    if wavelength < scaling.original_length / scaling.high_freq_factor:
+        return frequency
+    if wavelength > scaling.original_length / scaling.low_freq_factor:
+        return frequency / scaling.factor
+    smooth = scaling.original_length / wavelength - scaling.low_freq_factor
+    smooth /= scaling.high_freq_factor - scaling.low_freq_factor
+    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
+
+
+def _yarn(plain: list[float], rope: Rope) -> list[float]:
+    """Blend extrapolation (fast pairs) and interpolation (slow pairs) along a linear ramp."""
+    scaling = rope.scaling
+
+    def pair_turning(turns: float) -> float:
+        ratio = scaling.original_length / (turns * 2 * math.pi)
+        return rope.dims * math.log(ratio) / (2 * math.log(rope.theta))
+
+    low, high = pair_turning(scaling.beta_fast), pair_turning(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dims - 1)
+    if low == high:
+        high += 0.001
+    blended = []
+    for i, frequency in enumerate(plain):
+        slow = min(max((i - low) / (high - low), 0.0), 1.0)
+        blended.append(frequency / scaling.factor * slow + frequency * (1 - slow))
+    return blended
+
+
+def yarn_attention_factor(
+    factor: float, mscale: float | None = None, mscale_all_dim: float | None = None
+) -> float:
+    """The factor on cosines and sines that YaRN recommends for a stretch of `factor`."""
+
+    def mscale_of(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    if mscale and mscale_all_dim:
+        return mscale_of(mscale) / mscale_of(mscale_all_dim)
+    return mscale_of(1.0)

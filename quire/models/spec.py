@@ -1,0 +1,171 @@
+"""What a model is: immutable values that name every weight, its shape and how it splits over ranks.
+
+A spec holds no tensor, no rank and no quantization scheme.  Names are those of the checkpoint.
+Notation: E model width, H query heads, K key/value heads, D head size, F MLP width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from quire.models.rope import Rope
+
+__all__ = [
+    "Attention",
+    "Block",
+    "Embedding",
+    "GatedMLP",
+    "Linear",
+    "ModelSpec",
+    "Norm",
+    "Split",
+    "Weight",
+]
+
+Split = Literal["rows", "columns"] | None
+"""Which axis of [out, in] ranks divide: rows = outputs, columns = inputs, None = neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One tensor of the checkpoint; `split_unit` rows or columns must stay together (a head)."""
+
+    name: str
+    shape: tuple[int, ...]
+    split: Split = None
+    split_unit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """y = x @ weight.T + bias, weight [out, in]."""
+
+    weight: Weight
+    bias: Weight | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMS norm of rows [..., width]: x / sqrt(mean(x^2) + eps) * weight."""
+
+    weight: Weight
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """The token table [V, E]."""
+
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Grouped-query attention; q and k norms, if any, act on each head before the rotation.
+
+    window: each token sees the last `window` positions including its own; None: all of them.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    rope: Rope
+    window: int | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatedMLP:
+    """down(activation(gate(x)) * up(x))."""
+
+    gate: Linear
+    up: Linear
+    down: Linear
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """x += attention(norm(x)); x += mlp(norm(x))."""
+
+    attention_norm: Norm
+    attention: Attention
+    mlp_norm: Norm
+    mlp: GatedMLP
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A decoder-only language model.
+
+    max_length: the longest sequence the position encoding is made for.  dtype: what the checkpoint
+    says its weights are ("float32", "float16", "bfloat16").  The head is tied when its weight is
+    the embedding's.
+    """
+
+    architecture: str
+    vocab_size: int
+    width: int
+    max_length: int
+    dtype: str
+    embedding: Embedding
+    blocks: tuple[Block, ...]
+    norm: Norm
+    head: Linear
+    bos_token_ids: tuple[int, ...] = ()
+    eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def tied(self) -> bool:
+        """True when the head reads the embedding table."""
+        return self.head.weight.name == self.embedding.weight.name
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The distinct rotations of its layers, in order of first use."""
+        return tuple(dict.fromkeys(block.attention.rope for block in self.blocks))
+
+    def weights(self) -> dict[str, Weight]:
+        """Every weight by name, in order of use; a tied head appears once."""
+        return {weight.name: weight for weight in self._walk()}
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements in all weights."""
+        total = 0
+        for weight in self.weights().values():
+            size = 1
+            for extent in weight.shape:
+                size *= extent
+            total += size
+        return total
+
+    def _walk(self) -> Iterator[Weight]:
+        yield self.embedding.weight
+        for block in self.blocks:
+            yield block.attention_norm.weight
+            attention = block.attention
+            for linear in (attention.query, attention.key, attention.value, attention.output):
+                yield from _of_linear(linear)
+            for norm in (attention.query_norm, attention.key_norm):
+                if norm is not None:
+                    yield norm.weight
+            yield block.mlp_norm.weight
+            for linear in (block.mlp.gate, block.mlp.up, block.mlp.down):
+                yield from _of_linear(linear)
+        yield self.norm.weight
+        yield from _of_linear(self.head)
+
+
+def _of_linear(linear: Linear) -> Iterator[Weight]:
+    yield linear.weight
+    if linear.bias is not None:
+        yield linear.bias

@@ -1,0 +1,64 @@
+"""Each query attends to its own request's cached keys and values.
+
+Sources: arXiv:2309.06180 (paging), arXiv:2305.13245 (grouped queries).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from quire.ops.op import Cost, Environment, Float32
+
+__all__ = ["PagedAttention"]
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttention:
+    """[T, H * D] = softmax(scale * q . k) v over the positions a token sees.
+
+    A token at position p sees positions max(0, p - window + 1) .. p of its request; window None:
+    all of them.  Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
+    format; the softmax is float32.
+    """
+
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None = None
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As the queries."""
+        return inputs
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """Token by token over the whole visible context."""
+        batch, group = env.batch, self.heads // self.kv_heads
+        queries = inputs[0].reshape(-1, self.kv_heads, group, self.head_dim)  # [T, K, G, D]
+        out = np.empty_like(queries)
+        for token, request in enumerate(batch.request_of_token()):
+            last = int(batch.positions[token])
+            first = 0 if self.window is None else max(0, last - self.window + 1)
+            keys, values = env.kv_cache.read(self.layer, batch.block_tables[request], last + 1)
+            scores = np.einsum("kgd,tkd->kgt", queries[token], keys[first:]) * self.scale
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            weights /= weights.sum(axis=-1, keepdims=True)
+            out[token] = np.einsum("kgt,tkd->kgd", weights, values[first:])
+        return (out.reshape(inputs[0].shape).astype(np.float32),)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """Two products of D per head and visible key; each request's keys are read once."""
+        seen = context if self.window is None else min(context, self.window)
+        return Cost(
+            flops=4 * rows * self.heads * self.head_dim * seen,
+            activations=2 * rows * inputs[0],
+            kv=2 * seen * self.kv_heads * self.head_dim,
+        )
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()

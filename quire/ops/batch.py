@@ -1,0 +1,69 @@
+"""The arrays that describe one step's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Batch"]
+
+Int32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """T tokens of R requests, the tokens of a request side by side; every array int32, contiguous.
+
+    token_ids, positions: [T].  rope_rows: [T], the row of the inverse-frequency table to rotate by.
+    query_start: [R + 1], request r owns tokens query_start[r] .. query_start[r + 1] - 1.
+    block_tables: [R, any], the block ids of each request, enough for its last position.
+    logit_rows: [S], ascending token indices whose logits are wanted.
+    frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
+    class in use.
+    """
+
+    token_ids: Int32
+    positions: Int32
+    rope_rows: Int32
+    query_start: Int32
+    block_tables: Int32
+    logit_rows: Int32
+    frequencies: tuple[npt.NDArray[np.float32], ...]
+
+    @classmethod
+    def single(
+        cls,
+        tokens: Sequence[int],
+        start: int,
+        block_table: Sequence[int],
+        frequencies: tuple[npt.NDArray[np.float32], ...],
+    ) -> Batch:
+        """One request's tokens at positions start and on; the logits of every one are wanted."""
+        count = len(tokens)
+        return cls(
+            token_ids=np.asarray(tokens, np.int32),
+            positions=np.arange(start, start + count, dtype=np.int32),
+            rope_rows=np.zeros(count, np.int32),
+            query_start=np.asarray([0, count], np.int32),
+            block_tables=np.asarray([block_table], np.int32),
+            logit_rows=np.arange(count, dtype=np.int32),
+            frequencies=frequencies,
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.token_ids)
+
+    @property
+    def num_requests(self) -> int:
+        """R."""
+        return len(self.query_start) - 1
+
+    def request_of_token(self) -> Int32:
+        """[T]: the request each token belongs to."""
+        counts = np.diff(self.query_start)
+        return np.repeat(np.arange(self.num_requests, dtype=np.int32), counts)

@@ -1,0 +1,63 @@
+"""Ops that treat every element alone: the residual sum and the gated activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from quire.ops.op import Cost, Environment, Float32
+
+__all__ = ["Add", "GatedActivation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """x + y."""
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As the inputs."""
+        return (inputs[0],)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The sum."""
+        return (inputs[0] + inputs[1],)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """One addition per element."""
+        return Cost(rows * inputs[0], activations=3 * rows * inputs[0])
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class GatedActivation:
+    """activation(gate) * up; SiLU is x * sigmoid(x), GELU its tanh form (arXiv:1606.08415)."""
+
+    kind: Literal["silu", "gelu_tanh"]
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As the inputs."""
+        return (inputs[0],)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The formulas as written."""
+        gate, up = inputs
+        if self.kind == "silu":
+            with np.errstate(over="ignore"):
+                return (gate / (1 + np.exp(-gate)) * up,)
+        inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+        return (np.float32(0.5) * gate * (1 + np.tanh(inner)) * up,)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """About eight operations per element."""
+        return Cost(8 * rows * inputs[0], activations=3 * rows * inputs[0])
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()

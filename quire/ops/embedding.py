@@ -1,0 +1,34 @@
+"""Looks up the row of each token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.ops.op import Cost, Environment, Float32
+
+__all__ = ["EmbeddingLookup"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingLookup:
+    """[T, E] = table[token_ids]; the table is [V, E]."""
+
+    table: str
+    width: int
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """E."""
+        return (self.width,)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """Rows of the table."""
+        return (env.weights[self.table][env.batch.token_ids],)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """One row of the table per token."""
+        return Cost(weights=rows * self.width, activations=rows * self.width)
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The table."""
+        return (self.table,)

@@ -1,0 +1,56 @@
+"""Ops that only pick: a range of columns, or the rows whose logits are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from quire.ops.op import Cost, Environment, Float32
+
+__all__ = ["Columns", "SelectRows"]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns start .. stop - 1 of the input: a view, which costs nothing."""
+
+    start: int
+    stop: int
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """The range's width."""
+        return (self.stop - self.start,)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The slice."""
+        return (inputs[0][:, self.start : self.stop],)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """Nothing."""
+        return Cost()
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class SelectRows:
+    """[S, width] = x[logit_rows]."""
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As the input."""
+        return inputs
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The rows."""
+        return (inputs[0][env.batch.logit_rows],)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """A copy."""
+        return Cost(activations=2 * rows * inputs[0])
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()

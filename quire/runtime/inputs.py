@@ -1,0 +1,116 @@
+"""Turns a Plan into the arrays of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.control.plan import Chunk, Plan
+from quire.ops.batch import Batch
+from quire.sampling.state import SampleRow, SamplingState
+
+__all__ = ["BlockTableRow", "RunningRequest", "StepInputs", "build_inputs"]
+
+
+class BlockTableRow:
+    """An int32 copy of one request's block table that follows it by appending."""
+
+    def __init__(self) -> None:
+        self._source: Sequence[int] | None = None
+        self._ids = np.zeros(8, np.int32)
+        self._filled = 0
+
+    def follow(self, table: Sequence[int]) -> npt.NDArray[np.int32]:
+        """The ids of `table`; only what was appended since the last call is copied."""
+        if table is not self._source:
+            self._source, self._filled = table, 0
+        if len(table) > len(self._ids):
+            grown = np.zeros(max(len(table), 2 * len(self._ids)), np.int32)
+            grown[: self._filled] = self._ids[: self._filled]
+            self._ids = grown
+        if self._filled < len(table):
+            self._ids[self._filled : len(table)] = table[self._filled :]
+            self._filled = len(table)
+        return self._ids[: self._filled]
+
+
+@dataclass(slots=True)
+class RunningRequest:
+    """What the runner keeps of a request from its first step to its last."""
+
+    state: SamplingState
+    rope_row: int
+    blocks: BlockTableRow = field(default_factory=BlockTableRow)
+    wants_prompt_logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """A batch, what each of its logit rows is for, and whose row it is.
+
+    owners: per logit row, the request id and the position of the row's token.
+    """
+
+    batch: Batch
+    rows: tuple[SampleRow, ...]
+    owners: tuple[tuple[str, int], ...]
+
+
+def build_inputs(
+    plan: Plan,
+    running: Mapping[str, RunningRequest],
+    frequencies: tuple[npt.NDArray[np.float32], ...],
+) -> StepInputs:
+    """Lay the chunks side by side and list the rows whose logits are wanted."""
+    counts = [len(chunk.tokens) for chunk in plan.chunks]
+    query_start = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    total = int(query_start[-1])
+    token_ids, positions = np.empty(total, np.int32), np.empty(total, np.int32)
+    rope_rows = np.zeros(total, np.int32)
+    tables = [running[chunk.request_id].blocks.follow(chunk.block_table) for chunk in plan.chunks]
+    block_tables = np.zeros((len(counts), max((len(t) for t in tables), default=0)), np.int32)
+    rows: list[SampleRow] = []
+    owners: list[tuple[str, int]] = []
+    logit_rows: list[int] = []
+    for r, chunk in enumerate(plan.chunks):
+        first, last = int(query_start[r]), int(query_start[r + 1])
+        request = running[chunk.request_id]
+        token_ids[first:last] = chunk.tokens
+        positions[first:last] = np.arange(chunk.start, chunk.start + last - first)
+        rope_rows[first:last] = request.rope_row
+        block_tables[r, : len(tables[r])] = tables[r]
+        for position, row in _wanted_rows(chunk, request):
+            logit_rows.append(first + position - chunk.start)
+            rows.append(row)
+            owners.append((chunk.request_id, position))
+    batch = Batch(
+        token_ids,
+        positions,
+        rope_rows,
+        query_start,
+        block_tables,
+        np.asarray(logit_rows, np.int32),
+        frequencies,
+    )
+    return StepInputs(batch, tuple(rows), tuple(owners))
+
+
+def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, SampleRow]]:
+    """The positions of a chunk whose logits are wanted, in order: prompt rows, then the sample."""
+    state, wanted = request.state, []
+    if request.wants_prompt_logprobs:
+        num_logprobs = state.params.prompt_logprobs
+        assert num_logprobs is not None
+        end = min(chunk.start + len(chunk.tokens), len(state.prompt) - 1)
+        for position in range(chunk.start, end):
+            target = int(state.prompt[position + 1])
+            wanted.append((position, SampleRow(state, num_logprobs, target)))
+    if chunk.samples:
+        logprobs = state.params.logprobs
+        row = SampleRow(state, -1 if logprobs is None else logprobs)
+        wanted.append((chunk.start + len(chunk.tokens) - 1, row))
+    return wanted

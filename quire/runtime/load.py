@@ -1,0 +1,161 @@
+"""Builds everything one model needs to run, from its directory to a bound Program."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quire.backends.executable import Executable, LoadedWeights
+from quire.backends.native.program import NativeBackend, NativeExecutable
+from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.config import EngineConfig
+from quire.errors import ConfigError
+from quire.graph.program import Program, StepLimits, compile_program
+from quire.models.config_reader import read_json
+from quire.models.registry import build_spec
+from quire.models.spec import Linear, ModelSpec
+from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.number_formats import FORMATS, from_float32
+from quire.runtime.machine import Machine, inspect_machine
+from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.rope_tables import RopeTables
+from quire.weights.checkpoint import Checkpoint, open_checkpoint
+from quire.weights.dummy import DummyCheckpoint
+from quire.weights.hub import resolve_model
+from quire.weights.loader import load_weights
+from quire.weights.tensor import RawTensor
+
+__all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_spec"]
+
+logger = logging.getLogger(__name__)
+
+MAX_LOGIT_ROWS = 32
+"""Logit rows computed at a time: bounds the logits' memory at 32 vocabularies."""
+
+STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run.  fingerprint: what its cached keys and values depend on."""
+
+    directory: Path
+    spec: ModelSpec
+    program: Program
+    executable: Executable
+    ropes: RopeTables
+    memory: MemoryPlan
+    machine: Machine
+    fingerprint: bytes
+
+
+def find_model(config: EngineConfig) -> Path:
+    """The directory of the model, downloaded if it is a name on a hub."""
+    return resolve_model(
+        config.model, config.revision, config.source, config.offline, config.download_dir
+    )
+
+
+def read_spec(config: EngineConfig, directory: Path) -> ModelSpec:
+    """The spec of the model in a directory, with the user's overrides."""
+    values = {**read_json(directory / "config.json"), **config.hf_overrides}
+    return build_spec(values, config.strict_config)
+
+
+def load_model(config: EngineConfig) -> LoadedModel:
+    """Read the spec, open the weights, plan the memory, compile and bind the Program.
+
+    Raises ModelError or CheckpointError for what is wrong with the model, CapacityError when it
+    does not fit, ConfigError for an option that cannot be honoured.
+    """
+    directory, machine = find_model(config), inspect_machine()
+    spec = read_spec(config, directory)
+    checkpoint = _open(config, spec, directory)
+    spec = _tie_missing_head(spec, checkpoint)
+    weights = _in_dtype(_read_weights(checkpoint, spec), config.dtype)
+    backend = ReferenceBackend() if config.backend == "reference" else NativeBackend()
+    layout = kv_layout(config, spec)
+
+    def compiled(tokens: int) -> Program:
+        limits = StepLimits(tokens, min(config.max_num_seqs, MAX_LOGIT_ROWS, tokens))
+        return compile_program(spec, limits, lambda node: backend.declines(node) is None)
+
+    memory = plan_memory(
+        config,
+        machine.free_memory,
+        sum(weight.data.nbytes for weight in weights.values()),
+        spec.max_length,
+        layout,
+        lambda tokens: compiled(tokens).buffers.arena_floats * 4,
+    )
+    program = compiled(memory.max_num_batched_tokens)
+    ropes = RopeTables(spec.ropes, config.max_num_seqs)
+    cache = KvCache(layout, memory.num_blocks)
+    executable: Executable
+    if isinstance(backend, NativeBackend):
+        threads = config.threads or machine.cores
+        executable = NativeExecutable(
+            program, weights, cache, ropes.arrays, threads, config.instruction_set
+        )
+    else:
+        executable = ReferenceExecutable(program, weights, cache)
+    fingerprint = _fingerprint(config, spec, layout)
+    return LoadedModel(directory, spec, program, executable, ropes, memory, machine, fingerprint)
+
+
+def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
+    """The KV cache's layout; its format is the model's own unless the user chose one."""
+    name = spec.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    if name not in FORMATS:
+        raise ConfigError(
+            f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
+            f"{', '.join(FORMATS)}"
+        )
+    layers = tuple(
+        KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
+    )
+    return KvLayout(layers, config.block_size, name)
+
+
+def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
+    if config.load_format == "dummy":
+        shapes = {name: weight.shape for name, weight in spec.weights().items()}
+        name = spec.dtype if config.dtype == "auto" else config.dtype
+        return DummyCheckpoint(shapes, STORED_AS.get(name, "BF16"), config.seed)
+    return open_checkpoint(directory)
+
+
+def _read_weights(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, RawTensor]:
+    wanted = {name: weight.shape for name, weight in spec.weights().items()}
+    return load_weights(checkpoint, wanted)
+
+
+def _tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+    """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
+    if spec.tied or checkpoint.has(spec.head.weight.name) or spec.head.bias is not None:
+        return spec
+    logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
+    return replace(spec, head=Linear(spec.embedding.weight))
+
+
+def _in_dtype(weights: dict[str, RawTensor], dtype: str) -> LoadedWeights:
+    """The weights in another format where the user asked for one; else as they are, in place."""
+    if dtype == "auto":
+        return weights
+    wanted = STORED_AS[dtype]
+    return {name: _convert(weight, dtype, wanted) for name, weight in weights.items()}
+
+
+def _convert(weight: RawTensor, dtype: str, stored_as: str) -> RawTensor:
+    if weight.dtype == stored_as:
+        return weight
+    return replace(weight, dtype=stored_as, data=from_float32(weight.float32(), dtype))
+
+
+def _fingerprint(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> bytes:
+    facts: list[Any] = [repr(spec), config.model, config.revision, config.dtype, layout.format]
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()

@@ -1,0 +1,146 @@
+"""Decides how much memory goes where, so that the engine starts whenever any setting fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from quire.config import EngineConfig
+from quire.errors import CapacityError, ConfigError
+from quire.ops.kv_cache import KvLayout
+
+__all__ = ["MemoryPlan", "plan_memory"]
+
+MIB = 1024**2
+DEFAULT_KV_BYTES = 4 * 1024**3
+"""What the KV cache takes when there is room for more and nobody said how much."""
+SMALLEST_STEP = 32
+"""The token budget below which the plan does not shrink a step to save activation memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The budget: all sizes in bytes.
+
+    free: what was free when the plan was made.  usable: the part that may be used.
+    """
+
+    free: int
+    usable: int
+    weights: int
+    activations: int
+    kv_cache: int
+    num_blocks: int
+    block_tokens: int
+    max_model_len: int
+    max_num_batched_tokens: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that fit in the KV cache."""
+        return self.num_blocks * self.block_tokens
+
+    def lines(self) -> list[str]:
+        """The budget for people."""
+        return [
+            f"memory: {_mib(self.usable)} usable of {_mib(self.free)} free = "
+            f"weights {_mib(self.weights)} + activations {_mib(self.activations)} + "
+            f"KV cache {_mib(self.kv_cache)} + {_mib(self._rest)} unused",
+            f"KV cache: {self.num_blocks} blocks of {self.block_tokens} tokens = "
+            f"{self.kv_tokens} tokens; model length {self.max_model_len}; "
+            f"step budget {self.max_num_batched_tokens} tokens",
+            *self.notes,
+        ]
+
+    @property
+    def _rest(self) -> int:
+        return max(self.usable - self.weights - self.activations - self.kv_cache, 0)
+
+
+def plan_memory(
+    config: EngineConfig,
+    free_bytes: int,
+    weight_bytes: int,
+    model_length: int,
+    layout: KvLayout,
+    activation_bytes: Callable[[int], int],
+) -> MemoryPlan:
+    """Fit weights, activations and KV cache into the usable share of the free memory.
+
+    activation_bytes: bytes of activations for a step of so many tokens.  model_length: the longest
+    sequence the model is made for.  A step is made smaller, then the model length shorter, before
+    giving up; a length or KV size that the user set is never changed.
+    Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
+    model_length.
+    """
+    wanted = config.max_model_len or model_length
+    if wanted > model_length:
+        raise ConfigError(
+            f"max_model_len {wanted} is above the {model_length} tokens this model is made for"
+        )
+    usable = int(free_bytes * config.memory_utilization)
+    notes: list[str] = []
+    budget = _step_budget(config, usable - weight_bytes, layout, activation_bytes, notes)
+    activations = activation_bytes(budget)
+    room = usable - weight_bytes - activations
+    num_blocks = _num_blocks(config, room, layout, wanted)
+    length = min(wanted, num_blocks * layout.block_tokens)
+    if num_blocks < 1 or (config.max_model_len is not None and length < wanted):
+        need = -(-wanted // layout.block_tokens) if config.max_model_len else 1
+        raise CapacityError(
+            f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
+            f"memory_utilization {config.memory_utilization}), but weights need "
+            f"{_mib(weight_bytes)}, activations {_mib(activations)} and {need} KV blocks "
+            f"{_mib(need * layout.bytes_per_block)}; free some memory, raise memory_utilization, "
+            f"lower max_model_len, or choose a smaller model"
+        )
+    if length < wanted:
+        notes.append(f"model length cut from {wanted} to {length} tokens to fit the KV cache")
+    size = num_blocks * layout.bytes_per_block
+    return MemoryPlan(
+        free_bytes,
+        usable,
+        weight_bytes,
+        activations,
+        size,
+        num_blocks,
+        layout.block_tokens,
+        length,
+        budget,
+        tuple(notes),
+    )
+
+
+def _step_budget(
+    config: EngineConfig,
+    room: int,
+    layout: KvLayout,
+    activation_bytes: Callable[[int], int],
+    notes: list[str],
+) -> int:
+    """The token budget, halved while its activations would leave too little for the KV cache."""
+    budget = config.max_num_batched_tokens
+    least = min(budget, SMALLEST_STEP)
+    while budget > least and activation_bytes(budget) + layout.bytes_per_block > room // 2:
+        budget = max(budget // 2, least)
+    if budget < config.max_num_batched_tokens:
+        notes.append(
+            f"step budget cut from {config.max_num_batched_tokens} to {budget} tokens to fit memory"
+        )
+    return budget
+
+
+def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, wanted: int) -> int:
+    """Blocks for what was asked, else for every request at full length, within room and default."""
+    if config.kv_cache_memory_bytes is not None:
+        room = min(room, config.kv_cache_memory_bytes)
+        return max(room // layout.bytes_per_block, 0)
+    full_length = -(-wanted // layout.block_tokens)
+    useful = full_length * config.max_num_seqs
+    default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, full_length)
+    return max(min(useful, default, room // layout.bytes_per_block), 0)
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:,.0f} MiB" if size >= 10 * MIB else f"{size / MIB:.1f} MiB"

@@ -1,0 +1,71 @@
+"""Runs one Plan on an Executable and returns what was sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from quire.backends.executable import Executable
+from quire.control.plan import Plan
+from quire.outputs import TokenLogprobs
+from quire.runtime.inputs import RunningRequest, build_inputs
+from quire.runtime.rope_tables import RopeTables
+from quire.sampling.state import SamplingState
+
+__all__ = ["Runner", "StepOutput"]
+
+
+@dataclass(slots=True)
+class StepOutput:
+    """What one step yielded, by request id.
+
+    tokens: the new tokens.  logprobs: one entry per new token, where asked for.  prompt_logprobs:
+    for positions of the prompt, what the model said of the token standing there.
+    failed: requests whose logits held no number to choose from.
+    """
+
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
+    prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+class Runner:
+    """Holds the sampling states and rope rows of running requests; has no policy."""
+
+    def __init__(self, executable: Executable, ropes: RopeTables) -> None:
+        self.executable = executable
+        self.ropes = ropes
+        self._running: dict[str, RunningRequest] = {}
+
+    def start(self, request_id: str, state: SamplingState) -> None:
+        """Accept a request before its first step."""
+        rope_row = self.ropes.take(self.ropes.rope_class(len(state.prompt)))
+        wants = state.params.prompt_logprobs is not None
+        self._running[request_id] = RunningRequest(state, rope_row, wants_prompt_logprobs=wants)
+
+    def finish(self, request_id: str) -> None:
+        """Forget a request."""
+        request = self._running.pop(request_id, None)
+        if request is not None:
+            self.ropes.release(request.rope_row)
+
+    def run(self, plan: Plan) -> StepOutput:
+        """Compute the plan's tokens, sample where the plan says so, and note the samples."""
+        inputs = build_inputs(plan, self._running, self.ropes.arrays)
+        for row in inputs.rows:
+            row.refresh_mask()
+        output = StepOutput()
+        sampled = self.executable.run(inputs.batch, inputs.rows)
+        for row, result, owner in zip(inputs.rows, sampled, inputs.owners, strict=True):
+            request_id, position = owner
+            if row.target >= 0:
+                assert result.logprobs is not None
+                output.prompt_logprobs.setdefault(request_id, {})[position + 1] = result.logprobs
+            elif result.token < 0:
+                output.failed.append(request_id)
+            else:
+                row.state.append(result.token)
+                output.tokens[request_id] = [result.token]
+                if result.logprobs is not None:
+                    output.logprobs[request_id] = [result.logprobs]
+        return output

@@ -1,0 +1,155 @@
+"""Turns OpenAI messages into the model's prompt, refusing what the template would not read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ConfigError, ModelError, RequestError
+from quire.server.config import ServerConfig
+from quire.server.protocol.chat import ChatMessage, ContentPart
+from quire.text.chat_template import ChatTemplate, load_chat_template
+from quire.text.tokenizer import Tokenizer
+
+__all__ = ["ChatPrompts"]
+
+TEXT_FIELDS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+
+
+class ChatPrompts:
+    """Renders conversations; thread-safe, and slow enough to be called in a thread.
+
+    Raises ConfigError if the operator's template cannot be read or compiled.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, config: ServerConfig) -> None:
+        self._tokenizer = tokenizer
+        self._source = _read(config.chat_template) if config.chat_template else None
+        self._defaults = config.default_chat_template_kwargs
+        self._trusts_requests = config.trust_request_chat_template
+        if self._source is not None:
+            self._check_operator_template()
+
+    def render(
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | None = None,
+        chat_template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt.  None means the default.  Raises RequestError naming the field at fault."""
+        source = self._trusted(chat_template)
+        self._check_variables(source, variables or {})
+        self._check_variables(source, {"tools": tools, "documents": documents}, "")
+        template = load_chat_template(self._tokenizer, source) if source else self._template
+        knows_developer = self._reads(source, "developer")
+        try:
+            return template.render(
+                [_plain(n, each, knows_developer) for n, each in enumerate(messages)],
+                tools=tools or None,
+                documents=documents or None,
+                add_generation_prompt=add_generation_prompt is not False,
+                continue_final_message=bool(continue_final_message),
+                **{**self._defaults, **(variables or {})},
+            )
+        except ModelError as error:
+            param = "chat_template" if chat_template else "messages"
+            raise RequestError(str(error), param) from error
+
+    def warm(self) -> None:
+        """Compile the template now, so that the first request does not wait for it."""
+        try:
+            self.render([ChatMessage(role="user", content="hello")])
+        except RequestError:
+            pass  # a model without a template, or one that wants other messages, says so later
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        return load_chat_template(self._tokenizer, self._source)
+
+    def _trusted(self, chat_template: str | None) -> str | None:
+        if chat_template is not None and not self._trusts_requests:
+            raise RequestError(
+                "templates in requests are refused: start with --trust-request-chat-template",
+                "chat_template",
+            )
+        return chat_template
+
+    def _check_variables(
+        self,
+        source: str | None,
+        variables: Mapping[str, Any],
+        param: str = "chat_template_kwargs",
+    ) -> None:
+        """Raise RequestError for a variable that the template never mentions."""
+        for name, value in variables.items():
+            if value and not self._reads(source, name):
+                raise RequestError(
+                    f"the chat template does not read {name!r}, so it would have no effect",
+                    param or name,
+                )
+
+    def _reads(self, source: str | None, name: str) -> bool:
+        own = [self._source] if self._source else self._tokenizer.chat_templates.values()
+        texts = [source] if source else [*own, self._tokenizer.chat_template or ""]
+        word = re.compile(rf"\b{re.escape(name)}\b")
+        return any(word.search(text) for text in texts)
+
+    def _check_operator_template(self) -> None:
+        try:
+            self._template.render([{"role": "user", "content": "hello"}])
+        except ModelError as error:
+            raise ConfigError(f"--chat-template: {error}") from error
+        except RequestError:
+            pass  # the template compiles, and wants other messages than this one
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--chat-template {path!r} cannot be read: {error}") from error
+
+
+def _plain(n: int, message: ChatMessage, knows_developer: bool) -> dict[str, Any]:
+    """The message as templates want it.
+
+    OpenAI's newer role "developer" becomes "system" for the templates that would drop it.
+    """
+    role = "system" if message.role == "developer" and not knows_developer else message.role
+    plain: dict[str, Any] = {"role": role, "content": _text(n, message.content)}
+    for name in ("name", "tool_calls", "tool_call_id", "reasoning_content"):
+        if getattr(message, name) is not None:
+            plain[name] = getattr(message, name)
+    if message.reasoning is not None:
+        plain["reasoning_content"] = message.reasoning
+    return plain
+
+
+def _text(n: int, content: str | list[ContentPart] | None) -> str | list[dict[str, Any]]:
+    if content is None or isinstance(content, str):
+        return content or ""
+    return [
+        {"type": "text", "text": _part_text(part, f"messages[{n}].content[{at}]")}
+        for at, part in enumerate(content)
+    ]
+
+
+def _part_text(part: ContentPart, path: str) -> str:
+    field = TEXT_FIELDS.get(part.type)
+    if field is None:
+        raise RequestError(f"parts of type {part.type!r} are not supported: only text is", path)
+    other = "refusal" if field == "text" else "text"
+    if getattr(part, other) is not None:
+        raise RequestError(f"a {part.type} part has no {other}", f"{path}.{other}")
+    text: str | None = getattr(part, field)
+    if text is None:
+        raise RequestError(f"a {part.type} part needs {field!r}", f"{path}.{field}")
+    return text

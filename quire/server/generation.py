@@ -1,0 +1,149 @@
+"""Runs the prompts of one HTTP request on the engine: counted, merged, and cancelled together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from quire.errors import RequestError
+from quire.outputs import CompletionOutput, Delta, RequestOutput
+from quire.sampling_params import SamplingParams
+from quire.server.engine_protocol import Stream
+from quire.server.mailbox import Mailbox
+from quire.server.prompts import Prompt
+from quire.server.protocol.sampling import GenerationRequest
+from quire.server.protocol.usage import PromptTokensDetails, Usage
+from quire.server.request_meter import RequestMeter
+from quire.server.state import ServerState
+
+__all__ = ["Generation"]
+
+logger = logging.getLogger(__name__)
+
+
+class Generation:
+    """All completions of one request; submitted when made, iterated over once.
+
+    keep_output False throws the generated token away (max_tokens 0).
+    Raises RequestError, QueueFullError or EngineError; then nothing stays submitted.
+    """
+
+    def __init__(
+        self,
+        state: ServerState,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        request: GenerationRequest,
+        keep_output: bool = True,
+    ) -> None:
+        state.refuse_if_stopping()
+        _check(state, len(prompts), params, request)
+        self.prompts = prompts
+        self.params = params
+        self._keep_output = keep_output
+        self._num_cached = [0] * len(prompts)
+        self._mailbox = Mailbox(len(prompts))
+        self._streams: list[Stream] = []
+        self._meters: list[RequestMeter] = []
+        self._pumps: list[asyncio.Task[None]] = []
+        try:
+            for prompt in prompts:
+                self._submit(state, prompt, request)
+        except BaseException:
+            self.cancel()
+            raise
+
+    async def batches(self) -> AsyncIterator[list[tuple[int, Delta]]]:
+        """What is new, as often as the caller asks: pairs of prompt number and delta."""
+        self._pumps = [asyncio.create_task(self._pump(n)) for n in range(len(self.prompts))]
+        try:
+            while batch := await self._mailbox.take():
+                yield batch
+        finally:
+            self.cancel()
+
+    async def collect(self) -> list[RequestOutput]:
+        """Everything, when it is finished."""
+        outputs = [
+            RequestOutput("", prompt.text, prompt.token_ids, _empty_outputs(self.params.n))
+            for prompt in self.prompts
+        ]
+        async for batch in self.batches():
+            for n, delta in batch:
+                outputs[n].add(delta)
+        return outputs
+
+    def cancel(self) -> None:
+        """Stop what still runs; harmless when nothing does."""
+        for stream in self._streams:
+            stream.cancel()
+        for pump in self._pumps:
+            pump.cancel()
+        for meter in self._meters:
+            meter.close()
+
+    def usage(self, num_output: int) -> Usage:
+        """What the request has cost when `num_output` tokens have been generated."""
+        num_prompt = sum(len(prompt.token_ids) for prompt in self.prompts)
+        details = PromptTokensDetails(sum(self._num_cached))
+        return Usage(num_prompt, num_output, num_prompt + num_output, details)
+
+    def _submit(self, state: ServerState, prompt: Prompt, request: GenerationRequest) -> None:
+        stream = state.engine.submit(
+            prompt.token_ids,
+            self.params,
+            priority=request.priority or 0,
+            timeout_s=request.timeout,
+            cache_salt=request.cache_salt or "",
+        )
+        self._streams.append(stream)
+        self._meters.append(RequestMeter(state.metrics, len(prompt.token_ids), self.params))
+        if state.config.enable_log_requests:
+            logger.info("%s: %d tokens, %s", stream.request_id, len(prompt.token_ids), self.params)
+
+    async def _pump(self, n: int) -> None:
+        """Move the deltas of one prompt from the engine to the mailbox."""
+        try:
+            async for delta in self._streams[n]:
+                self._meters[n].observe(delta)
+                if delta.index == 0:
+                    self._num_cached[n] = max(self._num_cached[n], delta.num_cached_tokens)
+                self._mailbox.put(n, delta if self._keep_output else _without_output(delta))
+        except Exception as error:
+            self._mailbox.close_source(error)
+        else:
+            self._mailbox.close_source()
+        self._meters[n].close()
+
+
+def _check(
+    state: ServerState, num_prompts: int, params: SamplingParams, request: GenerationRequest
+) -> None:
+    """Refuse what could never run, however long it waited."""
+    limit = state.engine.config.max_num_queued_reqs
+    if num_prompts * params.n > limit:
+        raise RequestError(
+            f"{num_prompts} prompts with n = {params.n} are more than the {limit} completions that "
+            "may wait at once; send several requests",
+            "prompt" if num_prompts > 1 else "n",
+        )
+    timeout = request.timeout
+    if timeout is not None and not (0 < timeout and math.isfinite(timeout)):
+        raise RequestError(f"timeout is {timeout}; give seconds above 0", "timeout")
+    if not -(2**31) <= (request.priority or 0) < 2**31:
+        raise RequestError(f"priority is {request.priority}; give a 32-bit integer", "priority")
+
+
+def _empty_outputs(n: int) -> list[CompletionOutput]:
+    return [CompletionOutput(index) for index in range(n)]
+
+
+def _without_output(delta: Delta) -> Delta:
+    done = delta.finish_reason if delta.finish_reason in (None, "abort", "error") else "length"
+    logprobs = None if delta.logprobs is None else ()
+    return replace(
+        delta, text="", token_ids=(), logprobs=logprobs, finish_reason=done, stop_reason=None
+    )

@@ -1,0 +1,114 @@
+"""Turns tokens into text as they come, never showing half a character.
+
+The text of an output is what the prompt and the output together say, less what the prompt says.
+So the first token keeps the space that joins it to the prompt, and loses it only where no visible
+token stands before it; bytes that complete a character which the prompt began yield the whole
+character.  With an empty prompt the text equals `tokenizer.decode(ids)`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from quire.text.tokenizer import Tokenizer
+
+__all__ = ["Detokenizer"]
+
+CONTEXT_TOKENS = (
+    8  # of the prompt; a UTF-8 character has 4 bytes, so at most 3 tokens are unfinished
+)
+MAX_HELD_TOKENS = 3
+REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """The text of one growing output.
+
+    `push` returns the text that is certain; what cannot become a character any more, such as a
+    lone continuation byte, comes out as U+FFFD at once.  `finish` returns the rest.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        prompt_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
+    ) -> None:
+        self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
+        context = _last_visible(prompt_ids, self._hidden)
+        stream = _ByteStream if tokenizer.byte_exact else _WindowStream
+        self._stream: _Stream = stream(tokenizer, context)
+
+    def push(self, ids: Iterable[int]) -> str:
+        """Add tokens; return the new text, which may be empty."""
+        return "".join([self._stream.push(token) for token in ids if token not in self._hidden])
+
+    def finish(self) -> str:
+        """Return the text held back, with U+FFFD for a character that stayed incomplete."""
+        return self._stream.finish()
+
+
+class _Stream(Protocol):
+    def push(self, token: int) -> str: ...
+    def finish(self) -> str: ...
+
+
+class _ByteStream:
+    """For tokenizers whose text is the concatenation of their tokens' bytes."""
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._leading = not context
+        for token in context:  # leaves behind only a character that the prompt did not finish
+            self._decode(self._token_bytes(token))
+
+    def push(self, token: int) -> str:
+        data = self._token_bytes(token, self._leading)
+        self._leading = False
+        return self._decode(data)
+
+    def finish(self) -> str:
+        return self._decode(b"", True)
+
+
+class _WindowStream:
+    """For any other tokenizer: decode the last piece shown again, together with what is new."""
+
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._shown = list(context)
+        self._new: list[int] = []
+        self._shown_text = self._decode(self._shown)
+
+    def push(self, token: int) -> str:
+        self._new.append(token)
+        text = self._decode(self._shown + self._new)
+        unclear = len(text) <= len(self._shown_text) or text.endswith(REPLACEMENT)
+        if unclear and len(self._new) <= MAX_HELD_TOKENS:
+            return ""
+        return self._show(text)
+
+    def finish(self) -> str:
+        return self._show(self._decode(self._shown + self._new)) if self._new else ""
+
+    def _show(self, text: str) -> str:
+        added = text[len(self._shown_text) :]
+        self._shown, self._new = self._new, []
+        self._shown_text = self._decode(self._shown)
+        return added
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=False) if ids else ""
+
+
+def _last_visible(prompt_ids: Sequence[int], hidden: frozenset[int]) -> list[int]:
+    found: list[int] = []
+    for token in reversed(prompt_ids):
+        if token not in hidden:
+            found.append(token)
+        if len(found) == CONTEXT_TOKENS:
+            break
+    return found[::-1]

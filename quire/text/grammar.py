@@ -1,0 +1,129 @@
+"""Turns a requested output format into the set of tokens allowed next, through llguidance."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from quire.errors import ConfigError, RequestError
+from quire.sampling_params import StructuredOutput
+from quire.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ["GrammarCompiler", "GrammarMatcher"]
+
+# White space is unbounded by default, and a small model may write it for ever.
+JSON_OPTIONS: Any = {"whitespace_pattern": r"(\n {0,8}| )?"}
+
+
+class GrammarMatcher:
+    """Where one output stands in its grammar."""
+
+    def __init__(self, matcher: LLMatcher, mask_bytes: int, param: str) -> None:
+        self._matcher = matcher
+        self._mask_bytes = mask_bytes
+        self._param = param
+
+    def fill_mask(self, row: np.ndarray[Any, np.dtype[np.int32]]) -> None:
+        """Set one bit for each token allowed next; end-of-text tokens where the grammar may end.
+
+        row: [ceil(vocab_size / 32)] int32, contiguous; token t is bit t % 32 of word t // 32.
+        Raises RequestError where the grammar turns out to be too complex.
+        """
+        if row.nbytes != self._mask_bytes or not row.flags.c_contiguous:
+            raise ValueError(f"the mask row has {row.nbytes} bytes; it needs {self._mask_bytes}")
+        self._matcher.unsafe_compute_mask_ptr(row.ctypes.data, row.nbytes)
+        _check(self._matcher, self._param)
+
+    def accept(self, token: int) -> bool:
+        """Go on by one token; False, and no step, if the grammar does not allow it."""
+        return self._matcher.try_consume_tokens([token]) == 1
+
+    def is_finished(self) -> bool:
+        """Whether nothing but the end of the text may follow."""
+        return self._matcher.is_stopped()
+
+
+class GrammarCompiler:
+    """Compiles formats for one tokenizer; its own table is built at the first use.
+
+    vocab_size: the model's, which may be larger than the tokenizer's; ids that the tokenizer does
+    not know are never allowed.  eos_token_ids: allowed where the grammar may end.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+        if not eos_token_ids:
+            raise ConfigError(
+                "structured output needs an end-of-text token, and the model has none"
+            )
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_token_ids = list(eos_token_ids)
+
+    def compile(
+        self, structured: StructuredOutput, param: str = "structured_outputs"
+    ) -> GrammarMatcher:
+        """A matcher at the beginning of the grammar.
+
+        Raises RequestError, with `param` as the field at fault, for a grammar that is not valid.
+        """
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self._table, _grammar(structured, param), log_level=0)
+        _check(matcher, param)
+        return GrammarMatcher(matcher, (self._vocab_size + 31) // 32 * 4, param)
+
+    @functools.cached_property
+    def _table(self) -> LLTokenizer:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        words = _Words(self._tokenizer, self._vocab_size, self._eos_token_ids[0])
+        return LLTokenizer(TokenizerWrapper(words), eos_token=self._eos_token_ids)
+
+
+class _Words:
+    """The vocabulary as llguidance wants it: the bytes of every id, empty where there is none."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_id: int) -> None:
+        self.eos_token_id = eos_token_id
+        self.bos_token_id = None
+        self.special_token_ids = [i for i in tokenizer.special_ids if i < vocab_size]
+        self.tokens = [tokenizer.token_bytes(token) for token in range(vocab_size)]
+        self._encode = tokenizer.encode
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._encode(text.decode("utf-8", "replace"), add_special_tokens=False)
+
+
+def _grammar(structured: StructuredOutput, param: str) -> str:
+    from llguidance import LLMatcher
+
+    if structured.regex is not None:
+        return LLMatcher.grammar_from_regex(structured.regex)
+    if structured.grammar is not None:
+        return LLMatcher.grammar_from_lark(structured.grammar)
+    if structured.choice is not None:
+        return LLMatcher.grammar_from_lark(_choice(structured.choice, param))
+    schema: Any = {"type": "object"} if structured.json_object else structured.json
+    try:
+        text = schema if isinstance(schema, str) else json.dumps(schema)
+        return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RequestError(f"the JSON schema is not valid: {error}", param) from error
+
+
+def _choice(choices: Sequence[str], param: str) -> str:
+    if not choices or not all(isinstance(choice, str) and choice for choice in choices):
+        raise RequestError(f"choice is {list(choices)!r}; give non-empty strings", param)
+    return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
+
+
+def _check(matcher: LLMatcher, param: str) -> None:
+    """llguidance never raises; it goes into an error state instead."""
+    if matcher.is_error():
+        raise RequestError(f"the grammar cannot be used: {matcher.get_error().strip()}", param)

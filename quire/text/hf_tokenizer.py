@@ -1,0 +1,147 @@
+"""Tokenizes with a tokenizer.json, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import processors
+
+from quire.errors import CheckpointError, RequestError
+from quire.text.token_bytes import decode_bytes, find_byte_rule
+from quire.text.tokenizer_config import AddedToken, TokenizerConfig
+
+__all__ = ["HFTokenizer"]
+
+
+class HFTokenizer:
+    """A tokenizer.json with the additions of tokenizer_config.json, as transformers reads them.
+
+    Spaces are never "cleaned up" after decoding, whatever `clean_up_tokenization_spaces` says: that
+    would damage code, and would change text that was already streamed.
+    Raises CheckpointError for a damaged file.
+    """
+
+    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+        self._backend = _load(path)
+        _add_tokens(self._backend, config.added_tokens, path)
+        self._added = self._backend.get_added_tokens_decoder()
+        self.special_tokens_map: Mapping[str, str] = dict(config.special_tokens)
+        self.chat_templates: Mapping[str, str] = dict(config.chat_templates)
+        self.chat_template = self.chat_templates.get("default")
+        self.bos_token_id = self._find_id(config.special_tokens.get("bos_token"))
+        self.eos_token_id = self._find_id(config.special_tokens.get("eos_token"))
+        self.special_ids = self._mark_specials(config)
+        largest = max(self._added, default=-1)
+        self.vocab_size = max(self._backend.get_vocab_size(with_added_tokens=True), largest + 1)
+        if config.add_bos is not None or config.add_eos is not None:
+            self._add_ends(config)
+        self._rule = find_byte_rule(self._backend.decoder)
+        self._is_byte_level = type(self._backend.decoder).__name__ == "ByteLevel"
+        self.byte_exact = self._rule is not None
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Text → ids."""
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise RequestError(f"the text is not valid Unicode: {error}") from error
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Ids → text, as the beginning of a text."""
+        if self.byte_exact:
+            return decode_bytes(self, ids, skip_special_tokens)
+        known = [token for token in ids if 0 <= token < self.vocab_size]
+        return self._backend.decode(known, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token: int, leading: bool = False) -> bytes:
+        """The bytes a token adds; where the decoder is not byte exact, those of the token alone."""
+        if leading:
+            return self._find_bytes(token, leading=True)
+        data = self._bytes.get(token)
+        if data is None:
+            data = self._bytes[token] = self._find_bytes(token, leading=False)
+        return data
+
+    def token_text(self, token: int) -> str:
+        """The token alone, for people to read."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def _find_bytes(self, token: int, leading: bool) -> bytes:
+        piece = self._backend.id_to_token(token) if 0 <= token < self.vocab_size else None
+        if piece is None:
+            return b""
+        if self._rule is None:
+            return self._backend.decode([token], skip_special_tokens=False).encode()
+        if self._is_byte_level and token in self._added:  # spelled as it is, not in byte letters
+            return piece.encode()
+        return self._rule(piece, leading)
+
+    def _find_id(self, content: str | None) -> int | None:
+        return None if content is None else self._backend.token_to_id(content)
+
+    def _mark_specials(self, config: TokenizerConfig) -> frozenset[int]:
+        """Make the named special tokens special; those the vocabulary lacks stay unknown."""
+        named = [*config.special_tokens.values(), *config.extra_special_tokens]
+        ids = {content: self._find_id(content) for content in named}
+        present = {content: token for content, token in ids.items() if token is not None}
+        self._backend.add_special_tokens(
+            [tokenizers.AddedToken(content, normalized=False) for content in present]
+        )
+        flagged = [token for token, added in self._added.items() if added.special]
+        return frozenset([*flagged, *present.values()])
+
+    def _add_ends(self, config: TokenizerConfig) -> None:
+        """Replace the file's own rule for the ends of a text, as `add_bos_token` asks."""
+        bos = _end(config, "bos_token", self.bos_token_id) if config.add_bos else None
+        eos = _end(config, "eos_token", self.eos_token_id) if config.add_eos else None
+        single = [bos and bos[0], "$A", eos and eos[0]]
+        self._backend.post_processor = processors.TemplateProcessing(
+            single=" ".join(part for part in single if part),
+            special_tokens=[end for end in (bos, eos) if end],
+        )
+
+
+def _load(path: Path) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{path} is damaged or not a tokenizer.json: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _add_tokens(
+    backend: tokenizers.Tokenizer, declared: Mapping[int, AddedToken], path: Path
+) -> None:
+    """Add what the config declares and the file lacks, at the ids that the config gives."""
+    present = {added.content for added in backend.get_added_tokens_decoder().values()}
+    absent = [(token, added) for token, added in declared.items() if added.content not in present]
+    missing = dict(sorted(absent, key=lambda entry: entry[0]))
+    backend.add_tokens(list(_backend_tokens(missing.values())))
+    for token, added in missing.items():
+        got = backend.token_to_id(added.content)
+        if got != token:
+            raise CheckpointError(
+                f"{path.with_name('tokenizer_config.json')} puts {added.content!r} at id {token}, "
+                f"but with {path.name} its id is {got}; take both files from the same release"
+            )
+
+
+def _backend_tokens(tokens: Iterable[AddedToken]) -> Iterable[tokenizers.AddedToken]:
+    for token in tokens:
+        yield tokenizers.AddedToken(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=token.normalized,
+            special=token.special,
+        )
+
+
+def _end(config: TokenizerConfig, name: str, token: int | None) -> tuple[str, int] | None:
+    return None if token is None else (config.special_tokens[name], token)

@@ -1,0 +1,181 @@
+"""Tokenizes with a SentencePiece tokenizer.model, as transformers' slow Llama tokenizer does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quire.errors import CheckpointError, ConfigError, RequestError
+from quire.text.token_bytes import decode_bytes
+from quire.text.tokenizer_config import AddedToken, TokenizerConfig
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+__all__ = ["SentencePieceTokenizer"]
+
+SPACE = "▁"
+# Protocol buffers merge on concatenation: normalizer_spec { add_dummy_prefix: false }.
+NO_DUMMY_PREFIX = b"\x1a\x02\x18\x00"
+_CONTROL = AddedToken("", special=True)
+
+
+class SentencePieceTokenizer:
+    """A tokenizer.model with the added tokens and flags of tokenizer_config.json.
+
+    With `legacy` (the default where the config does not say) each stretch of text between special
+    tokens gets a space of its own in front; without, only the beginning of the text does.
+    Raises CheckpointError for a damaged file, ConfigError where `sentencepiece` is not installed.
+    """
+
+    def __init__(self, path: Path, config: TokenizerConfig) -> None:
+        proto = _read(path)
+        self._model = _processor(path, proto)
+        self._num_pieces = self._model.get_piece_size()
+        self._has_prefix = self._model.normalize("a").startswith(SPACE)
+        self._legacy = config.legacy is not False
+        self._prefix_space = self._has_prefix and config.add_prefix_space is not False
+        self._segments = self._model
+        if not self._legacy or not self._prefix_space:
+            self._segments = _processor(path, proto + NO_DUMMY_PREFIX)
+        self._set_specials(config)
+        self._unknown_text = self._content.get(self._model.unk_id(), "<unk>")
+        self._unknown_length = len(self._segments.encode(self._unknown_text))
+        self.vocab_size = max(self._num_pieces, max(self._content, default=-1) + 1)
+        self.byte_exact = True
+        self.special_tokens_map: Mapping[str, str] = self._find_names(config)
+        self.chat_templates: Mapping[str, str] = dict(config.chat_templates)
+        self.chat_template = self.chat_templates.get("default")
+        self._begin = _end(self.bos_token_id, config.add_bos is not False)
+        self._finish = _end(self.eos_token_id, config.add_eos is True)
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Text → ids."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(f"the text is not valid Unicode: {error}") from error
+        ids = self._encode_parts(text)
+        return [*self._begin, *ids, *self._finish] if add_special_tokens else ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """Ids → text, as the beginning of a text."""
+        return decode_bytes(self, ids, skip_special_tokens)
+
+    def token_bytes(self, token: int, leading: bool = False) -> bytes:
+        """The bytes a token adds."""
+        data = self._bytes.get(token)
+        if data is None:
+            data = self._bytes[token] = self._find_bytes(token)
+        if leading and self._prefix_space and token not in self._content:
+            return data.removeprefix(b" ")
+        return data
+
+    def token_text(self, token: int) -> str:
+        """The token alone, for people to read."""
+        return self.token_bytes(token).decode("utf-8", "replace")
+
+    def _find_bytes(self, token: int) -> bytes:
+        if token in self._content:
+            return self._content[token].encode()
+        if not 0 <= token < self._num_pieces:
+            return b""
+        piece: str = self._model.id_to_piece(token)
+        if self._model.is_byte(token):
+            return bytes.fromhex(piece[3:5])
+        return piece.replace(SPACE, " ").encode()
+
+    def _set_specials(self, config: TokenizerConfig) -> None:
+        """Gather the tokens that are matched in the text as they are, and the special ones."""
+        model, count = self._model, self._num_pieces
+        control = [i for i in range(count) if model.is_control(i) or model.is_unknown(i)]
+        self._added = {model.id_to_piece(i): (i, _CONTROL) for i in control}
+        for content in [*config.special_tokens.values(), *config.extra_special_tokens]:
+            token = model.piece_to_id(content)
+            if model.id_to_piece(token) == content:
+                self._added[content] = (token, AddedToken(content, special=True))
+        declared = config.added_tokens.items()
+        self._added |= {added.content: (token, added) for token, added in declared}
+        self._content = {token: content for content, (token, _) in self._added.items()}
+        self.special_ids = frozenset(
+            [*control, *(token for token, added in self._added.values() if added.special)]
+        )
+        self.bos_token_id = self._find_id(config, "bos_token", model.bos_id())
+        self.eos_token_id = self._find_id(config, "eos_token", model.eos_id())
+        longest_first = sorted(self._added, key=len, reverse=True)
+        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+    def _find_id(self, config: TokenizerConfig, name: str, default: int) -> int | None:
+        content = config.special_tokens.get(name)
+        if content in self._added:
+            return self._added[content][0]
+        return default if default >= 0 else None
+
+    def _find_names(self, config: TokenizerConfig) -> dict[str, str]:
+        """The special tokens by name; the model file fills in what the config leaves out."""
+        ids = {"bos_token": self.bos_token_id, "eos_token": self.eos_token_id}
+        found = {
+            name: self._content[token] for name, token in ids.items() if token in self._content
+        }
+        return {**found, **config.special_tokens}
+
+    def _encode_parts(self, text: str) -> list[int]:
+        if not text:
+            return []
+        if not self._legacy:
+            text = text.replace(SPACE, " ")
+            text = SPACE + text if self._prefix_space else text
+        ids: list[int] = []
+        for part in self._split(text):
+            ids += [self._added[part][0]] if part in self._added else self._encode_segment(part)
+        space = self._model.piece_to_id(SPACE)
+        if not self._legacy and ids[:1] == [space] and ids[1:2] and ids[1] in self.special_ids:
+            return ids[1:]
+        return ids
+
+    def _split(self, text: str) -> list[str]:
+        """Cut the text at added tokens, which may swallow the white space beside them."""
+        parts = self._pattern.split(text)
+        for n in range(1, len(parts), 2):
+            added = self._added[parts[n]][1]
+            if added.rstrip:
+                parts[n + 1] = parts[n + 1].lstrip()
+            if added.lstrip:
+                parts[n - 1] = parts[n - 1].rstrip()
+        return [part for part in parts if part]
+
+    def _encode_segment(self, text: str) -> list[int]:
+        if self._legacy or not text.startswith((SPACE, " ")):
+            return list(self._segments.encode(text))
+        # A space at the very start may be lost, so the unknown token goes in front and out again.
+        return list(self._segments.encode(self._unknown_text + text)[self._unknown_length :])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _processor(path: Path, proto: bytes) -> SentencePieceProcessor:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise ConfigError(
+            f"{path} needs the sentencepiece package: pip install sentencepiece"
+        ) from error
+    try:
+        return SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a SentencePiece model ({error}); if it holds tiktoken "
+            "ranks, convert it to a tokenizer.json"
+        ) from error
+
+
+def _end(token: int | None, wanted: bool) -> list[int]:
+    return [token] if wanted and token is not None else []

@@ -1,0 +1,296 @@
+"""Random worlds for the scheduler, and a fake model that notices every wrong block.
+
+The fake cache holds one number per slot.  The number at a position is a hash of every number the
+request reads before it *through its block table*, and of its own token; the next token is a hash of
+all of them.  So a wrong prefix hit, a stale, shared or doubly used block changes the output, which
+must equal that of the request alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from quire.control.plan import Chunk, Plan, Update
+from quire.control.policy import POLICIES
+from quire.control.request import Request
+from quire.control.scheduler import Scheduler
+from quire.control.stop import StopRules
+from quire.errors import QueueFullError, RequestError
+
+VOCABULARY = 200
+
+
+def root(salt: bytes) -> int:
+    """Where a request's values begin; the salt changes all of them."""
+    return hash((7, *salt))
+
+
+def pick(state: int, forbidden: frozenset[int]) -> int:
+    """The greedy token of the fake model in this state, among those not forbidden."""
+    token = state % VOCABULARY
+    while token in forbidden:
+        token = (token + 1) % VOCABULARY
+    return token
+
+
+def alone(state: int, stop: StopRules, num_output: int) -> Iterator[int]:
+    """The tokens that follow a state when nothing is cached, batched or cut; never ends."""
+    stops = stop.stop_token_ids | (frozenset() if stop.ignore_eos else stop.eos_token_ids)
+    while True:
+        token = pick(state, stops if num_output < stop.min_tokens else frozenset())
+        yield token
+        state, num_output = hash((state, hash((state, token)))), num_output + 1
+
+
+def expected(request: Request, prompt: Sequence[int]) -> tuple[list[int], str, int | None]:
+    """The output of a request run by itself, and why it ends, by rules written a second time."""
+    stop, state, output = request.stop, root(request.cache_salt), []
+    for token in prompt:
+        state = hash((state, hash((state, token))))
+    for token in alone(state, stop, 0):
+        output.append(token)
+        if len(output) - 1 >= stop.min_tokens:
+            if token in stop.eos_token_ids and not stop.ignore_eos:
+                return output, "stop", None
+            if token in stop.stop_token_ids:
+                return output, "stop", token
+        if len(output) == stop.max_tokens:
+            return output, "length", None
+    raise AssertionError("unreachable")
+
+
+class FakeModel:
+    """Runs plans over slots of numbers; `num_drafts` more tokens than one may come per request."""
+
+    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self.slots = [0] * (num_blocks * block_tokens)
+        self.pending: list[tuple[int, int]] = []
+
+    def run(self, chunk: Chunk, request: Request, num_drafts: int) -> list[int]:
+        """The next tokens of a chunk if it samples, else []; its values stay aside until `write`.
+
+        So no chunk sees what another one of the same step computes.
+        """
+        size, table, state = self.block_tokens, chunk.block_table, root(request.cache_salt)
+        assert len(table) * size >= chunk.start + len(chunk.tokens), "the table is too short"
+        for at in range(chunk.start):
+            state = hash((state, self.slots[table[at // size] * size + at % size]))
+        for at, token in enumerate(chunk.tokens, chunk.start):
+            value = hash((state, token))
+            self.pending.append((table[at // size] * size + at % size, value))
+            state = hash((state, value))
+        tokens = alone(state, request.stop, chunk.output_index)
+        return list(islice(tokens, 1 + num_drafts)) if chunk.samples else []
+
+    def write(self) -> None:
+        """Store what the step computed; two values for one slot would be a doubly used block."""
+        assert len(dict(self.pending)) == len(self.pending), "a slot is written twice"
+        for slot, value in self.pending:
+            self.slots[slot] = value
+        self.pending.clear()
+
+
+@dataclass
+class Life:
+    """One submitted request, its place in a static order, and what came out."""
+
+    request: Request
+    prompt: list[int]
+    rank: tuple[object, int]
+    output: list[int] = field(default_factory=list)
+    ends: list[tuple[str, int | None]] = field(default_factory=list)
+    cancelled: bool = False
+
+
+class World:
+    """One scheduler, one fake model and the requests of one seed; `run` asserts every property."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = rng = random.Random(seed)
+        self.block_tokens = rng.choice([1, 2, 3, 4, 8])
+        num_blocks = rng.randint(max(3, 12 // self.block_tokens), 60 // self.block_tokens + 3)
+        self.capacity = num_blocks * self.block_tokens
+        chunked = rng.random() < 0.7
+        self.policy = rng.choice(sorted(POLICIES))
+        self.scheduler = Scheduler(
+            num_blocks,
+            self.block_tokens,
+            max_num_batched_tokens=rng.choice([1, 2, 5, 16, 64] if chunked else [16, 64]),
+            max_num_seqs=rng.choice([1, 2, 4, 8, 8, 8]),
+            policy=POLICIES[self.policy],
+            max_model_len=rng.choice([None, None, self.capacity * 3 // 4]),
+            enable_prefix_caching=rng.random() < 0.8,
+            max_queued=rng.choice([None, None, None, 6]),
+            enable_chunked_prefill=chunked,
+            lookahead_tokens=rng.choice([0, 0, 0, 1, 4, 64]),
+        )
+        self.model = FakeModel(num_blocks, self.block_tokens)
+        self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
+        self.num_drafts = rng.choice([0, 0, 3])
+        self.hurry = rng.random() < 0.2
+        self.meddle = rng.choice([0.0, 0.0, 0.01, 0.06])
+        self.lives: list[Life] = []
+        self.live: dict[str, Life] = {}
+        self.refused = self.num_chunks = self.steps = self.births = 0
+
+    # --- the story
+
+    def run(self) -> World:
+        """Live through all arrivals, check every step and the end; returns itself."""
+        arrivals = sorted(self.random.randint(0, 20) for _ in range(self.random.randint(1, 14)))
+        now = 0
+        while arrivals or self.scheduler.has_work:
+            while arrivals and arrivals[0] <= now:
+                arrivals.pop(0)
+                self._submit(f"r{len(self.lives)}", now)
+            self._meddle(now)
+            self._step(now)
+            now += 1
+        self._check_end()
+        return self
+
+    def _step(self, now: int) -> None:
+        scheduler, before = self.scheduler, list(self.scheduler._running)
+        plan = scheduler.plan(now)
+        scheduler.check()
+        self._check_plan(plan, before)
+        owners = {chunk.request_id: self.live[chunk.request_id] for chunk in plan.chunks}
+        sampled = {}
+        self._meddle(now)
+        for chunk in plan.chunks:
+            drafts = self.random.randint(0, self.num_drafts)
+            tokens = self.model.run(chunk, owners[chunk.request_id].request, drafts)
+            if chunk.samples:
+                sampled[chunk.request_id] = tokens
+        self.model.write()
+        self._meddle(now)
+        updates = scheduler.commit(plan, sampled)
+        for update in updates:
+            assert self.live[update.request_id] is owners[update.request_id], "a stale update"
+        self._take(updates)
+        scheduler.check()
+        self.steps += 1
+
+    def _submit(self, name: str, now: int) -> None:
+        life = self._new_life(name, now)
+        try:
+            self.scheduler.submit(life.request)
+        except (QueueFullError, RequestError):
+            self.refused += 1
+            return
+        self.lives.append(life)
+        self.live[name] = life
+
+    def _new_life(self, name: str, now: int) -> Life:
+        rng = self.random
+        stem = rng.choice(self.stems)[: rng.choice([4, 8, 999])]
+        prompt = stem[: rng.choice([len(stem), rng.randint(0, len(stem))])] + self._tokens(
+            rng.randint(1, 6)
+        )
+        stop = StopRules(
+            max_tokens=rng.randint(1, max(1, min(self.capacity * 2 // 3, 60))),
+            min_tokens=rng.choice([0, 0, 3]),
+            eos_token_ids=frozenset({0}),
+            stop_token_ids=frozenset(rng.sample(range(1, 5), rng.randint(0, 2))),
+            ignore_eos=rng.random() < 0.5,
+        )
+        request = Request(
+            name,
+            prompt,
+            stop,
+            priority=rng.randint(-1, 1),
+            arrival=now,
+            deadline=now + rng.randint(1, 80) if self.hurry and rng.random() < 0.5 else None,
+            cache_salt=rng.choice([b"", b"", b"tenant"]),
+            use_prefix_cache=rng.random() < 0.9,
+        )
+        self.births += 1
+        return Life(request, prompt, (POLICIES[self.policy](request), self.births))
+
+    def _meddle(self, now: int) -> None:
+        """End what is due; sometimes cancel a request, sometimes use its id again at once."""
+        self._take(self.scheduler.expire(now))
+        if not self.live or self.random.random() >= self.meddle:
+            return
+        name = self.random.choice(sorted(self.live))
+        self.live[name].cancelled = True
+        update = self.scheduler.cancel(name)
+        assert update is not None and update.finish_reason == "abort"
+        self._take([update])
+        assert self.scheduler.cancel(name) is None
+        if self.random.random() < 0.5:
+            self._submit(name, now)
+
+    def _tokens(self, count: int) -> list[int]:
+        return [self.random.randrange(VOCABULARY) for _ in range(count)]
+
+    # --- the properties
+
+    def _take(self, updates: Sequence[Update]) -> None:
+        for update in updates:
+            life = self.live[update.request_id]
+            life.output += update.tokens
+            assert not life.ends, "an update after the end"
+            if update.finish_reason is not None:
+                life.ends.append((update.finish_reason, update.stop_reason))
+                del self.live[update.request_id]
+
+    def _check_plan(self, plan: Plan, before: list[Request]) -> None:
+        scheduler, limits = self.scheduler, self.scheduler.limits
+        names = [chunk.request_id for chunk in plan.chunks]
+        self.num_chunks += len(names)
+        assert len(set(names)) == len(names), "two chunks of one request"
+        assert plan.num_tokens <= limits.max_num_batched_tokens, "over the budget"
+        assert all(chunk.tokens for chunk in plan.chunks), "an empty chunk"
+        assert bool(plan.chunks) == scheduler.has_work, "work, but no plan"
+        if before:
+            assert names[0] == min(before, key=scheduler._rank).id, "the most urgent pauses"
+        for chunk in plan.chunks:
+            request = self.live[chunk.request_id].request
+            end = chunk.start + len(chunk.tokens)
+            assert chunk.tokens == request.tokens[chunk.start : end]
+            assert chunk.samples == (end == len(request.tokens))
+            assert chunk.output_index == request.num_output
+            if not limits.enable_chunked_prefill:
+                assert end >= request.num_prompt, "a prompt in parts"
+        started = [self.live[each.id].rank for each in scheduler._running if each not in before]
+        waiting = [self.live[each.id].rank for each in scheduler._waiting]
+        if self.policy != "shortest_remaining" and started and waiting:
+            assert max(started) < min(waiting), "not admitted in order"
+
+    def _check_end(self) -> None:
+        scheduler = self.scheduler
+        assert not self.live and not len(scheduler._waiting) and not scheduler._running
+        stats = scheduler.stats()
+        assert stats.num_free_blocks == scheduler.limits.num_blocks, "a block leaked"
+        for life in self.lives:
+            self._check_life(life)
+        self._check_waste()
+
+    def _check_life(self, life: Life) -> None:
+        output, reason, stop_reason = expected(life.request, life.prompt)
+        assert len(life.ends) == 1, "a request finishes exactly once"
+        if life.ends[0][0] == "abort":
+            assert life.cancelled or life.request.deadline is not None
+            assert life.output == output[: len(life.output)], "wrong before the abort"
+        else:
+            assert life.output == output, f"{life.request.id}: {life.output} is not {output}"
+            assert life.ends == [(reason, stop_reason)]
+        cached = life.request.num_cached_tokens
+        assert cached < life.request.num_prompt
+        assert life.request.use_prefix_cache or not cached
+
+    def _check_waste(self) -> None:
+        """The bounds that Scheduler's docstring claims."""
+        stats, limits = self.scheduler.stats(), self.scheduler.limits
+        generated = sum(len(life.output) for life in self.lives)
+        bursts = generated // (limits.lookahead_tokens + 1)
+        assert stats.num_preemptions <= bursts * (limits.max_num_seqs - 1), "thrashing"
+        assert stats.num_wasted_tokens <= stats.num_preemptions * limits.max_model_len
+        known = sum(len(life.request.tokens) for life in self.lives)
+        idle = 24
+        assert self.steps <= known + stats.num_wasted_tokens + idle, "steps without progress"

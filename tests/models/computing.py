@@ -1,0 +1,162 @@
+"""Binds a spec and its weights to any backend, and computes one sequence in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from quire.backends.executable import Executable, LoadedWeights
+from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.graph.program import StepLimits, compile_program
+from quire.models.config_reader import read_json
+from quire.models.registry import build_spec
+from quire.models.spec import ModelSpec
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.runtime.rope_tables import RopeTables
+from quire.weights.checkpoint import open_checkpoint
+from quire.weights.loader import load_weights
+
+Float32 = npt.NDArray[np.float32]
+
+BACKENDS = ("reference", "native-portable", "native-avx2")
+LIMITS = StepLimits(tokens=64, logit_rows=8)
+
+
+@cache
+def why_missing(backend: str) -> str:
+    """Why a backend cannot run here; "" when it can."""
+    if backend == "reference":
+        return ""
+    try:
+        from quire.backends.native import library, program  # noqa: F401
+
+        isas = library.available_isas()
+    except (ImportError, AttributeError) as error:
+        return f"the native backend is not there yet: {error}"
+    isa = backend.removeprefix("native-")
+    return "" if isa in isas else f"this processor cannot run {isa}"
+
+
+def need(backend: str) -> None:
+    """Skip the running test, with the reason, where the backend cannot run."""
+    if why_missing(backend):
+        pytest.skip(why_missing(backend))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint: its spec, and its weights as they are stored."""
+
+    spec: ModelSpec
+    weights: LoadedWeights
+
+    def changed(self, **fields: Any) -> Loaded:
+        """The same weights under a spec with other fields."""
+        return Loaded(replace(self.spec, **fields), self.weights)
+
+
+def load(directory: Path) -> Loaded:
+    """Read a checkpoint directory as the engine does."""
+    spec = build_spec(read_json(directory / "config.json"))
+    wanted = {name: weight.shape for name, weight in spec.weights().items()}
+    return Loaded(spec, load_weights(open_checkpoint(directory), wanted))
+
+
+def kv_cache(spec: ModelSpec, kv_format: str = "float32", num_blocks: int = 24) -> KvCache:
+    """A cache with blocks of 16 tokens; what nobody wrote yet is NaN, so reading it is seen."""
+    attentions = [block.attention for block in spec.blocks]
+    layers = tuple(KvLayerShape(each.kv_heads, each.head_dim) for each in attentions)
+    cache = KvCache(KvLayout(layers, 16, kv_format), num_blocks)
+    cache.arena[:] = 0xFF
+    return cache
+
+
+class Model:
+    """One sequence at a time on one backend; the blocks of its table stand in no order."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        backend: str = "reference",
+        kv_format: str = "float32",
+        threads: int = 1,
+        limits: StepLimits = LIMITS,
+    ) -> None:
+        self.spec = loaded.spec
+        self.limits = limits
+        self.ropes = RopeTables(loaded.spec.ropes, 2)
+        self.cache = kv_cache(loaded.spec, kv_format)
+        self.executable = _bind(loaded, backend, self.cache, self.ropes, threads, limits)
+        order = np.random.default_rng(5).permutation(self.cache.num_blocks)
+        self.block_table = order.astype(np.int32)
+
+    def logits(self, tokens: Sequence[int], pieces: Iterable[int] | None = None) -> Float32:
+        """The logits [T, V] of a whole prompt, computed in pieces of these sizes."""
+        sizes = [self.limits.tokens] * len(tokens) if pieces is None else list(pieces)
+        row = self.ropes.take(self.ropes.rope_class(len(tokens)))
+        found, start = [], 0
+        while start < len(tokens):
+            part = tokens[start : start + sizes.pop(0)]
+            found.append(self.step(part, start, row))
+            start += len(part)
+        self.ropes.release(row)
+        return np.concatenate(found)
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """The `count` most likely tokens after the prompt, each computed from the cache."""
+        row = self.ropes.take(self.ropes.rope_class(len(prompt)))
+        logits, output = self.step(prompt, 0, row), []
+        for _ in range(count):
+            output.append(int(logits[-1].argmax()))
+            logits = self.step(output[-1:], len(prompt) + len(output) - 1, row)
+        self.ropes.release(row)
+        return output
+
+    def step(self, tokens: Sequence[int], start: int, rope_row: int = 0) -> Float32:
+        """Compute tokens that stand at `start` and on; the logits of each."""
+        batch = Batch.single(tokens, start, self.block_table, self.ropes.arrays)
+        rope_rows = np.full(len(tokens), rope_row, np.int32)
+        return self.executable.logits(replace(batch, rope_rows=rope_rows)).copy()
+
+
+def _bind(
+    loaded: Loaded,
+    backend: str,
+    cache: KvCache,
+    ropes: RopeTables,
+    threads: int,
+    limits: StepLimits,
+) -> Executable:
+    if backend == "reference":
+        has_body = ReferenceBackend()
+        program = compile_program(loaded.spec, limits, lambda n: has_body.declines(n) is None)
+        return ReferenceExecutable(program, loaded.weights, cache)
+    from quire.backends.native.program import NativeBackend, NativeExecutable
+
+    native, isa = NativeBackend(), backend.removeprefix("native-")
+    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None)
+    return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
+
+
+def distance(actual: Float32, expected: Float32) -> float:
+    """The largest difference of two sets of logits, as a share of the largest expected logit."""
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
+
+
+def array_weights(weights: Mapping[str, Float32]) -> LoadedWeights:
+    """Arrays as a checkpoint's weights."""
+    from quire.weights.tensor import RawTensor
+
+    return {
+        name: RawTensor(name, "F32", array.shape, np.ascontiguousarray(array, np.float32))
+        for name, array in weights.items()
+    }
