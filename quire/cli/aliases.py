@@ -1,4 +1,4 @@
-"""Names that users of other engines bring: what they mean here, and what is refused with a reason."""
+"""Options that users of other engines bring: what they mean here, or why they are refused."""
 
 from __future__ import annotations
 

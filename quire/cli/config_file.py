@@ -55,7 +55,7 @@ def _parse(text: str, suffix: str) -> Any:
         return json.loads(text)
     if suffix == ".toml":
         return _parse_toml(text)
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         return yaml.safe_load(text)

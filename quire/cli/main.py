@@ -1,4 +1,4 @@
-"""Finds the command that was asked for, runs it, and turns errors into one line and an exit code."""
+"""Runs the command that was asked for; turns errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from quire.cli.commands import Command, run_one_of
+from quire.cli.usage import UsageError
 from quire.errors import QuireError
 
 __all__ = ["COMMANDS", "main"]
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in arguments:
             raise
         print(f"quire: error: {error}", file=sys.stderr)
-        return WRONG_USAGE if getattr(error, "wrong_usage", False) else FAILED
+        return WRONG_USAGE if isinstance(error, UsageError) else FAILED
 
 
 def _close_stdout() -> None:

@@ -20,10 +20,12 @@ def add_options(
     config_class: type,
     skip: Sequence[str] = (),
     helps: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Add an option for each field that has a default; a field without one is positional.
 
-    helps: the help of a field, where its metadata has none.
+    helps: the help of a field, where its metadata has none.  defaults: what --help says in place of
+    the field's own default.
     """
     group = parser.add_argument_group(title)
     kinds = get_type_hints(config_class)
@@ -35,7 +37,8 @@ def add_options(
             parser.add_argument(option.name, metavar=option.name.upper(), nargs="?", help=help_text)
             continue
         names = [f"--{option.name.replace('_', '-')}", *ALIASES.get(option.name, ())]
-        shown = (help_text + _shown_default(option)).replace("%", "%%")
+        default = (defaults or {}).get(option.name, _default(option))
+        shown = (help_text + _shown_default(default)).replace("%", "%%")
         group.add_argument(*names, dest=option.name, help=shown, **_settings(kinds[option.name]))
 
 
@@ -93,8 +96,7 @@ def _default(option: Field[Any]) -> Any:
     return option.default
 
 
-def _shown_default(option: Field[Any]) -> str:
-    value = _default(option)
+def _shown_default(value: Any) -> str:
     if value is None or value == () or value == {} or value == "":
         return ""
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""An argument parser that knows --config files and --debug, and names the nearest option on a typo."""
+"""A parser that takes --config files and --debug, and names the nearest option on a typo."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from quire.errors import ConfigError
+from quire.cli.usage import UsageError
 
-__all__ = ["CommandParser", "UsageError"]
-
-
-class UsageError(ConfigError):
-    """The command line itself is wrong; exit code 2."""
-
-    wrong_usage = True
+__all__ = ["CommandParser"]
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -24,8 +24,8 @@ def _model(e: Explanation) -> Iterator[str]:
     spec, format_ = e.spec, e.weight_format
     size = f"{spec.num_parameters / 1e6:,.1f} M parameters, {_size(e.weight_bytes)} as {format_}"
     yield f"{spec.architecture}: {size}"
-    tied = "tied" if spec.tied else "its own"
-    yield f"  {len(spec.blocks)} layers of width {spec.width}; vocabulary {spec.vocab_size}, head {tied}"
+    head = f"vocabulary {spec.vocab_size}, head {'tied' if spec.tied else 'of its own'}"
+    yield f"  {len(spec.blocks)} layers of width {spec.width}; {head}"
     kv = f"{e.kv_bytes_per_token:,} bytes per token as {e.kv_format}"
     full = _size(e.kv_bytes_per_token * spec.max_length)
     yield f"  KV cache {kv}; {full} at the longest sequence, {spec.max_length} tokens"

@@ -9,14 +9,12 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
-from quire.errors import EngineError
-from quire.outputs import RequestOutput
 from quire.server.generation import Generation
 from quire.server.protocol.sampling import GenerationRequest, StreamOptions
 from quire.server.protocol.usage import Usage
 from quire.server.state import ServerState
 
-__all__ = ["AnswerHead", "check_not_failed"]
+__all__ = ["AnswerHead"]
 
 
 class AnswerHead:
@@ -47,15 +45,8 @@ class AnswerHead:
         """The parameters in effect, if they were asked for."""
         return asdict(generation.params) if self._with_params else UNSET
 
-    def chunk_usage(self, generation: Generation) -> Usage | None | UnsetType:
+    def chunk_usage(self, generation: Generation) -> Usage | UnsetType | None:
         """The usage to put into a chunk that is not the last."""
         if self._usage_always:
             return generation.usage(self.num_output)
         return None if self.usage_at_end else UNSET
-
-
-def check_not_failed(outputs: list[RequestOutput]) -> None:
-    """Raise EngineError if a completion ended because the engine could not go on with it."""
-    for output in outputs:
-        if any(completion.finish_reason == "error" for completion in output.outputs):
-            raise EngineError("the engine failed on this request; send it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -42,12 +43,14 @@ class ChatPrompts:
         add_generation_prompt: bool | None = None,
         continue_final_message: bool | None = None,
         chat_template: str | None = None,
+        reasoning_effort: str | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt.  None means the default.  Raises RequestError naming the field at fault."""
         source = self._trusted(chat_template)
-        self._check_variables(source, variables or {})
-        self._check_variables(source, {"tools": tools, "documents": documents}, "")
+        effort = {"reasoning_effort": reasoning_effort} if reasoning_effort is not None else {}
+        self._check_read(source, {"tools": tools, "documents": documents, **effort})
+        self._check_read(source, variables or {}, "chat_template_kwargs")
         template = load_chat_template(self._tokenizer, source) if source else self._template
         knows_developer = self._reads(source, "developer")
         try:
@@ -57,7 +60,7 @@ class ChatPrompts:
                 documents=documents or None,
                 add_generation_prompt=add_generation_prompt is not False,
                 continue_final_message=bool(continue_final_message),
-                **{**self._defaults, **(variables or {})},
+                **{**self._defaults, **effort, **(variables or {})},
             )
         except ModelError as error:
             param = "chat_template" if chat_template else "messages"
@@ -65,10 +68,9 @@ class ChatPrompts:
 
     def warm(self) -> None:
         """Compile the template now, so that the first request does not wait for it."""
-        try:
+        # A model without a template, or one that wants other messages, says so when asked.
+        with contextlib.suppress(RequestError):
             self.render([ChatMessage(role="user", content="hello")])
-        except RequestError:
-            pass  # a model without a template, or one that wants other messages, says so later
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -82,15 +84,12 @@ class ChatPrompts:
             )
         return chat_template
 
-    def _check_variables(
-        self,
-        source: str | None,
-        variables: Mapping[str, Any],
-        param: str = "chat_template_kwargs",
+    def _check_read(
+        self, source: str | None, variables: Mapping[str, Any], param: str | None = None
     ) -> None:
-        """Raise RequestError for a variable that the template never mentions."""
+        """Raise RequestError for a variable that is given and that the template never mentions."""
         for name, value in variables.items():
-            if value and not self._reads(source, name):
+            if value is not None and value != [] and not self._reads(source, name):
                 raise RequestError(
                     f"the chat template does not read {name!r}, so it would have no effect",
                     param or name,

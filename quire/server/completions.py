@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-
-import msgspec
-from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.errors import RequestError
-from quire.outputs import CompletionOutput, Delta, RequestOutput
 from quire.sampling_params import SamplingParams
-from quire.server.answer import AnswerHead, check_not_failed
+from quire.server.answer import AnswerHead
+from quire.server.completion_writer import CompletionWriter
 from quire.server.decoding import decode, read_body
-from quire.server.disconnect import unless_disconnected
 from quire.server.errors import json_response
 from quire.server.event_stream import EventStream
 from quire.server.generation import Generation
-from quire.server.logprobs import LegacyLogprobs, prompt_logprobs
 from quire.server.prompts import Prompt, read_prompts, truncate
-from quire.server.protocol.completions import (
-    Completion,
-    CompletionChoice,
-    CompletionLogprobs,
-    CompletionRequest,
-)
+from quire.server.protocol.completions import CompletionRequest
 from quire.server.sampling import check_logprobs, check_stream_options, sampling_params
 from quire.server.state import ServerState
 
@@ -41,12 +30,10 @@ async def create_completion(state: ServerState, request: Request) -> Response:
     params = _params(state, body)
     prompts = await _prompts(state, body, params)
     generation = Generation(state, prompts, params, body, keep_output=body.max_tokens != 0)
-    writer = _Writer(head, generation, body)
+    writer = CompletionWriter(head, generation, body)
     if body.stream:
-        return EventStream(writer.stream(), generation.cancel, state.config.write_timeout)
-    outputs = await unless_disconnected(request.receive, generation.collect())
-    check_not_failed(outputs)
-    return json_response(writer.whole(outputs))
+        return EventStream(writer.events(), generation.cancel, state.config.write_timeout)
+    return json_response(writer.whole(await generation.collect(request)))
 
 
 def _params(state: ServerState, body: CompletionRequest) -> SamplingParams:
@@ -75,29 +62,3 @@ async def _prompts(
     prompts = await read_prompts(body.prompt, engine.tokenizer, longest, special)
     room = longest - (params.max_tokens or 1)
     return [truncate(prompt, body.truncate_prompt_tokens, room) for prompt in prompts]
-
-
-class _Writer:
-    """Puts deltas and outputs into the legacy format; choice i of prompt p has index p * n + i."""
-
-    def __init__(self, head: AnswerHead, generation: Generation, body: CompletionRequest) -> None:
-        self._head = head
-        self._generation = generation
-        self._body = body
-        self._begun: set[int] = set()
-        self._legacy: dict[int, LegacyLogprobs] = {}
-        self._of_prompt: dict[int, CompletionLogprobs] = {}
-
-    def whole(self, outputs: Sequence[RequestOutput]) -> Completion:
-        """The answer to a request without stream."""
-        choices = [
-            self._whole_choice(n, output, each)
-            for n, output in enumerate(outputs)
-            for each in output.outputs
-        ]
-        answer = self._answer(choices)
-        return msgspec.structs.replace(
-            answer,
-            usage=self._generation.usage(self._head.num_output),
-            sampling_params=self._head.sampling_params(self._generation),
-        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from quire.errors import ConfigError
 
-__all__ = ["ServerConfig"]
+__all__ = ["ServerConfig", "environment_api_keys"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,12 @@ class ServerConfig:
         default=False, metadata={"help": "let requests bring their own chat template"}
     )
     write_timeout: float = field(
-        default=60.0, metadata={"help": "seconds after which a client that stops reading is dropped"}
+        default=60.0,
+        metadata={"help": "seconds after which a client that stops reading is dropped"},
     )
     stall_timeout: float = field(
-        default=120.0, metadata={"help": "seconds without a step, with work, until /health says 503"}
+        default=120.0,
+        metadata={"help": "seconds without a step, with work, until /health says 503"},
     )
     shutdown_timeout: float = field(
         default=30.0, metadata={"help": "seconds that running requests get to finish at shutdown"}
@@ -91,6 +94,11 @@ class ServerConfig:
     def names(cls) -> tuple[str, ...]:
         """The option names, in order."""
         return tuple(option.name for option in fields(cls))
+
+
+def environment_api_keys() -> tuple[str, ...]:
+    """The keys in QUIRE_API_KEY, separated by commas."""
+    return tuple(filter(None, os.environ.get("QUIRE_API_KEY", "").split(",")))
 
 
 def _require(good: bool, name: str, value: object, wanted: str) -> None:

@@ -60,7 +60,7 @@ def decode(kind: type[RequestType], body: bytes) -> RequestType:
     Raises RequestError naming the field that is unknown, missing, mistyped or not supported.
     """
     try:
-        request = _decoder(kind).decode(body)
+        request: RequestType = _decoder(kind).decode(body)
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from None
     except msgspec.DecodeError as error:

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from quire.errors import EngineError, QueueFullError, RequestError
@@ -88,6 +88,10 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     return error_answer(error.status_code, message, headers=dict(error.headers or {}))
 
 
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # what nginx logs; the client has gone and does not see it
+
+
 async def _answer_failure(request: Request, error: Exception) -> Response:
     return error_answer(500, _cause(error), code="internal_error")
 
@@ -96,5 +100,6 @@ EXCEPTION_HANDLERS = {
     RequestError: _answer_request_error,
     EngineError: _answer_engine_error,
     HTTPException: _answer_http_exception,
+    ClientDisconnect: _answer_nobody,
     Exception: _answer_failure,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -34,7 +34,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[list[msgspec.Struct]],
+        events: AsyncIterator[Sequence[msgspec.Struct]],
         end: Callable[[], None],
         write_timeout: float,
     ) -> None:

@@ -8,9 +8,12 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from quire.errors import RequestError
-from quire.outputs import CompletionOutput, Delta, RequestOutput
+from starlette.requests import Request
+
+from quire.errors import EngineError, RequestError
+from quire.outputs import Delta
 from quire.sampling_params import SamplingParams
+from quire.server.disconnect import unless_disconnected
 from quire.server.engine_protocol import Stream
 from quire.server.mailbox import Mailbox
 from quire.server.prompts import Prompt
@@ -40,6 +43,7 @@ class Generation:
         keep_output: bool = True,
     ) -> None:
         state.refuse_if_stopping()
+        self._running = state.generations
         _check(state, len(prompts), params, request)
         self.prompts = prompts
         self.params = params
@@ -49,6 +53,7 @@ class Generation:
         self._streams: list[Stream] = []
         self._meters: list[RequestMeter] = []
         self._pumps: list[asyncio.Task[None]] = []
+        self._running.add(self)
         try:
             for prompt in prompts:
                 self._submit(state, prompt, request)
@@ -58,28 +63,33 @@ class Generation:
 
     async def batches(self) -> AsyncIterator[list[tuple[int, Delta]]]:
         """What is new, as often as the caller asks: pairs of prompt number and delta."""
-        self._pumps = [asyncio.create_task(self._pump(n)) for n in range(len(self.prompts))]
+        self._start()
         try:
             while batch := await self._mailbox.take():
                 yield batch
         finally:
             self.cancel()
 
-    async def collect(self) -> list[RequestOutput]:
-        """Everything, when it is finished."""
-        outputs = [
-            RequestOutput("", prompt.text, prompt.token_ids, _empty_outputs(self.params.n))
-            for prompt in self.prompts
-        ]
-        async for batch in self.batches():
-            for n, delta in batch:
-                outputs[n].add(delta)
-        return outputs
+    async def collect(self, request: Request) -> list[tuple[int, Delta]]:
+        """Every completion as one delta, by prompt and index, when all are finished.
 
-    def cancel(self) -> None:
-        """Stop what still runs; harmless when nothing does."""
+        Raises ClientDisconnect if the client does not wait for it.
+        """
+        self._start()
+        try:
+            return await unless_disconnected(request, self._mailbox.take_all())
+        finally:
+            self.cancel()
+
+    def stop(self) -> None:
+        """Ask the engine to end; the caller gets what there is, with finish reason "abort"."""
         for stream in self._streams:
             stream.cancel()
+
+    def cancel(self) -> None:
+        """Drop what still runs; harmless when nothing does."""
+        self._running.discard(self)
+        self.stop()
         for pump in self._pumps:
             pump.cancel()
         for meter in self._meters:
@@ -104,6 +114,9 @@ class Generation:
         if state.config.enable_log_requests:
             logger.info("%s: %d tokens, %s", stream.request_id, len(prompt.token_ids), self.params)
 
+    def _start(self) -> None:
+        self._pumps = [asyncio.create_task(self._pump(n)) for n in range(len(self.prompts))]
+
     async def _pump(self, n: int) -> None:
         """Move the deltas of one prompt from the engine to the mailbox."""
         try:
@@ -111,6 +124,8 @@ class Generation:
                 self._meters[n].observe(delta)
                 if delta.index == 0:
                     self._num_cached[n] = max(self._num_cached[n], delta.num_cached_tokens)
+                if delta.finish_reason == "error":
+                    raise EngineError("the engine failed on this request; it may be sent again")
                 self._mailbox.put(n, delta if self._keep_output else _without_output(delta))
         except Exception as error:
             self._mailbox.close_source(error)
@@ -131,18 +146,14 @@ def _check(
             "prompt" if num_prompts > 1 else "n",
         )
     timeout = request.timeout
-    if timeout is not None and not (0 < timeout and math.isfinite(timeout)):
+    if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise RequestError(f"timeout is {timeout}; give seconds above 0", "timeout")
     if not -(2**31) <= (request.priority or 0) < 2**31:
         raise RequestError(f"priority is {request.priority}; give a 32-bit integer", "priority")
 
 
-def _empty_outputs(n: int) -> list[CompletionOutput]:
-    return [CompletionOutput(index) for index in range(n)]
-
-
 def _without_output(delta: Delta) -> Delta:
-    done = delta.finish_reason if delta.finish_reason in (None, "abort", "error") else "length"
+    done = delta.finish_reason if delta.finish_reason in (None, "abort") else "length"
     logprobs = None if delta.logprobs is None else ()
     return replace(
         delta, text="", token_ids=(), logprobs=logprobs, finish_reason=done, stop_reason=None

@@ -1,4 +1,4 @@
-"""Writes log probabilities in the three forms that clients know: chat, legacy completions, vLLM's."""
+"""Writes log probabilities in three forms: chat, legacy completions, and vLLM's for prompts."""
 
 from __future__ import annotations
 
@@ -40,18 +40,7 @@ def prompt_logprobs(
     entries: Sequence[TokenLogprobs | None] | None,
 ) -> list[dict[str, Any] | None]:
     """vLLM's form: token id → logprob, rank and text; null for the first prompt token."""
-    return [
-        entry
-        and {
-            str(token): {
-                "logprob": max(value.logprob, LOWEST),
-                "rank": value.rank,
-                "decoded_token": value.decoded_token,
-            }
-            for token, value in entry.items()
-        }
-        for entry in entries or ()
-    ]
+    return [None if entry is None else _by_token(entry) for entry in entries or ()]
 
 
 class LegacyLogprobs:
@@ -80,7 +69,9 @@ class LegacyLogprobs:
             for token, entry in zip(tokens, entries, strict=True)
         ]
         top = [
-            entry and {self._name(token): max(it.logprob, LOWEST) for token, it in entry.items()}
+            entry
+            if entry is None
+            else {self._name(token): max(value.logprob, LOWEST) for token, value in entry.items()}
             for entry in entries
         ]
         return CompletionLogprobs(offsets, own, list(map(self._name, tokens)), top)
@@ -101,6 +92,17 @@ class LegacyLogprobs:
             return raw.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
+
+
+def _by_token(entry: TokenLogprobs) -> dict[str, Any]:
+    return {
+        str(token): {
+            "logprob": max(value.logprob, LOWEST),
+            "rank": value.rank,
+            "decoded_token": value.decoded_token,
+        }
+        for token, value in entry.items()
+    }
 
 
 def _by_id(token: int) -> str:

@@ -54,9 +54,7 @@ class RequestMeter:
         for index in list(self._unfinished):
             self._finish(index, "abort", None, time.monotonic())
 
-    def _finish(
-        self, index: int, reason: str, times: RequestMetrics | None, now: float
-    ) -> None:
+    def _finish(self, index: int, reason: str, times: RequestMetrics | None, now: float) -> None:
         self._unfinished.discard(index)
         self._metrics.success.add(1, reason)
         num_tokens = self._num_tokens[index]

@@ -1,9 +1,10 @@
-"""What every route needs: the engine, the configuration, the metrics, and whether we are stopping."""
+"""What every route needs: engine, configuration, metrics, and whether the server is stopping."""
 
 from __future__ import annotations
 
 import time
 from functools import cached_property
+from typing import Protocol
 
 from quire.errors import NotFoundError, QueueFullError
 from quire.server.chat_prompts import ChatPrompts
@@ -14,8 +15,17 @@ from quire.server.metrics import ServerMetrics
 __all__ = ["ServerState"]
 
 
+class Stoppable(Protocol):
+    """Something that runs and can be asked to end early."""
+
+    def stop(self) -> None: ...
+
+
 class ServerState:
-    """One server; `stopping` is set when it has been asked to shut down."""
+    """One server.
+
+    stopping: it has been asked to shut down.  generations: what runs; each adds and removes itself.
+    """
 
     def __init__(self, engine: ServedEngine, config: ServerConfig) -> None:
         self.engine = engine
@@ -25,6 +35,7 @@ class ServerState:
         self.chat_prompts = ChatPrompts(engine.tokenizer, config)
         self.started = int(time.time())
         self.stopping = False
+        self.generations: set[Stoppable] = set()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -37,8 +48,15 @@ class ServerState:
             return self.model_names[0]
         if wanted not in self.model_names:
             names = ", ".join(self.model_names)
-            raise NotFoundError(f"there is no model {wanted[:200]!r} here; served: {names}", "model")
+            raise NotFoundError(
+                f"there is no model {wanted[:200]!r} here; served: {names}", "model"
+            )
         return wanted
+
+    def stop_generations(self) -> None:
+        """End every running request now; each is answered with what it has."""
+        for generation in list(self.generations):
+            generation.stop()
 
     def refuse_if_stopping(self) -> None:
         """Raise QueueFullError (HTTP 503) once the server has been asked to stop."""

@@ -15,7 +15,6 @@ __all__ = ["ChatTemplate", "load_chat_template"]
 
 Message = Mapping[str, Any]
 
-RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 TEXT_PARTS = {"text": "text", "refusal": "refusal"}  # type of a content part → its field
 PROBE = "quire-probe"
@@ -44,6 +43,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Message],
+        /,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
@@ -121,12 +121,8 @@ def _check_options(generate: bool, go_on: bool, kwargs: Mapping[str, Any]) -> No
             "continue_final_message and add_generation_prompt exclude each other; set one to false",
             "continue_final_message",
         )
-    for name in RESERVED:
-        if name in kwargs:
-            raise RequestError(
-                f"chat_template_kwargs may not set {name!r}; it is a field of its own",
-                "chat_template_kwargs",
-            )
+    if "messages" in kwargs:
+        raise RequestError("chat_template_kwargs may not set 'messages'", "chat_template_kwargs")
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -165,7 +161,7 @@ def _texts(content: Any) -> list[str]:
 
 def _part_text(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
         raise RequestError(
             f"a content part of type {kind!r} is not supported; this model takes text parts only: "
             '{"type": "text", "text": "..."}',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quire.errors import ConfigError, RequestError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GrammarCompiler", "GrammarMatcher"]
 
+LINE = "\n"  # text behind it gets no extra space in front
 # White space is unbounded by default, and a small model may write it for ever.
 JSON_OPTIONS: Any = {"whitespace_pattern": r"(\n {0,8}| )?"}
 
@@ -24,9 +25,12 @@ JSON_OPTIONS: Any = {"whitespace_pattern": r"(\n {0,8}| )?"}
 class GrammarMatcher:
     """Where one output stands in its grammar."""
 
-    def __init__(self, matcher: LLMatcher, mask_bytes: int, param: str) -> None:
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, eos_token_ids: frozenset[int], param: str
+    ) -> None:
         self._matcher = matcher
-        self._mask_bytes = mask_bytes
+        self._mask_bytes = (vocab_size + 31) // 32 * 4
+        self._eos_token_ids = eos_token_ids
         self._param = param
 
     def fill_mask(self, row: np.ndarray[Any, np.dtype[np.int32]]) -> None:
@@ -42,6 +46,8 @@ class GrammarMatcher:
 
     def accept(self, token: int) -> bool:
         """Go on by one token; False, and no step, if the grammar does not allow it."""
+        if token in self._eos_token_ids and self._matcher.is_accepting():
+            return self._matcher.consume_token(token)
         return self._matcher.try_consume_tokens([token]) == 1
 
     def is_finished(self) -> bool:
@@ -76,7 +82,7 @@ class GrammarCompiler:
 
         matcher = LLMatcher(self._table, _grammar(structured, param), log_level=0)
         _check(matcher, param)
-        return GrammarMatcher(matcher, (self._vocab_size + 31) // 32 * 4, param)
+        return GrammarMatcher(matcher, self._vocab_size, frozenset(self._eos_token_ids), param)
 
     @functools.cached_property
     def _table(self) -> LLTokenizer:
@@ -87,34 +93,76 @@ class GrammarCompiler:
 
 
 class _Words:
-    """The vocabulary as llguidance wants it: the bytes of every id, empty where there is none."""
+    """The vocabulary as llguidance wants it: the bytes of every id, empty where there is none.
+
+    Where a grammar leaves one text only, llguidance asks how that text is usually tokenized.
+    """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_id: int) -> None:
         self.eos_token_id = eos_token_id
         self.bos_token_id = None
         self.special_token_ids = [i for i in tokenizer.special_ids if i < vocab_size]
         self.tokens = [tokenizer.token_bytes(token) for token in range(vocab_size)]
-        self._encode = tokenizer.encode
+        self._encode = functools.partial(tokenizer.encode, add_special_tokens=False)
+        self._special = tokenizer.special_ids
 
-    def __call__(self, text: bytes) -> list[int]:
-        return self._encode(text.decode("utf-8", "replace"), add_special_tokens=False)
+    def __call__(self, data: bytes) -> list[int]:
+        """The tokens of text that stands after other text; special tokens are not recognised."""
+        text = data.decode("utf-8", "replace")
+        prefix = self._encode(LINE)
+        for ids in (self._encode(text), self._encode(LINE + text)[len(prefix) :]):
+            exact = b"".join(map(self.tokens.__getitem__, ids)) == data
+            if exact and not self._special.intersection(ids):
+                return ids
+        return self._longest_matches(data)
+
+    def _longest_matches(self, data: bytes) -> list[int]:
+        ids, at = [], 0
+        while at < len(data):
+            end = min(len(data), at + self._longest)
+            while end > at + 1 and data[at:end] not in self._ids:
+                end -= 1
+            ids += [self._ids[data[at:end]]] if data[at:end] in self._ids else []
+            at = end
+        return ids
+
+    @functools.cached_property
+    def _ids(self) -> dict[bytes, int]:
+        return {word: i for i, word in enumerate(self.tokens) if i not in self._special}
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.tokens))
 
 
 def _grammar(structured: StructuredOutput, param: str) -> str:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, regex_to_lark
 
-    if structured.regex is not None:
-        return LLMatcher.grammar_from_regex(structured.regex)
+    if structured.regex is not None:  # `\d` means 0-9, as in other engines
+        return LLMatcher.grammar_from_lark("start: /" + regex_to_lark(structured.regex, "d") + "/")
     if structured.grammar is not None:
         return LLMatcher.grammar_from_lark(structured.grammar)
     if structured.choice is not None:
         return LLMatcher.grammar_from_lark(_choice(structured.choice, param))
-    schema: Any = {"type": "object"} if structured.json_object else structured.json
+    schema = {"type": "object"} if structured.json_object else _schema(structured.json, param)
     try:
-        text = schema if isinstance(schema, str) else json.dumps(schema)
-        return LLMatcher.grammar_from_json_schema(text, overrides=JSON_OPTIONS)
+        return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=JSON_OPTIONS)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"the JSON schema is not valid: {error}", param) from error
+
+
+def _schema(schema: Any, param: str) -> Mapping[str, Any]:
+    """The schema as an object; `true` allows any value."""
+    if isinstance(schema, str):
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"the JSON schema is not JSON: {error}", param) from error
+    if schema is True:
+        return {}
+    if not isinstance(schema, Mapping):
+        raise RequestError(f"the JSON schema is {schema!r}; give a JSON object", param)
+    return schema
 
 
 def _choice(choices: Sequence[str], param: str) -> str:

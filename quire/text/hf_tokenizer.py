@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import processors
 
 from quire.errors import CheckpointError, RequestError
 from quire.text.token_bytes import decode_bytes, find_byte_rule
@@ -18,7 +17,8 @@ __all__ = ["HFTokenizer"]
 class HFTokenizer:
     """A tokenizer.json with the additions of tokenizer_config.json, as transformers reads them.
 
-    Spaces are never "cleaned up" after decoding, whatever `clean_up_tokenization_spaces` says: that
+    Which tokens begin and end a text is the file's own rule; `add_bos_token` is not asked, as in
+    transformers 5.  Spaces are never "cleaned up" after decoding, whatever the config says: that
     would damage code, and would change text that was already streamed.
     Raises CheckpointError for a damaged file.
     """
@@ -26,17 +26,17 @@ class HFTokenizer:
     def __init__(self, path: Path, config: TokenizerConfig) -> None:
         self._backend = _load(path)
         _add_tokens(self._backend, config.added_tokens, path)
-        self._added = self._backend.get_added_tokens_decoder()
         self.special_tokens_map: Mapping[str, str] = dict(config.special_tokens)
         self.chat_templates: Mapping[str, str] = dict(config.chat_templates)
         self.chat_template = self.chat_templates.get("default")
         self.bos_token_id = self._find_id(config.special_tokens.get("bos_token"))
         self.eos_token_id = self._find_id(config.special_tokens.get("eos_token"))
-        self.special_ids = self._mark_specials(config)
+        named_ids = self._mark_specials(config)
+        self._added = self._backend.get_added_tokens_decoder()
+        flagged = {token for token, added in self._added.items() if added.special}
+        self.special_ids = frozenset(flagged | named_ids)
         largest = max(self._added, default=-1)
         self.vocab_size = max(self._backend.get_vocab_size(with_added_tokens=True), largest + 1)
-        if config.add_bos is not None or config.add_eos is not None:
-            self._add_ends(config)
         self._rule = find_byte_rule(self._backend.decoder)
         self._is_byte_level = type(self._backend.decoder).__name__ == "ByteLevel"
         self.byte_exact = self._rule is not None
@@ -82,7 +82,7 @@ class HFTokenizer:
     def _find_id(self, content: str | None) -> int | None:
         return None if content is None else self._backend.token_to_id(content)
 
-    def _mark_specials(self, config: TokenizerConfig) -> frozenset[int]:
+    def _mark_specials(self, config: TokenizerConfig) -> set[int]:
         """Make the named special tokens special; those the vocabulary lacks stay unknown."""
         named = [*config.special_tokens.values(), *config.extra_special_tokens]
         ids = {content: self._find_id(content) for content in named}
@@ -90,18 +90,7 @@ class HFTokenizer:
         self._backend.add_special_tokens(
             [tokenizers.AddedToken(content, normalized=False) for content in present]
         )
-        flagged = [token for token, added in self._added.items() if added.special]
-        return frozenset([*flagged, *present.values()])
-
-    def _add_ends(self, config: TokenizerConfig) -> None:
-        """Replace the file's own rule for the ends of a text, as `add_bos_token` asks."""
-        bos = _end(config, "bos_token", self.bos_token_id) if config.add_bos else None
-        eos = _end(config, "eos_token", self.eos_token_id) if config.add_eos else None
-        single = [bos and bos[0], "$A", eos and eos[0]]
-        self._backend.post_processor = processors.TemplateProcessing(
-            single=" ".join(part for part in single if part),
-            special_tokens=[end for end in (bos, eos) if end],
-        )
+        return set(present.values())
 
 
 def _load(path: Path) -> tokenizers.Tokenizer:
@@ -141,7 +130,3 @@ def _backend_tokens(tokens: Iterable[AddedToken]) -> Iterable[tokenizers.AddedTo
             normalized=token.normalized,
             special=token.special,
         )
-
-
-def _end(config: TokenizerConfig, name: str, token: int | None) -> tuple[str, int] | None:
-    return None if token is None else (config.special_tokens[name], token)

@@ -67,18 +67,18 @@ class SentencePieceTokenizer:
 
     def token_bytes(self, token: int, leading: bool = False) -> bytes:
         """The bytes a token adds."""
+        if leading:
+            return self._find_bytes(token, leading=True)
         data = self._bytes.get(token)
         if data is None:
-            data = self._bytes[token] = self._find_bytes(token)
-        if leading and self._prefix_space and token not in self._content:
-            return data.removeprefix(b" ")
+            data = self._bytes[token] = self._find_bytes(token, leading=False)
         return data
 
     def token_text(self, token: int) -> str:
         """The token alone, for people to read."""
         return self.token_bytes(token).decode("utf-8", "replace")
 
-    def _find_bytes(self, token: int) -> bytes:
+    def _find_bytes(self, token: int, leading: bool) -> bytes:
         if token in self._content:
             return self._content[token].encode()
         if not 0 <= token < self._num_pieces:
@@ -86,7 +86,8 @@ class SentencePieceTokenizer:
         piece: str = self._model.id_to_piece(token)
         if self._model.is_byte(token):
             return bytes.fromhex(piece[3:5])
-        return piece.replace(SPACE, " ").encode()
+        text = piece.replace(SPACE, " ")
+        return (text.removeprefix(" ") if leading and self._prefix_space else text).encode()
 
     def _set_specials(self, config: TokenizerConfig) -> None:
         """Gather the tokens that are matched in the text as they are, and the special ones."""
@@ -97,8 +98,8 @@ class SentencePieceTokenizer:
             token = model.piece_to_id(content)
             if model.id_to_piece(token) == content:
                 self._added[content] = (token, AddedToken(content, special=True))
-        declared = config.added_tokens.items()
-        self._added |= {added.content: (token, added) for token, added in declared}
+        for token, added in config.added_tokens.items():
+            self._added[added.content] = (token, _supported(added))
         self._content = {token: content for content, (token, _) in self._added.items()}
         self.special_ids = frozenset(
             [*control, *(token for token, added in self._added.values() if added.special)]
@@ -175,6 +176,15 @@ def _processor(path: Path, proto: bytes) -> SentencePieceProcessor:
             f"{path} is damaged or not a SentencePiece model ({error}); if it holds tiktoken "
             "ranks, convert it to a tokenizer.json"
         ) from error
+
+
+def _supported(added: AddedToken) -> AddedToken:
+    if added.single_word:
+        raise CheckpointError(
+            f"the added token {added.content!r} is single_word, which is supported with a "
+            "tokenizer.json only; convert tokenizer.model to one"
+        )
+    return added
 
 
 def _end(token: int | None, wanted: bool) -> list[int]:

@@ -19,6 +19,7 @@ class StopStringFinder:
         self.found: str | None = None
         self._stops = tuple(stops)
         self._longest = max(map(len, stops), default=0)
+        self._first_letters = frozenset(stop[0] for stop in stops)
         self._include = include_in_output
         self._held = ""
 
@@ -59,8 +60,11 @@ class StopStringFinder:
 
     def _count_held(self, text: str) -> int:
         """The length of the longest end of the text that begins some stop string."""
-        for start in range(max(0, len(text) - self._longest + 1), len(text)):
-            tail = text[start:]
+        end = text[max(0, len(text) - self._longest + 1) :]
+        if self._first_letters.isdisjoint(end):
+            return 0
+        for start in range(len(end)):
+            tail = end[start:]
             if any(stop.startswith(tail) for stop in self._stops):
                 return len(tail)
         return 0

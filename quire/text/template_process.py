@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class TemplateProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
+        self._finalizer: weakref.finalize[Any, TemplateProcess] | None = None
 
     def start(self) -> None:
         """Start the process now, so that the first prompt need not wait for it."""
@@ -54,9 +56,6 @@ class TemplateProcess:
         """End the process."""
         with self._lock:
             self._stop()
-
-    def __del__(self) -> None:
-        self._stop()
 
     def render(self, source: str, variables: Mapping[str, Any]) -> str:
         """The text that the template makes of JSON-like variables.
@@ -89,6 +88,7 @@ class TemplateProcess:
             env={**os.environ, "PYTHONPATH": paths},
         )
         self._owner = os.getpid()
+        self._finalizer = weakref.finalize(self, _end, self._process, self._owner)
         if self._ask(self._process, b"", START_LIMIT_S) is None:
             raise ConfigError(
                 f"the process for chat templates did not start ({sys.executable} {WORKER}): its "
@@ -119,14 +119,20 @@ class TemplateProcess:
         return None
 
     def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return
-        process.kill()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
+        if self._finalizer is not None:
+            self._finalizer()
+        self._process = None
+
+
+def _end(process: subprocess.Popen[bytes], owner: int) -> None:
+    """Kill the process, unless this is a fork of the one that started it."""
+    if os.getpid() != owner:
+        return
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
+    process.wait()
 
 
 def _text(answer: Mapping[str, str]) -> str:

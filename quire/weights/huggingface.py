@@ -52,6 +52,7 @@ def _explain(model: str, revision: str | None, offline: bool, error: Exception) 
     from huggingface_hub import constants, errors
 
     hub = constants.ENDPOINT
+    answer = " ".join(f"{type(error).__name__}: {error}".split())
     if isinstance(error, errors.GatedRepoError):
         return (
             f"{model}: gated; accept its terms at {hub}/{model}, then set HF_TOKEN to a token of "
@@ -64,11 +65,11 @@ def _explain(model: str, revision: str | None, offline: bool, error: Exception) 
             f"{model}: no such model on {hub}; check the spelling (org/name), or set HF_TOKEN if "
             "it is private"
         )
-    if offline or constants.is_offline_mode():
+    if offline or constants.HF_HUB_OFFLINE:
         return f"{model}: not in the cache, or not all of it, and offline; run once online"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"{model}: {hub} answers: {error}; try again later, or check HF_TOKEN"
+        return f"{model}: {hub} answers: {answer}; try again later, or check HF_TOKEN"
     return (
-        f"{model}: cannot be downloaded from {hub} ({type(error).__name__}: {error}); check the "
+        f"{model}: cannot be downloaded from {hub} ({answer}); check the "
         "network and HF_ENDPOINT, then run again: what has arrived is kept"
     )

@@ -123,13 +123,13 @@ class _Repository:
         """Send one GET request, for the bytes from `start`."""
         parameters = urllib.parse.urlencode({"Revision": self.revision, **query})
         url = f"{self.endpoint}/api/v1/models/{self.model}/repo{path}?{parameters}"
-        request = urllib.request.Request(url, headers={"User-Agent": "quire"})
-        if start:
-            request.add_header("Range", f"bytes={start}-")
-        if self.token:  # kept from the storage hosts that the hub redirects to
-            request.add_unredirected_header("Authorization", f"Bearer {self.token}")
-            request.add_unredirected_header("Cookie", f"m_session_id={self.token}")
         try:
+            request = urllib.request.Request(url, headers={"User-Agent": "quire"})
+            if start:
+                request.add_header("Range", f"bytes={start}-")
+            if self.token:  # kept from the storage hosts that the hub redirects to
+                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
+                request.add_unredirected_header("Cookie", f"m_session_id={self.token}")
             response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
             return response
         except urllib.error.HTTPError as error:

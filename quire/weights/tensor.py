@@ -76,7 +76,8 @@ def bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
     quiet = (bits >> 16) | np.uint32(0x40)
-    return np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    narrow: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    return narrow
 
 
 def float32_from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:

@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from quire.backends.executable import Executable, LoadedWeights
+from quire.backends.native import library
+from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.graph.program import StepLimits, compile_program
 from quire.models.config_reader import read_json
@@ -23,6 +25,7 @@ from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
+from quire.weights.tensor import RawTensor
 
 Float32 = npt.NDArray[np.float32]
 
@@ -35,14 +38,9 @@ def why_missing(backend: str) -> str:
     """Why a backend cannot run here; "" when it can."""
     if backend == "reference":
         return ""
-    try:
-        from quire.backends.native import library, program  # noqa: F401
-
-        isas = library.available_isas()
-    except (ImportError, AttributeError) as error:
-        return f"the native backend is not there yet: {error}"
     isa = backend.removeprefix("native-")
-    return "" if isa in isas else f"this processor cannot run {isa}"
+    best = library.ISA_NAMES[library.best_isa()]
+    return "" if isa in ("portable", best) else f"this processor has no {isa}"
 
 
 def need(backend: str) -> None:
@@ -139,8 +137,6 @@ def _bind(
         has_body = ReferenceBackend()
         program = compile_program(loaded.spec, limits, lambda n: has_body.declines(n) is None)
         return ReferenceExecutable(program, loaded.weights, cache)
-    from quire.backends.native.program import NativeBackend, NativeExecutable
-
     native, isa = NativeBackend(), backend.removeprefix("native-")
     program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
@@ -154,8 +150,6 @@ def distance(actual: Float32, expected: Float32) -> float:
 
 def array_weights(weights: Mapping[str, Float32]) -> LoadedWeights:
     """Arrays as a checkpoint's weights."""
-    from quire.weights.tensor import RawTensor
-
     return {
         name: RawTensor(name, "F32", array.shape, np.ascontiguousarray(array, np.float32))
         for name, array in weights.items()

@@ -32,8 +32,9 @@ from tests.models.checkpoints import (
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.oracle
+torch.set_num_threads(1)  # these models are too small for more
 
 TOLERANCE = 1e-4
 SIGHT = 10 * TOLERANCE
@@ -42,11 +43,11 @@ FAMILIES = tuple(
 )
 BY_NAME = {case.name: case for case in CASES}
 
-# Against transformers computing in the same narrow format, which rounds every activation while we
-# keep them in float32: what we differ by is its error, measured 0.012 to 0.032 and 0.0017 to 0.0037.
-NARROW_COMPUTE_BOUND = {"bfloat16": 0.06, "float16": 0.008}
-# Keys and values rounded, all else exact: measured up to 0.0093 and 0.0012.
-NARROW_CACHE_BOUND = {"bfloat16": 0.02, "float16": 0.0025}
+# Against transformers computing in the same narrow format.  It rounds every activation, we only
+# keys and values: the distance is mostly its own.  All cases: 0.020 to 0.048, 0.0024 to 0.0095.
+NARROW_COMPUTE_BOUND = {"bfloat16": 0.08, "float16": 0.016}
+# Keys and values rounded, all else exact.  All cases: 0.0044 to 0.0148, 0.0005 to 0.0014.
+NARROW_CACHE_BOUND = {"bfloat16": 0.025, "float16": 0.0025}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Oracles:
     def oracle(case: Case, dtype: str = "float32") -> Oracle:
         if (case.name, dtype) not in built:
             directory = tmp_path_factory.mktemp(f"{case.name}-{dtype}")
-            model = build_oracle(case, directory, dtype).float()
+            build_oracle(case, directory, dtype)
+            model = read_model(directory, "float32")
             tokens = random_tokens(case)
             logits = oracle_logits(model, tokens)
             built[case.name, dtype] = Oracle(
@@ -81,6 +83,14 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Oracles:
         return built[case.name, dtype]
 
     return oracle
+
+
+def read_model(directory: Path, dtype: str) -> Any:
+    """The checkpoint as transformers reads it, to compute in a dtype (rotations in float32)."""
+    wanted = getattr(torch, dtype)
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=wanted, attn_implementation="eager"
+    ).eval()
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -147,9 +157,7 @@ def test_64_greedy_tokens(case: Case, backend: str, oracles: Oracles) -> None:
 
 @each_backend
 @each_family
-def test_greedy_tokens_of_a_whole_recomputation(
-    case: Case, backend: str, oracles: Oracles
-) -> None:
+def test_greedy_tokens_of_a_whole_recomputation(case: Case, backend: str, oracles: Oracles) -> None:
     need(backend)
     oracle = oracles(case)
     output = Model(oracle.loaded, backend).greedy(oracle.tokens, 8)
@@ -168,9 +176,7 @@ def assert_greedy(tokens: list[int], logits: Float32) -> None:
 
 
 @each_case
-def test_the_old_spelling_gives_the_same_spec(
-    case: Case, oracles: Oracles, tmp_path: Path
-) -> None:
+def test_the_old_spelling_gives_the_same_spec(case: Case, oracles: Oracles, tmp_path: Path) -> None:
     oracle = oracles(case)
     shutil.copy(oracle.directory / "config.json", tmp_path)
     old_spelling(tmp_path)
@@ -202,15 +208,10 @@ def test_narrow_weights_are_near_transformers_in_that_format(
 ) -> None:
     need(backend)
     oracle = oracles(case, dtype)
-    narrow = oracle.model.to(getattr(torch, dtype))
-    try:
-        expected = oracle_logits(narrow, oracle.tokens)
-    finally:
-        narrow.float()
+    expected = oracle_logits(read_model(oracle.directory, dtype), oracle.tokens)
     logits = Model(oracle.loaded, backend, kv_format=dtype).logits(oracle.tokens)
     assert distance(logits, expected) < NARROW_COMPUTE_BOUND[dtype]
-    closer = distance(logits, oracle.logits)
-    assert closer < distance(expected, oracle.logits), "we round less than transformers does"
+    assert distance(logits, oracle.logits) < distance(expected, oracle.logits), "we round less"
 
 
 @each_backend
@@ -285,6 +286,13 @@ def with_rope(spec: ModelSpec, **fields: Any) -> ModelSpec:
     return with_attention(spec, lambda a: replace(a, rope=replace(a.rope, **fields)))
 
 
+def with_epsilon(spec: ModelSpec, eps: float) -> ModelSpec:
+    """Only the first norm meets numbers small enough to show it."""
+    first, *others = spec.blocks
+    norm = replace(first.attention_norm, eps=eps)
+    return replace(spec, blocks=(replace(first, attention_norm=norm), *others))
+
+
 def with_window(spec: ModelSpec, more: int) -> ModelSpec:
     return with_attention(
         spec, lambda a: a if a.window is None else replace(a, window=a.window + more)
@@ -324,7 +332,7 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
     yield "gate and up swapped", with_mlp(spec, lambda m: replace(m, gate=m.up, up=m.gate))
     other = "silu" if spec.blocks[0].mlp.activation == "gelu_tanh" else "gelu_tanh"
     yield "the other activation", with_mlp(spec, lambda m: replace(m, activation=other))
-    yield "a larger epsilon", replace(spec, norm=replace(spec.norm, eps=spec.norm.eps + 0.01))
+    yield "a larger epsilon", with_epsilon(spec, 0.01)
     if any(block.attention.window for block in spec.blocks):
         yield "window + 1", with_window(spec, 1)
         yield "window - 1", with_window(spec, -1)
@@ -336,8 +344,9 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
         yield "no query norm", with_attention(spec, lambda a: replace(a, query_norm=None))
         yield "no key norm", with_attention(spec, lambda a: replace(a, key_norm=None))
     if first.heads > first.kv_heads > 1:
-        yield "keys and values swapped", with_attention(
-            spec, lambda a: replace(a, key=a.value, value=a.key)
+        yield (
+            "keys and values swapped",
+            with_attention(spec, lambda a: replace(a, key=a.value, value=a.key)),
         )
     if scaling.kind not in ("default", "dynamic") or spec.max_length == 64:
         yield "no rope scaling", with_rope(spec, scaling=RopeScaling())

@@ -100,7 +100,7 @@ def with_config(source: Path, directory: Path, **config: object) -> Path:
 @pytest.mark.parametrize("bos", [True, False, None])
 @pytest.mark.parametrize("eos", [True, False, None])
 @pytest.mark.parametrize("kind", ["byte_level", "llama2"])
-def test_ends_are_added_as_transformers_does(
+def test_encodes_as_transformers_whatever_the_flags(
     directories: dict[str, Path], tmp_path: Path, kind: str, bos: bool | None, eos: bool | None
 ) -> None:
     transformers = pytest.importorskip("transformers", reason="the oracle is not installed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import functools
 import operator
 import os
@@ -188,7 +189,5 @@ def test_nesting_and_sharing_cannot_make_it_hang() -> None:
 @given(st.binary(max_size=60))
 def test_random_bytes_are_refused_or_read(content: bytes) -> None:
     for start in (b"", b"\x80\x02", b"\x80\x04"):
-        try:
+        with contextlib.suppress(ValueError):
             read(start + content + b".", ALLOWED)
-        except ValueError:
-            pass

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from quire.errors import CheckpointError
 from quire.weights.safetensors import SafetensorsFile
 
-on_one_path = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+on_one_path = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 
 
 def pack(header: Any, data: bytes = b"") -> bytes:

@@ -65,18 +65,17 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     documents: Annotated[
         list[dict[str, Any]] | None, honoured("if the template reads documents")
     ] = None
-    chat_template: Annotated[
-        str | None, honoured("only with --trust-request-chat-template")
-    ] = None
+    chat_template: Annotated[str | None, honoured("only with --trust-request-chat-template")] = None
     chat_template_kwargs: Annotated[
         dict[str, Any] | None, honoured("variables that the template must read")
     ] = None
-    reasoning_effort: Annotated[
-        str | None, honoured("if the template reads reasoning_effort")
-    ] = None
+    reasoning_effort: Annotated[str | None, honoured("if the template reads reasoning_effort")] = (
+        None
+    )
 
     tools: Annotated[
-        list[dict[str, Any]] | None, honoured("only with tool_choice none, if the template reads them")
+        list[dict[str, Any]] | None,
+        honoured("only with tool_choice none, if the template reads them"),
     ] = None
     tool_choice: Annotated[Any, refused(TOOLS, "none", "auto")] = None
     parallel_tool_calls: Annotated[Any, accepted("no call is parsed yet")] = None

@@ -57,7 +57,7 @@ class Completion(Struct, frozen=True):
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: Usage | None | UnsetType = UNSET
+    usage: Usage | UnsetType | None = UNSET
     system_fingerprint: str | None = None
     object: Literal["text_completion"] = "text_completion"
     sampling_params: dict[str, Any] | UnsetType = UNSET

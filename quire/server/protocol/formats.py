@@ -30,7 +30,9 @@ class ResponseFormat(Struct, forbid_unknown_fields=True, kw_only=True):
 class StructuredOutputsParam(Struct, forbid_unknown_fields=True, kw_only=True):
     """vLLM's `structured_outputs`: exactly one of the honoured fields."""
 
-    json: Annotated[dict[str, Any] | bool | str | None, honoured("a JSON schema, or its text")] = None
+    json: Annotated[dict[str, Any] | bool | str | None, honoured("a JSON schema, or its text")] = (
+        None
+    )
     json_object: Annotated[bool | None, honoured("any JSON object")] = None
     regex: Annotated[str | None, honoured("a regular expression for the whole output")] = None
     choice: Annotated[list[str] | None, honoured("one of these strings")] = None

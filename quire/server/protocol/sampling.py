@@ -1,4 +1,4 @@
-"""The fields that completions and chat completions share: which model, how to sample, how to stream."""
+"""The fields that completions and chat share: which model, how to sample, how to stream."""
 
 from __future__ import annotations
 
@@ -70,7 +70,9 @@ class GenerationRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     ] = None
     add_special_tokens: Annotated[bool | None, honoured("let the tokenizer add BOS")] = None
     priority: Annotated[int | None, honoured("lower runs first, with that policy")] = None
-    cache_salt: Annotated[str | None, honoured("share cached prefixes only with equal salts")] = None
+    cache_salt: Annotated[str | None, honoured("share cached prefixes only with equal salts")] = (
+        None
+    )
     request_id: Annotated[str | None, honoured("becomes part of the answer's id")] = None
     timeout: Annotated[float | None, honoured("seconds until it ends with `abort`")] = None
 

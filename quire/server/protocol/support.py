@@ -44,7 +44,9 @@ def refused(text: str, *neutral: object) -> Meta:
 def field_support(kind: type[msgspec.Struct]) -> dict[str, FieldSupport]:
     """How each field of a request type is supported, by its name on the wire."""
     hints = get_type_hints(kind, include_extras=True)
-    return {field.encode_name: _support(hints[field.name]) for field in msgspec.structs.fields(kind)}
+    return {
+        field.encode_name: _support(hints[field.name]) for field in msgspec.structs.fields(kind)
+    }
 
 
 def check_refused(request: msgspec.Struct, path: str = "") -> None:

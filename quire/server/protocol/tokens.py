@@ -36,7 +36,7 @@ class Tokenized(Struct, frozen=True):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] | None | UnsetType = UNSET
+    token_strs: list[str] | UnsetType | None = UNSET
 
 
 class DetokenizeRequest(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -1,0 +1,101 @@
+"""`quire explain MODEL`: what the model's graph does and costs; config.json is all it needs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quire.cli.engine_options import add_engine_options, engine_config
+from quire.cli.parser import CommandParser
+from quire.cli.values import human_integer
+
+if TYPE_CHECKING:
+    from quire.backends.executable import Backend
+    from quire.config import EngineConfig
+    from quire.graph.explain import BodyChoice
+    from quire.graph.ir import Node
+
+__all__ = ["add_arguments", "run"]
+
+CONTEXT, TOKENS = 1024, 512
+MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
+FORMAT_OPTIONS = ("dtype", "kv_cache_dtype", "block_size", "backend")
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Add the command's options."""
+    parser.add_argument(
+        "--context",
+        metavar="N",
+        type=human_integer,
+        help=f"tokens the decode step sees (default: {CONTEXT}, or the model length)",
+    )
+    parser.add_argument(
+        "--tokens",
+        metavar="N",
+        type=human_integer,
+        help=f"tokens of the prefill step (default: {TOKENS}, or the model length)",
+    )
+    add_engine_options(parser, only=(*MODEL_OPTIONS, *FORMAT_OPTIONS))
+
+
+def run(namespace: argparse.Namespace) -> int:
+    """Print the explanation."""
+    config = engine_config(namespace)
+    from quire.graph.explain import explain
+    from quire.graph.explain_table import render
+    from quire.runtime.load import kv_layout, read_spec
+
+    spec = read_spec(config, _directory(config))
+    weight_format = spec.dtype if config.dtype == "auto" else config.dtype
+    context = _size(namespace, "context", CONTEXT, spec.max_length)
+    tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
+    layout = kv_layout(config, spec)
+    explanation = explain(spec, layout, weight_format, _Chooser(config).choose, context, tokens)
+    print(render(explanation))
+    return 0
+
+
+class _Chooser:
+    """Asks the backend of a config what it would run."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._backend = _backend(config)
+
+    def choose(self, node: Node) -> BodyChoice:
+        from quire.graph.explain import BodyChoice
+
+        reason = self._backend.declines(node)
+        body = None if reason else self._backend.body(node)
+        return BodyChoice(node.name, body, reason)
+
+
+def _backend(config: EngineConfig) -> Backend:
+    if config.backend == "reference":
+        from quire.backends.reference.executable import ReferenceBackend
+
+        return ReferenceBackend()
+    from quire.backends.native.program import NativeBackend
+
+    return NativeBackend()
+
+
+def _directory(config: EngineConfig) -> Path:
+    """The model's directory; the path of a config.json alone will do."""
+    from quire.runtime.load import find_model
+
+    path = Path(config.model)
+    return path.parent if path.name == "config.json" and path.is_file() else find_model(config)
+
+
+def _size(namespace: argparse.Namespace, name: str, default: int, longest: int) -> int:
+    """The value of --context or --tokens, checked against the model length."""
+    from quire.errors import ConfigError
+
+    given: int | None = getattr(namespace, name, None)
+    if given is None:
+        return min(default, longest)
+    if not 1 <= given <= longest:
+        raise ConfigError(f"--{name} is {given}; this model takes 1 to {longest} tokens")
+    return given

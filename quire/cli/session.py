@@ -1,0 +1,104 @@
+"""One model and an event loop of its own, for commands that print one answer at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from quire.async_engine import AsyncEngine, RequestStream
+from quire.config import EngineConfig
+from quire.outputs import CompletionOutput, Delta, RequestOutput
+from quire.sampling_params import SamplingParams
+
+__all__ = ["Answer", "Session"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished request and how long it took, as the user saw it."""
+
+    output: RequestOutput
+    first_token_s: float
+    total_s: float
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens generated, in all completions."""
+        return sum(len(each.token_ids) for each in self.output.outputs)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """The rate after the first tokens; 0 when there were no others."""
+        seconds = self.total_s - self.first_token_s
+        return (self.num_tokens - len(self.output.outputs)) / seconds if seconds > 0 else 0.0
+
+    @property
+    def summary(self) -> str:
+        """One line of figures."""
+        return (
+            f"prompt tokens: {len(self.output.prompt_token_ids)}, first token after "
+            f"{self.first_token_s * 1000:.0f} ms; output tokens: {self.num_tokens}, "
+            f"{self.tokens_per_s:.1f} tok/s"
+        )
+
+
+class Session:
+    """An engine that answers in the calling thread; use it in a `with` statement."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.engine = AsyncEngine.from_config(config)
+        self._loop = asyncio.new_event_loop()
+
+    def answer(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        show: Callable[[Delta], None],
+    ) -> Answer:
+        """Run one request and show its deltas as they come; Ctrl-C ends the request early.
+
+        Raises RequestError for a prompt or parameter that cannot be served.
+        """
+        return self._loop.run_until_complete(self._answer(prompt, params, show))
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self.engine.shutdown(drain=False))
+        self._loop.close()
+
+    async def _answer(
+        self, prompt: str | Sequence[int], params: SamplingParams, show: Callable[[Delta], None]
+    ) -> Answer:
+        started = time.monotonic()
+        stream = self.engine.submit(prompt, params)
+        text = prompt if isinstance(prompt, str) else None
+        outputs = [CompletionOutput(index) for index in range(params.n)]
+        output = RequestOutput(stream.request_id, text, stream.prompt_token_ids, outputs)
+        first = 0.0
+        with _interrupt_cancels(stream):
+            async for delta in stream:
+                first = first or time.monotonic() - started
+                output.add(delta)
+                show(delta)
+        return Answer(output, first, time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _interrupt_cancels(stream: RequestStream) -> Iterator[None]:
+    """Ctrl-C cancels the stream instead of raising KeyboardInterrupt."""
+    loop = asyncio.get_running_loop()
+
+    def cancel(*_: object) -> None:
+        loop.call_soon_threadsafe(stream.cancel)
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,140 @@
+"""Loads a model, listens, and stops in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import os
+import socket
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+import quire
+from quire.config import EngineConfig
+from quire.errors import ConfigError
+from quire.server.app import build_app
+from quire.server.config import ServerConfig, environment_api_keys
+from quire.server.state import ServerState
+
+__all__ = ["serve"]
+
+GRACE_S = 5.0  # for aborted requests to be answered after the shutdown timeout
+
+
+def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
+    """Serve one model until a signal; return the exit status.
+
+    The address is taken first, so that a busy port is known before the model is loaded; nothing is
+    accepted until the model is ready.  The first SIGTERM or SIGINT refuses new requests and lets
+    running ones finish; the second ends the process at once.
+    Raises ConfigError for an address that cannot be taken, and whatever loading raises.
+    """
+    config = replace(config, api_key=(*config.api_key, *environment_api_keys()))
+    listener = _bind(config)
+    try:
+        from quire.async_engine import AsyncEngine
+
+        engine = AsyncEngine.from_config(engine_config)
+        app = build_app(engine, config)
+        gc.collect()
+        gc.freeze()  # what a loaded model consists of lives as long as the process
+        for line in engine.info.lines:
+            _say(line)
+        names = ", ".join(app.state.server.model_names)
+        _say(f"Quire {quire.__version__} serves {names} at {_address(listener, config)}")
+        _Server(_uvicorn_config(app, config), app.state.server).run(sockets=[listener])
+    finally:
+        listener.close()
+        if config.uds:
+            Path(config.uds).unlink(missing_ok=True)
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which also tells the application that it is stopping."""
+
+    def __init__(self, config: uvicorn.Config, state: ServerState) -> None:
+        super().__init__(config)
+        self._state = state
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second ends the process."""
+        if self.should_exit:
+            os._exit(128 + sig)
+        self._state.stopping = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish; abort those that take too long, which answers their clients."""
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._state.config.shutdown_timeout, self._state.stop_generations)
+        await super().shutdown(sockets)
+
+
+def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level="info" if config.access_log else "warning",
+        access_log=config.access_log,
+        server_header=False,
+        proxy_headers=False,
+        root_path=config.root_path,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        timeout_graceful_shutdown=math.ceil(config.shutdown_timeout + GRACE_S),
+    )
+
+
+def _bind(config: ServerConfig) -> socket.socket:
+    """A socket with the address, not yet listening."""
+    where = config.uds or f"{config.host}:{config.port}"
+    try:
+        return _bind_unix(config.uds) if config.uds else _bind_internet(config.host, config.port)
+    except OSError as error:
+        option = "--uds" if config.uds else "--host or --port"
+        raise ConfigError(f"cannot listen on {where}: {error}; choose another {option}") from error
+
+
+def _bind_internet(host: str, port: int) -> socket.socket:
+    [(family, kind, protocol, _, address), *_] = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    return listener
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """A Unix socket that only this user may connect to; one left behind is replaced."""
+    if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode):
+        Path(path).unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    earlier = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(earlier)
+    return listener
+
+
+def _address(listener: socket.socket, config: ServerConfig) -> str:
+    if config.uds:
+        return f"unix:{config.uds}"
+    host, port = listener.getsockname()[:2]
+    scheme = "https" if config.ssl_certfile else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,161 @@
+"""Paged attention: grouped heads, windows, cache formats, mixed batches, and batch invariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from quire.backends.native import library as c
+from tests.native import numbers
+from tests.native.one_op import Batch, Cache, run
+
+DTYPES = [c.F32, c.F16, c.BF16]
+
+
+@dataclass
+class World:
+    """Requests with all their keys and values, and the cache that holds them."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    contexts: list[int]  # tokens of each request
+    block_tokens: int = 16
+    dtype: int = c.F32
+    window: int = 0
+    seed: int = 3
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        counts = [-(-n // self.block_tokens) for n in self.contexts]
+        blocks = rng.permutation(sum(counts) + 2)
+        self.tables = np.full((len(counts), max(counts)), -1)
+        self.cache = Cache(len(blocks), self.block_tokens, self.kv_heads, self.head_dim, self.dtype)
+        self.queries, self.keys, self.values = [], [], []
+        for r, (n, count) in enumerate(zip(self.contexts, counts, strict=True)):
+            self.tables[r, :count], blocks = blocks[:count], blocks[count:]
+            self.queries.append(rng.standard_normal((n, self.heads, self.head_dim)).astype("f4"))
+            keys, values = rng.standard_normal((2, n, self.kv_heads, self.head_dim)).astype("f4")
+            self.keys.append(numbers.rounded(keys, self.dtype))
+            self.values.append(numbers.rounded(values, self.dtype))
+            self._store(r, keys, values)
+
+    def _store(self, r, keys, values):
+        keys, values = numbers.store(keys, self.dtype), numbers.store(values, self.dtype)
+        for p in range(len(keys)):
+            block, slot = divmod(p, self.block_tokens)
+            self.cache.keys(self.tables[r, block])[:, :, slot] = keys[p]
+            self.cache.values(self.tables[r, block])[:, slot] = values[p]
+
+    def attend(self, pool, isa, chunks):
+        """Run the op over (request, first position, end) chunks; one [n, H * D] array each."""
+        flat = [self.queries[r][a:b].reshape(b - a, -1) for r, a, b in chunks]
+        batch = Batch(
+            positions=np.concatenate([np.arange(a, b) for _, a, b in chunks]),
+            query_start=np.concatenate([[0], np.cumsum([b - a for _, a, b in chunks])]),
+            block_tables=self.tables[[r for r, _, _ in chunks]],
+        )
+        op = c.Op(kind=c.OP_ATTENTION, heads=self.heads, kv_heads=self.kv_heads,
+                  head_dim=self.head_dim, scale=self.head_dim**-0.5, window=self.window)  # fmt: skip
+        (out,) = run(pool, isa, op, [np.concatenate(flat)], [self.heads * self.head_dim],
+                     batch=batch, cache=self.cache)  # fmt: skip
+        return np.split(out, batch.query_start[1:-1])
+
+    def expected(self, r, a, b):
+        """The definition in float64."""
+        group = self.heads // self.kv_heads
+        q = self.queries[r][a:b].astype(np.float64)
+        k, v = (x[r].astype(np.float64).repeat(group, 1) for x in (self.keys, self.values))
+        scores = np.einsum("qhd,khd->hqk", q, k) * self.head_dim**-0.5
+        positions, seen = np.arange(a, b)[:, None], np.arange(len(k))[None]
+        hidden = seen > positions
+        if self.window:
+            hidden |= seen <= positions - self.window
+        scores[:, hidden] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("hqk,khd->qhd", weights, v).reshape(b - a, -1)
+
+    def check(self, pool, isa, chunks, rtol=2e-5, atol=3e-6):
+        for chunk, out in zip(chunks, self.attend(pool, isa, chunks), strict=True):
+            np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol)
+
+
+MIXED = [(0, 0, 40), (1, 299, 300), (2, 0, 1), (3, 100, 133), (4, 127, 129)]
+CONTEXTS = [40, 300, 1, 133, 129]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("block_tokens", [8, 16, 24, 32])
+@pytest.mark.parametrize(
+    "kv_heads, group", [(1, 1), (2, 1), (2, 2), (1, 3), (2, 4), (1, 8), (2, 7)]
+)
+def test_mixed_prefill_and_decode(pool, isa, dtype, block_tokens, kv_heads, group):
+    world = World(kv_heads * group, kv_heads, 64, CONTEXTS, block_tokens, dtype)
+    world.check(pool, isa, MIXED)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_dim", [1, 5, 8, 20, 80, 96, 100, 128, 256])
+def test_head_sizes(pool, isa, dtype, head_dim):
+    World(4, 2, head_dim, CONTEXTS, 16, dtype).check(pool, isa, MIXED)
+
+
+@pytest.mark.parametrize("window", [1, 2, 15, 16, 17, 100, 128, 299, 1000])
+@pytest.mark.parametrize("block_tokens", [16, 32])
+def test_windows(pool, isa, window, block_tokens):
+    World(4, 2, 64, CONTEXTS, block_tokens, window=window).check(pool, isa, MIXED)
+
+
+def test_a_group_larger_than_a_tile(pool, isa):
+    World(40, 1, 16, CONTEXTS).check(pool, isa, MIXED)
+
+
+def test_blocks_that_left_the_window_are_not_read(pool, isa):
+    world = World(4, 2, 64, [400], window=50)
+    before = world.attend(pool, isa, [(0, 380, 400)])[0]
+    world.tables[0, : (380 - 49) // 16] = -(2**30)
+    np.testing.assert_array_equal(world.attend(pool, isa, [(0, 380, 400)])[0], before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [0, 37])
+@pytest.mark.parametrize("heads, kv_heads", [(3, 3), (4, 2), (14, 2), (8, 1)])
+def test_chunked_prefill_gives_the_same_bits_as_whole(pools, isa, dtype, window, heads, kv_heads):
+    world = World(heads, kv_heads, 48, [290], 16, dtype, window)
+    whole = world.attend(pools[1], isa, [(0, 0, 290)])[0]
+    for threads, cuts in ((2, [0, 100, 290]), (3, [0, 1, 2, 33, 129, 250, 289, 290])):
+        steps = zip(cuts[:-1], cuts[1:], strict=True)
+        parts = [world.attend(pools[threads], isa, [(0, a, b)])[0] for a, b in steps]
+        assert numbers.same_bits(np.concatenate(parts), whole)
+    alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 290, 17)]
+    assert numbers.same_bits(np.concatenate(alone), whole[::17])
+
+
+@pytest.mark.parametrize("window", [0, 37])
+def test_a_request_gives_the_same_bits_in_every_batch(pools, isa, window):
+    world = World(14, 2, 64, CONTEXTS, 16, c.BF16, window)
+    alone = [world.attend(pools[1], isa, [chunk])[0] for chunk in MIXED]
+    for threads, order in ((1, [0, 1, 2, 3, 4]), (2, [4, 2, 0, 3, 1]), (3, [3, 1, 2])):
+        together = world.attend(pools[threads], isa, [MIXED[i] for i in order])
+        for i, out in zip(order, together, strict=True):
+            assert numbers.same_bits(out, alone[i])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_stands_behind_the_last_token_does_not_matter(pool, isa, dtype):
+    world = World(4, 2, 64, [21], dtype=dtype)  # the cache was made of NaN
+    before = world.attend(pool, isa, [(0, 0, 21)])[0]
+    last = world.cache.values(world.tables[0, 1])
+    last[:, 5:] = 0
+    world.cache.keys(world.tables[0, 1])[:, :, 5:] = 0
+    assert numbers.same_bits(world.attend(pool, isa, [(0, 0, 21)])[0], before)
+    assert np.isfinite(before).all()
+
+
+def test_large_scores_do_not_overflow(pool, isa):
+    world = World(2, 1, 64, [200])
+    world.queries[0] *= 1000
+    world.check(pool, isa, [(0, 0, 200)], atol=1e-3)  # a score near 1000 is off by 1e-4

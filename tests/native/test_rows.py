@@ -1,0 +1,105 @@
+"""Embedding, addition, gated activations and row selection."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from quire.backends.native import library as c
+from tests.native import numbers
+from tests.native.one_op import Batch, add_part, run, try_run
+
+WIDTHS = [1, 7, 8, 9, 31, 64, 100]
+
+
+@pytest.mark.parametrize("dtype", [c.F32, c.F16, c.BF16])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_embedding(pool, isa, rng, dtype, width):
+    table = numbers.store(rng.standard_normal((50, width)), dtype)
+    tokens = rng.integers(0, 50, 13)
+    tokens[:2] = 0, 49
+    op = c.Op(kind=c.OP_EMBEDDING)
+    add_part(op, table, dtype, offset=4)
+    (out,) = run(pool, isa, op, [], [width], rows=13, batch=Batch(token_ids=tokens))
+    np.testing.assert_array_equal(out, numbers.read(table)[tokens])
+
+
+@pytest.mark.parametrize("dtype", [c.F16, c.BF16])
+def test_embedding_converts_every_number_exactly(pool, isa, dtype):
+    bits = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    table = bits.view(np.float16) if dtype == c.F16 else bits
+    op = c.Op(kind=c.OP_EMBEDDING)
+    add_part(op, table, dtype)
+    (out,) = run(pool, isa, op, [], [256], rows=256, batch=Batch(token_ids=np.arange(256)))
+    expected = numbers.read(table)
+    np.testing.assert_array_equal(out, expected)
+    numeric = ~np.isnan(expected)
+    assert numbers.same_bits(out[numeric], expected[numeric])
+
+
+@pytest.mark.parametrize("token", [-1, 50, 2**31 - 1, -(2**31)])
+def test_embedding_refuses_a_token_outside_the_table(pool, isa, token):
+    op = c.Op(kind=c.OP_EMBEDDING)
+    add_part(op, np.zeros((50, 8), np.float32), c.F32)
+    status, (out,) = try_run(pool, isa, op, [], [8], rows=2, batch=Batch(token_ids=[3, token]))
+    assert status == 4
+    assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_add(pool, isa, rng, width, in_place):
+    a, b = rng.standard_normal((2, 5, width)).astype(np.float32)
+    (out,) = run(pool, isa, c.Op(kind=c.OP_ADD), [a, b], [width], in_place=in_place)
+    np.testing.assert_array_equal(out, a + b)
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("activation", [c.SILU, c.GELU_TANH])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_gated(pool, isa, rng, activation, width, in_place):
+    gate = (rng.standard_normal((6, width)) * 8).astype(np.float32)
+    up = rng.standard_normal((6, width)).astype(np.float32)
+    op = c.Op(kind=c.OP_GATED, activation=activation)
+    (out,) = run(pool, isa, op, [gate, up], [width], in_place=in_place)
+    expected = (silu, gelu_tanh)[activation](gate.astype(np.float64)) * up
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("activation", [c.SILU, c.GELU_TANH])
+def test_gated_of_extreme_values(pool, isa, activation):
+    gate = np.array([[1e30, -1e30, 200, -200, 88, -88, -104, 0, np.nan, np.inf]], np.float32)
+    op = c.Op(kind=c.OP_GATED, activation=activation)
+    (out,) = run(pool, isa, op, [gate, np.ones_like(gate)], [10])
+    np.testing.assert_allclose(out[0, [0, 2, 4, 9]], gate[0, [0, 2, 4, 9]], rtol=1e-6)
+    np.testing.assert_allclose(out[0, [1, 3, 5, 6, 7]], 0, atol=1e-36)
+    assert np.isnan(out[0, 8])
+
+
+def test_exponential_is_accurate_over_its_whole_range(pool, isa):
+    """silu(x) / x = 1 / (1 + exp(-x)): for x << 0 it is exp(x) to all digits."""
+    x = np.linspace(-87, -17, 100_000, dtype=np.float32).reshape(100, 1000)
+    op = c.Op(kind=c.OP_GATED, activation=c.SILU)
+    (out,) = run(pool, isa, op, [x, np.ones_like(x)], [1000])
+    wide = x.astype(np.float64)
+    exact = wide / (1 + np.exp(-wide))
+    assert np.max(np.abs(out / exact - 1)) < 3 * 2**-23
+
+
+@pytest.mark.parametrize("rows", [[0], [2, 3, 9], list(range(10))])
+def test_select_rows(pool, isa, rng, rows):
+    x = rng.standard_normal((10, 19)).astype(np.float32)
+    batch = Batch(logit_rows=rows)
+    op = c.Op(kind=c.OP_SELECT_ROWS)
+    (out,) = run(pool, isa, op, [x], [19], out_rows=len(rows), rows=10, batch=batch)
+    np.testing.assert_array_equal(out[: len(rows)], x[rows])
