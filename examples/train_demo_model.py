@@ -36,8 +36,7 @@ def make_tokenizer(options: argparse.Namespace) -> None:
 
 def make_weights(options: argparse.Namespace) -> None:
     """Train, or go on training, until the budget is spent."""
-    torch.set_num_threads(options.threads)
-    train.train(options.work, train.Budget(options.minutes, options.steps))
+    train.train(options.work, train.Budget(options.minutes, options.steps), options.workers)
 
 
 def make_folder(options: argparse.Namespace) -> None:
@@ -79,7 +78,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=DEMO, help="the folder to export to")
     parser.add_argument("--minutes", type=float, default=60, help="training time")
     parser.add_argument("--steps", type=int, help="train this many steps instead; repeatable")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="training processes: 1 or 2")
     return parser.parse_args()
 
 

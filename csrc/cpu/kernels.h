@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "compiler.h"
 #include "quire.h"
 
 namespace quire {
@@ -25,7 +26,7 @@ struct Run {
     const QueryTile *tiles;
     int64_t num_tiles, tile_tokens;
 
-    float *row(const quire_tensor &tensor, int64_t index) const {
+    QUIRE_INLINE float *row(const quire_tensor &tensor, int64_t index) const {
         return program->arena + tensor.offset + index * tensor.stride;
     }
 };

@@ -74,12 +74,12 @@ ThreadPool::ThreadPool(int num_threads)
 }
 
 ThreadPool::~ThreadPool() {
-    if (owner_ == process_id()) {
-        join_threads();
-    } else {  // after fork: the threads are not here to be joined
-        for (std::thread &thread : threads_) thread.detach();
-    }
+    join_threads();
     free(memory_);
+}
+
+bool ThreadPool::is_forked() const {
+    return owner_ != process_id();
 }
 
 void ThreadPool::join_threads() {
@@ -186,5 +186,6 @@ quire_pool *quire_pool_create(int32_t num_threads) {
 }
 
 void quire_pool_destroy(quire_pool *pool) {
-    delete pool;
+    // In a forked child there are no threads to join, nor will they ever leave their locks: let it be.
+    if (pool && !pool->threads.is_forked()) delete pool;
 }

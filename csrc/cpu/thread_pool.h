@@ -31,6 +31,7 @@ class ThreadPool {
     ThreadPool &operator=(const ThreadPool &) = delete;
 
     int num_threads() const { return num_threads_; }
+    bool is_forked() const;
 
     // Runs fn over [0, num_units); returns when all of it is done.  Only under the lock.
     void parallel_for(int64_t num_units, int64_t grain, Function fn, void *context);

@@ -35,7 +35,7 @@ def _arguments(name: str, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [f"--{name}" if value else f"--no-{name}"]
     if isinstance(value, list):
-        return [f"--{name}", *map(str, value)] if value else []
+        return [f"--{name}={item}" for item in value]
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 

@@ -83,10 +83,14 @@ def _last_uses(graph: Graph, sources: Mapping[Value, tuple[Value, int]]) -> dict
     for index, node in enumerate(graph):
         in_head = any(value.rows == "outputs" for value in node.outputs)
         for value in (*node.inputs, *node.outputs):
-            owner = sources[value][0] if value in sources else value
-            last[owner] = end if in_head and value.rows == "tokens" else index
-    last[graph.logits] = end
+            last[_owner(value, sources)] = end if in_head and value.rows == "tokens" else index
+    last[_owner(graph.logits, sources)] = end
     return last
+
+
+def _owner(value: Value, sources: Mapping[Value, tuple[Value, int]]) -> Value:
+    """The value in whose room this one stands: its own, unless it is a view."""
+    return sources[value][0] if value in sources else value
 
 
 class _FreeList:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing; a model directory needs it") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}; expected a JSON object")
@@ -145,25 +146,43 @@ class ConfigReader:
         value = self._values.get(key)
         return default if value is None else value
 
-    def positive(self, key: str, default: int | None = None) -> int:
-        """The value of `key` as an integer above zero; ModelError if it is anything else."""
+    def integer(self, key: str, default: int | None = None, low: int = 0) -> int:
+        """The value of `key`, from `low` to 2**31 - 1; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
             raise ModelError(f"{self.architecture}: config.json has no {key!r}")
-        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-            raise ModelError(
-                f"{self.architecture}: {key} is {value!r}; expected a positive integer"
-            )
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
+            wanted = "a positive integer" if low == 1 else f"an integer of at least {low}"
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected {wanted}")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
-        """The value of `key` as a float; ModelError if it is absent or not a number."""
+    def positive(self, key: str, default: int | None = None) -> int:
+        """The value of `key` as an integer above zero; ModelError if absent or anything else."""
+        return self.integer(key, default, low=1)
+
+    def number(
+        self,
+        key: str,
+        default: float | None = None,
+        low: float = -sys.float_info.max,
+        high: float = sys.float_info.max,
+    ) -> float:
+        """The value of `key`, from `low` to `high`; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
             raise ModelError(f"{self.architecture}: config.json has no {key!r}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a number")
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not low <= value <= high:  # NaN is in no range
+            bounds = "" if high == sys.float_info.max else f" from {low:g} to {high:g}"
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a number{bounds}")
         return float(value)
+
+    def section(self, key: str) -> Mapping[str, Any]:
+        """The JSON object at `key`, empty when it is absent; ModelError for anything else."""
+        value = self.get(key, {})
+        if not isinstance(value, dict):
+            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a JSON object")
+        return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         """The value of `key` as true or false; ModelError for anything else."""
@@ -179,6 +198,10 @@ class ConfigReader:
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
             raise ModelError(f"{self.architecture}: {key} is {value!r}; expected token ids")
         return tuple(ids)
+
+    def unread(self) -> list[str]:
+        """The keys with a value that nobody asked for."""
+        return [k for k, v in self._values.items() if k not in self._read and v is not None]
 
     def finish(self, strict: bool = False) -> None:
         """Refuse or report the keys that nobody read.

@@ -9,6 +9,7 @@ from functools import partial
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from quire.server.auth import RequireKey
@@ -52,8 +53,6 @@ def _middleware(state: ServerState, paths: list[str]) -> list[Middleware]:
     """Outermost first: counting sees everything; browsers ask for permission without a key."""
     found = [Middleware(HttpMeter, counter=state.metrics.http, paths=paths)]
     if state.config.allowed_origins:
-        from starlette.middleware.cors import CORSMiddleware
-
         origins, every = state.config.allowed_origins, ["*"]
         cors = partial(
             CORSMiddleware, allow_origins=origins, allow_methods=every, allow_headers=every

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.server.errors import error_answer
+from quire.server.route_path import route_path
 
 __all__ = ["RequireKey"]
 
@@ -24,7 +25,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] != "http" or scope["path"] == OPEN_PATH or self._knows(scope):
+        if scope["type"] != "http" or route_path(scope) == OPEN_PATH or self._knows(scope):
             await self._app(scope, receive, send)
             return
         message = "no valid API key; send the header Authorization: Bearer KEY"

@@ -47,18 +47,20 @@ def _params(state: ServerState, body: ChatRequest) -> SamplingParams:
     chosen["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None
     defaults = {"max_tokens": None, **state.engine.default_sampling}
     if body.max_completion_tokens is not None:
-        chosen["max_tokens"] = _max_tokens(body)
+        chosen["max_tokens"] = _max_tokens(body, body.max_completion_tokens)
     return sampling_params(body, defaults, **chosen)
 
 
-def _max_tokens(body: ChatRequest) -> int | None:
-    if body.max_tokens not in (None, body.max_completion_tokens):
+def _max_tokens(body: ChatRequest, wanted: int) -> int:
+    if body.max_tokens not in (None, wanted):
         raise RequestError(
             f"max_tokens is {body.max_tokens} and max_completion_tokens, its newer name, is "
-            f"{body.max_completion_tokens}; give one",
+            f"{wanted}; give one",
             "max_completion_tokens",
         )
-    return body.max_completion_tokens
+    if wanted < 1:
+        raise RequestError(f"{wanted} is too few; give 1 or more", "max_completion_tokens")
+    return wanted
 
 
 async def _prompt(state: ServerState, body: ChatRequest, params: SamplingParams) -> Prompt:

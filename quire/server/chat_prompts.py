@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from quire.text.tokenizer import Tokenizer
 
 __all__ = ["ChatPrompts"]
 
+OWN_FIELDS = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 TEXT_FIELDS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
 class ChatPrompts:
     """Renders conversations; thread-safe, and slow enough to be called in a thread.
 
-    Raises ConfigError if the operator's template cannot be read or compiled.
+    Raises ConfigError if the operator's template cannot be read or compiled, or does not read a
+    variable that the operator gives it.
     """
 
     def __init__(self, tokenizer: Tokenizer, config: ServerConfig) -> None:
@@ -31,8 +33,7 @@ class ChatPrompts:
         self._source = _read(config.chat_template) if config.chat_template else None
         self._defaults = config.default_chat_template_kwargs
         self._trusts_requests = config.trust_request_chat_template
-        if self._source is not None:
-            self._check_operator_template()
+        self._check_operator_options()
 
     def render(
         self,
@@ -50,7 +51,7 @@ class ChatPrompts:
         source = self._trusted(chat_template)
         effort = {"reasoning_effort": reasoning_effort} if reasoning_effort is not None else {}
         self._check_read(source, {"tools": tools, "documents": documents, **effort})
-        self._check_read(source, variables or {}, "chat_template_kwargs")
+        self._check_variables(source, variables or {})
         template = load_chat_template(self._tokenizer, source) if source else self._template
         knows_developer = self._reads(source, "developer")
         try:
@@ -84,24 +85,36 @@ class ChatPrompts:
             )
         return chat_template
 
-    def _check_read(
-        self, source: str | None, variables: Mapping[str, Any], param: str | None = None
-    ) -> None:
-        """Raise RequestError for a variable that is given and that the template never mentions."""
-        for name, value in variables.items():
-            if value is not None and value != [] and not self._reads(source, name):
+    def _check_read(self, source: str | None, fields: Mapping[str, Any]) -> None:
+        """Raise RequestError for a field that is given and that the template never mentions."""
+        for name, value in fields.items():
+            if value and not self._reads(source, name):
+                raise RequestError(f"the chat template does not read {name!r}", name)
+
+    def _check_variables(self, source: str | None, names: Iterable[str]) -> None:
+        """Raise RequestError for a variable that has a field of its own, or that is not read."""
+        for name in names:
+            if name in OWN_FIELDS:
+                raise RequestError(f"{name!r} is a field of its own", "chat_template_kwargs")
+            if not self._reads(source, name):
                 raise RequestError(
                     f"the chat template does not read {name!r}, so it would have no effect",
-                    param or name,
+                    "chat_template_kwargs",
                 )
 
     def _reads(self, source: str | None, name: str) -> bool:
         own = [self._source] if self._source else self._tokenizer.chat_templates.values()
         texts = [source] if source else [*own, self._tokenizer.chat_template or ""]
-        word = re.compile(rf"\b{re.escape(name)}\b")
-        return any(word.search(text) for text in texts)
+        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+        return name.isidentifier() and any(word.search(text) for text in texts)
 
-    def _check_operator_template(self) -> None:
+    def _check_operator_options(self) -> None:
+        try:
+            self._check_variables(None, self._defaults)
+        except RequestError as error:
+            raise ConfigError(f"--default-chat-template-kwargs: {error}") from error
+        if self._source is None:
+            return
         try:
             self._template.render([{"role": "user", "content": "hello"}])
         except ModelError as error:

@@ -20,9 +20,12 @@ from quire.server.prompts import Prompt
 from quire.server.protocol.sampling import GenerationRequest
 from quire.server.protocol.usage import PromptTokensDetails, Usage
 from quire.server.request_meter import RequestMeter
+from quire.server.sampling import form_field
 from quire.server.state import ServerState
 
 __all__ = ["Generation"]
+
+BLIND_POLICIES = ("fcfs", "shortest_remaining")  # those that do not look at priorities
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +105,18 @@ class Generation:
         return Usage(num_prompt, num_output, num_prompt + num_output, details)
 
     def _submit(self, state: ServerState, prompt: Prompt, request: GenerationRequest) -> None:
-        stream = state.engine.submit(
-            prompt.token_ids,
-            self.params,
-            priority=request.priority or 0,
-            timeout_s=request.timeout,
-            cache_salt=request.cache_salt or "",
-        )
+        try:
+            stream = state.engine.submit(
+                prompt.token_ids,
+                self.params,
+                priority=request.priority or 0,
+                timeout_s=request.timeout,
+                cache_salt=request.cache_salt or "",
+            )
+        except RequestError as error:
+            if error.param == "structured_outputs":
+                error.param = form_field(request)  # what this client calls it
+            raise
         self._streams.append(stream)
         self._meters.append(RequestMeter(state.metrics, len(prompt.token_ids), self.params))
         if state.config.enable_log_requests:
@@ -150,6 +158,13 @@ def _check(
         raise RequestError(f"timeout is {timeout}; give seconds above 0", "timeout")
     if not -(2**31) <= (request.priority or 0) < 2**31:
         raise RequestError(f"priority is {request.priority}; give a 32-bit integer", "priority")
+    policy = state.engine.config.scheduling_policy
+    if request.priority and policy in BLIND_POLICIES:
+        raise RequestError(
+            f"priority has no effect under the policy {policy!r}: the server must be started with "
+            "--scheduling-policy priority",
+            "priority",
+        )
 
 
 def _without_output(delta: Delta) -> Delta:

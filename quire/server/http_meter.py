@@ -7,6 +7,7 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.server.prometheus import Counter
+from quire.server.route_path import route_path
 
 __all__ = ["HttpMeter"]
 
@@ -26,12 +27,13 @@ class HttpMeter:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"] if scope["path"] in self._paths else "other"
+        path = route_path(scope)
+        handler = path if path in self._paths else "other"
         method = scope["method"] if scope["method"] in METHODS else "other"
 
         async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._counter.add(1, method, path, str(message["status"]))
+                self._counter.add(1, method, handler, str(message["status"]))
             await send(message)
 
         await self._app(scope, receive, counting_send)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from quire.server.engine_protocol import ServedEngine
 from quire.server.prometheus import Registry
-
-if TYPE_CHECKING:
-    from quire.server.engine_protocol import ServedEngine
 
 __all__ = ["ServerMetrics"]
 

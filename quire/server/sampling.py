@@ -12,7 +12,7 @@ from quire.sampling_params import SamplingParams, StructuredOutput
 from quire.server.protocol.formats import ResponseFormat, StructuredOutputsParam
 from quire.server.protocol.sampling import GenerationRequest
 
-__all__ = ["check_logprobs", "check_stream_options", "sampling_params"]
+__all__ = ["check_logprobs", "check_stream_options", "form_field", "sampling_params"]
 
 OWN_RULES = {"logprobs", "prompt_logprobs", "structured_outputs"}
 COPIED = [
@@ -48,6 +48,11 @@ def check_stream_options(request: GenerationRequest) -> None:
         raise RequestError("stream_options only works with stream: true", "stream_options")
     if request.stream and request.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs does not work with stream: true", "prompt_logprobs")
+
+
+def form_field(request: GenerationRequest) -> str:
+    """The field in which a request demands the form of its output."""
+    return next(iter(_demands(request)), "structured_outputs")
 
 
 def _structured_output(request: GenerationRequest) -> StructuredOutput | None:

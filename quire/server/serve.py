@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import math
 import os
 import socket
+import ssl
 import stat
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,6 +19,7 @@ from types import FrameType
 import uvicorn
 
 import quire
+from quire.async_engine import AsyncEngine
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.server.app import build_app
@@ -36,10 +40,10 @@ def serve(engine_config: EngineConfig, config: ServerConfig) -> int:
     Raises ConfigError for an address that cannot be taken, and whatever loading raises.
     """
     config = replace(config, api_key=(*config.api_key, *environment_api_keys()))
+    _set_up_logging(config)
+    _check_tls(config)
     listener = _bind(config)
     try:
-        from quire.async_engine import AsyncEngine
-
         engine = AsyncEngine.from_config(engine_config)
         app = build_app(engine, config)
         gc.collect()
@@ -73,7 +77,11 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let requests finish; abort those that take too long, which answers their clients."""
         loop = asyncio.get_running_loop()
-        loop.call_later(self._state.config.shutdown_timeout, self._state.stop_generations)
+        patience_s = self._state.config.shutdown_timeout
+        loop.call_later(patience_s, self._state.stop_generations)
+        last_resort = threading.Timer(patience_s + 3 * GRACE_S, os._exit, [1])  # a stuck engine
+        last_resort.daemon = True
+        last_resort.start()
         await super().shutdown(sockets)
 
 
@@ -84,7 +92,6 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         log_config=None,
-        log_level="info" if config.access_log else "warning",
         access_log=config.access_log,
         server_header=False,
         proxy_headers=False,
@@ -93,6 +100,27 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         ssl_certfile=config.ssl_certfile,
         timeout_graceful_shutdown=math.ceil(config.shutdown_timeout + GRACE_S),
     )
+
+
+def _set_up_logging(config: ServerConfig) -> None:
+    """Log to stderr unless the program that called us logs elsewhere already."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("quire").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if config.access_log:
+        logging.getLogger("uvicorn.access").setLevel(logging.INFO)
+
+
+def _check_tls(config: ServerConfig) -> None:
+    """Find a bad key or certificate before the model is loaded."""
+    if config.ssl_certfile is None:
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(config.ssl_certfile, config.ssl_keyfile)
+    except OSError as error:  # ssl.SSLError is one
+        names = f"{config.ssl_certfile} and {config.ssl_keyfile}"
+        raise ConfigError(f"TLS files {names} cannot be used: {error}") from error
 
 
 def _bind(config: ServerConfig) -> socket.socket:

@@ -41,8 +41,6 @@ class SentencePieceTokenizer:
         if not self._legacy or not self._prefix_space:
             self._segments = _processor(path, proto + NO_DUMMY_PREFIX)
         self._set_specials(config)
-        self._unknown_text = self._content.get(self._model.unk_id(), "<unk>")
-        self._unknown_length = len(self._segments.encode(self._unknown_text))
         self.vocab_size = max(self._num_pieces, max(self._content, default=-1) + 1)
         self.byte_exact = True
         self.special_tokens_map: Mapping[str, str] = self._find_names(config)
@@ -131,7 +129,7 @@ class SentencePieceTokenizer:
             text = SPACE + text if self._prefix_space else text
         ids: list[int] = []
         for part in self._split(text):
-            ids += [self._added[part][0]] if part in self._added else self._encode_segment(part)
+            ids += [self._added[part][0]] if part in self._added else self._segments.encode(part)
         space = self._model.piece_to_id(SPACE)
         if not self._legacy and ids[:1] == [space] and ids[1:2] and ids[1] in self.special_ids:
             return ids[1:]
@@ -148,18 +146,15 @@ class SentencePieceTokenizer:
                 parts[n - 1] = parts[n - 1].rstrip()
         return [part for part in parts if part]
 
-    def _encode_segment(self, text: str) -> list[int]:
-        if self._legacy or not text.startswith((SPACE, " ")):
-            return list(self._segments.encode(text))
-        # A space at the very start may be lost, so the unknown token goes in front and out again.
-        return list(self._segments.encode(self._unknown_text + text)[self._unknown_length :])
-
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        proto = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not proto:  # the library takes this for "load a model later"
+        raise CheckpointError(f"{path} is empty; download it again")
+    return proto
 
 
 def _processor(path: Path, proto: bytes) -> SentencePieceProcessor:

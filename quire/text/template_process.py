@@ -24,6 +24,10 @@ from quire.errors import ConfigError, EngineError, ModelError, RequestError
 __all__ = ["TemplateProcess", "shared_process"]
 
 WORKER = Path(__file__).with_name("template_worker.py")
+# The worker must find the same jinja2 as this process, wherever that comes from.
+START = (
+    "import runpy, sys; file, *sys.path = sys.argv[1:]; runpy.run_path(file, run_name='__main__')"
+)
 TIME_LIMIT_S = 5.0
 START_LIMIT_S = 60.0
 
@@ -80,12 +84,10 @@ class TemplateProcess:
         """The process, started if it is not there or belongs to a parent that forked."""
         if self._process and self._owner == os.getpid() and self._process.poll() is None:
             return self._process
-        paths = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
-            [sys.executable, str(WORKER)],
+            [sys.executable, "-c", START, str(WORKER), *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths},
         )
         self._owner = os.getpid()
         self._finalizer = weakref.finalize(self, _end, self._process, self._owner)

@@ -37,9 +37,9 @@ class DummyCheckpoint:
         self.names = tuple(shapes)
         self._shapes = dict(shapes)
         self._dtype = dtype
-        self._seed = seed
         random = np.random.Generator(np.random.Philox(seed))
-        self._block = random.standard_normal(BLOCK, dtype=np.float32)
+        self._normal = random.standard_normal(BLOCK, dtype=np.float32)
+        self._blocks: dict[tuple[float, float], npt.NDArray[np.generic]] = {}
 
     def has(self, name: str) -> bool:
         """Say whether this tensor is among the shapes."""
@@ -53,28 +53,28 @@ class DummyCheckpoint:
         if name not in self._shapes:
             raise CheckpointError(f"{self.origin}: has no tensor {name!r}")
         shape = tuple(self._shapes[name])
+        if len(shape) > 1:
+            block = self._stored(mean=0.0, deviation=1 / math.sqrt(max(shape[-1], 1)))
+        else:
+            block = self._stored(mean=0.0 if name.endswith("bias") else 1.0, deviation=NEAR)
+        digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
         data = np.empty(math.prod(shape), dtype=DTYPES[self._dtype][1])
-        _repeat(self._stored(name, shape, data.size), data)
+        _repeat(block, int.from_bytes(digest, "little") % BLOCK, data)
         return RawTensor(name, self._dtype, shape, data.reshape(shape))
 
-    def _stored(self, name: str, shape: tuple[int, ...], count: int) -> npt.NDArray[np.generic]:
-        """Return the start of the tensor's elements, at most one block, as they are stored."""
-        digest = hashlib.blake2b(f"{self._seed} {name}".encode(), digest_size=8).digest()
-        start = int.from_bytes(digest, "little") % BLOCK
-        values = np.concatenate((self._block[start:], self._block[:start]))[:count]
-        if len(shape) > 1:
-            values *= np.float32(1 / math.sqrt(max(shape[-1], 1)))
-        else:
-            values *= np.float32(NEAR)
-            values += np.float32(not name.endswith("bias"))
-        return (
-            bfloat16_bits(values)
-            if self._dtype == "BF16"
-            else values.astype(DTYPES[self._dtype][1])
-        )
+    def _stored(self, mean: float, deviation: float) -> npt.NDArray[np.generic]:
+        """Return the block with another mean and deviation, in the dtype; made once for each."""
+        block = self._blocks.get((mean, deviation))
+        if block is None:
+            values = self._normal * np.float32(deviation) + np.float32(mean)
+            wide = self._dtype != "BF16"
+            block = values.astype(DTYPES[self._dtype][1]) if wide else bfloat16_bits(values)
+            self._blocks[mean, deviation] = block
+        return block
 
 
-def _repeat(part: npt.NDArray[np.generic], whole: npt.NDArray[np.generic]) -> None:
-    """Fill one axis with copies of a shorter one."""
-    for start in range(0, whole.size, max(part.size, 1)):
-        whole[start : start + part.size] = part[: whole.size - start]
+def _repeat(block: npt.NDArray[np.generic], start: int, whole: npt.NDArray[np.generic]) -> None:
+    """Fill one axis with copies of a block, the first of them without its first `start`."""
+    for at in range(-start, whole.size, block.size):
+        begin, end = max(at, 0), min(at + block.size, whole.size)
+        whole[begin:end] = block[begin - at : end - at]

@@ -40,7 +40,7 @@ def resolve_model(
         return DEMO
     if path.exists():
         raise ModelError(f"{model}: this is a file; give the directory of the checkpoint")
-    if not REPOSITORY.fullmatch(model) or ".." in model:
+    if not REPOSITORY.fullmatch(model):
         raise ModelError(f"{model}: no such directory, and not a name on a hub as in org/name")
     cache = Path(cache_dir) if cache_dir is not None else None
     if source == "huggingface":

@@ -3,9 +3,9 @@
     GET /api/v1/models/{org}/{name}/repo/files?Revision=…&Recursive=true   the listing
     GET /api/v1/models/{org}/{name}/repo?Revision=…&FilePath=…             one file's bytes
 
-A file is written as `.<digest>.part`, which a later run continues, checked against the
-listing's size and SHA-256, and only then renamed.  The listing of a finished snapshot is kept
-beside it.  A lock file keeps runs that start together from downloading twice.
+A file is written as `.<digest>.part`, which a later run continues, and is checked against the
+listing's size and SHA-256; when all are whole they are renamed, and the listing is kept beside
+them.  A lock file keeps runs that start together from downloading twice.
 Source: the `modelscope_hub` client, and https://modelscope.cn/docs.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["ENDPOINT", "download"]
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "https://modelscope.cn"
-CACHE = Path.home() / ".cache" / "quire" / "modelscope"
+CACHE = Path(".cache", "quire", "modelscope")  # in the home directory
 LISTING = ".listing.json"
 LOCK = ".lock"
 MAX_LISTING_BYTES = 64_000_000
@@ -57,7 +57,9 @@ def download(
     revision: "master" if None.  Raises ModelError with the cure.
     """
     revision = revision or "master"
-    directory = (cache_dir or CACHE) / f"{model.replace('/', '--')}@{_file_name(revision)}"
+    directory = (
+        cache_dir or Path.home() / CACHE
+    ) / f"{model.replace('/', '--')}@{_file_name(revision)}"
     if offline:
         if _is_complete(directory):
             return directory
@@ -172,25 +174,36 @@ def _listed(entry: dict[str, Any]) -> _File | None:
 
 
 def _update(repository: _Repository, directory: Path) -> None:
-    """Download what the directory lacks or has in an older version."""
+    """Download what the directory lacks or has in an older version.
+
+    Nothing is replaced before everything has arrived, so a broken update leaves the old snapshot.
+    """
     from filelock import FileLock  # a dependency of huggingface_hub
 
     files = repository.files()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     with FileLock(directory / LOCK):
         kept = _read_listing(directory)
-        for file in files:
-            path = directory / file.name
-            unchanged = file in kept and _has_size(path, file)
-            if not unchanged and not (file.sha256 and _is_whole(path, file)):
-                _download(repository, file, path)
+        stale = [file for file in files if not _is_current(directory / file.name, file, kept)]
+        parts = [_download(repository, file, directory) for file in stale]
+        if stale:
+            (directory / LISTING).unlink(missing_ok=True)
+        for file, part in zip(stale, parts, strict=True):
+            os.replace(part, directory / file.name)
         _write_listing(directory, files)
 
 
-def _download(repository: _Repository, file: _File, path: Path) -> None:
-    """Download one file, continuing after what an earlier run or attempt left."""
+def _is_current(path: Path, file: _File, kept: list[_File]) -> bool:
+    """Say whether the file is there as listed; one that the kept listing has is not read again."""
+    if file in kept:
+        return _has_size(path, file)
+    return bool(file.sha256) and _is_whole(path, file)
+
+
+def _download(repository: _Repository, file: _File, directory: Path) -> Path:
+    """Download one file, continuing after what an earlier run left, and return where it is."""
     identity = hashlib.blake2b(repr(file).encode(), digest_size=16).hexdigest()
-    part = path.parent / f".{identity}.part"
+    part = directory / f".{identity}.part"
     for attempt in range(ATTEMPTS):
         try:
             _continue(repository, file, part)
@@ -205,7 +218,7 @@ def _download(repository: _Repository, file: _File, path: Path) -> None:
             f"{repository.model}: {file.name} arrived with another size or SHA-256 than "
             f"{repository.endpoint} lists; run again"
         )
-    os.replace(part, path)
+    return part
 
 
 def _continue(repository: _Repository, file: _File, part: Path) -> None:

@@ -1,7 +1,8 @@
 """Runs one op record of the native library on numpy arrays.
 
-Every input and output lies as a column range in a wider buffer whose other cells hold a NaN pattern:
-an op that reads past its view spoils its result, one that writes past it fails `check_untouched`.
+Every input and output lies as a column range in a wider buffer whose other cells hold a NaN
+pattern: an op that reads past its view spoils its result, one that writes past it fails
+`check_untouched`.
 """
 
 from __future__ import annotations

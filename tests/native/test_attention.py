@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,8 +58,14 @@ class World:
             query_start=np.concatenate([[0], np.cumsum([b - a for _, a, b in chunks])]),
             block_tables=self.tables[[r for r, _, _ in chunks]],
         )
-        op = c.Op(kind=c.OP_ATTENTION, heads=self.heads, kv_heads=self.kv_heads,
-                  head_dim=self.head_dim, scale=self.head_dim**-0.5, window=self.window)  # fmt: skip
+        op = c.Op(
+            kind=c.OP_ATTENTION,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            scale=self.head_dim**-0.5,
+            window=self.window,
+        )
         (out,) = run(pool, isa, op, [np.concatenate(flat)], [self.heads * self.head_dim],
                      batch=batch, cache=self.cache)  # fmt: skip
         return np.split(out, batch.query_start[1:-1])
@@ -127,7 +134,7 @@ def test_chunked_prefill_gives_the_same_bits_as_whole(pools, isa, dtype, window,
     world = World(heads, kv_heads, 48, [290], 16, dtype, window)
     whole = world.attend(pools[1], isa, [(0, 0, 290)])[0]
     for threads, cuts in ((2, [0, 100, 290]), (3, [0, 1, 2, 33, 129, 250, 289, 290])):
-        steps = zip(cuts[:-1], cuts[1:], strict=True)
+        steps = itertools.pairwise(cuts)
         parts = [world.attend(pools[threads], isa, [(0, a, b)])[0] for a, b in steps]
         assert numbers.same_bits(np.concatenate(parts), whole)
     alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 290, 17)]

@@ -35,7 +35,7 @@ def sample(logits, rows, isa=None, pool=POOL, stride_pad=3):
             S,
             batch.records.ctypes.data,
             batch.results.ctypes.data,
-        )  # fmt: skip
+        )
     )
     assert (buffer[:, V:] == np.inf).all()
     return batch.sampled()
@@ -159,7 +159,7 @@ def draws(logits, made, count):
             count,
             records.ctypes.data,
             results.ctypes.data,
-        )  # fmt: skip
+        )
     )
     return np.bincount(results["token"], minlength=len(logits))
 
@@ -215,11 +215,19 @@ def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(pools, isa, rng)
     logits = rng.standard_normal((30, 5000)).astype(np.float32) * 3
     rows = [
         SampleRow(
-            state(range(i), range(i), i, temperature=0.8, top_k=i % 3 * 600, top_p=0.9,
-                  repetition_penalty=1.1), i % 4 - 1,
+            state(
+                range(i),
+                range(i),
+                i,
+                temperature=0.8,
+                top_k=i % 3 * 600,
+                top_p=0.9,
+                repetition_penalty=1.1,
+            ),
+            i % 4 - 1,
         )
         for i in range(30)
-    ]  # fmt: skip
+    ]
     together = sample(logits, rows, isa, pools[3])
     alone = [sample(logits[i : i + 1], [row], isa, pools[1])[0] for i, row in enumerate(rows)]
     assert together == alone
@@ -268,7 +276,8 @@ def test_target_reports_and_changes_nothing(isa, rng, target):
 @pytest.mark.parametrize("scale", [0.01, 2.0, 12.0])
 def test_large_vocabularies(isa, rng, top_k, top_p, scale):
     logits = (rng.standard_normal((1, 150_000)) * scale).astype(np.float32)
-    for seed in range(5):
+    for seed in range(3):
         made = state(seed=seed, top_k=top_k, top_p=top_p)
         (mine,) = sample(logits, [SampleRow(made)], isa)
-        assert mine.token in acceptable(logits[0], made)
+        (expected,) = reference.sample_rows(logits, [SampleRow(made)])
+        assert mine == expected or mine.token in acceptable(logits[0], made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 
@@ -87,6 +88,7 @@ def test_a_forked_child_works_alone_and_ends(rng):
         time.sleep(0.01)
         child = os.fork()
         if child == 0:
+            signal.alarm(20)  # a child that hangs must not outlive the test
             same = (product(pool, x, weight) == expected).all()
             pool.close()
             os._exit(0 if same else 1)

@@ -169,6 +169,8 @@ async def test_template_of_the_operator(
     path.write_text("{% if %}")
     with pytest.raises(ConfigError, match="chat-template"):
         connect(chat_template=str(path))
+    with pytest.raises(ConfigError, match="does not read 'wrong'"):
+        connect(default_chat_template_kwargs={"wrong": 1})
     with pytest.raises(ConfigError, match="cannot be read"):
         connect(chat_template=str(tmp_path / "none"))
 
@@ -205,7 +207,10 @@ async def test_model_without_template(connect: Connect, engine: FakeEngine) -> N
         ({"messages": HELLO, "web_search_options": {}}, "web_search_options"),
         ({"messages": HELLO, "continue_final_message": True}, "continue_final_message"),
         ({"messages": HELLO, "chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ({"messages": HELLO, "chat_template_kwargs": {"tools": [TOOL]}}, "chat_template_kwargs"),
+        ({"messages": HELLO, "chat_template_kwargs": {"": 1}}, "chat_template_kwargs"),
         ({"messages": HELLO, "max_tokens": 0}, "max_tokens"),
+        ({"messages": HELLO, "max_completion_tokens": -1}, "max_completion_tokens"),
     ],
 )  # fmt: skip
 async def test_refusals_name_the_field(

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from quire.errors import ConfigError, EngineError, QueueFullError
+from quire.server.app import build_app
 from quire.server.config import ServerConfig, environment_api_keys
 from quire.server.routes import OPERATIONS
 from tests.server.conftest import Connect, events, fault
@@ -111,6 +112,19 @@ async def test_a_key_guards_every_path_but_health(connect: Connect) -> None:
     for key in ("secret", "schlüssel"):
         header = {"authorization": f"bearer {key}".encode()}
         assert (await client.get("/version", headers=header)).status_code == 200
+
+
+async def test_prefix_of_a_proxy(engine: FakeEngine) -> None:
+    app = build_app(engine, ServerConfig(api_key=("secret",)))
+    transport = httpx.ASGITransport(app, root_path="/api")
+    client = httpx.AsyncClient(transport=transport, base_url="http://quire")
+    header = {"authorization": "Bearer secret"}
+    assert (await client.get("/api/health")).status_code == 200
+    assert (await client.get("/api/version")).status_code == 401
+    assert (await client.get("/api/version", headers=header)).status_code == 200
+    for path in ("/api/api/health", "/apihealth", "/api/health/", "/api"):
+        assert (await client.get(path)).status_code == 401
+    assert 'handler="/health",status="200"} 1' in app.state.server.metrics.expose()
 
 
 async def test_other_origins_are_refused_unless_allowed(connect: Connect) -> None:

@@ -19,7 +19,7 @@ from quire.errors import CheckpointError, RequestError
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 
 Load = Callable[[str], Tokenizer]
-EXACT = ["byte_level", "llama2", "metaspace", "word_piece", "whole_words"]
+FILES = ["byte_level", "llama2", "metaspace", "word_piece", "whole_words", "end_of_word"]
 TEXTS = st.text(
     st.sampled_from(
         list("ab hello,.!'▁_ \n\t") + ["你", "好", "世", "😀", "é", "é", "\u200d", "한"]
@@ -29,7 +29,7 @@ TEXTS = st.text(
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), skip=st.booleans())
-@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("kind", FILES)
 def test_decode_equals_the_library(
     directories: dict[str, Path], load: Load, kind: str, data: st.DataObject, skip: bool
 ) -> None:
@@ -86,6 +86,17 @@ def test_named_tokens_and_special_ids(load: Load) -> None:
     assert tokenizer.token_text(tokenizer.eos_token_id) == "<|im_end|>"
     assert tokenizer.decode([tokenizer.eos_token_id]) == ""
     assert tokenizer.decode([tokenizer.eos_token_id], skip_special_tokens=False) == "<|im_end|>"
+
+
+def test_a_token_is_special_when_the_config_names_it(
+    directories: dict[str, Path], tmp_path: Path
+) -> None:
+    """Though the file calls it an ordinary one; a named token that does not exist stays out."""
+    with_config(directories["byte_level"], tmp_path, eos_token="<tool_call>", pad_token="[PAD]")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.eos_token_id in tokenizer.special_ids
+    assert tokenizer.decode(tokenizer.encode("a<tool_call>b")) == "ab"
+    assert len(tokenizer.encode("[PAD]")) > 1
 
 
 def with_config(source: Path, directory: Path, **config: object) -> Path:

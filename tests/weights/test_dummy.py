@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 
 import numpy as np
 import pytest
@@ -66,8 +66,8 @@ def test_other_types_and_unknown_names_are_errors() -> None:
         DummyCheckpoint(SHAPES).tensor("absent")
 
 
-def test_a_hundred_million_weights_take_no_time_to_speak_of() -> None:
+def test_a_hundred_million_weights_are_not_drawn_one_by_one() -> None:
     checkpoint = DummyCheckpoint({"w": (100_000, 1000)}, "BF16")
-    start = time.perf_counter()
+    start = os.times().user
     checkpoint.tensor("w")
-    assert time.perf_counter() - start < 2  # measured: 0.1 s
+    assert os.times().user - start < 0.7  # measured: 0.05 s, and over 1 s for drawing them all

@@ -35,7 +35,18 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    ["./absent", "/absent/model", "a/b/c", "../x", "org/..", "org/", "", "a b", "org/na?me"],
+    [
+        "./absent",
+        "/absent/model",
+        "a/b/c",
+        "../x",
+        "org/..",
+        "org/",
+        "",
+        "a b",
+        "org/na?me",
+        "org/näme",
+    ],
 )
 def test_what_is_neither_path_nor_name_is_refused(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -235,6 +235,18 @@ def test_a_part_of_another_version_is_not_continued(hub: Hub, tmp_path: Path) ->
     )
 
 
+def test_a_broken_update_leaves_the_old_snapshot_whole(hub: Hub, tmp_path: Path) -> None:
+    directory = resolve(tmp_path)
+    hub.files["master"]["config.json"] = b'{"model_type": "qwen3"}'  # of the same size
+    hub.files["master"]["model.safetensors"] = os.urandom(3_000_000)
+    hub.cut_after = [200_000] * modelscope.ATTEMPTS
+    assert resolve(tmp_path) == directory
+    assert contents(directory) == USED
+    assert contents(resolve(tmp_path)) == USED | {
+        name: hub.files["master"][name] for name in ("config.json", "model.safetensors")
+    }
+
+
 def test_damaged_bytes_are_noticed_and_not_kept(hub: Hub, tmp_path: Path) -> None:
     hub.damaged = True
     with pytest.raises(ModelError, match=r"config\.json arrived with another size or SHA-256"):
@@ -250,6 +262,17 @@ def test_a_listing_without_sizes_and_digests_is_enough(hub: Hub, tmp_path: Path)
     hub.log.clear()
     assert contents(resolve(tmp_path)) == USED
     assert fetched(hub) == []
+
+
+def test_without_a_digest_nothing_is_continued(hub: Hub, tmp_path: Path) -> None:
+    hub.fields = ("Path",)
+    hub.cut_after = [200_000] * modelscope.ATTEMPTS
+    with pytest.raises(ModelError):
+        resolve(tmp_path)
+    hub.files["master"]["model.safetensors"] = os.urandom(100_000)
+    assert (resolve(tmp_path) / "model.safetensors").read_bytes() == (
+        hub.files["master"]["model.safetensors"]
+    )
 
 
 def test_a_short_outage_is_waited_out_and_a_long_one_reported(hub: Hub, tmp_path: Path) -> None:

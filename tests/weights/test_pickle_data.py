@@ -168,7 +168,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damage_is_a_value_error(content: bytes) -> None:
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r"pickle|utf-8|unpack|zip\(\)") as error:
         read(content, ALLOWED)
     assert not isinstance(error.value, Refused)
 

@@ -61,12 +61,17 @@ class Client:
     async def send(self, request: BenchRequest) -> Outcome:
         """Send the request and read its stream to the end; failures are noted, not raised."""
         outcome = Outcome(started_s=time.perf_counter())
+        done = False
         try:
             async for line in self.server.post_lines(self.endpoint, self._body(request)):
-                if line.startswith(b"data: ") and line != b"data: [DONE]":
+                if line == b"data: [DONE]":
+                    done = True
+                elif line.startswith(b"data: "):
                     self._take(json.loads(line[6:]), outcome)
-            if not outcome.arrivals_s and not outcome.output_tokens:
-                outcome.error = "the answer held no token"
+            if not done:
+                outcome.error = "the stream ended early"
+            elif not outcome.arrivals_s and not outcome.output_tokens:
+                outcome.error = "the stream held no token"
         except (HttpError, OSError, ValueError) as error:
             outcome.error = str(error) or type(error).__name__
         return outcome

@@ -112,7 +112,7 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
 async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
     """The body's pieces: chunked, of a given length, or until the connection ends."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        while size := int((await reader.readline()).split(b";")[0] or b"0", 16):
+        while size := int((await reader.readuntil(b"\n")).split(b";")[0], 16):
             yield (await reader.readexactly(size + 2))[:-2]
     elif "content-length" in headers:
         yield await reader.readexactly(int(headers["content-length"]))

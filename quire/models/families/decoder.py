@@ -20,7 +20,10 @@ from quire.models.spec import (
     Weight,
 )
 
-__all__ = ["TINY", "dense_decoder", "layer_windows"]
+__all__ = ["TINY", "dense_decoder", "layer_windows", "num_layers", "sliding_window"]
+
+MAX_LAYERS = 4096
+"""More than any model has; a spec is built before the weights say how many there are."""
 
 TINY: Mapping[str, Any] = {
     "vocab_size": 128,
@@ -40,6 +43,9 @@ ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
     "gelu_pytorch_tanh": "gelu_tanh",
 }
 
+IGNORING_KINDS = ("default", "mrope")
+"""Kinds of rope that stretch nothing, whatever else their section says."""
+
 
 def dense_decoder(
     config: ConfigReader,
@@ -56,8 +62,8 @@ def dense_decoder(
     windows: one sliding window, or None, per layer; None: no layer has one.
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
-    layers = config.positive("num_hidden_layers")
-    eps = config.number("rms_norm_eps", 1e-6)
+    layers = num_layers(config)
+    eps = config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0)
     make = _BlockMaker(config, width, eps, qkv_bias, output_bias, mlp_bias, qk_norm)
     embedding = Embedding(Weight("model.embed_tokens.weight", (vocab_size, width), "rows"))
     tied = config.flag("tie_word_embeddings", default_tied)
@@ -77,21 +83,36 @@ def dense_decoder(
     )
 
 
+def num_layers(config: ConfigReader) -> int:
+    """The number of blocks; ModelError above MAX_LAYERS."""
+    layers = config.positive("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise ModelError(
+            f"{config.architecture}: num_hidden_layers is {layers}; at most {MAX_LAYERS} are read"
+        )
+    return layers
+
+
+def sliding_window(config: ConfigReader) -> int | None:
+    """The window that config.json gives, None for null or 0."""
+    return config.integer("sliding_window", 0) or None
+
+
 def layer_windows(config: ConfigReader) -> tuple[int | None, ...]:
     """The sliding window of each layer, from `layer_types` or from `max_window_layers`.
 
     The rule of Qwen: windows exist only with use_sliding_window, and by default only in the layers
     from max_window_layers on.
     """
-    layers = config.positive("num_hidden_layers")
+    layers, window = num_layers(config), sliding_window(config)
     enabled = config.flag("use_sliding_window")
-    window = config.get("sliding_window", 0)
-    first, kinds = config.get("max_window_layers", 28), config.get("layer_types")
-    if not enabled or not window:
+    first, kinds = config.integer("max_window_layers", 28), config.get("layer_types")
+    if not enabled or window is None:
         return (None,) * layers
     if kinds is None:
         return tuple(window if i >= first else None for i in range(layers))
-    if len(kinds) != layers or not set(kinds) <= {"full_attention", "sliding_attention"}:
+    known = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in known for k in kinds):
         raise ModelError(
             f"{config.architecture}: layer_types must give full_attention or sliding_attention "
             f"for each of {layers} layers, got {kinds!r}"
@@ -181,7 +202,7 @@ def _linear(name: str, out: int, width: int, split: Split, bias: bool, unit: int
 
 def _activation(config: ConfigReader) -> Literal["silu", "gelu_tanh"]:
     name = config.get("hidden_act", "silu")
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelError(
             f"{config.architecture}: hidden_act {name!r} is not one of {', '.join(ACTIVATIONS)}"
         )
@@ -190,79 +211,79 @@ def _activation(config: ConfigReader) -> Literal["silu", "gelu_tanh"]:
 
 def _dtype(config: ConfigReader) -> str:
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
-    return str(name).removeprefix("torch.")
+    if not isinstance(name, str):
+        raise ModelError(f"{config.architecture}: dtype is {name!r}; expected a name")
+    return name.removeprefix("torch.")
 
 
 def _rope(config: ConfigReader, head_dim: int) -> Rope:
     """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters."""
-    values = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
-    theta = values.pop("rope_theta", None) or config.number("rope_theta", 10000.0)
-    config.get("rope_theta")
-    kind = values.pop("rope_type", None) or values.get("type") or "default"
-    values.pop("type", None)
-    partial = values.pop("partial_rotary_factor", None) or config.number(
-        "partial_rotary_factor", 1.0
-    )
+    values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     if any(isinstance(value, dict) for value in values.values()):
         raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
-    length = config.positive("max_position_embeddings", 2048)
-    scaling = _scaling(config, kind, values, length)
-    return Rope(dims=int(head_dim * partial), theta=float(theta), scaling=scaling)
-
-
-def _scaling(config: ConfigReader, kind: str, values: dict[str, Any], length: int) -> RopeScaling:
-    fields = dict(values)
-    original = int(fields.pop("original_max_position_embeddings", None) or length)
-    if kind in ("default", "mrope"):
-        fields.clear()
-        made = RopeScaling()
-    elif kind in ("linear", "dynamic"):
-        made = RopeScaling(kind, factor=_factor(config, fields), original_length=length)  # type: ignore[arg-type]
-    elif kind == "llama3":
-        low, high = fields.pop("low_freq_factor", 1.0), fields.pop("high_freq_factor", 4.0)
-        factor = _factor(config, fields)
-        made = RopeScaling("llama3", factor, original, low_freq_factor=low, high_freq_factor=high)
-    elif kind == "yarn":
-        made = _yarn_scaling(config, fields, original, length)
-    else:
+    fields = ConfigReader(values, config.architecture)
+    theta = fields.number("rope_theta", config.number("rope_theta", 10000.0), low=2.0, high=1e12)
+    partial = config.number("partial_rotary_factor", 1.0)
+    partial = fields.number("partial_rotary_factor", partial, low=0.0, high=1.0)
+    kind = fields.get("rope_type", fields.get("type", "default"))
+    dims = int(head_dim * partial)
+    if dims % 2 or dims < (4 if kind == "dynamic" else 2):
         raise ModelError(
-            f"{config.architecture}: rope type {kind!r} is not supported here; "
-            "supported: default, linear, dynamic, llama3, yarn"
+            f"{config.architecture}: head_dim {head_dim} x partial_rotary_factor {partial:g} gives "
+            f"{dims} values to rotate in pairs"
         )
-    left = [key for key, value in fields.items() if value is not None]
-    if left:
+    length = config.positive("max_position_embeddings", 2048)
+    scaling = _scaling(fields, kind, length)
+    left = fields.unread()
+    if left and kind not in IGNORING_KINDS:
         raise ModelError(
             f"{config.architecture}: rope type {kind!r} does not use {', '.join(left)}"
         )
-    return made
+    return Rope(dims, theta, scaling=scaling)
 
 
-def _yarn_scaling(
-    config: ConfigReader, fields: dict[str, Any], original: int, length: int
-) -> RopeScaling:
-    fields.setdefault("factor", length / original)
-    factor = _factor(config, fields)
-    mscale, all_dim = fields.pop("mscale", None), fields.pop("mscale_all_dim", None)
-    attention = fields.pop("attention_factor", None)
-    fields.pop("finetuned", None)
+def _scaling(fields: ConfigReader, kind: object, length: int) -> RopeScaling:
+    original = fields.positive("original_max_position_embeddings", length)
+    if kind in IGNORING_KINDS:
+        return RopeScaling()
+    if kind == "linear" or kind == "dynamic":
+        return RopeScaling("linear" if kind == "linear" else "dynamic", _factor(fields), length)
+    if kind == "llama3":
+        low = fields.number("low_freq_factor", 1.0, low=1e-3, high=1e3)
+        high = fields.number("high_freq_factor", 4.0, low=1e-3, high=1e3)
+        if not low < high:
+            raise ModelError(
+                f"{fields.architecture}: low_freq_factor {low:g} is not below high_freq_factor "
+                f"{high:g}"
+            )
+        return RopeScaling("llama3", _factor(fields), original, low, high)
+    if kind == "yarn":
+        return _yarn_scaling(fields, original, length)
+    raise ModelError(
+        f"{fields.architecture}: rope type {kind!r} is not supported here; "
+        "supported: default, linear, dynamic, llama3, yarn"
+    )
+
+
+def _yarn_scaling(fields: ConfigReader, original: int, length: int) -> RopeScaling:
+    factor = _factor(fields, length / original)
+    mscale = fields.number("mscale", 0.0, low=0.0, high=1e3)
+    all_dim = fields.number("mscale_all_dim", 0.0, low=0.0, high=1e3)
+    recommended = yarn_attention_factor(factor, mscale, all_dim)
+    fields.get("finetuned")
     return RopeScaling(
         "yarn",
         factor,
         original,
-        beta_fast=float(fields.pop("beta_fast", None) or 32.0),
-        beta_slow=float(fields.pop("beta_slow", None) or 1.0),
-        truncate=bool(fields.pop("truncate", True)),
-        attention_factor=attention or yarn_attention_factor(factor, mscale, all_dim),
+        beta_fast=fields.number("beta_fast", 32.0, low=1e-3, high=1e6),
+        beta_slow=fields.number("beta_slow", 1.0, low=1e-3, high=1e6),
+        truncate=fields.flag("truncate", True),
+        attention_factor=fields.number("attention_factor", recommended, low=1e-3, high=1e3),
     )
 
 
-def _factor(config: ConfigReader, fields: dict[str, Any]) -> float:
-    factor = fields.pop("factor", None)
-    if not isinstance(factor, int | float) or factor < 1:
-        raise ModelError(
-            f"{config.architecture}: rope factor is {factor!r}; expected a number >= 1"
-        )
-    return float(factor)
+def _factor(fields: ConfigReader, default: float | None = None) -> float:
+    return fields.number("factor", default, low=1.0, high=1e6)
 
 
 def _max_length(config: ConfigReader, rope: Rope) -> int:

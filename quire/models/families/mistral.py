@@ -6,7 +6,7 @@ Source: the MistralForCausalLM config of transformers.
 from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, dense_decoder
+from quire.models.families.decoder import TINY, dense_decoder, num_layers, sliding_window
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 
@@ -16,5 +16,5 @@ __all__ = ["mistral"]
 @family("MistralForCausalLM", tiny={**TINY, "head_dim": 16, "sliding_window": 8})
 def mistral(config: ConfigReader) -> ModelSpec:
     """Mistral 7B, Nemo and other dense models; the window is null in the later ones."""
-    window = config.get("sliding_window") or None
-    return dense_decoder(config, windows=(window,) * config.positive("num_hidden_layers"))
+    windows = (sliding_window(config),) * num_layers(config)
+    return dense_decoder(config, windows=windows)

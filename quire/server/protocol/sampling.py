@@ -69,7 +69,9 @@ class GenerationRequest(Struct, forbid_unknown_fields=True, kw_only=True):
         int | None, honoured("keep the last k prompt tokens; -1: as many as fit")
     ] = None
     add_special_tokens: Annotated[bool | None, honoured("let the tokenizer add BOS")] = None
-    priority: Annotated[int | None, honoured("lower runs first, with that policy")] = None
+    priority: Annotated[
+        int | None, honoured("lower runs first; needs --scheduling-policy priority")
+    ] = None
     cache_salt: Annotated[str | None, honoured("share cached prefixes only with equal salts")] = (
         None
     )

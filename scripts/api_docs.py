@@ -1,0 +1,94 @@
+"""Fills the tables of docs/api.md and docs/metrics.md from the code; --check only compares."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+
+from quire.server.metrics import ServerMetrics
+from quire.server.protocol import chat, completions, formats, sampling, tokens
+from quire.server.protocol.support import field_support
+from quire.server.routes import OPERATIONS
+
+DOCS = Path(__file__).parent.parent / "docs"
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MODULES = (chat, completions, formats, sampling, tokens)
+
+
+def main(argv: list[str]) -> int:
+    """Rewrite the pages, or say which of them are stale."""
+    stale = []
+    for page in (DOCS / "api.md", DOCS / "metrics.md"):
+        text = page.read_text(encoding="utf-8")
+        fresh = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], text)
+        if fresh != text and "--check" in argv:
+            stale.append(page.name)
+        elif fresh != text:
+            page.write_text(fresh, encoding="utf-8")
+    if stale:
+        print(f"{', '.join(stale)}: run python scripts/api_docs.py", file=sys.stderr)
+    return 1 if stale else 0
+
+
+def table(name: str) -> str:
+    """The table that a mark asks for: Routes, Metrics, or a request type's fields."""
+    if name == "Routes":
+        rows = [f"| {each.method} `{each.path}` | {each.summary} |" for each in OPERATIONS]
+        rows = [row.replace(":path", "") for row in rows]
+        return _lines(["| Route | |", "|---|---|", *rows])
+    if name == "Metrics":
+        return _metrics()
+    return _fields(name)
+
+
+def _fields(name: str) -> str:
+    kind = next(found for module in MODULES if (found := getattr(module, name, None)))
+    inherited: set[str] = set()
+    if kind.__base__ is sampling.GenerationRequest:
+        inherited = set(sampling.GenerationRequest.__struct_fields__)
+    types = {field.name: field.type for field in msgspec.inspect.type_info(kind).fields}
+    rows = [
+        f"| `{field}` | {_type(types[field])} | {support.level} | {support.text} |"
+        for field, support in field_support(kind).items()
+        if field not in inherited
+    ]
+    return _lines(["| Field | Type | | |", "|---|---|---|---|", *rows])
+
+
+def _type(kind: msgspec.inspect.Type) -> str:
+    """A type in a reader's words."""
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _type(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        found = [_type(each) for each in kind.types]
+        return " or ".join(name for name in found if name != "null")
+    if isinstance(kind, msgspec.inspect.ListType):
+        return f"list of {_type(kind.item_type)}"
+    if isinstance(kind, msgspec.inspect.StructType):
+        return kind.cls.__name__
+    names = {"IntType": "integer", "FloatType": "number", "StrType": "string"}
+    names |= {"BoolType": "boolean", "DictType": "object", "NoneType": "null", "AnyType": "any"}
+    return names[type(kind).__name__]
+
+
+def _metrics() -> str:
+    info = SimpleNamespace(max_model_len=1, block_tokens=16, num_kv_blocks=1)
+    engine = SimpleNamespace(info=info, config=SimpleNamespace(enable_prefix_caching=True))
+    rows = [
+        f"| `{metric.name.partition(':')[2]}{metric.suffix}` | {metric.kind} | "
+        f"{', '.join(f'`{label}`' for label in getattr(metric, 'labels', ()))} | {metric.text} |"
+        for metric in ServerMetrics(engine, "vllm", "model").registry
+    ]
+    return _lines(["| Name | Kind | Labels | |", "|---|---|---|---|", *rows])
+
+
+def _lines(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

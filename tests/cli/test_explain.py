@@ -1,0 +1,145 @@
+"""`quire explain`: what it counts is what the ops cost, and the graph that runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quire.cli.main import main
+from quire.config import EngineConfig
+from quire.graph.explain import BodyChoice, Explanation, Step, Work, explain
+from quire.graph.explain_table import render
+from quire.graph.ir import Node
+from quire.graph.passes.decompose import decompose
+from quire.models.registry import build_spec, load_families
+from quire.models.spec import ModelSpec
+from quire.runtime.load import kv_layout
+
+DEMO = Path(__file__).parents[2] / "quire" / "demo" / "config.json"
+
+
+def spec_of(**changes: object) -> ModelSpec:
+    return build_spec({**json.loads(DEMO.read_text()), **changes})
+
+
+def runs_all(node: Node) -> BodyChoice:
+    return BodyChoice(node.name, "body")
+
+
+def runs_plain(node: Node) -> BodyChoice:
+    if node.name == "AddRmsNorm":
+        return BodyChoice(node.name, None, "no fused body")
+    return BodyChoice(node.name, "body")
+
+
+def explained(
+    spec: ModelSpec, choose: Callable[[Node], BodyChoice] = runs_all, context: int = 100
+) -> Explanation:
+    layout = kv_layout(EngineConfig("x"), spec)
+    return explain(spec, layout, "bfloat16", choose, context, 64)
+
+
+def test_facts_of_the_model() -> None:
+    e = explained(spec_of())
+    assert e.weight_bytes == 2 * e.spec.num_parameters
+    assert e.kv_bytes_per_token == 6 * 2 * 2 * 64 * 2  # layers, k and v, heads, width, bfloat16
+    assert (e.decode_step, e.prefill_step) == (Step(1, 100), Step(64, 64))
+
+
+def test_decode_reads_every_weight_once() -> None:
+    """All matrices and norms, the embedding table only as the head, and activations beside."""
+    e = explained(spec_of(), context=1)
+    moved = e.work("decode").bytes
+    assert e.weight_bytes < moved < e.weight_bytes * 1.1
+
+
+def test_flops_are_two_per_weight_and_token() -> None:
+    e = explained(spec_of(), context=1)
+    matrices = e.spec.num_parameters
+    assert e.work("decode").flops == pytest.approx(2 * matrices, rel=0.02)
+    head = 2 * e.spec.vocab_size * e.spec.width
+    prefill = 64 * (2 * matrices - head) + head
+    assert e.work("prefill").flops == pytest.approx(prefill, rel=0.05)
+
+
+def test_attention_of_a_prompt_sees_half_of_it() -> None:
+    e = explained(spec_of())
+    (line,) = {line for g in e.groups for line in g.lines if line.name == "PagedAttention"}
+    assert line.prefill.flops == 4 * 64 * 4 * 64 * (64 - 63 // 2)
+    assert line.decode.flops == 4 * 4 * 64 * 100
+
+
+def test_equal_layers_stand_together() -> None:
+    groups = explained(spec_of()).groups
+    assert [(group.first_layer, group.count) for group in groups] == [
+        (-1, 1),
+        (0, 1),
+        (1, 4),
+        (5, 1),
+        (-1, 1),
+    ]
+    assert sum(group.count for group in groups if group.first_layer >= 0) == 6
+
+
+def test_group_work_counts_every_layer() -> None:
+    middle = explained(spec_of()).groups[2]
+    once = sum((line.decode for line in middle.lines), Work())
+    assert middle.work("decode") == once.times(4)
+
+
+def test_passes_are_those_that_ran() -> None:
+    names = [run.name for run in explained(spec_of()).passes]
+    assert names == ["merge_matmuls", "fuse_residual_norm", "fuse_rope_kv_write", "decompose"]
+    *fusing, last = explained(spec_of()).passes
+    assert all(run.after < run.before for run in fusing)
+    assert last.before == last.after
+
+
+def test_a_declined_fusion_is_taken_apart_and_says_why() -> None:
+    e = explained(spec_of(), runs_plain)
+    assert e.declined == (BodyChoice("AddRmsNorm", None, "no fused body"),)
+    assert e.passes[-1].after == e.passes[-1].before + 11
+    names = {line.name for group in e.groups for line in group.lines}
+    assert "AddRmsNorm" not in names and {"Add", "RmsNorm"} <= names
+    assert decompose.__name__ == e.passes[-1].name
+    assert "AddRmsNorm was taken apart: no fused body" in render(e)
+
+
+@pytest.mark.parametrize("architecture", sorted(load_families()))
+def test_every_family_can_be_explained(architecture: str) -> None:
+    tiny = load_families()[architecture].tiny
+    e = explained(build_spec({**tiny, "architectures": [architecture]}), context=8)
+    text = render(e)
+    assert architecture in text and "whole step" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_windows_show_and_bound_the_cost() -> None:
+    tiny = load_families()["MistralForCausalLM"].tiny
+    e = explained(build_spec({**tiny, "architectures": ["MistralForCausalLM"]}), context=200)
+    (line,) = {line for g in e.groups for line in g.lines if line.name == "PagedAttention"}
+    assert "window 8" in line.detail
+    assert line.decode.flops == 4 * 4 * 16 * 8
+
+
+def test_command_on_a_config_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No weights and no tokenizer are there."""
+    (tmp_path / "config.json").write_text(DEMO.read_text())
+    for model in (tmp_path, tmp_path / "config.json"):
+        assert main(["explain", str(model), "--backend", "reference", "--dtype", "float32"]) == 0
+        out = capsys.readouterr().out
+        assert "float32" in out and "reference" in out and "merge_matmuls" in out
+
+
+def test_command_shows_native_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "demo", "--context", "10", "--tokens", "20"]) == 0
+    out = capsys.readouterr().out
+    assert "native" in out and "decode, 10 seen" in out and "prefill, 20 tokens" in out
+
+
+def test_sizes_beyond_the_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "demo", "--tokens", "4k"]) == 1
+    assert "--tokens is 4000; this model takes 1 to 1024 tokens" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The shape of the package: docstrings, exported names, file names, import time, dependencies.
+
+The order of imports between layers is checked by `scripts/check`.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.installed import packages
+
+PACKAGE = Path(__file__).parents[1] / "quire"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+BANNED = {"utils", "util", "helpers", "helper", "common", "manager", "base", "misc"}
+MAX_LINES = 300
+MAX_PACKAGES = 30
+MAX_IMPORT_S = 0.15
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(PACKAGE))
+
+
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of every module that is not empty, by its path."""
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in MODULES}
+    return {name: ast.parse(text) for name, text in texts.items() if text.strip()}
+
+
+def exported(tree: ast.Module) -> list[str] | None:
+    """The value of __all__, None when there is none."""
+    for node in tree.body:
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+            value = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+            assert isinstance(value, list)
+            return value
+    return None
+
+
+def public_definitions(tree: ast.Module) -> set[str]:
+    """The classes and functions that a module defines without an underscore."""
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = {node.name for node in tree.body if isinstance(node, kinds)}
+    return {name for name in found if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", sorted(trees()))
+def test_module_says_what_it_is(name: str) -> None:
+    docstring = ast.get_docstring(trees()[name])
+    assert docstring, f"{name} has no docstring"
+    assert docstring.partition("\n")[0].rstrip().endswith((".", ":")), docstring.partition("\n")[0]
+
+
+def test_public_names_are_exported() -> None:
+    """Every module with definitions has a sorted __all__ that names each public one."""
+    wrong = []
+    for name, tree in trees().items():
+        public, listed = public_definitions(tree), exported(tree)
+        if listed is None:
+            wrong += [f"{name} has no __all__"] if public else []
+            continue
+        wrong += [f"{name}: {each} is not in __all__" for each in public - set(listed)]
+        if len(set(listed)) != len(listed):
+            wrong.append(f"{name}: __all__ names something twice")
+    assert not wrong
+
+
+def test_exported_names_exist() -> None:
+    import importlib
+
+    missing = []
+    for name, tree in trees().items():
+        module = "quire." + name.removesuffix(".py").replace("/", ".").removesuffix("__init__")
+        loaded = importlib.import_module(module.rstrip("."))
+        missing += [f"{name}: {each}" for each in exported(tree) or () if not hasattr(loaded, each)]
+    assert not missing
+
+
+def test_file_names_are_concepts() -> None:
+    assert not [name_of(path) for path in MODULES if path.stem in BANNED]
+
+
+def test_no_file_is_long() -> None:
+    sizes = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {name: size for name, size in sizes.items() if size > MAX_LINES}
+
+
+def test_import_is_quick_and_light() -> None:
+    """The best of five fresh processes, so that a busy machine does not fail it."""
+    code = (
+        "import sys, time; start = time.perf_counter(); import quire\n"
+        "print(time.perf_counter() - start, 'numpy' in sys.modules)"
+    )
+    runs = [
+        subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(5)
+    ]
+    assert {numpy for _, numpy in runs} == {"False"}
+    assert min(float(seconds) for seconds, _ in runs) <= MAX_IMPORT_S
+
+
+def test_install_is_small() -> None:
+    found = packages()
+    assert "numpy" in found and "tokenizers" in found
+    assert len(found) <= MAX_PACKAGES, sorted(found)
+    assert not found & {"torch", "transformers", "pydantic", "rich", "typer", "aiohttp"}
