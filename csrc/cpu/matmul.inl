@@ -54,12 +54,20 @@ struct Tile {
         }
     }
 
-    // Adds the products of `depth` columns.
+    // Adds the products of `depth` columns.  Meanwhile asks for the memory from `next` on, as much as
+    // there is to read here.
     template <class Weight>
     QUIRE_INLINE void walk(const float *x, int64_t x_stride, const Weight *w, int64_t w_stride,
-                           int64_t depth) {
+                           int64_t depth, const Weight *next = nullptr) {
+        constexpr int64_t kLine = 64 / sizeof(Weight);
         int64_t k = 0;
         for (; k + V::kWidth <= depth; k += V::kWidth) {
+            if (next) {
+                QUIRE_UNROLL
+                for (int64_t i = 0; i < N * V::kWidth; i += kLine) {
+                    QUIRE_PREFETCH(next + k * N + i);
+                }
+            }
             add_products([&](int m) { return V::load(x + m * x_stride + k); },
                          [&](int n) { return V::load(w + n * w_stride + k); });
         }
@@ -103,7 +111,9 @@ template <class V, int M, int N, class Weight>
 void direct_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
     tile.clear();
-    tile.walk(p.x + m * p.x_stride, p.x_stride, p.w + n * p.depth, p.depth, p.depth);
+    const Weight *w = p.w + n * p.depth;
+    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
+              m == 0 ? w + N * p.depth : nullptr);
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 

@@ -34,9 +34,9 @@ class SentencePieceTokenizer:
         proto = _read(path)
         self._model = _processor(path, proto)
         self._num_pieces = self._model.get_piece_size()
-        self._has_prefix = self._model.normalize("a").startswith(SPACE)
+        has_prefix = self._model.normalize("a").startswith(SPACE)
         self._legacy = config.legacy is not False
-        self._prefix_space = self._has_prefix and config.add_prefix_space is not False
+        self._prefix_space = has_prefix and config.add_prefix_space is not False
         self._segments = self._model
         if not self._legacy or not self._prefix_space:
             self._segments = _processor(path, proto + NO_DUMMY_PREFIX)

@@ -156,8 +156,10 @@ def extended(draw: st.DrawFn, build: GraphBuilder, known: list[Value], name: str
         return [build.add(Add(), x, like, name=name)]
     if kind == "product":
         return [build.add(MatMul((LinearPart(f"w{name}", draw(widths)),)), x, name=name)]
-    if kind == "columns" and x.width > 8:
-        return [build.add(Columns(draw(st.integers(0, 8)), 8 + x.width - 16), x, name=name)]
+    if kind == "columns":
+        start = draw(st.integers(0, x.width - 1))
+        view = Columns(start, draw(st.integers(start + 1, x.width)))
+        return [build.add(view, x, name=name)]
     norm = RmsNorm(f"n{name}", 1e-3)
     if kind == "add norm":
         return add_two(build, AddRmsNorm(norm), x, like, name)
