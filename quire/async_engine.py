@@ -13,7 +13,7 @@ from typing import Any
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
 from quire.engine import EngineStats, Event
-from quire.errors import EngineError, QueueFullError, QuireError
+from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
 from quire.outputs import Delta
 from quire.sampling_params import SamplingParams
@@ -138,11 +138,19 @@ class AsyncEngine:
             prompt, params, request_id, priority, timeout_s, cache_salt
         )
         self._loop = asyncio.get_running_loop()
+        names = [completion.request.id for completion in prepared.completions]
+        taken = next((name for name in names if name in self._streams), None)
+        if taken is not None:
+            raise RequestError(f"request id {taken!r} is in use; choose another", "request_id")
         stream = RequestStream(prepared, self._cancel)
-        for completion in prepared.completions:
-            self._streams[completion.request.id] = stream
+        self._streams.update(dict.fromkeys(names, stream))
         self._post(lambda: self._submit(stream, prepared.completions))
         return stream
+
+    async def warm(self, params: SamplingParams) -> None:
+        """Build, off the event loop, what only the first request with a grammar has to wait for."""
+        if params.structured_outputs is not None:
+            await asyncio.to_thread(self._assembly.grammars.warm)
 
     async def shutdown(self, drain: bool = True, timeout_s: float = 30.0) -> None:
         """Refuse new requests, finish (or abort) those that run, and stop the thread."""

@@ -188,7 +188,7 @@ def _progress(total: int, shown: bool) -> Iterator[Any]:
     if not shown:
         yield lambda: None
         return
-    from tqdm import tqdm  # type: ignore[import-untyped]
+    from tqdm import tqdm
 
     with tqdm(total=total, desc="Processed prompts", unit="req", dynamic_ncols=True) as bar:
         yield bar.update

@@ -78,7 +78,8 @@ class CompletionOutput:
         self.text += delta.text
         self.token_ids.extend(delta.token_ids)
         if delta.logprobs is not None:
-            self.logprobs = [*(self.logprobs or []), *delta.logprobs]
+            self.logprobs = self.logprobs or []
+            self.logprobs.extend(delta.logprobs)
             total = self.cumulative_logprob or 0.0
             for token, entry in zip(delta.token_ids, delta.logprobs, strict=True):
                 total += entry[token].logprob

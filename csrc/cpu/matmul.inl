@@ -14,6 +14,10 @@ constexpr int64_t kFewRows = 12;
 constexpr int64_t kBlockCols = 24;   // weight rows of a unit
 constexpr int64_t kBlockRows = 64;   // activation rows of a unit, when there are many
 constexpr int64_t kBlockDepth = 512;
+#ifndef AHEAD
+#define AHEAD 1024
+#endif
+constexpr int64_t kAheadBytes = AHEAD;
 
 template <class V, int M, int N>
 struct Tile {
@@ -54,23 +58,27 @@ struct Tile {
         }
     }
 
-    // Adds the products of `depth` columns.  Meanwhile asks for the memory from `next` on, as much as
-    // there is to read here.
+    // Adds the products of `depth` columns.  Asks early for the weights that come kAheadBytes later
+    // in each row, after its end in those from `next` on; the hardware would notice short rows late.
     template <class Weight>
     QUIRE_INLINE void walk(const float *x, int64_t x_stride, const Weight *w, int64_t w_stride,
                            int64_t depth, const Weight *next = nullptr) {
-        constexpr int64_t kLine = 64 / sizeof(Weight);
-        int64_t k = 0;
-        for (; k + V::kWidth <= depth; k += V::kWidth) {
-            if (next) {
-                QUIRE_UNROLL
-                for (int64_t i = 0; i < N * V::kWidth; i += kLine) {
-                    QUIRE_PREFETCH(next + k * N + i);
-                }
-            }
+        constexpr int64_t kLine = 64 / sizeof(Weight), kAhead = kAheadBytes / sizeof(Weight);
+        const auto step = [&](int64_t k) {
             add_products([&](int m) { return V::load(x + m * x_stride + k); },
                          [&](int n) { return V::load(w + n * w_stride + k); });
+        };
+        int64_t k = 0;
+        if (next) {
+            for (; k + kLine <= depth; k += kLine) {
+                const Weight *ahead = k + kAhead < depth ? w + k + kAhead : next + k + kAhead - depth;
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) QUIRE_PREFETCH(ahead + n * w_stride);
+                QUIRE_UNROLL
+                for (int64_t i = 0; i < kLine; i += V::kWidth) step(k + i);
+            }
         }
+        for (; k + V::kWidth <= depth; k += V::kWidth) step(k);
         if (k < depth) {
             add_products([&](int m) { return V::load_partial(x + m * x_stride + k, depth - k); },
                          [&](int n) { return V::load_partial(w + n * w_stride + k, depth - k); });

@@ -30,6 +30,7 @@ async def create_chat_completion(state: ServerState, request: Request) -> Respon
     head = AnswerHead(state, body, "chatcmpl")
     params = _params(state, body)
     prompt = await _prompt(state, body, params)
+    await state.engine.warm(params)
     generation = Generation(state, [prompt], params, body)
     writer = ChatWriter(head, generation, body)
     if body.stream:

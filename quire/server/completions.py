@@ -29,6 +29,7 @@ async def create_completion(state: ServerState, request: Request) -> Response:
     head = AnswerHead(state, body, "cmpl")
     params = _params(state, body)
     prompts = await _prompts(state, body, params)
+    await state.engine.warm(params)
     generation = Generation(state, prompts, params, body, keep_output=body.max_tokens != 0)
     writer = CompletionWriter(head, generation, body)
     if body.stream:

@@ -11,19 +11,18 @@ from quire.errors import CheckpointError
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor
-from quire.weights.torch_pickle import TorchPickleFile
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 MAX_INDEX_BYTES = 100_000_000
 
 # In order of preference; an index is the JSON of `weight_map: {tensor name: file name}`.
-WEIGHT_FILES: dict[str, type[SafetensorsFile | TorchPickleFile]] = {
-    "model.safetensors": SafetensorsFile,
-    "model.safetensors.index.json": SafetensorsFile,
-    "pytorch_model.bin": TorchPickleFile,
-    "pytorch_model.bin.index.json": TorchPickleFile,
-}
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 class Checkpoint(Protocol):
@@ -48,13 +47,22 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     Raises CheckpointError if there are none, or they are damaged or not complete.
     """
     directory = Path(directory)
-    for file_name, reader in WEIGHT_FILES.items():
+    for file_name in WEIGHT_FILES:
         path = directory / file_name
         if os.path.isfile(path):
-            return _Shards(path, reader) if path.suffix == ".json" else reader(path)
+            return _Shards(path) if path.suffix == ".json" else _open_file(path)
     raise CheckpointError(
         f"{directory}: no weights there; Quire reads {', '.join(WEIGHT_FILES)}; {_seen(directory)}"
     )
+
+
+def _open_file(path: Path) -> Checkpoint:
+    """Open one file of weights by its name."""
+    if path.suffix != ".bin":
+        return SafetensorsFile(path)
+    from quire.weights.torch_pickle import TorchPickleFile  # here: few checkpoints need it
+
+    return TorchPickleFile(path)
 
 
 def _seen(directory: Path) -> str:
@@ -71,12 +79,12 @@ def _seen(directory: Path) -> str:
 class _Shards:
     """The tensors that an index spreads over several files of one directory."""
 
-    def __init__(self, index: Path, reader: type[SafetensorsFile | TorchPickleFile]) -> None:
+    def __init__(self, index: Path) -> None:
         self.origin = str(index)
         places = _read_index(index)
         files = sorted(set(places.values()))
         _check_present(index, files)
-        shards = {file: reader(index.parent / file) for file in files}
+        shards = {file: _open_file(index.parent / file) for file in files}
         self._shard_of = {name: shards[file] for name, file in places.items()}
         for name, shard in self._shard_of.items():
             if not shard.has(name):

@@ -109,6 +109,9 @@ class FakeEngine:
         )
         return stream
 
+    async def warm(self, params: SamplingParams) -> None:
+        """There is no grammar here."""
+
     def stats(self) -> EngineStats:
         num_running = sum(not stream.over for stream in self.streams)
         scheduler = SchedulerStats(num_running, 3, 50, 50, 10, 0.5, 0.25, 1.5, 7, 1000, 400, 21)

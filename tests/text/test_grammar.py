@@ -157,8 +157,10 @@ def test_special_tokens_never_stand_for_their_text(
     load: Load, compiler: Callable[[str], GrammarCompiler]
 ) -> None:
     tokenizer = load("byte_level")
-    matcher = compiler("byte_level").compile(StructuredOutput(choice=("<|bos|>",)))
-    assert tokenizer.bos_token_id not in allowed(matcher, tokenizer.vocab_size + PADDING)
+    for wanted in ({"choice": ("<|bos|>",)}, {"regex": "[<|>a-z]{1,20}"}):
+        matcher = compiler("byte_level").compile(StructuredOutput(**wanted))
+        tokens = allowed(matcher, tokenizer.vocab_size + PADDING)
+        assert tokenizer.bos_token_id not in tokens
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,5 @@ def _record(state: SamplingState) -> Any:
 
 
 def _row_addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    start, stride = array.ctypes.data, array.strides[0]
-    addresses: np.ndarray[Any, Any] = np.arange(len(array), dtype=np.uintp) * np.uintp(stride)
-    return addresses + np.uintp(start)
+    first, step = array.ctypes.data, array.strides[0]
+    return np.asarray([first + i * step for i in range(len(array))], np.uintp)

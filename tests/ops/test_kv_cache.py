@@ -1,0 +1,132 @@
+"""The paged KV cache: where each number stands, and that reading gives back what was written."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.number_formats import FORMATS, from_float32, to_float32
+
+TWO_LAYERS = (KvLayerShape(2, 4), KvLayerShape(3, 8))
+each_format = pytest.mark.parametrize("name", FORMATS)
+
+
+def cache(name: str = "float32", block_tokens: int = 16, num_blocks: int = 5) -> KvCache:
+    return KvCache(KvLayout(TWO_LAYERS, block_tokens, name), num_blocks)
+
+
+def random_rows(length: int, shape: KvLayerShape, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    return random.normal(0, 1, (length, shape.kv_heads, shape.head_dim)).astype(np.float32)
+
+
+# --- the layout
+
+
+@pytest.mark.parametrize(("name", "size"), [("float32", 4), ("float16", 2), ("bfloat16", 2)])
+@pytest.mark.parametrize("block_tokens", [16, 32])
+def test_sizes(name: str, size: int, block_tokens: int) -> None:
+    layout = KvLayout(TWO_LAYERS, block_tokens, name)
+    first, second = 2 * 2 * 4 * block_tokens * size, 2 * 3 * 8 * block_tokens * size
+    assert layout.block_bytes == (first, second)
+    assert layout.bytes_per_block == first + second
+    assert layout.layer_offsets(7) == (0, 7 * first)
+    assert KvCache(layout, 7).arena.nbytes == 7 * (first + second)
+
+
+def test_no_layers_take_no_bytes() -> None:
+    layout = KvLayout((), 16, "float32")
+    assert (layout.bytes_per_block, layout.layer_offsets(3)) == (0, ())
+
+
+@each_format
+def test_each_number_stands_where_the_layout_says(name: str) -> None:
+    """Layer, block, then keys [K, D, B] and values [K, B, D]."""
+    each, size = cache(name), FORMATS[name].itemsize
+    layer, block, slot = 1, 3, 11
+    shape = TWO_LAYERS[layer]
+    keys, values = random_rows(2, shape)
+    each.write(layer, block, slot, keys, values)
+    start = each.layer_offsets[layer] + block * each.layout.block_bytes[layer]
+    half = each.layout.block_bytes[layer] // 2
+    for head, dim in itertools.product(range(shape.kv_heads), range(shape.head_dim)):
+        key_at = start + ((head * shape.head_dim + dim) * 16 + slot) * size
+        value_at = start + half + ((head * 16 + slot) * shape.head_dim + dim) * size
+        for at, expected in ((key_at, keys[head, dim]), (value_at, values[head, dim])):
+            number = each.arena[at : at + size].view(FORMATS[name])
+            assert number == from_float32(np.float32([expected]), name)
+
+
+@each_format
+def test_a_write_touches_its_own_slot_only(name: str) -> None:
+    each = cache(name)
+    shape = TWO_LAYERS[0]
+    each.write(0, 2, 5, np.ones((2, 4), np.float32), np.ones((2, 4), np.float32))
+    assert np.count_nonzero(each.arena.view(FORMATS[name])) == 2 * shape.kv_heads * shape.head_dim
+
+
+def test_every_slot_has_bytes_of_its_own() -> None:
+    each = cache(num_blocks=3)
+    for layer, block, slot in itertools.product(range(2), range(3), range(16)):
+        shape = TWO_LAYERS[layer]
+        ones = np.ones((shape.kv_heads, shape.head_dim), np.float32)
+        each.write(layer, block, slot, ones, ones)
+        total = np.count_nonzero(each.arena.view(np.float32))
+        per_token = [2 * each.kv_heads * each.head_dim for each in TWO_LAYERS]
+        slots = block * 16 + slot + 1
+        assert total == (48 * per_token[0] if layer else 0) + slots * per_token[layer]
+
+
+# --- reading back
+
+
+@each_format
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 48])
+def test_reading_gives_back_what_was_written_rounded(name: str, length: int) -> None:
+    each = cache(name)
+    table = np.int32([4, 0, 2])
+    written = []
+    for layer, shape in enumerate(TWO_LAYERS):
+        keys, values = random_rows(length, shape, 1), random_rows(length, shape, 2)
+        written.append((keys, values))
+        for position in range(length):
+            block = int(table[position // 16])
+            each.write(layer, block, position % 16, keys[position], values[position])
+    for layer, (keys, values) in enumerate(written):
+        found_keys, found_values = each.read(layer, table, length)
+        np.testing.assert_array_equal(found_keys, to_float32(from_float32(keys, name), name))
+        np.testing.assert_array_equal(found_values, to_float32(from_float32(values, name), name))
+
+
+def test_two_requests_share_a_block() -> None:
+    each = cache()
+    keys, values = random_rows(2, TWO_LAYERS[0])
+    each.write(0, 1, 0, keys, values)
+    for table in ([1, 0], [1, 3]):
+        np.testing.assert_array_equal(each.read(0, np.int32(table), 1)[0][0], keys)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    block_tokens=st.sampled_from([8, 16, 32]),
+    name=st.sampled_from(sorted(FORMATS)),
+    writes=st.lists(st.integers(0, 4 * 8 - 1), max_size=40),
+)
+def test_the_last_write_to_a_slot_is_what_is_read(
+    block_tokens: int, name: str, writes: list[int]
+) -> None:
+    each = cache(name, block_tokens, num_blocks=4)
+    expected: dict[int, np.ndarray] = {}
+    for seed, position in enumerate(writes):
+        keys, values = random_rows(2, TWO_LAYERS[1], seed)
+        each.write(1, position // block_tokens, position % block_tokens, keys, values)
+        expected[position] = keys
+    found, _ = each.read(1, np.arange(4, dtype=np.int32), 4 * 8)
+    for position, keys in expected.items():
+        rounded = to_float32(from_float32(keys, name), name)
+        np.testing.assert_array_equal(found[position], rounded)
