@@ -65,7 +65,7 @@ def test_module_says_what_it_is(name: str) -> None:
 
 
 def test_public_names_are_exported() -> None:
-    """Every module with public definitions has an __all__ that names each of them once; scripts may not."""
+    """Every module that is imported names each public definition in its __all__, once."""
     wrong = []
     for name, tree in trees().items():
         if is_script(tree):

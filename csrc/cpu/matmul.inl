@@ -14,10 +14,36 @@ constexpr int64_t kFewRows = 12;
 constexpr int64_t kBlockCols = 24;   // weight rows of a unit
 constexpr int64_t kBlockRows = 64;   // activation rows of a unit, when there are many
 constexpr int64_t kBlockDepth = 512;
-#ifndef AHEAD
-#define AHEAD 1024
+#ifndef PB
+#define PB 1024
 #endif
-constexpr int64_t kAheadBytes = AHEAD;
+
+#ifndef HINT
+#define HINT 3
+#endif
+#ifndef PN
+#define PN 8
+#endif
+// Asks for memory, line by line: rows of `row_lines` lines at a stride.
+template <class Weight>
+struct Fetcher {
+    static constexpr int64_t kLine = 64 / sizeof(Weight);
+    const Weight *at;
+    int64_t row_length, stride, left;
+
+    Fetcher(const Weight *at, int64_t row_length, int64_t stride)
+        : at(at), row_length(row_length), stride(stride), left(row_length) {}
+
+    QUIRE_INLINE void fetch_line() {
+        __builtin_prefetch(at, 0, HINT);
+        at += kLine;
+        left -= kLine;
+        if (left <= 0) {
+            at += stride - row_length + left;
+            left += row_length;
+        }
+    }
+};
 
 template <class V, int M, int N>
 struct Tile {
@@ -58,22 +84,20 @@ struct Tile {
         }
     }
 
-    // Adds the products of `depth` columns.  Asks early for the weights that come kAheadBytes later
-    // in each row, after its end in those from `next` on; the hardware would notice short rows late.
+    // Adds the products of `depth` columns.
     template <class Weight>
     QUIRE_INLINE void walk(const float *x, int64_t x_stride, const Weight *w, int64_t w_stride,
-                           int64_t depth, const Weight *next = nullptr) {
-        constexpr int64_t kLine = 64 / sizeof(Weight), kAhead = kAheadBytes / sizeof(Weight);
+                           int64_t depth, Fetcher<Weight> *fetcher = nullptr) {
         const auto step = [&](int64_t k) {
             add_products([&](int m) { return V::load(x + m * x_stride + k); },
                          [&](int n) { return V::load(w + n * w_stride + k); });
         };
         int64_t k = 0;
-        if (next) {
+        if (fetcher) {
+            constexpr int64_t kLine = 64 / sizeof(Weight);
             for (; k + kLine <= depth; k += kLine) {
-                const Weight *ahead = k + kAhead < depth ? w + k + kAhead : next + k + kAhead - depth;
                 QUIRE_UNROLL
-                for (int n = 0; n < N; n++) QUIRE_PREFETCH(ahead + n * w_stride);
+                for (int n = 0; n < N; n++) fetcher->fetch_line();
                 QUIRE_UNROLL
                 for (int64_t i = 0; i < kLine; i += V::kWidth) step(k + i);
             }
@@ -120,8 +144,19 @@ void direct_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
     tile.clear();
     const Weight *w = p.w + n * p.depth;
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
-              m == 0 ? w + N * p.depth : nullptr);
+    const float *x = p.x + m * p.x_stride;
+    if (m > 0) {
+        tile.walk(x, p.x_stride, w, p.depth, p.depth);
+    } else {
+        for (int64_t k = 0; k < p.depth; k += PB) {
+            const int64_t depth = p.depth - k < PB ? p.depth - k : PB;
+            const bool last = k + PB >= p.depth;
+            const int64_t next_k = last ? 0 : k + PB;
+            const Weight *next = w + (last ? N * p.depth : k + PB);
+            Fetcher<Weight> fetcher(next, p.depth - next_k < PB ? p.depth - next_k : PB, p.depth);
+            tile.walk(x + k, p.x_stride, w + k, p.depth, depth, &fetcher);
+        }
+    }
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
@@ -148,7 +183,7 @@ template <class V, class Weight>
 void direct_block(const Product<Weight> &p, int64_t num_rows, int64_t first, int64_t last) {
     int64_t n = first;
     if (num_rows == 1) {
-        for (; n + 8 <= last; n += 8) direct_tile<V, 1, 8>(p, 0, n);
+        for (; n + PN <= last; n += PN) direct_tile<V, 1, PN>(p, 0, n);
         for (; n + 4 <= last; n += 4) direct_tile<V, 1, 4>(p, 0, n);
     } else if (num_rows <= 3 && V::kTileRows == 4) {
         n = direct_panels<V, 4>(p, num_rows, n, last);

@@ -93,7 +93,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
     )
     program = compiled(memory.max_num_batched_tokens)
-    ropes = RopeTables(spec.ropes, config.max_num_seqs)
+    ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):

@@ -26,51 +26,61 @@ class Machine:
 
 def inspect_machine(cgroup: Path = CGROUP, proc: Path = PROC) -> Machine:
     """Read the machine's resources now."""
-    total, available = _meminfo(proc)
-    limit, used = _cgroup_memory(cgroup)
-    free = available if limit is None else min(available, max(limit - used, 0))
-    return Machine(_processor_name(proc), _cores(cgroup), total, free, limit)
+    total, free = _meminfo(proc)
+    limits = [found for group in _groups(cgroup, proc, "memory") if (found := _memory(group))]
+    for limit, used in limits:
+        free = min(free, max(limit - used, 0))
+    least = min((limit for limit, _ in limits), default=None)
+    return Machine(_processor_name(proc), _cores(cgroup, proc), total, free, least)
 
 
-def _cores(cgroup: Path) -> int:
-    """Cores in the affinity mask, at most the control group's quota, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _cgroup_quota(cgroup)
-    return max(1, min(cores or 1, quota or cores or 1))
+def _groups(cgroup: Path, proc: Path, controller: str) -> list[Path]:
+    """The control groups that this process is in for a controller: its own, and all above it.
 
-
-def _cgroup_quota(cgroup: Path) -> int | None:
-    """Whole cores the quota allows, rounded up; None without a quota."""
-    text = _read(cgroup / "cpu.max")
-    if text is not None:
-        quota, _, period = text.partition(" ")
-        return None if quota == "max" else -(-int(quota) // int(period))
-    quota_v1 = _read(cgroup / "cpu" / "cpu.cfs_quota_us")
-    period_v1 = _read(cgroup / "cpu" / "cpu.cfs_period_us")
-    if quota_v1 is None or period_v1 is None or int(quota_v1) <= 0:
-        return None
-    return -(-int(quota_v1) // int(period_v1))
-
-
-def _cgroup_memory(cgroup: Path) -> tuple[int | None, int]:
-    """The limit, if there is one, and what counts against it that cannot be given back."""
-    for limit_name, used_name, stat_name, key in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    ):
-        limit, used = _read(cgroup / limit_name), _read(cgroup / used_name)
-        if limit is None or used is None:
+    Lines of /proc/self/cgroup are `0::/path` (version 2) or `4:cpu,cpuacct:/path` (version 1).
+    """
+    found = []
+    for line in (_read(proc / "self" / "cgroup") or "").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and controller not in controllers.split(","):
             continue
-        if limit == "max" or int(limit) >= 2**60:
-            return None, 0
-        stat = dict(line.split() for line in (_read(cgroup / stat_name) or "").splitlines())
-        return int(limit), max(int(used) - int(stat.get(key, 0)), 0)
-    return None, 0
+        base = cgroup if number == "0" else cgroup / controller
+        parts = [part for part in path.split("/") if part]
+        if ".." not in parts:  # a group outside of what this container sees
+            found += [base.joinpath(*parts[:depth]) for depth in range(len(parts), 0, -1)]
+    return [*found, cgroup, cgroup / controller]
+
+
+def _cores(cgroup: Path, proc: Path) -> int:
+    """Cores in the affinity mask, at most the smallest quota of a control group, at least one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quotas = [found for group in _groups(cgroup, proc, "cpu") if (found := _quota(group))]
+    return max(1, min([cores or 1, *quotas]))
+
+
+def _quota(group: Path) -> int | None:
+    """Whole cores that a group may use, rounded up; None without a quota."""
+    quota, _, period = (_read(group / "cpu.max") or "").partition(" ")
+    if not quota:
+        quota = _read(group / "cpu.cfs_quota_us") or ""
+        period = _read(group / "cpu.cfs_period_us") or ""
+    if not (quota.isdigit() and period.isdigit()):  # "max", "-1", or no such file
+        return None
+    return -(-int(quota) // int(period))
+
+
+def _memory(group: Path) -> tuple[int, int] | None:
+    """A group's limit and what counts against it that cannot be given back; None without one."""
+    for limit_name, used_name, given_back in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        limit, used = _read(group / limit_name) or "", _read(group / used_name) or ""
+        if limit.isdigit() and used.isdigit() and int(limit) < 2**60:
+            stat = (line.split() for line in (_read(group / "memory.stat") or "").splitlines())
+            files = sum(int(line[1]) for line in stat if line[0] == given_back)
+            return int(limit), max(int(used) - files, 0)
+    return None
 
 
 def _meminfo(proc: Path) -> tuple[int, int]:
@@ -81,7 +91,7 @@ def _meminfo(proc: Path) -> tuple[int, int]:
     sizes = {
         line.split(":")[0]: int(line.split()[1]) * 1024 for line in text.splitlines() if ":" in line
     }
-    return sizes["MemTotal"], sizes.get("MemAvailable", sizes["MemFree"])
+    return sizes["MemTotal"], sizes.get("MemAvailable") or sizes["MemFree"]
 
 
 def _processor_name(proc: Path) -> str:

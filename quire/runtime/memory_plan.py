@@ -80,20 +80,21 @@ def plan_memory(
             f"max_model_len {wanted} is above the {model_length} tokens this model is made for"
         )
     usable = int(free_bytes * config.memory_utilization)
+    if config.kv_cache_memory_bytes is not None:
+        usable = free_bytes  # the exact size overrides the share
+    needed = _needed_blocks(config, layout)
     notes: list[str] = []
-    budget = _step_budget(config, usable - weight_bytes, layout, activation_bytes, notes)
+    room = usable - weight_bytes
+    budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
     activations = activation_bytes(budget)
-    room = usable - weight_bytes - activations
-    num_blocks = _num_blocks(config, room, layout, wanted)
+    num_blocks = _num_blocks(config, room - activations, layout, wanted)
     length = min(wanted, num_blocks * layout.block_tokens)
-    if num_blocks < 1 or (config.max_model_len is not None and length < wanted):
-        need = -(-wanted // layout.block_tokens) if config.max_model_len else 1
+    if num_blocks < needed or (config.max_model_len is not None and length < wanted):
         raise CapacityError(
             f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
-            f"memory_utilization {config.memory_utilization}), but weights need "
-            f"{_mib(weight_bytes)}, activations {_mib(activations)} and {need} KV blocks "
-            f"{_mib(need * layout.bytes_per_block)}; free some memory, raise memory_utilization, "
-            f"lower max_model_len, or choose a smaller model"
+            f"memory_utilization {usable / max(free_bytes, 1):.3g}), but weights need "
+            f"{_mib(weight_bytes)}, activations {_mib(activations)} and {needed} KV blocks "
+            f"{_mib(needed * layout.bytes_per_block)}; {_cure(config)}"
         )
     if length < wanted:
         notes.append(f"model length cut from {wanted} to {length} tokens to fit the KV cache")
@@ -112,17 +113,26 @@ def plan_memory(
     )
 
 
+def _needed_blocks(config: EngineConfig, layout: KvLayout) -> int:
+    """The least KV blocks: what the user asked for, else one."""
+    length = -(-(config.max_model_len or 1) // layout.block_tokens)
+    return max(length, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
+
+
 def _step_budget(
     config: EngineConfig,
     room: int,
-    layout: KvLayout,
+    kv_bytes: int,
     activation_bytes: Callable[[int], int],
     notes: list[str],
 ) -> int:
-    """The token budget, halved while its activations would leave too little for the KV cache."""
+    """The token budget, halved while its activations leave the KV cache too little.
+
+    kv_bytes: what the KV cache needs; it may want half the room.
+    """
     budget = config.max_num_batched_tokens
     least = min(budget, SMALLEST_STEP)
-    while budget > least and activation_bytes(budget) + layout.bytes_per_block > room // 2:
+    while budget > least and activation_bytes(budget) > room - max(kv_bytes, room // 2):
         budget = max(budget // 2, least)
     if budget < config.max_num_batched_tokens:
         notes.append(
@@ -134,12 +144,20 @@ def _step_budget(
 def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, wanted: int) -> int:
     """Blocks for what was asked, else for every request at full length, within room and default."""
     if config.kv_cache_memory_bytes is not None:
-        room = min(room, config.kv_cache_memory_bytes)
-        return max(room // layout.bytes_per_block, 0)
+        asked = config.kv_cache_memory_bytes // layout.bytes_per_block
+        return asked if asked * layout.bytes_per_block <= room else 0
     full_length = -(-wanted // layout.block_tokens)
     useful = full_length * config.max_num_seqs
     default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, full_length)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
+
+
+def _cure(config: EngineConfig) -> str:
+    if config.kv_cache_memory_bytes is not None:
+        return "free some memory, or raise or lower kv_cache_memory_bytes to what fits"
+    return (
+        "free some memory, raise memory_utilization, lower max_model_len, or choose a smaller model"
+    )
 
 
 def _mib(size: int) -> str:

@@ -31,10 +31,10 @@ class HFTokenizer:
         self.chat_template = self.chat_templates.get("default")
         self.bos_token_id = self._find_id(config.special_tokens.get("bos_token"))
         self.eos_token_id = self._find_id(config.special_tokens.get("eos_token"))
-        named_ids = self._mark_specials(config)
+        self._mark_specials(config)
         self._added = self._backend.get_added_tokens_decoder()
-        flagged = {token for token, added in self._added.items() if added.special}
-        self.special_ids = frozenset(flagged | named_ids)
+        flagged = (token for token, added in self._added.items() if added.special)
+        self.special_ids = frozenset(flagged)
         largest = max(self._added, default=-1)
         self.vocab_size = max(self._backend.get_vocab_size(with_added_tokens=True), largest + 1)
         self._rule = find_byte_rule(self._backend.decoder)
@@ -82,15 +82,16 @@ class HFTokenizer:
     def _find_id(self, content: str | None) -> int | None:
         return None if content is None else self._backend.token_to_id(content)
 
-    def _mark_specials(self, config: TokenizerConfig) -> set[int]:
+    def _mark_specials(self, config: TokenizerConfig) -> None:
         """Make the named special tokens special; those the vocabulary lacks stay unknown."""
         named = [*config.special_tokens.values(), *config.extra_special_tokens]
-        ids = {content: self._find_id(content) for content in named}
-        present = {content: token for content, token in ids.items() if token is not None}
         self._backend.add_special_tokens(
-            [tokenizers.AddedToken(content, normalized=False) for content in present]
+            [
+                tokenizers.AddedToken(content, normalized=False)
+                for content in named
+                if self._find_id(content) is not None
+            ]
         )
-        return set(present.values())
 
 
 def _load(path: Path) -> tokenizers.Tokenizer:

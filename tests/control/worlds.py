@@ -188,9 +188,8 @@ class World:
     def _new_life(self, name: str, now: int) -> Life:
         rng = self.random
         stem = rng.choice(self.stems)[: rng.choice([4, 8, 999])]
-        prompt = stem[: rng.choice([len(stem), rng.randint(0, len(stem))])] + self._tokens(
-            rng.randint(1, 6)
-        )
+        prompt = stem[: rng.choice([len(stem), rng.randint(1, len(stem))])]
+        prompt = prompt + self._tokens(rng.choice([0, rng.randint(1, 6)]))
         stop = StopRules(
             max_tokens=rng.randint(1, max(1, min(self.capacity * 2 // 3, 60))),
             min_tokens=rng.choice([0, 0, 3]),

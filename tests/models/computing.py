@@ -92,7 +92,7 @@ class Model:
         self.limits = limits
         self.ropes = RopeTables(loaded.spec.ropes, 2)
         self.cache = kv_cache(loaded.spec, kv_format)
-        self.executable = _bind(loaded, backend, self.cache, self.ropes, threads, limits)
+        self.executable = bind(loaded, backend, self.cache, self.ropes, threads, limits)
         order = np.random.default_rng(5).permutation(self.cache.num_blocks)
         self.block_table = order.astype(np.int32)
 
@@ -125,7 +125,7 @@ class Model:
         return self.executable.logits(replace(batch, rope_rows=rope_rows)).copy()
 
 
-def _bind(
+def bind(
     loaded: Loaded,
     backend: str,
     cache: KvCache,
@@ -133,6 +133,7 @@ def _bind(
     threads: int,
     limits: StepLimits,
 ) -> Executable:
+    """Compile the spec for a backend, and bind it to its weights, cache and threads."""
     if backend == "reference":
         has_body = ReferenceBackend()
         program = compile_program(loaded.spec, limits, lambda n: has_body.declines(n) is None)

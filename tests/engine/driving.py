@@ -1,0 +1,187 @@
+"""Runs jobs through a real engine over a small random model, in any circumstances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from quire.control.request import Request
+from quire.control.scheduler import Scheduler
+from quire.control.stop import StopRules
+from quire.engine import Engine
+from quire.graph.program import StepLimits
+from quire.models.registry import build_spec, load_families
+from quire.ops.number_formats import from_float32
+from quire.outputs import TokenLogprobs
+from quire.runtime.rope_tables import RopeTables
+from quire.runtime.runner import Runner
+from quire.sampling.state import SamplingState
+from quire.sampling_params import SamplingParams
+from quire.weights.tensor import RawTensor
+from tests.graph.interpreting import random_weights
+from tests.models.computing import Loaded, bind, kv_cache
+
+BLOCK = 16
+STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Everything around a request that must not change what it yields."""
+
+    threads: int = 1
+    max_num_seqs: int = 64
+    token_budget: int = 64
+    logit_rows: int = 8
+    num_blocks: int = 256
+    prefix_caching: bool = False
+    chunked_prefill: bool = True
+    lookahead_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt, how to continue it, and after how many steps it arrives."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    arrival: int = 0
+    forbidden: tuple[int, ...] = ()
+
+
+@dataclass
+class Answer:
+    """All that came of a job."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    finish_reason: str | None = None
+
+
+@dataclass
+class Run:
+    """The answers to some jobs, in their order, and what happened on the way."""
+
+    answers: list[Answer]
+    num_preemptions: int
+    num_hit_tokens: int
+    num_steps: int
+
+
+def random_model(architecture: str, dtype: str = "float32", **changes: Any) -> Loaded:
+    """A small model of an architecture with random weights, stored in a dtype."""
+    tiny = load_families()[architecture].tiny
+    spec = build_spec({**tiny, "architectures": [architecture], "dtype": dtype, **changes})
+    weights = {
+        name: RawTensor(name, STORED[dtype], array.shape, from_float32(array, dtype))
+        for name, array in random_weights(spec).items()
+    }
+    return Loaded(spec, weights)
+
+
+class Bench:
+    """One model on one backend; makes an engine for each set of circumstances."""
+
+    def __init__(self, loaded: Loaded, backend: str, kv_format: str = "float32") -> None:
+        self.loaded = loaded
+        self.backend = backend
+        self.kv_format = kv_format
+
+    def engine(self, world: Circumstances) -> Engine:
+        """A fresh engine; its cache is full of NaN, so that reading too far is seen."""
+        spec = self.loaded.spec
+        limits = StepLimits(world.token_budget, world.logit_rows)
+        cache = kv_cache(spec, self.kv_format, world.num_blocks)
+        ropes = RopeTables(spec.ropes, 64)
+        executable = bind(self.loaded, self.backend, cache, ropes, world.threads, limits)
+        scheduler = Scheduler(
+            world.num_blocks,
+            BLOCK,
+            world.token_budget,
+            world.max_num_seqs,
+            enable_prefix_caching=world.prefix_caching,
+            enable_chunked_prefill=world.chunked_prefill,
+            lookahead_tokens=world.lookahead_tokens,
+        )
+        return Engine(scheduler, Runner(executable, ropes))
+
+    def run(self, jobs: Sequence[Job], world: Circumstances) -> Run:
+        """Run jobs together, each from its arrival on; the engine must end clean."""
+        engine = self.engine(world)
+        answers = [Answer() for _ in jobs]
+        waiting = sorted(range(len(jobs)), key=lambda i: -jobs[i].arrival)
+        step = 0
+        while waiting or engine.has_work:
+            while waiting and jobs[waiting[-1]].arrival <= step:
+                self._submit(engine, waiting[-1], jobs[waiting.pop()])
+            step += 1
+            for event in engine.step():
+                answer = answers[int(event.update.request_id)]
+                answer.tokens += event.update.tokens
+                answer.logprobs += event.logprobs or ()
+                answer.prompt_logprobs = event.prompt_logprobs or answer.prompt_logprobs
+                answer.finish_reason = event.update.finish_reason
+            engine.scheduler.check()
+        stats = engine.stats().scheduler
+        assert stats.num_used_blocks == 0
+        return Run(answers, stats.num_preemptions, stats.prefix_hit_tokens, step)
+
+    def alone(self, job: Job) -> Answer:
+        """The answer to one job that has a roomy engine for itself."""
+        return self.run([replace(job, arrival=0)], Circumstances()).answers[0]
+
+    def _submit(self, engine: Engine, index: int, job: Job) -> None:
+        params, ropes = job.params, engine.runner.ropes
+        assert params.max_tokens is not None
+        rope_class = ropes.rope_class(len(job.prompt))
+        request = Request(
+            str(index),
+            job.prompt,
+            StopRules(params.max_tokens, params.min_tokens, stop_token_ids=params.stop_token_ids),
+            cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
+            use_prefix_cache=params.prompt_logprobs is None,
+        )
+        state = SamplingState(job.prompt, params, job.seed, job.forbidden)
+        engine.submit(request, state)
+
+
+def random_jobs(
+    seed: int, count: int, vocab_size: int = 128, longest: int = 60, most_tokens: int = 12
+) -> list[Job]:
+    """Jobs of all kinds; about half of the prompts begin like another."""
+    random = np.random.default_rng(seed)
+    stems = random.integers(0, vocab_size, (2, longest)).tolist()
+    return [_random_job(random, stems, vocab_size, longest, most_tokens) for _ in range(count)]
+
+
+def _random_job(
+    random: np.random.Generator, stems: Any, vocab_size: int, longest: int, most_tokens: int
+) -> Job:
+    prompt = random.integers(0, vocab_size, random.integers(1, longest)).tolist()
+    if random.random() < 0.5:
+        shared = stems[random.integers(len(stems))][: random.integers(1, longest)]
+        prompt = (shared + prompt[:8])[:longest]
+    forbidden = tuple(random.integers(0, vocab_size, 3).tolist())
+    num_tokens = int(random.integers(1, most_tokens + 1))
+    params = SamplingParams(
+        temperature=float(random.choice([0.0, 0.7, 1.0, 1.5])),
+        top_k=int(random.choice([0, 5, 40])),
+        top_p=float(random.choice([1.0, 0.9, 0.5])),
+        min_p=float(random.choice([0.0, 0.05])),
+        repetition_penalty=float(random.choice([1.0, 1.3])),
+        presence_penalty=float(random.choice([0.0, 0.6])),
+        frequency_penalty=float(random.choice([0.0, -0.4])),
+        logit_bias={int(random.integers(vocab_size)): 2.5} if random.random() < 0.3 else {},
+        logprobs=[None, 0, 4][random.integers(3)],
+        prompt_logprobs=2 if random.random() < 0.25 else None,
+        max_tokens=num_tokens,
+        min_tokens=num_tokens // 2,
+        stop_token_ids=forbidden,
+    )
+    seed, arrival = int(random.integers(2**62)), int(random.choice([0, 0, 1, 3, 8]))
+    return Job(tuple(prompt), params, seed, arrival, forbidden)
