@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.control.policy import load_policy
 from quire.control.scheduler import Scheduler
 from quire.engine import Engine
-from quire.errors import ModelError
+from quire.errors import ConfigError, ModelError
 from quire.frontend import Frontend
 from quire.models.generation import GenerationDefaults, read_generation_defaults
 from quire.runtime.load import LoadedModel, load_model
@@ -104,6 +104,11 @@ class Assembly:
             eos = read_generation_defaults(self.model.directory).eos_token_ids
             return GenerationDefaults(eos_token_ids=eos)
         directory = self.model.directory if choice == "auto" else Path(choice)
+        if choice != "auto" and not (directory / "generation_config.json").is_file():
+            raise ConfigError(
+                f"generation_config {choice!r} holds no generation_config.json; give auto, vllm or "
+                "a directory that has one"
+            )
         return read_generation_defaults(directory)
 
     def _eos_token_ids(self) -> frozenset[int]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from quire.control.plan import Update
+from quire.control.plan import Plan, Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stats import SchedulerStats
@@ -93,7 +93,7 @@ class Engine:
         updates = list(self.scheduler.expire(now))
         plan = self.scheduler.plan(now)
         if plan.chunks:
-            output = self.runner.run(plan)
+            output = self._run(plan)
         for request_id in output.failed:
             failed = self.scheduler.cancel(request_id, "error")
             updates += [failed] if failed is not None else []
@@ -107,6 +107,16 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counts and gauges now."""
         return replace(self._totals, scheduler=self.scheduler.stats())
+
+    def _run(self, plan: Plan) -> StepOutput:
+        """Run a plan; where that fails, its requests end, and the engine can go on with others."""
+        try:
+            return self.runner.run(plan)
+        except BaseException:
+            for chunk in plan.chunks:
+                self.cancel(chunk.request_id, "error")
+            self.scheduler.commit(plan, {})
+            raise
 
     def _count(self, step_tokens: int, updates: list[Update]) -> None:
         first = [

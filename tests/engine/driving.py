@@ -151,9 +151,9 @@ class Bench:
 
 
 def random_jobs(
-    seed: int, count: int, vocab_size: int = 128, longest: int = 60, most_tokens: int = 12
+    seed: int, count: int, vocab_size: int = 128, longest: int = 60, most_tokens: int = 32
 ) -> list[Job]:
-    """Jobs of all kinds; about half of the prompts begin like another."""
+    """Jobs of all kinds; half of the prompts begin like another, and some are the same."""
     random = np.random.default_rng(seed)
     stems = random.integers(0, vocab_size, (2, longest)).tolist()
     return [_random_job(random, stems, vocab_size, longest, most_tokens) for _ in range(count)]
@@ -166,6 +166,8 @@ def _random_job(
     if random.random() < 0.5:
         shared = stems[random.integers(len(stems))][: random.integers(1, longest)]
         prompt = (shared + prompt[:8])[:longest]
+    if random.random() < 0.25:
+        prompt = stems[0][:40]
     forbidden = tuple(random.integers(0, vocab_size, 3).tolist())
     num_tokens = int(random.integers(1, most_tokens + 1))
     params = SamplingParams(

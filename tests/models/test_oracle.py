@@ -132,6 +132,17 @@ def test_decode_token_by_token(case: Case, backend: str, oracles: Oracles) -> No
 
 @each_backend
 @each_family
+def test_a_long_prompt(case: Case, backend: str, oracles: Oracles) -> None:
+    """200 tokens: several blocks of the cache, and more than one chunk of keys in the kernels."""
+    need(backend)
+    oracle = oracles(case)
+    tokens = random_tokens(replace(case, prompt_length=200))
+    expected = oracle_logits(oracle.model, tokens)
+    assert distance(Model(oracle.loaded, backend).logits(tokens), expected) < TOLERANCE
+
+
+@each_backend
+@each_family
 def test_more_threads_compute_the_same(case: Case, backend: str, oracles: Oracles) -> None:
     need(backend)
     oracle = oracles(case)

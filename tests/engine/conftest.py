@@ -1,0 +1,56 @@
+"""The demo model, loaded once, and copies of its directory to damage."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire.assembly import Assembly
+from quire.config import EngineConfig
+from quire.llm import LLM
+from quire.weights.hub import DEMO
+
+SMALL: dict[str, Any] = {
+    "threads": 1,
+    "max_model_len": 256,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 64,
+    "kv_cache_memory_bytes": 4 * 2**20,
+}
+
+
+@pytest.fixture(scope="session")
+def shared_llm() -> LLM:
+    """The demo model; tests leave its engine without requests."""
+    return LLM("demo", **SMALL)
+
+
+@pytest.fixture
+def llm(shared_llm: LLM) -> Iterator[LLM]:
+    """The demo model, checked for leaks after the test."""
+    yield shared_llm
+    engine = shared_llm._engine
+    assert not engine.has_work
+    assert engine.stats().scheduler.num_used_blocks == 0
+    engine.scheduler.check()
+
+
+@pytest.fixture
+def assembly() -> Assembly:
+    """The parts of a fresh demo model, for an engine of one's own."""
+    return Assembly(EngineConfig("demo", **SMALL))
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A copy of the demo's directory; replace its files, do not write into them."""
+    directory = tmp_path / "checkpoint"
+    directory.mkdir()
+    for file in DEMO.iterdir():
+        if file.suffix in (".json", ".safetensors"):
+            os.symlink(file, directory / file.name)
+    return directory
