@@ -1,16 +1,17 @@
 // Attention over paged keys and values, with the online softmax.
 //
-// A unit is a kv head of a tile: neighbouring tokens of one request.  Their queries for the query heads
-// of that kv head ("rows") use each loaded key and value together.  Keys are walked in chunks of
-// positions whose borders are fixed multiples of kChunk, from the oldest; each chunk's scores are made
-// (keys lie as [D, B], so a vector holds neighbouring positions), turned into weights, and its values
-// added.  A position that a row must not see gets weight 0, and adding 0 * value changes no bit: so it
-// does not matter which rows share a tile, nor which blocks were skipped for all of them.
+// A unit is a kv head of a tile: neighbouring tokens of one request.  Their queries for the query
+// heads of that kv head ("rows") use each loaded key and value together.  Keys are walked in chunks
+// of positions whose borders are fixed multiples of kChunk, from the oldest; each chunk's scores
+// are made (keys lie as [D, B], so a vector holds neighbouring positions), turned into weights, and
+// its values added.  A position that a row must not see gets weight 0, and adding 0 * value changes
+// no bit: so it does not matter which rows share a tile, nor which blocks were skipped for all of
+// them.
 namespace quire {
 namespace {
 
-constexpr int64_t kChunk = 128;        // positions, rounded up to whole blocks
-constexpr int64_t kRowsPerTile = 32;   // a tile has that many rows, or one token
+constexpr int64_t kChunk = 128;       // positions, rounded up to whole blocks
+constexpr int64_t kRowsPerTile = 32;  // a tile has that many rows, or one token
 constexpr float kMinusInfinity = -INFINITY;
 
 QUIRE_INLINE int64_t attention_chunk(int64_t block_tokens) {
@@ -21,6 +22,14 @@ QUIRE_INLINE int64_t round_up(int64_t n, int64_t multiple) {
     return (n + multiple - 1) / multiple * multiple;
 }
 
+// The whole blocks of a chunk that a unit reads: positions [first, last), and for each vector of
+// positions where its keys and its values begin.
+template <class Cache>
+struct Chunk {
+    int64_t first, last, num_vectors;
+    const Cache **keys, **values;
+};
+
 // One unit at work.  Sizes: R rows, C positions in a chunk, D padded to whole vectors.
 template <class V, class Cache>
 struct AttentionUnit {
@@ -30,12 +39,11 @@ struct AttentionUnit {
     const QueryTile tile;
     const int64_t num_rows;
     const int64_t oldest, newest;      // positions that any row sees
-    float *queries;          // [R, D], scaled
-    float *weights;          // [R, C]: scores, then softmax weights
-    float *sums;             // [R, padded]: weighted values so far
+    float *queries;                    // [R, D], scaled
+    float *weights;                    // [R, C]: scores, then softmax weights
+    float *sums;                       // [R, padded]: weighted values so far
     float *maxima, *totals, *factors;  // [R]
-    const Cache **keys;      // [C / V::kWidth]: where each vector of positions has its key [0]
-    const Cache **values;    // [C / V::kWidth]
+    Chunk<Cache> now, next;
 
     AttentionUnit(const quire_op &op, const Run &run, int64_t index, char *scratch)
         : op(op),
@@ -50,9 +58,11 @@ struct AttentionUnit {
           num_rows(tile.num_tokens * group),
           oldest(oldest_of(0)),
           newest(position_of(num_rows - 1)) {
-        keys = reinterpret_cast<const Cache **>(scratch);
-        values = keys + C / V::kWidth;
-        weights = reinterpret_cast<float *>(values + C / V::kWidth);
+        const int64_t most = C / V::kWidth;
+        const Cache **pointers = reinterpret_cast<const Cache **>(scratch);
+        now = {0, 0, 0, pointers, pointers + most};
+        next = {0, 0, 0, pointers + 2 * most, pointers + 3 * most};
+        weights = reinterpret_cast<float *>(pointers + 4 * most);
         sums = weights + num_rows * C;
         queries = sums + num_rows * padded;
         maxima = queries + num_rows * D;
@@ -82,23 +92,36 @@ struct AttentionUnit {
         }
     }
 
-    // Finds the keys and values of the positions [first, last), whole blocks.
-    void find_blocks(int64_t first, int64_t last) {
+    // Finds the keys and values of the chunk that starts at `start`; it may be behind the newest.
+    void find(int64_t start, Chunk<Cache> *chunk) const {
+        chunk->first = (oldest > start ? oldest : start) / B * B;
+        const int64_t end = newest + 1 < start + C ? newest + 1 : start + C;
+        chunk->last = end > chunk->first ? round_up(end, B) : chunk->first;
+        chunk->num_vectors = (chunk->last - chunk->first) / V::kWidth;
         const quire_program &program = *run.program;
         const int32_t *table =
             run.step->block_tables + int64_t(tile.request) * run.step->block_table_stride;
-        const Cache **key = keys, **value = values;
-        for (int64_t block = first / B; block < last / B; block++) {
-            const uint8_t *bytes = program.kv + program.kv_layer_offset[op.layer] +
-                                   table[block] * program.kv_block_bytes[op.layer];
-            const Cache *key_block = reinterpret_cast<const Cache *>(bytes) + kv_head * D * B;
-            const Cache *value_block =
-                reinterpret_cast<const Cache *>(bytes) + (op.kv_heads + kv_head) * D * B;
+        const Cache **key = chunk->keys, **value = chunk->values;
+        for (int64_t block = chunk->first / B; block < chunk->last / B; block++) {
+            const Cache *numbers =
+                reinterpret_cast<const Cache *>(program.kv + program.kv_layer_offset[op.layer] +
+                                                table[block] * program.kv_block_bytes[op.layer]);
             for (int64_t slot = 0; slot < B; slot += V::kWidth) {
-                *key++ = key_block + slot;
-                *value++ = value_block + slot * D;
+                *key++ = numbers + kv_head * D * B + slot;
+                *value++ = numbers + (op.kv_heads + kv_head) * D * B + slot * D;
             }
         }
+    }
+
+    // Asks for a vector's share of its block's memory.
+    QUIRE_INLINE void fetch(const Cache *from) const {
+        for (int64_t i = 0; i < D * V::kWidth; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
+    }
+    QUIRE_INLINE void fetch_values(int64_t vector) const { fetch(now.values[vector]); }
+    QUIRE_INLINE void fetch_next_keys(int64_t vector) const {
+        if (vector >= next.num_vectors) return;
+        const int64_t slot = vector * V::kWidth % B;
+        fetch(next.keys[vector] + slot * (D - 1));  // the first `slot` shares of the block are past
     }
 
     template <int R, int N>
@@ -107,7 +130,8 @@ struct AttentionUnit {
         const Cache *key[N];
         QUIRE_UNROLL
         for (int n = 0; n < N; n++) {
-            key[n] = keys[vector + n];
+            key[n] = now.keys[vector + n];
+            if (row == 0) fetch_values(vector + n);
             QUIRE_UNROLL
             for (int r = 0; r < R; r++) scores[r][n] = V::zero();
         }
@@ -132,7 +156,7 @@ struct AttentionUnit {
         }
     }
 
-    // Adds the values of `slots` positions, starting at weight `at`, to N vectors of R rows.
+    // Adds the weighted values of the chunk's positions [first, last) to N vectors of R rows.
     template <int R, int N>
     QUIRE_INLINE void value_tile(int64_t row, int64_t d, int64_t first, int64_t last) {
         typename V::Float out[R][N];
@@ -144,19 +168,25 @@ struct AttentionUnit {
                 out[r][n] = V::mul(V::load(sums + (row + r) * padded + d + n * V::kWidth), factor);
             }
         }
-        const float *weight = weights + row * C;
         const bool ragged = d + N * V::kWidth > D;
-        for (int64_t p = first; p < last; p++) {
-            const Cache *value = values[p / V::kWidth] + p % V::kWidth * D + d;
-            typename V::Float w[R];
-            QUIRE_UNROLL
-            for (int r = 0; r < R; r++) w[r] = V::broadcast(weight[r * C + p]);
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                const typename V::Float v = N == 1 && ragged ? V::load_partial(value, D - d)
-                                                             : V::load(value + n * V::kWidth);
+        for (int64_t vector = first / V::kWidth; vector * V::kWidth < last; vector++) {
+            if (row == 0 && d == 0) fetch_next_keys(vector);
+            const int64_t start = vector * V::kWidth;
+            const int64_t from = first > start ? first - start : 0;
+            const int64_t to = last - start < V::kWidth ? last - start : V::kWidth;
+            const Cache *value = now.values[vector] + from * D + d;
+            const float *weight = weights + row * C + start + from;
+            for (int64_t slot = from; slot < to; slot++, value += D, weight++) {
+                typename V::Float w[R];
                 QUIRE_UNROLL
-                for (int r = 0; r < R; r++) out[r][n] = V::fma(w[r], v, out[r][n]);
+                for (int r = 0; r < R; r++) w[r] = V::broadcast(weight[r * C]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) {
+                    const typename V::Float v = N == 1 && ragged ? V::load_partial(value, D - d)
+                                                                 : V::load(value + n * V::kWidth);
+                    QUIRE_UNROLL
+                    for (int r = 0; r < R; r++) out[r][n] = V::fma(w[r], v, out[r][n]);
+                }
             }
         }
         QUIRE_UNROLL
@@ -252,17 +282,17 @@ struct AttentionUnit {
 
     void attend() {
         start();
-        for (int64_t chunk = oldest / C * C; chunk <= newest; chunk += C) {
-            // The chunk's positions that matter, in whole blocks.
-            const int64_t first = (oldest > chunk ? oldest : chunk) / B * B;
-            const int64_t last = round_up(newest + 1 < chunk + C ? newest + 1 : chunk + C, B);
-            const int64_t num_vectors = (last - first) / V::kWidth;
-            find_blocks(first, last);
-            make_scores(num_vectors);
-            for (int64_t r = 0; r < num_rows; r++) make_weights(r, first, num_vectors);
-            const int64_t from = oldest > first ? oldest - first : 0;
-            const int64_t to = (newest + 1 < last ? newest + 1 : last) - first;
-            add_values(from, to);
+        int64_t chunk = oldest / C * C;
+        for (find(chunk, &now); chunk <= newest; chunk += C) {
+            find(chunk + C, &next);
+            make_scores(now.num_vectors);
+            for (int64_t r = 0; r < num_rows; r++) make_weights(r, now.first, now.num_vectors);
+            const int64_t first = oldest > now.first ? oldest - now.first : 0;
+            const int64_t last = (newest + 1 < now.last ? newest + 1 : now.last) - now.first;
+            add_values(first, last);
+            const Chunk<Cache> done = now;
+            now = next;
+            next = done;
         }
         finish();
     }
@@ -273,7 +303,7 @@ size_t attention_scratch_bytes(const quire_op &op, const Run &run) {
     const int64_t C = attention_chunk(run.program->block_tokens);
     const int64_t rows = run.tile_tokens * (op.heads / op.kv_heads);
     const int64_t floats = op.head_dim + round_up(op.head_dim, V::kWidth) + C + 3;
-    return sizeof(float) * rows * floats + 2 * sizeof(void *) * C / V::kWidth;
+    return sizeof(float) * rows * floats + 4 * sizeof(void *) * C / V::kWidth;
 }
 
 template <class V, class Cache>
@@ -284,9 +314,12 @@ void attention_as(const quire_op &op, const Run &run, char *scratch, int64_t fir
 template <class V>
 void attention(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
     switch (run.program->kv_dtype) {
-        case QUIRE_F32: return attention_as<V, float>(op, run, scratch, first, last);
-        case QUIRE_F16: return attention_as<V, Half>(op, run, scratch, first, last);
-        default: return attention_as<V, BFloat16>(op, run, scratch, first, last);
+        case QUIRE_F32:
+            return attention_as<V, float>(op, run, scratch, first, last);
+        case QUIRE_F16:
+            return attention_as<V, Half>(op, run, scratch, first, last);
+        default:
+            return attention_as<V, BFloat16>(op, run, scratch, first, last);
     }
 }
 

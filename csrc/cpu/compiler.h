@@ -5,11 +5,11 @@
 #if defined(_MSC_VER)
 #define QUIRE_INLINE __forceinline
 #define QUIRE_UNROLL
-#define QUIRE_PREFETCH(address) ((void)0)
+#define QUIRE_PREFETCH_L2(address) ((void)0)
 #else
 #define QUIRE_INLINE inline __attribute__((always_inline))
 #define QUIRE_UNROLL _Pragma("GCC unroll 16")
-#define QUIRE_PREFETCH(address) __builtin_prefetch(address)
+#define QUIRE_PREFETCH_L2(address) __builtin_prefetch(address, 0, 2)
 #endif
 
 #endif

@@ -1,17 +1,17 @@
-// The exponential function on vectors, within 2 units in the last place over the whole range.
+// The exponential function on vectors, within 2 units in the last place.
 //
 // exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln 2 / 2; exp(r) by a polynomial (Cephes).
-// Minus infinity gives 0, plus infinity infinity, NaN stays NaN.
+// Results below 2^-126.5 are 0 and those above 2^127.5 infinite; NaN stays NaN.
 namespace quire {
 namespace {
 
 template <class V>
 QUIRE_INLINE typename V::Float vector_exp(typename V::Float x) {
     using Float = typename V::Float;
-    x = V::max(V::broadcast(-105.0f), V::min(V::broadcast(90.0f), x));
+    x = V::max(V::broadcast(-88.0f), V::min(V::broadcast(88.72f), x));
     const Float n = V::round(V::mul(x, V::broadcast(1.44269504088896341f)));
-    Float r = V::sub(x, V::mul(n, V::broadcast(0.693359375f)));
-    r = V::sub(r, V::mul(n, V::broadcast(-2.12194440e-4f)));
+    Float r = V::fma(n, V::broadcast(-0.693359375f), x);
+    r = V::fma(n, V::broadcast(2.12194440e-4f), r);
     Float y = V::broadcast(1.9875691500e-4f);
     y = V::fma(y, r, V::broadcast(1.3981999507e-3f));
     y = V::fma(y, r, V::broadcast(8.3334519073e-3f));
@@ -19,7 +19,7 @@ QUIRE_INLINE typename V::Float vector_exp(typename V::Float x) {
     y = V::fma(y, r, V::broadcast(1.6666665459e-1f));
     y = V::fma(y, r, V::broadcast(5.0000001201e-1f));
     y = V::add(V::fma(y, V::mul(r, r), r), V::broadcast(1.0f));
-    return V::times_power_of_two(y, n);
+    return V::mul(y, V::power_of_two(n));
 }
 
 }  // namespace

@@ -49,6 +49,8 @@ struct Kernels {
     double (*softmax_sum)(const float *x, int64_t n, float max);
     // The first index >= from with x[index] > bound, or n.
     int64_t (*find_above)(const float *x, int64_t from, int64_t n, float bound);
+    // Writes all indices with x[index] > bound, in order; returns how many.  Room for n is needed.
+    int64_t (*find_all_above)(const float *x, int64_t n, float bound, int32_t *indices);
     // How many values are > bound, or equal to it at an index < before.
     int64_t (*count_before)(const float *x, int64_t n, float bound, int64_t before);
 

@@ -1,8 +1,8 @@
 // All kernels of one instruction set, from one vector trait.
 //
-// A unit that includes this file may be compiled for a machine that the rest of the library is not: so
-// nothing in it or below may leave a symbol that other units could share.  Everything is in anonymous
-// namespaces, and there is no standard library beyond <math.h> and <string.h>.
+// A unit that includes this file may be compiled for a machine that the rest of the library is not:
+// so nothing in it or below may leave a symbol that other units could share.  Everything is in
+// anonymous namespaces, and there is no standard library beyond <math.h> and <string.h>.
 #include <math.h>
 #include <stdint.h>
 
@@ -26,10 +26,12 @@ namespace {
 template <class V>
 size_t scratch_bytes(const quire_op &op, const Run &run) {
     switch (op.kind) {
-        case QUIRE_OP_LINEAR: return linear_scratch_bytes<V>();
-        case QUIRE_OP_ATTENTION: return attention_scratch_bytes<V>(op, run);
-        case QUIRE_OP_ROPE_KV_WRITE: return sizeof(float) * op.kv_heads * op.head_dim;
-        default: return 0;
+        case QUIRE_OP_ATTENTION:
+            return attention_scratch_bytes<V>(op, run);
+        case QUIRE_OP_ROPE_KV_WRITE:
+            return sizeof(float) * op.kv_heads * op.head_dim;
+        default:
+            return 0;
     }
 }
 
@@ -53,6 +55,7 @@ constexpr Kernels make_kernels() {
     kernels.softmax_weights = softmax_weights<V>;
     kernels.softmax_sum = softmax_sum<V>;
     kernels.find_above = find_above<V>;
+    kernels.find_all_above = find_all_above<V>;
     kernels.count_before = count_before<V>;
     kernels.spin_fma = spin_fma<V>;
     kernels.spin_read = spin_read<V>;

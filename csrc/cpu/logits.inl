@@ -22,7 +22,8 @@ struct WeightOf {
     typename V::Float max, temperature;
 
     WeightOf(float max, float temperature)
-        : max(V::broadcast(max < kLargest ? max : kLargest)), temperature(V::broadcast(temperature)) {}
+        : max(V::broadcast(max < kLargest ? max : kLargest)),
+          temperature(V::broadcast(temperature)) {}
 
     QUIRE_INLINE typename V::Float operator()(typename V::Float x) const {
         const auto low = V::broadcast(-kLargest), high = V::broadcast(kLargest);
@@ -77,7 +78,7 @@ int64_t find_above(const float *x, int64_t from, int64_t n, float bound) {
     const auto bounds = V::broadcast(bound);
     int64_t i = from;
     for (; i + V::kWidth <= n; i += V::kWidth) {
-        const int hits = V::any_greater(V::load(x + i), bounds);
+        const int hits = V::greater(V::load(x + i), bounds);
         if (hits) {
             int lane = 0;
             while (!(hits >> lane & 1)) lane++;
@@ -88,6 +89,24 @@ int64_t find_above(const float *x, int64_t from, int64_t n, float bound) {
         if (x[i] > bound) return i;
     }
     return n;
+}
+
+template <class V>
+int64_t find_all_above(const float *x, int64_t n, float bound, int32_t *indices) {
+    const auto bounds = V::broadcast(bound);
+    int64_t count = 0, i = 0;
+    for (; i + V::kWidth <= n; i += V::kWidth) {
+        const int hits = V::greater(V::load(x + i), bounds);
+        if (!hits) continue;
+        for (int lane = 0; lane < V::kWidth; lane++) {
+            indices[count] = int32_t(i + lane);  // overwritten by the next one unless it is a hit
+            count += hits >> lane & 1;
+        }
+    }
+    for (; i < n; i++) {
+        if (x[i] > bound) indices[count++] = int32_t(i);
+    }
+    return count;
 }
 
 template <class V>

@@ -36,9 +36,8 @@ void add_rms_norm(const quire_op &op, const Run &run, char *, int64_t first, int
     for (int64_t t = first; t < last; t++) {
         const float *a = run.row(op.in[0], t), *b = run.row(op.in[1], t);
         float *total = run.row(op.out[1], t);
-        for_each_vector<V>(op.in[0].cols, [&](auto load, auto store) {
-            store(total, V::add(load(a), load(b)));
-        });
+        for_each_vector<V>(op.in[0].cols,
+                           [&](auto load, auto store) { store(total, V::add(load(a), load(b))); });
         rms_norm_row<V>(op, total, op.in[0].cols, run.row(op.out[0], t));
     }
 }

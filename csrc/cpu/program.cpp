@@ -62,8 +62,7 @@ class Walk {
 
     int32_t run_op(const quire_op &op) {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
-        const Kernel kernel =
-            op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
+        const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
         if (op.kind == QUIRE_OP_ATTENTION) cut_tiles(op);
         if (!pool_.reserve_scratch(kernels_.scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
@@ -126,11 +125,14 @@ class Walk {
     // How much longer a number takes than in an addition.
     static int64_t relative_cost(const quire_op &op) {
         switch (op.kind) {
-            case QUIRE_OP_ROPE_ANGLES: return 16;
+            case QUIRE_OP_ROPE_ANGLES:
+                return 16;
             case QUIRE_OP_GATED:
             case QUIRE_OP_KV_WRITE:
-            case QUIRE_OP_ROPE_KV_WRITE: return 4;
-            default: return 1;
+            case QUIRE_OP_ROPE_KV_WRITE:
+                return 4;
+            default:
+                return 1;
         }
     }
 

@@ -22,9 +22,8 @@ QUIRE_INLINE void rotate_head(const float *x, const float *angles, const quire_o
         }
     }
     if (out != x) {
-        for_each_vector<V>(head_dim - dims, [&](auto load, auto store) {
-            store(out + dims, load(x + dims));
-        });
+        for_each_vector<V>(head_dim - dims,
+                           [&](auto load, auto store) { store(out + dims, load(x + dims)); });
     }
 }
 
@@ -56,7 +55,7 @@ QUIRE_INLINE int64_t request_of(const quire_step &step, int64_t t) {
 
 template <class V, class Cache>
 QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, const float *keys,
-                              const float *values) {
+                                 const float *values) {
     const quire_program &program = *run.program;
     const quire_step &step = *run.step;
     const int64_t B = program.block_tokens, D = op.head_dim, K = op.kv_heads;
@@ -83,9 +82,12 @@ template <class V>
 QUIRE_INLINE void write_token(const quire_op &op, const Run &run, int64_t t, const float *keys,
                               const float *values) {
     switch (run.program->kv_dtype) {
-        case QUIRE_F32: return write_token_as<V, float>(op, run, t, keys, values);
-        case QUIRE_F16: return write_token_as<V, Half>(op, run, t, keys, values);
-        default: return write_token_as<V, BFloat16>(op, run, t, keys, values);
+        case QUIRE_F32:
+            return write_token_as<V, float>(op, run, t, keys, values);
+        case QUIRE_F16:
+            return write_token_as<V, Half>(op, run, t, keys, values);
+        default:
+            return write_token_as<V, BFloat16>(op, run, t, keys, values);
     }
 }
 

@@ -29,9 +29,12 @@ void embedding_rows(const quire_op &op, const Run &run, int64_t first, int64_t l
 template <class V>
 void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     switch (op.parts[0].dtype) {
-        case QUIRE_F32: return embedding_rows<V, float>(op, run, first, last);
-        case QUIRE_F16: return embedding_rows<V, Half>(op, run, first, last);
-        default: return embedding_rows<V, BFloat16>(op, run, first, last);
+        case QUIRE_F32:
+            return embedding_rows<V, float>(op, run, first, last);
+        case QUIRE_F16:
+            return embedding_rows<V, Half>(op, run, first, last);
+        default:
+            return embedding_rows<V, BFloat16>(op, run, first, last);
     }
 }
 

@@ -12,23 +12,24 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kBlock = 1024;      // weights that are summed together when drawing from all
-constexpr int32_t kMostInHeap = 1024; // a larger top-k goes through buckets
-constexpr float kNegligible = 1e-7f;  // top-p first looks among weights above this
+constexpr int64_t kBlock = 1024;       // weights that are summed together when drawing from all
+constexpr int32_t kMostInHeap = 1024;  // a larger top-k goes through buckets
 
 // The memory of one thread: room for one vocabulary of each.
 struct Scratch {
     float *raw;      // the logits as the model gave them
     float *weights;  // before there are any: token counts and saved logits
     Candidate *candidates;
+    int32_t *ids;
 
     static size_t bytes(int64_t vocab_size) {
-        return (vocab_size + 1) * (2 * sizeof(float) + sizeof(Candidate));
+        return (vocab_size + 1) * (2 * sizeof(float) + sizeof(Candidate) + sizeof(int32_t));
     }
     Scratch(char *memory, int64_t vocab_size)
         : raw(reinterpret_cast<float *>(memory)),
           weights(raw + vocab_size),
-          candidates(reinterpret_cast<Candidate *>(weights + vocab_size)) {}
+          candidates(reinterpret_cast<Candidate *>(weights + vocab_size)),
+          ids(reinterpret_cast<int32_t *>(candidates + vocab_size + 1)) {}
 };
 
 // Chooses the token of one row and reports on it.
@@ -108,9 +109,8 @@ class Sampler {
 
     int32_t draw_candidates(int64_t count) {
         const Candidate *candidates = scratch_.candidates;
-        double total = 0.0, sum = 0.0;
-        for (int64_t i = 0; i < count; i++) total += candidates[i].weight;
-        const double target = random() * total;
+        const double target = random() * sum_weights(candidates, count);
+        double sum = 0.0;
         int32_t last = -1;
         for (int64_t i = 0; i < count && sum <= target; i++) {
             if (candidates[i].weight <= 0.0f) continue;
@@ -120,7 +120,8 @@ class Sampler {
         return last;
     }
 
-    // A small top-k, then min-p and top-p on the sorted few.  Leaves the candidates in order of ids.
+    // A small top-k, then min-p and top-p on the sorted few.  Leaves the candidates in order of
+    // ids.
     int64_t keep_in_heap() {
         Candidate *candidates = scratch_.candidates;
         int64_t count = find_best(logits_, row_.top_k);
@@ -130,10 +131,12 @@ class Sampler {
         for (int64_t i = 0; i < count; i++) candidates[i].weight = weights[i];
         while (count > 1 && candidates[count - 1].weight < row_.min_p) count--;
         if (row_.top_p < 1.0f) {
-            double total = 0.0, sum = 0.0;
-            for (int64_t i = 0; i < count; i++) total += candidates[i].weight;
+            const double enough = row_.top_p * sum_weights(candidates, count);
+            double sum = 0.0;
             int64_t kept = 0;
-            while (kept < count && sum < row_.top_p * total) sum += candidates[kept++].weight;
+            do {
+                sum += candidates[kept++].weight;
+            } while (kept < count && sum < enough);
             count = kept;
         }
         std::sort(candidates, candidates + count,
@@ -143,29 +146,30 @@ class Sampler {
 
     // Any min-p, top-k and top-p.  Leaves the candidates in order of ids.
     int64_t keep_in_buckets(int64_t top_k) {
-        float *weights = scratch_.weights;
-        double total =
-            kernels_.softmax_weights(logits_, size_, max_, row_.temperature, weights);
+        const double all =
+            kernels_.softmax_weights(logits_, size_, max_, row_.temperature, scratch_.weights);
+        double total = all;
+        int64_t count;
         if (row_.min_p > 0.0f) {
-            const int64_t count = gather(nextafterf(row_.min_p, 0.0f), &total);
-            return keep_most_likely(scratch_.candidates, count, top_k, row_.top_p, total);
+            count = gather(nextafterf(row_.min_p, 0.0f));
+            total = sum_weights(scratch_.candidates, count);
+        } else if (top_k > 0) {
+            count = gather(0.0f);
+        } else {
+            // Together, all weights below this bound are less than what top-p leaves out.
+            count = gather(float((1.0 - row_.top_p) * all / double(size_)));
+            if (sum_weights(scratch_.candidates, count) < row_.top_p * all) count = gather(0.0f);
         }
-        double gathered = 0.0;
-        int64_t count = top_k > 0 ? 0 : gather(kNegligible, &gathered);
-        if (top_k > 0 || gathered < row_.top_p * total) count = gather(0.0f, &gathered);
-        return keep_most_likely(scratch_.candidates, count, top_k, row_.top_p, total);
+        return keep_most_likely(scratch_.candidates, count, max_, top_k, row_.top_p, total);
     }
 
     // Makes candidates of the tokens whose weight is above a bound, in order of ids.
-    int64_t gather(float bound, double *total) {
+    int64_t gather(float bound) {
         const float *weights = scratch_.weights;
-        Candidate *candidates = scratch_.candidates;
-        int64_t count = 0;
-        *total = 0.0;
-        for (int64_t i = kernels_.find_above(weights, 0, size_, bound); i < size_;
-             i = kernels_.find_above(weights, i + 1, size_, bound)) {
-            candidates[count++] = {logits_[i], weights[i], int32_t(i)};
-            *total += weights[i];
+        const int64_t count = kernels_.find_all_above(weights, size_, bound, scratch_.ids);
+        for (int64_t i = 0; i < count; i++) {
+            const int32_t id = scratch_.ids[i];
+            scratch_.candidates[i] = {logits_[id], weights[id], id};
         }
         return count;
     }
@@ -196,8 +200,7 @@ class Sampler {
         if (result->token >= 0) {
             const float logit = raw[result->token];
             result->logprob = float(double(logit) - log_total);
-            result->rank =
-                int32_t(1 + kernels_.count_before(raw, size_, logit, result->token));
+            result->rank = int32_t(1 + kernels_.count_before(raw, size_, logit, result->token));
         }
         const int64_t count = find_best(raw, row_.num_logprobs);
         for (int64_t i = 0; i < row_.num_logprobs; i++) {

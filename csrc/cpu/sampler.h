@@ -25,10 +25,15 @@ inline bool more_likely(const Candidate &a, const Candidate &b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
-// Keeps the most likely candidates: top_k of them (0: all), and of these the fewest whose weights sum
-// to >= top_p of theirs, or of `total` when top_k is 0.  Keeps the order.  Returns how many stay.
-int64_t keep_most_likely(Candidate *candidates, int64_t count, int64_t top_k, float top_p,
-                         double total);
+// The sum of their weights, in a fixed order.
+double sum_weights(const Candidate *candidates, int64_t count);
+
+// Keeps the most likely candidates: top_k of them (0: all), and of these the fewest whose weights
+// sum to >= top_p of theirs, or of `total` when top_k is 0.  Keeps the order.  Returns how many
+// stay.
+// highest: the largest logit.
+int64_t keep_most_likely(Candidate *candidates, int64_t count, float highest, int64_t top_k,
+                         float top_p, double total);
 
 }  // namespace quire
 

@@ -123,7 +123,9 @@ void ThreadPool::parallel_for(int64_t num_units, int64_t grain, Function fn, voi
     chunks_done_.store(0, std::memory_order_release);
     ticket_.store(ticket(job + 1, 0));
     if (sleepers_.load() > 0) {
-        { std::lock_guard<std::mutex> hold(sleep_); }
+        {
+            std::lock_guard<std::mutex> hold(sleep_);
+        }
         wake_.notify_all();
     }
 
@@ -186,6 +188,7 @@ quire_pool *quire_pool_create(int32_t num_threads) {
 }
 
 void quire_pool_destroy(quire_pool *pool) {
-    // In a forked child there are no threads to join, nor will they ever leave their locks: let it be.
+    // In a forked child there are no threads to join, nor will they ever leave their locks: let it
+    // be.
     if (pool && !pool->threads.is_forked()) delete pool;
 }

@@ -1,11 +1,12 @@
 // A persistent pool of threads that the caller of a job joins.
 //
-// A job is a range of units cut into chunks of `grain`; each thread takes the next chunk until none is
-// left.  The caller never waits for a thread that took nothing, so a job on a machine whose cores are
-// busy is as fast as the caller alone.  Idle threads spin for some microseconds, then yield, then
-// sleep: an idle pool uses no CPU time.
+// A job is a range of units cut into chunks of `grain`; each thread takes the next chunk until none
+// is left.  The caller never waits for a thread that took nothing, so a job on a machine whose
+// cores are busy is as fast as the caller alone.  Idle threads spin for some microseconds, then
+// yield, then sleep: an idle pool uses no CPU time.
 //
-// A child process made by fork() has no pool threads: a pool made before runs all work in its caller.
+// A child process made by fork() has no pool threads: a pool made before runs all work in its
+// caller.
 #ifndef QUIRE_THREAD_POOL_H
 #define QUIRE_THREAD_POOL_H
 
@@ -60,8 +61,8 @@ class ThreadPool {
     bool wait_for_job(uint32_t seen);
     void take_chunks(int thread);
 
-    // `ticket_` holds the job's number and the next chunk, so that a late thread can only ever take a
-    // chunk of the job whose fields it has just read.
+    // `ticket_` holds the job's number and the next chunk, so that a late thread can only ever take
+    // a chunk of the job whose fields it has just read.
     static constexpr uint32_t kClosed = 0xffffffffu;
     static uint64_t ticket(uint32_t job, uint32_t chunk) { return uint64_t(job) << 32 | chunk; }
 

@@ -81,16 +81,11 @@ struct Avx2Vector {
     static QUIRE_INLINE Float round(Float a) {
         return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     }
-    static QUIRE_INLINE Float times_power_of_two(Float a, Float n) {
-        const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
-        return _mm256_mul_ps(_mm256_mul_ps(a, power_of_two(half)),
-                             power_of_two(_mm256_sub_epi32(whole, half)));
+    static QUIRE_INLINE Float power_of_two(Float n) {
+        const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
     }
-    static QUIRE_INLINE Float power_of_two(__m256i n) {
-        return _mm256_castsi256_ps(
-            _mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-    }
-    static QUIRE_INLINE int any_greater(Float a, Float b) {
+    static QUIRE_INLINE int greater(Float a, Float b) {
         return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
     }
 
@@ -101,8 +96,8 @@ struct Avx2Vector {
     }
     static QUIRE_INLINE void sum4(Float a, Float b, Float c, Float d, float out[4]) {
         const __m256 fours = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-        _mm_storeu_ps(
-            out, _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
+        _mm_storeu_ps(out,
+                      _mm_add_ps(_mm256_castps256_ps128(fours), _mm256_extractf128_ps(fours, 1)));
     }
     static QUIRE_INLINE float max_lane(Float a) {
         __m128 out = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -10,8 +10,8 @@
 //   fma(a, b, c)              a * b + c, rounded once or twice, but always the same way
 //   sum, sum4                 all lanes in one fixed tree; sum4 does four vectors at a time
 //   round                     to the nearest integer, |a| < 2^22
-//   times_power_of_two(a, n)  a * 2^n for integral n in -252..252
-//   any_greater(a, b)         a bit mask of the lanes where a > b
+//   power_of_two(n)           2^n for integral n in -127 (gives 0) .. 128 (gives infinity)
+//   greater(a, b)             a bit mask of the lanes where a > b
 #ifndef QUIRE_VECTOR_PORTABLE_H
 #define QUIRE_VECTOR_PORTABLE_H
 
@@ -22,8 +22,8 @@
 namespace quire {
 namespace {
 
-#define QUIRE_LANES          \
-    QUIRE_UNROLL             \
+#define QUIRE_LANES \
+    QUIRE_UNROLL    \
     for (int i = 0; i < kWidth; i++)
 
 struct PortableVector {
@@ -103,16 +103,13 @@ struct PortableVector {
         QUIRE_LANES out.lane[i] = (a.lane[i] + magic) - magic;
         return out;
     }
-    static QUIRE_INLINE Float times_power_of_two(const Float &a, const Float &n) {
+    static QUIRE_INLINE Float power_of_two(const Float &n) {
+        const float magic = 12582912.0f;  // its last bits then hold the integer
         Float out;
-        QUIRE_LANES {
-            const int whole = int(n.lane[i]), half = whole >> 1;
-            out.lane[i] = a.lane[i] * float_from_bits(uint32_t(half + 127) << 23) *
-                          float_from_bits(uint32_t(whole - half + 127) << 23);
-        }
+        QUIRE_LANES out.lane[i] = float_from_bits((bits_of(n.lane[i] + magic) + 127u) << 23);
         return out;
     }
-    static QUIRE_INLINE int any_greater(const Float &a, const Float &b) {
+    static QUIRE_INLINE int greater(const Float &a, const Float &b) {
         int mask = 0;
         QUIRE_LANES mask |= int(a.lane[i] > b.lane[i]) << i;
         return mask;

@@ -1,17 +1,17 @@
 /* The whole C ABI of the native backend: plain structs in, plain arrays out, nothing global.
  *
- * Python (quire/backends/native/abi.py) mirrors every struct here field by field; quire_abi_sizes()
- * lets it check that both sides agree.  All memory is owned by the caller: weights (usually a memory
- * map of the checkpoint), the activation arena, the KV arena, every step array.  Only the thread pool
- * is created and destroyed here.
+ * Python (quire/backends/native/library.py) mirrors every struct field by field; quire_abi_sizes()
+ * lets it check that both sides agree.  All memory is owned by the caller: weights (usually a
+ * memory map of the checkpoint), the activation arena, the KV arena, every step array.  Only the
+ * thread pool is created and destroyed here.
  *
  * Notation: T tokens in the step, R requests, S rows whose logits are wanted, H query heads,
  * K key/value heads, D head size, E model width, V vocabulary size, B tokens per KV block.
  *
  * Batch invariance.  The value of every output element depends only on its own row's inputs, its
- * position and the instruction set: never on T, R, S, on the thread count, or on the rows beside it.
- * Each matrix kernel sums over columns in one order for every number of rows; attention walks keys in
- * chunks whose borders are fixed multiples of absolute positions and merges them in order.
+ * position and the instruction set: never on T, R, S, on the thread count, or on the rows beside
+ * it. Each matrix kernel sums over columns in one order for every number of rows; attention walks
+ * keys in chunks whose borders are fixed multiples of absolute positions and merges them in order.
  */
 #ifndef QUIRE_H
 #define QUIRE_H
@@ -43,28 +43,28 @@ enum quire_status {
 
 /* Every activation is float32. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0,     /* out0[t] = parts[0] row token_ids[t] */
-    QUIRE_OP_RMS_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
-                                   `heads` equal segments of the row (1: the whole row; vectors[0]
-                                   has one segment's length and serves every segment) */
-    QUIRE_OP_ADD_RMS_NORM = 2,  /* out1 = in0 + in1; out0 = rms_norm(out1) */
-    QUIRE_OP_ADD = 3,           /* out0 = in0 + in1 */
-    QUIRE_OP_LINEAR = 4,        /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
-                                   (vectors[i] may be NULL: no bias) */
-    QUIRE_OP_ROPE_ANGLES = 5,   /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                   sine and cosine accurate to float32 */
-    QUIRE_OP_ROPE = 6,          /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
-                                   by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
-                                   (2i, 2i+1) when 1; the rest of the head is copied */
-    QUIRE_OP_KV_WRITE = 7,      /* stores keys in0 and values in1 [T, K*D] at the tokens' positions */
+    QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
+    QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
+                                  `heads` equal segments of the row (1: the whole row; vectors[0]
+                                  has one segment's length and serves every segment) */
+    QUIRE_OP_ADD_RMS_NORM = 2, /* out1 = in0 + in1; out0 = rms_norm(out1) */
+    QUIRE_OP_ADD = 3,          /* out0 = in0 + in1 */
+    QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
+                                  (vectors[i] may be NULL: no bias) */
+    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
+                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
+                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
+                              by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
+                              (2i, 2i+1) when 1; the rest of the head is copied */
+    QUIRE_OP_KV_WRITE = 7, /* stores keys in0 and values in1 [T, K*D] at the tokens' positions */
     QUIRE_OP_ROPE_KV_WRITE = 8, /* out0 = rope(in0, `heads` heads); kv_write(rope(in1, `kv_heads`
                                    heads), in2); in3 holds the angles */
-    QUIRE_OP_ATTENTION = 9,     /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
-                                   positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                   all.  Query head h reads kv head h / (heads / kv_heads). */
-    QUIRE_OP_GATED = 10,        /* out0 = activation(in0) * in1 */
-    QUIRE_OP_SELECT_ROWS = 11   /* out0[s] = in0[logit_rows[s]] */
+    QUIRE_OP_ATTENTION = 9,   /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
+                                 positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
+                                 all.  Query head h reads kv head h / (heads / kv_heads). */
+    QUIRE_OP_GATED = 10,      /* out0 = activation(in0) * in1 */
+    QUIRE_OP_SELECT_ROWS = 11 /* out0[s] = in0[logit_rows[s]] */
 };
 
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
@@ -77,7 +77,8 @@ typedef struct {
     int32_t reserved;
 } quire_matrix;
 
-/* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in. */
+/* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in.
+ */
 typedef struct {
     int64_t offset;
     int32_t stride, cols;
@@ -101,8 +102,8 @@ typedef struct quire_pool quire_pool;
  * The body runs once a step over T rows; the head (select_rows first) and the sampler run over the
  * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
  *
- * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there stand
- * the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.
+ * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there
+ * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.
  */
 typedef struct {
     const quire_op *body, *head;
@@ -119,19 +120,21 @@ typedef struct {
 
 /* What one logit row wants from the sampler.
  *
- * Order of work: bitmask, allowed, forbidden, bad_words and bias; repetition penalty (tokens of prompt
- * and output: l > 0 ? l / p : l * p), frequency and presence penalty (output tokens only); then
- * temperature 0 takes the arg max (lowest id among equals); else divide by temperature, drop tokens
- * with probability < min_p * the highest, keep the top_k most likely (0: all; ties with the k-th are
- * kept lowest id first, exactly k stay), keep the smallest set of most likely tokens whose
- * probabilities sum to >= top_p (ties: lowest id first), and draw by inverse CDF in id order with
- * u = philox4x32-10(key = seed, counter = output_index) -> 24 bits / 2^24.
- * bad_words: flat list, each word as its length n and then n ids; when the output ends with the first
- * n - 1 ids, the last one is forbidden.
- * If target >= 0 nothing is drawn: the row reports on token `target` (prompt logprobs).
- * Log-probabilities are log softmax of the logits as the model gave them, before all of the above.
- * num_logprobs < 0: none; else the log-probability and rank of the token and the num_logprobs best
- * (highest first, ties lowest id first) are written to top_ids and top_logprobs of the result.
+ * Order of work: bitmask, allowed, forbidden, bad_words and bias; repetition penalty (tokens of
+ * prompt and output: l > 0 ? l / p : l * p), frequency and presence penalty (output tokens only);
+ * then temperature 0 takes the arg max (lowest id among equals); else divide by temperature, drop
+ * tokens with probability < min_p * the highest, keep the top_k most likely (0: all; ties with the
+ * k-th are kept lowest id first, exactly k stay), keep the smallest set of most likely tokens whose
+ * probabilities sum to >= top_p of what the filters before left (ties: lowest id first), and draw
+ * by inverse CDF in id order with u = philox4x32-10(key = seed, counter = output_index) -> 24 bits
+ * / 2^24.  quire/sampling/reference.py is the same in numpy.  Token ids outside 0 .. V-1 are
+ * ignored. bad_words: flat list, each word as its length n and then n ids; when the output ends
+ * with the first n - 1 ids, the last one is forbidden. If target >= 0 nothing is drawn: the row
+ * reports on token `target` (prompt logprobs). Log-probabilities are log softmax of the logits as
+ * the model gave them, before all of the above. num_logprobs < 0: none; else the log-probability
+ * and rank of the token and the num_logprobs best (highest first, ties lowest id first) are written
+ * to top_ids and top_logprobs of the result; -1 and minus infinity where the row has fewer numbers.
+ * A rank is 1 + the number of tokens before it in this order.
  */
 typedef struct {
     uint64_t seed;
@@ -146,7 +149,8 @@ typedef struct {
     float repetition_penalty, presence_penalty, frequency_penalty;
 } quire_sample_row;
 
-/* token is -1 when the row's logits hold no number to choose from (NaN, or everything forbidden). */
+/* token is -1 when the row's logits hold no number to choose from (NaN, or everything forbidden),
+ * or when target is no token.  rank and logprob are 0 when not asked for. */
 typedef struct {
     int32_t *top_ids;
     float *top_logprobs;
@@ -157,7 +161,8 @@ typedef struct {
 
 /* One step.  Tokens of a request are consecutive; request r owns tokens query_start[r] up to
  * query_start[r + 1] and its block table is row r.  logit_rows are ascending token indices.
- * rows and results have S entries, or are NULL: the step then runs the body only. */
+ * rows and results have S entries, or are NULL: then nothing is sampled, and without logits_out the
+ * step runs the body only. */
 typedef struct {
     int32_t num_tokens, num_requests, num_logit_rows, block_table_stride;
     const int32_t *token_ids, *positions, *rope_rows, *query_start, *block_tables, *logit_rows;
@@ -173,7 +178,8 @@ QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
 /* The best instruction set this CPU and operating system can run. */
 QUIRE_API int32_t quire_best_isa(void);
 
-/* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory. */
+/* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.
+ */
 QUIRE_API quire_pool *quire_pool_create(int32_t num_threads);
 QUIRE_API void quire_pool_destroy(quire_pool *pool);
 
@@ -189,8 +195,8 @@ QUIRE_API int32_t quire_sample(quire_pool *pool, int32_t isa, float *logits, int
                                quire_sample_result *results);
 
 /* For measurements; the caller takes the time.  Each runs on all threads of the pool: reading count
- * floats (returns the bytes read), multiply-adds on registers (returns the floating-point operations
- * done), and empty parallel jobs (returns their number). */
+ * floats (returns the bytes read), multiply-adds on registers (returns the floating-point
+ * operations done), and empty parallel jobs (returns their number). */
 QUIRE_API int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data,
                                      int64_t count);
 QUIRE_API int64_t quire_measure_fma(quire_pool *pool, int32_t isa, int64_t iterations);

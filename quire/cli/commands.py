@@ -38,7 +38,6 @@ def run_one_of(commands: Mapping[str, Command], program: str, argv: Sequence[str
 def _run(command: Command, program: str, argv: Sequence[str]) -> int:
     # Imported here, as are the commands: together they would double the time of `quire --help`.
     import importlib
-    import logging
 
     from quire.cli.parser import CommandParser
 
@@ -48,6 +47,8 @@ def _run(command: Command, program: str, argv: Sequence[str]) -> int:
     parser = CommandParser(program, command.summary)
     module.add_arguments(parser)
     namespace = parser.parse(argv)
+    import logging
+
     logging.basicConfig(format="quire: %(levelname)s: %(message)s")
     code: int = module.run(namespace)
     return code

@@ -144,8 +144,8 @@ def _step_budget(
 def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, wanted: int) -> int:
     """Blocks for what was asked, else for every request at full length, within room and default."""
     if config.kv_cache_memory_bytes is not None:
-        asked = config.kv_cache_memory_bytes // layout.bytes_per_block
-        return asked if asked * layout.bytes_per_block <= room else 0
+        room = min(room, config.kv_cache_memory_bytes)
+        return max(room // layout.bytes_per_block, 0)
     full_length = -(-wanted // layout.block_tokens)
     useful = full_length * config.max_num_seqs
     default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, full_length)

@@ -250,10 +250,10 @@ def test_penalties_make_repetition_rarer(llm: LLM, penalty: dict[str, float]) ->
 
 
 def test_a_repetition_penalty_looks_at_the_prompt_too(llm: LLM) -> None:
-    (likely,) = first(llm, max_tokens=1).token_ids
-    prompt = [likely, *llm.get_tokenizer().encode(PROMPT)]
-    assert first(llm, prompt, max_tokens=1, presence_penalty=2.0).token_ids == [likely]
-    assert first(llm, prompt, max_tokens=1, repetition_penalty=50.0).token_ids != [likely]
+    pushed = {"prompt": [77, 78, 79], "max_tokens": 1, "logit_bias": {78: 30.0}}
+    assert first(llm, **pushed, presence_penalty=2.0).token_ids == [78]
+    assert first(llm, **pushed, frequency_penalty=2.0).token_ids == [78]
+    assert first(llm, **pushed, repetition_penalty=100.0).token_ids != [78]
 
 
 def test_top_k_of_one_is_greedy(llm: LLM) -> None:

@@ -485,6 +485,18 @@ def test_yarn_frequencies_lie_between_plain_and_interpolated() -> None:
     assert np.all(np.diff(ratio) >= -1e-12)
 
 
+@pytest.mark.parametrize("truncate", [True, False])
+def test_yarn_frequencies_in_closed_form(truncate: bool) -> None:
+    """The pair that turns once in the original length is fully interpolated, pair 0 not at all."""
+    scaling = RopeScaling("yarn", 4.0, 64, truncate=truncate)
+    found = Rope(16, 1e4, scaling=scaling).inverse_frequencies()
+    border = 16 * math.log(64 / (2 * math.pi)) / (2 * math.log(1e4))
+    assert 2 < border < 3
+    for pair, plain in enumerate(Rope(16, 1e4).inverse_frequencies()):
+        slow = min(pair / (3 if truncate else border), 1.0)
+        assert found[pair] == pytest.approx(plain * (1 - slow) + plain / 4 * slow)
+
+
 def test_yarn_attention_factors_in_closed_form() -> None:
     assert yarn_attention_factor(1.0) == 1.0
     assert yarn_attention_factor(4.0) == pytest.approx(0.1 * math.log(4) + 1)

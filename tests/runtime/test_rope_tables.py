@@ -49,6 +49,14 @@ def test_requests_of_one_class_share_a_row_until_the_last_ends() -> None:
     np.testing.assert_array_equal(tables.arrays[0][other], row(DYNAMIC, 200))
 
 
+def test_a_row_is_not_given_away_while_one_request_uses_it() -> None:
+    tables = RopeTables([DYNAMIC], 2)
+    shared = tables.take((150,))
+    tables.release(tables.take((150,)))
+    assert tables.take((200,)) != shared
+    assert tables.take((150,)) == shared
+
+
 def test_rows_in_use_never_change() -> None:
     tables = RopeTables([DYNAMIC], 3)
     kept = tables.take((150,))
