@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Rope", "RopeScaling"]
+__all__ = ["Rope", "RopeScaling", "yarn_attention_factor"]
 
 
 @dataclass(frozen=True, slots=True)

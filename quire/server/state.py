@@ -12,7 +12,7 @@ from quire.server.config import ServerConfig
 from quire.server.engine_protocol import ServedEngine
 from quire.server.metrics import ServerMetrics
 
-__all__ = ["ServerState"]
+__all__ = ["ServerState", "Stoppable"]
 
 
 class Stoppable(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tokenizers.decoders import Decoder
 
-__all__ = ["ByteSource", "decode_bytes", "find_byte_rule"]
+__all__ = ["ByteSource", "byte_level_alphabet", "decode_bytes", "find_byte_rule"]
 
 ByteRule = Callable[[str, bool], bytes]
 """(the token as the vocabulary spells it, whether it begins the text) → the bytes it adds."""

@@ -120,6 +120,7 @@ class Bench:
             while waiting and jobs[waiting[-1]].arrival <= step:
                 self._submit(engine, waiting[-1], jobs[waiting.pop()])
             step += 1
+            assert step < 10_000, "it does not end"
             for event in engine.step():
                 answer = answers[int(event.update.request_id)]
                 answer.tokens += event.update.tokens

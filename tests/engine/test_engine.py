@@ -73,6 +73,7 @@ def finish(engine: Engine) -> dict[str, list[Event]]:
     """Step until nothing is left; the events of each request."""
     events: dict[str, list[Event]] = {}
     while engine.has_work:
+        assert engine.stats().num_steps < 1000, "it does not end"
         for event in engine.step():
             events.setdefault(event.update.request_id, []).append(event)
         engine.scheduler.check()

@@ -283,16 +283,16 @@ def test_a_cache_too_large_for_the_machine() -> None:
         LLM("demo", **{**SMALL, "kv_cache_memory_bytes": 2**60})
 
 
-def test_rotations_by_length_with_a_long_queue(checkpoint: Path) -> None:
-    """More rope classes wait than requests can run."""
-    overrides = {
-        "max_position_embeddings": 8,
-        "rope_scaling": {"type": "dynamic", "factor": 16.0},
-    }
-    small = {**SMALL, "max_num_seqs": 1, "max_model_len": 64}
-    llm = LLM(str(checkpoint), **small, hf_overrides=overrides)
-    prompts = [[5] * length for length in range(9, 40)]
-    outputs = llm.generate(prompts, GREEDY, use_tqdm=False)
-    assert all(output.finished for output in outputs)
-    (alone,) = llm.generate([prompts[20]], GREEDY, use_tqdm=False)
-    assert alone.outputs[0].token_ids == outputs[20].outputs[0].token_ids
+DYNAMIC = {"max_position_embeddings": 8, "rope_scaling": {"type": "dynamic", "factor": 16.0}}
+
+
+def test_rotations_that_depend_on_the_length() -> None:
+    """More rope classes come than there are rows; no class finds another's cached blocks."""
+    params = SamplingParams(temperature=0.0, max_tokens=4, logprobs=0)
+    prompts = [[5] * length for length in range(20, 50)]
+    found = []
+    for change in ({"max_num_queued_reqs": 3}, {"enable_prefix_caching": False}):
+        small = {**SMALL, "max_num_seqs": 2, "max_model_len": 64, **change}
+        llm = LLM("demo", **small, hf_overrides=DYNAMIC)
+        found.append([each.outputs for each in llm.generate(prompts, params, use_tqdm=False)])
+    assert found[0] == found[1]
