@@ -52,7 +52,9 @@ class Assembly:
         started = time.monotonic()
         self.config = config
         self.model = load_model(config)
+        model_ready = time.monotonic()
         self.tokenizer = self._load_tokenizer()
+        tokenizer_ready = time.monotonic()
         self.generation = self._generation_defaults()
         self.engine = _engine(config, self.model)
         self.eos_token_ids = self._eos_token_ids()
@@ -65,7 +67,8 @@ class Assembly:
             self.model.ropes,
             config.seed,
         )
-        self.info = self._info(time.monotonic() - started)
+        phases = {"model": model_ready - started, "tokenizer": tokenizer_ready - model_ready}
+        self.info = self._info(time.monotonic() - started, phases)
 
     @property
     def default_sampling(self) -> Mapping[str, Any]:
@@ -116,10 +119,16 @@ class Assembly:
         own = self.tokenizer.eos_token_id
         return frozenset(found) | (frozenset() if own is None else {own})
 
-    def _info(self, load_s: float) -> ModelInfo:
+    def _info(self, load_s: float, phases: Mapping[str, float]) -> ModelInfo:
         model, memory = self.model, self.model.memory
         kind = f"{model.spec.architecture}, {model.spec.num_parameters / 1e6:,.1f} M parameters"
-        lines = (f"{self.config.model}: {kind}", *memory.lines(), model.executable.summary)
+        waterfall = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
+        lines = (
+            f"{self.config.model}: {kind}",
+            *memory.lines(),
+            model.executable.summary,
+            f"loaded in {load_s:.2f} s: {waterfall}",
+        )
         return ModelInfo(
             self.config.model,
             model.spec.architecture,
