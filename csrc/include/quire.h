@@ -5,12 +5,12 @@
  * memory map of the checkpoint), the activation arena, the KV arena, every step array.  Only the
  * thread pool is created and destroyed here.
  *
- * Notation: T tokens in the step, R requests, S rows whose logits are wanted, H query heads,
- * K key/value heads, D head size, E model width, V vocabulary size, B tokens per KV block.
+ * Notation: T tokens in the step, R requests, S rows whose logits are wanted, H query heads, K
+ * key/value heads, D head size, E model width, V vocabulary size, B tokens per KV block.
  *
  * Batch invariance.  The value of every output element depends only on its own row's inputs, its
  * position and the instruction set: never on T, R, S, on the thread count, or on the rows beside
- * it. Each matrix kernel sums over columns in one order for every number of rows; attention walks
+ * it.  Each matrix kernel sums over columns in one order for every number of rows; attention walks
  * keys in chunks whose borders are fixed multiples of absolute positions and merges them in order.
  */
 #ifndef QUIRE_H
@@ -128,13 +128,15 @@ typedef struct {
  * probabilities sum to >= top_p of what the filters before left (ties: lowest id first), and draw
  * by inverse CDF in id order with u = philox4x32-10(key = seed, counter = output_index) -> 24 bits
  * / 2^24.  quire/sampling/reference.py is the same in numpy.  Token ids outside 0 .. V-1 are
- * ignored. bad_words: flat list, each word as its length n and then n ids; when the output ends
- * with the first n - 1 ids, the last one is forbidden. If target >= 0 nothing is drawn: the row
- * reports on token `target` (prompt logprobs). Log-probabilities are log softmax of the logits as
- * the model gave them, before all of the above. num_logprobs < 0: none; else the log-probability
- * and rank of the token and the num_logprobs best (highest first, ties lowest id first) are written
- * to top_ids and top_logprobs of the result; -1 and minus infinity where the row has fewer numbers.
- * A rank is 1 + the number of tokens before it in this order.
+ * ignored.
+ * bad_words: flat list, each word as its length n and then n ids; when the output ends with the
+ * first n - 1 ids, the last one is forbidden.
+ * If target >= 0 nothing is drawn: the row reports on token `target` (prompt logprobs).
+ * Log-probabilities are log softmax of the logits as the model gave them, before all of the above.
+ * num_logprobs < 0: none; else the log-probability and rank of the token and the num_logprobs best
+ * (highest first, ties lowest id first) are written to top_ids and top_logprobs of the result; -1
+ * and minus infinity where the row has fewer numbers.  A rank is 1 + the number of tokens before it
+ * in this order.
  */
 typedef struct {
     uint64_t seed;

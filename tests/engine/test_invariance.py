@@ -68,7 +68,7 @@ WIDE_MODELS: Mapping[str, dict[str, Any]] = {
     "wide window, bfloat16": {
         "architecture": "MistralForCausalLM",
         "dtype": "bfloat16",
-        "sliding_window": 100,
+        "sliding_window": 150,
         **WIDE,
     },
     "wide, float16": {"architecture": "Qwen3ForCausalLM", "dtype": "float16", **WIDE},

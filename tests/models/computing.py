@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,6 @@ from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
-from quire.weights.tensor import RawTensor
 
 Float32 = npt.NDArray[np.float32]
 
@@ -39,8 +37,8 @@ def why_missing(backend: str) -> str:
     if backend == "reference":
         return ""
     isa = backend.removeprefix("native-")
-    best = library.ISA_NAMES[library.best_isa()]
-    return "" if isa in ("portable", best) else f"this processor has no {isa}"
+    can_run = library.ISA_NAMES.index(isa) <= library.best_isa()
+    return "" if can_run else f"this processor has no {isa}"
 
 
 def need(backend: str) -> None:
@@ -55,10 +53,6 @@ class Loaded:
 
     spec: ModelSpec
     weights: LoadedWeights
-
-    def changed(self, **fields: Any) -> Loaded:
-        """The same weights under a spec with other fields."""
-        return Loaded(replace(self.spec, **fields), self.weights)
 
 
 def load(directory: Path) -> Loaded:
@@ -147,11 +141,3 @@ def distance(actual: Float32, expected: Float32) -> float:
     """The largest difference of two sets of logits, as a share of the largest expected logit."""
     assert actual.shape == expected.shape
     return float(np.abs(actual - expected).max() / np.abs(expected).max())
-
-
-def array_weights(weights: Mapping[str, Float32]) -> LoadedWeights:
-    """Arrays as a checkpoint's weights."""
-    return {
-        name: RawTensor(name, "F32", array.shape, np.ascontiguousarray(array, np.float32))
-        for name, array in weights.items()
-    }

@@ -128,16 +128,16 @@ def test_blocks_that_left_the_window_are_not_read(pool, isa):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("window", [0, 37])
+@pytest.mark.parametrize("window", [0, 37, 200])
 @pytest.mark.parametrize("heads, kv_heads", [(3, 3), (4, 2), (14, 2), (8, 1)])
 def test_chunked_prefill_gives_the_same_bits_as_whole(pools, isa, dtype, window, heads, kv_heads):
-    world = World(heads, kv_heads, 48, [290], 16, dtype, window)
-    whole = world.attend(pools[1], isa, [(0, 0, 290)])[0]
-    for threads, cuts in ((2, [0, 100, 290]), (3, [0, 1, 2, 33, 129, 250, 289, 290])):
+    world = World(heads, kv_heads, 48, [420], 16, dtype, window)
+    whole = world.attend(pools[1], isa, [(0, 0, 420)])[0]
+    for threads, cuts in ((2, [0, 100, 420]), (3, [0, 1, 2, 33, 129, 250, 419, 420])):
         steps = itertools.pairwise(cuts)
         parts = [world.attend(pools[threads], isa, [(0, a, b)])[0] for a, b in steps]
         assert numbers.same_bits(np.concatenate(parts), whole)
-    alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 290, 17)]
+    alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 420, 17)]
     assert numbers.same_bits(np.concatenate(alone), whole[::17])
 
 

@@ -263,6 +263,26 @@ def test_greedy_takes_the_lowest_id_among_equals(isa):
     assert sample(logits, [SampleRow(state(temperature=0.0))], isa)[0].token == 50
 
 
+@pytest.mark.parametrize(
+    "params, token",
+    [
+        ({}, 0),
+        ({"frequency_penalty": 0.3}, 1),  # 1.0 - 2 * 0.3 < 0.5
+        ({"frequency_penalty": 0.2}, 0),
+        ({"presence_penalty": 0.4}, 0),
+        ({"presence_penalty": 0.6}, 1),
+        ({"repetition_penalty": 1.9}, 0),  # once, however often the token occurred
+        ({"repetition_penalty": 2.1}, 1),
+        ({"logit_bias": {2: 0.7}}, 2),
+    ],
+    ids=str,
+)
+def test_penalties_and_bias_by_hand(isa, params, token):
+    logits = np.array([[1.0, 0.5, 0.35]], np.float32)
+    made = state([0], [0, 0], temperature=0.0, **params)
+    assert sample(logits, [SampleRow(made)], isa)[0].token == token
+
+
 @pytest.mark.parametrize("target", [0, 3, 99, 100, 2**31 - 1])
 def test_target_reports_and_changes_nothing(isa, rng, target):
     logits = rng.standard_normal((1, 100)).astype(np.float32)
@@ -272,7 +292,9 @@ def test_target_reports_and_changes_nothing(isa, rng, target):
     expect_same_logprobs(mine.logprobs, expected.logprobs, 3)
 
 
-@pytest.mark.parametrize("top_k, top_p", [(0, 0.95), (0, 0.9999999), (2000, 1.0), (5000, 0.7)])
+@pytest.mark.parametrize(
+    "top_k, top_p", [(0, 1.0), (0, 0.95), (0, 0.9999999), (2000, 1.0), (5000, 0.7)]
+)
 @pytest.mark.parametrize("scale", [0.01, 2.0, 12.0])
 def test_large_vocabularies(isa, rng, top_k, top_p, scale):
     logits = (rng.standard_normal((1, 150_000)) * scale).astype(np.float32)
