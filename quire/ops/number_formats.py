@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FORMATS", "from_float32", "storage_dtype", "to_float32"]
+__all__ = [
+    "FORMATS",
+    "bfloat16_bits",
+    "float32_from_bfloat16",
+    "from_float32",
+    "storage_dtype",
+    "to_float32",
+]
 
 FORMATS: Mapping[str, np.dtype] = {
     "float32": np.dtype(np.float32),
@@ -24,19 +31,28 @@ def storage_dtype(name: str) -> np.dtype:
 
 def to_float32(stored: np.ndarray, name: str) -> npt.NDArray[np.float32]:
     """Widen stored numbers; exact."""
-    if name == "bfloat16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32)
+    return float32_from_bfloat16(stored) if name == "bfloat16" else stored.astype(np.float32)
 
 
 def from_float32(values: np.ndarray, name: str) -> np.ndarray:
     """Round float32 numbers to the format; NaN stays NaN."""
-    values = np.ascontiguousarray(values, np.float32)
     if name == "bfloat16":
-        bits = values.view(np.uint32)
-        rounded = (bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16
-        quiet = np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
-        bits16: np.ndarray = quiet.astype(np.uint16)
-        return bits16
+        return bfloat16_bits(values)
     with np.errstate(over="ignore"):
         return values.astype(storage_dtype(name))
+
+
+def bfloat16_bits(values: np.ndarray) -> npt.NDArray[np.uint16]:
+    """Round float32 values to the bits of bfloat16; NaN keeps its sign and becomes quiet."""
+    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
+    quiet = (bits >> 16) | np.uint32(0x40)
+    narrow: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    return narrow
+
+
+def float32_from_bfloat16(bits: np.ndarray) -> npt.NDArray[np.float32]:
+    """Widen the bits of bfloat16 to float32, exactly."""
+    wide = bits.astype("<u4")
+    wide <<= np.uint32(16)
+    return wide.view("<f4")

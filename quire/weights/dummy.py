@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError, ConfigError
-from quire.weights.tensor import DTYPES, RawTensor, bfloat16_bits
+from quire.ops.number_formats import bfloat16_bits
+from quire.weights.tensor import DTYPES, RawTensor
 
 __all__ = ["DummyCheckpoint"]
 

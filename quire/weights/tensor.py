@@ -11,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
+from quire.ops.number_formats import float32_from_bfloat16
 
 __all__ = [
     "DTYPES",
     "RawTensor",
-    "bfloat16_bits",
-    "float32_from_bfloat16",
     "nbytes_of",
 ]
 
@@ -69,22 +68,6 @@ def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
     if bits < 8 and (shape[-1] if shape else 1) * bits % 8:
         raise ValueError(f"a row of {dtype} does not fill whole bytes")
     return math.prod(shape) * bits // 8
-
-
-def bfloat16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """Round float32 values to the bits of bfloat16, to nearest even; NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
-    quiet = (bits >> 16) | np.uint32(0x40)
-    narrow: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype("<u2")
-    return narrow
-
-
-def float32_from_bfloat16(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """Widen the bits of bfloat16 to float32, exactly."""
-    wide = bits.astype("<u4")
-    wide <<= np.uint32(16)
-    return wide.view("<f4")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

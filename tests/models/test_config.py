@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from quire.errors import CheckpointError, ModelError
 from quire.models.config_reader import MATHEMATICAL_KEYS, ConfigReader, read_json
+from quire.models.families.decoder import TINY
 from quire.models.registry import build_spec, load_families
 from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
 from quire.models.spec import ModelSpec
@@ -613,3 +614,11 @@ def assert_sound(spec: ModelSpec) -> None:
     for table in tables.arrays:
         assert np.all(np.isfinite(table))
         assert np.all(table[0] > 0)
+
+
+def test_the_trained_length_may_stand_at_the_top() -> None:
+    """As transformers has it, the top of config.json wins over the rope's own value."""
+    rope = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    config = {**TINY, "architectures": ["LlamaForCausalLM"], "rope_scaling": rope}
+    spec = build_spec({**config, "original_max_position_embeddings": 64})
+    assert spec.blocks[0].attention.rope.scaling.original_length == 64

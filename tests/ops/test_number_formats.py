@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pytest
 
 from quire.ops.number_formats import FORMATS, from_float32, storage_dtype, to_float32
-from quire.weights.tensor import bfloat16_bits, float32_from_bfloat16
 
 EVERY_16_BITS = np.arange(2**16, dtype=np.uint16)
 
@@ -66,7 +65,7 @@ def test_float32_is_kept_as_it_is() -> None:
         (2.0**-133, 0x0001),  # the smallest
         (2.0**-134, 0x0000),
         (np.nan, 0x7FC0),
-        (-np.nan, 0x7FC0),
+        (-np.nan, 0xFFC0),
     ],
 )
 def test_bfloat16_bits(value: float, bits: int) -> None:
@@ -93,14 +92,6 @@ def test_rounding_to_bfloat16_is_to_nearest() -> None:
     tie = np.abs(high - numbers) == np.abs(numbers - low)
     expected = np.where(nearer_above | (tie & (below & 1 == 1)), above, below)
     np.testing.assert_array_equal(from_float32(numbers, "bfloat16"), expected)
-
-
-def test_weights_and_cache_round_alike() -> None:
-    numbers = random_bits()
-    numbers = numbers[~np.isnan(numbers)]
-    np.testing.assert_array_equal(from_float32(numbers, "bfloat16"), bfloat16_bits(numbers))
-    wide = to_float32(EVERY_16_BITS, "bfloat16")
-    np.testing.assert_array_equal(wide, float32_from_bfloat16(EVERY_16_BITS))
 
 
 def test_strided_and_shaped_arrays() -> None:

@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.errors import CheckpointError
-from quire.weights.tensor import (
-    DTYPES,
-    RawTensor,
-    bfloat16_bits,
-    float32_from_bfloat16,
-    nbytes_of,
-)
+from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
+from quire.weights.tensor import DTYPES, RawTensor, nbytes_of
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quire.errors import CheckpointError
-from quire.weights.tensor import bfloat16_bits
+from quire.ops.number_formats import bfloat16_bits
 from quire.weights.torch_pickle import TorchPickleFile
 
 FIXTURES = Path(__file__).parent / "fixtures"

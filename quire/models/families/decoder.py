@@ -233,7 +233,9 @@ def _rope(config: ConfigReader, head_dim: int) -> Rope:
             f"{dims} values to rotate in pairs"
         )
     length = config.positive("max_position_embeddings", 2048)
-    scaling = _scaling(fields, kind, length)
+    trained = fields.positive("original_max_position_embeddings", length)
+    trained = config.positive("original_max_position_embeddings", trained)  # at the top, it wins
+    scaling = _scaling(fields, kind, length, trained)
     left = fields.unread()
     if left and kind not in IGNORING_KINDS:
         raise ModelError(
@@ -242,8 +244,7 @@ def _rope(config: ConfigReader, head_dim: int) -> Rope:
     return Rope(dims, theta, scaling=scaling)
 
 
-def _scaling(fields: ConfigReader, kind: object, length: int) -> RopeScaling:
-    original = fields.positive("original_max_position_embeddings", length)
+def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> RopeScaling:
     if kind in IGNORING_KINDS:
         return RopeScaling()
     if kind == "linear" or kind == "dynamic":
@@ -256,17 +257,17 @@ def _scaling(fields: ConfigReader, kind: object, length: int) -> RopeScaling:
                 f"{fields.architecture}: low_freq_factor {low:g} is not below high_freq_factor "
                 f"{high:g}"
             )
-        return RopeScaling("llama3", _factor(fields), original, low, high)
+        return RopeScaling("llama3", _factor(fields), trained, low, high)
     if kind == "yarn":
-        return _yarn_scaling(fields, original, length)
+        return _yarn_scaling(fields, trained, length)
     raise ModelError(
         f"{fields.architecture}: rope type {kind!r} is not supported here; "
         "supported: default, linear, dynamic, llama3, yarn"
     )
 
 
-def _yarn_scaling(fields: ConfigReader, original: int, length: int) -> RopeScaling:
-    factor = _factor(fields, length / original)
+def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScaling:
+    factor = _factor(fields, length / trained)
     mscale = fields.number("mscale", 0.0, low=0.0, high=1e3)
     all_dim = fields.number("mscale_all_dim", 0.0, low=0.0, high=1e3)
     recommended = yarn_attention_factor(factor, mscale, all_dim)
@@ -274,7 +275,7 @@ def _yarn_scaling(fields: ConfigReader, original: int, length: int) -> RopeScali
     return RopeScaling(
         "yarn",
         factor,
-        original,
+        trained,
         beta_fast=fields.number("beta_fast", 32.0, low=1e-3, high=1e6),
         beta_slow=fields.number("beta_slow", 1.0, low=1e-3, high=1e6),
         truncate=fields.flag("truncate", True),
