@@ -1,6 +1,6 @@
 """Make the demo model that ships in `quire/demo`, from public-domain text to weights.
 
-    python examples/train_demo_model.py all --minutes 60
+    python examples/train_demo_model.py all --minutes 110
 
 Stages can be run one at a time: text, tokenizer, train, export, evaluate, sample. The scratch
 folder (`--work`) holds the corpus and a checkpoint; `train` resumes from it. Needs a Debian

@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kBlockCols = 24;  // weight rows
 constexpr int64_t kBlockRows = 64;  // activation rows
 
+constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
+
 template <class V, int M, int N>
 struct Tile {
     typename V::Float sums[M][N];
@@ -97,7 +99,7 @@ template <class V, int M, int N, class Weight>
 void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
     tile.clear();
-    const Weight *w = p.w + n * p.depth, *next = w + N * p.depth;
+    const Weight *w = p.w + n * p.depth, *next = w + kTilesAhead * N * p.depth;
     tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, m == 0 ? next : nullptr);
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }

@@ -46,13 +46,13 @@ def test_many_small_jobs_on_more_threads_than_cores(threads, rng):
 
 
 def test_callers_of_one_pool_take_turns(pool, rng):
-    x = rng.standard_normal((5, 96)).astype(np.float32)
-    weights = [rng.standard_normal((300 + i, 96)).astype(np.float32) for i in range(4)]
+    x = rng.standard_normal((8, 512)).astype(np.float32)  # long enough for calls to overlap
+    weights = [rng.standard_normal((1500 + i, 512)).astype(np.float32) for i in range(4)]
     expected = [product(pool, x, weight) for weight in weights]
     wrong = []
 
     def work(i):
-        for _ in range(60):
+        for _ in range(20):
             if not (product(pool, x, weights[i]) == expected[i]).all():
                 wrong.append(i)
 
