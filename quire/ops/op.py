@@ -6,6 +6,7 @@ K key/value heads, D head size, E model width, F MLP width, V vocabulary size, B
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeAlias
@@ -77,7 +78,7 @@ class Op(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class FusedOp:
+class FusedOp(ABC):
     """An op that does what several ops do; it carries its decomposition.
 
     `steps` lists (op, inputs, outputs) over numbered slots: the inputs of the fused op first, then
@@ -89,9 +90,9 @@ class FusedOp:
     num_outputs: ClassVar[int]
 
     @property
+    @abstractmethod
     def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
         """The decomposition."""
-        raise NotImplementedError
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """The width of each output, given the widths of the inputs."""

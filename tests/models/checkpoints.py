@@ -14,18 +14,9 @@ from typing import Any
 
 import numpy as np
 
-BASE: dict[str, Any] = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
+from quire.models.families.decoder import TINY
+
+BASE: dict[str, Any] = {**TINY, "pad_token_id": 0}
 
 
 @dataclass(frozen=True)
