@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 __all__ = ["main", "measure"]
 
@@ -22,7 +23,8 @@ def measure(model: str) -> float:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "quire", "serve", model, "--port", str(port)]
+    program = Path(sys.executable).with_name("quire")  # not -m: a checkout would shadow the install
+    command = [str(program), "serve", model, "--port", str(port)]
     started = time.perf_counter()
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
