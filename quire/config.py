@@ -14,9 +14,10 @@ from quire.errors import ConfigError
 __all__ = ["EngineConfig", "cache_directory"]
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
-InstructionSet = Literal["auto", "portable", "avx2"]
+InstructionSet = Literal["auto", "portable", "avx2", "avx512vnni"]
 Source = Literal["huggingface", "modelscope"]
 
 
@@ -42,6 +43,10 @@ class EngineConfig:
         metadata={"help": "auto reads the files that are there; dummy draws random weights"},
     )
     dtype: Dtype = field(default="auto", metadata={"help": "format of weights in memory"})
+    quantization: Quantization = field(
+        default="auto",
+        metadata={"help": "int4 or int8 rounds a float checkpoint's matrices while loading"},
+    )
     kv_cache_dtype: Dtype = field(default="auto", metadata={"help": "format of the KV cache"})
     max_model_len: int | None = field(
         default=None, metadata={"help": "longest prompt + output in tokens; auto fits the memory"}
@@ -120,6 +125,7 @@ _CHOICES: Mapping[str, Any] = {
     "source": Source,
     "load_format": LoadFormat,
     "dtype": Dtype,
+    "quantization": Quantization,
     "kv_cache_dtype": Dtype,
     "backend": BackendName,
     "instruction_set": InstructionSet,

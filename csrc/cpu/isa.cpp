@@ -19,12 +19,24 @@ bool has_avx2() {
     __cpuidex(leaf, 7, 0);
     return (leaf[1] & (1 << 5)) != 0;
 }
+bool has_avx512vnni() {
+    int leaf[4];
+    if (!has_avx2() || (_xgetbv(0) & 0xe6) != 0xe6) return false;  // zmm and masks are saved too
+    __cpuidex(leaf, 7, 0);
+    const unsigned needed = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
+    return (unsigned(leaf[1]) & needed) == needed && (leaf[2] & (1 << 11));
+}
 #elif defined(QUIRE_WITH_AVX2)
 // The compiler's test of avx2 includes that the operating system saves the ymm registers.
 bool has_avx2() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("f16c");
+}
+bool has_avx512vnni() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 #endif
 
@@ -33,7 +45,9 @@ bool has_avx2() {
 const Kernels *find_kernels(int32_t isa) {
 #if defined(QUIRE_WITH_AVX2)
     static const bool avx2 = has_avx2();
+    static const bool avx512vnni = has_avx512vnni();
     if (isa == QUIRE_AVX2 && avx2) return &kAvx2Kernels;
+    if (isa == QUIRE_AVX512VNNI && avx512vnni) return &kAvx512VnniKernels;
 #endif
     return isa == QUIRE_PORTABLE ? &kPortableKernels : nullptr;
 }
@@ -41,5 +55,7 @@ const Kernels *find_kernels(int32_t isa) {
 }  // namespace quire
 
 int32_t quire_best_isa(void) {
-    return quire::find_kernels(QUIRE_AVX2) ? QUIRE_AVX2 : QUIRE_PORTABLE;
+    if (quire::find_kernels(QUIRE_AVX512VNNI)) return QUIRE_AVX512VNNI;
+    if (quire::find_kernels(QUIRE_AVX2)) return QUIRE_AVX2;
+    return QUIRE_PORTABLE;
 }

@@ -10,7 +10,7 @@
 
 namespace quire {
 
-constexpr int kNumOpKinds = QUIRE_OP_SELECT_ROWS + 1;
+constexpr int kNumOpKinds = QUIRE_OP_QUANTIZE + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together.
 struct QueryTile {
@@ -56,13 +56,14 @@ struct Kernels {
 
     // Multiply-adds on registers only; returns the number of floating-point operations.
     int64_t (*spin_fma)(int64_t iterations, float *sink);
+    int64_t (*spin_int8)(int64_t iterations, float *sink);
     // Reads numbers and adds them up; returns the number of bytes.
     int64_t (*spin_read)(const float *data, int64_t n, float *sink);
 };
 
 extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
-extern const Kernels kAvx2Kernels;
+extern const Kernels kAvx2Kernels, kAvx512VnniKernels;
 #endif
 
 }  // namespace quire

@@ -134,31 +134,14 @@ void product_block(const Product<Weight> &p, int64_t num_rows, int64_t first, in
     product_panels<V, 1>(p, num_rows, n, last);
 }
 
-QUIRE_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
-// Units run over parts, then blocks of columns, then blocks of rows.
-QUIRE_INLINE int64_t num_units(const quire_matrix &part, int64_t num_rows) {
+// Units run over blocks of columns, then blocks of rows.
+QUIRE_INLINE int64_t float_units(const quire_matrix &part, int64_t num_rows) {
     return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, kBlockRows);
 }
 
-int64_t linear_units(const quire_op &op, const Run &run) {
-    int64_t units = 0;
-    for (int i = 0; i < op.num_parts; i++) units += num_units(op.parts[i], run.num_rows);
-    return units;
-}
-
-QUIRE_INLINE int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-QUIRE_INLINE int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
-}
-
 template <class V, class Weight>
-void linear_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
-                 int64_t last_unit) {
+void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
+                int64_t last_unit) {
     const quire_matrix &matrix = op.parts[part];
     const int64_t row_blocks = ceil_div(run.num_rows, kBlockRows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
@@ -170,29 +153,6 @@ void linear_part(const quire_op &op, const Run &run, int part, int64_t column, i
             op.out[0].stride};
         product_block<V>(product, smaller(run.num_rows - m, kBlockRows), n,
                          smaller(n + kBlockCols, matrix.rows));
-    }
-}
-
-template <class V>
-void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
-    int64_t start = 0, column = 0;  // of the part
-    for (int i = 0; i < op.num_parts; i++) {
-        const int64_t end = start + num_units(op.parts[i], run.num_rows);
-        const int64_t from = larger(first, start) - start, to = smaller(last, end) - start;
-        if (from < to) {
-            switch (op.parts[i].dtype) {
-                case QUIRE_F32:
-                    linear_part<V, float>(op, run, i, column, from, to);
-                    break;
-                case QUIRE_F16:
-                    linear_part<V, Half>(op, run, i, column, from, to);
-                    break;
-                default:
-                    linear_part<V, BFloat16>(op, run, i, column, from, to);
-            }
-        }
-        start = end;
-        column += op.parts[i].rows;
     }
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "packed.h"
 #include "rope_angles.h"
 #include "sampler.h"
 #include "thread_pool.h"
@@ -106,7 +107,7 @@ class Walk {
             *units = kernels_.linear_units(op, run_);
             int64_t bytes = 0;
             for (int i = 0; i < op.num_parts; i++) {
-                bytes += op.parts[i].rows * op.parts[i].cols * (op.parts[i].dtype ? 2 : 4);
+                bytes += matrix_bytes(op.parts[i]);
             }
             const int64_t per_unit = 1 + bytes / (*units ? *units : 1);
             *grain = kWeightBytesPerChunk / per_unit;
@@ -128,6 +129,7 @@ class Walk {
             case QUIRE_OP_ROPE_ANGLES:
                 return 16;
             case QUIRE_OP_GATED:
+            case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:
             case QUIRE_OP_ROPE_KV_WRITE:
                 return 4;

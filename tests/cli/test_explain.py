@@ -92,7 +92,13 @@ def test_group_work_counts_every_layer() -> None:
 
 def test_passes_are_those_that_ran() -> None:
     names = [run.name for run in explained(spec_of()).passes]
-    assert names == ["merge_matmuls", "fuse_residual_norm", "fuse_rope_kv_write", "decompose"]
+    assert names == [
+        "merge_matmuls",
+        "fuse_residual_norm",
+        "fuse_rope_kv_write",
+        "fuse_quantize",
+        "decompose",
+    ]
     *fusing, last = explained(spec_of()).passes
     assert all(run.after < run.before for run in fusing)
     assert last.before == last.after

@@ -16,6 +16,7 @@ from quire.backends.native import library as c
 from quire.errors import ConfigError, EngineError
 
 ROOT = Path(__file__).parents[2]
+AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 needs_nm = pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
 
 
@@ -42,7 +43,11 @@ def test_nothing_is_exported_but_the_c_interface():
 @needs_nm
 @pytest.mark.parametrize(
     "unit, options",
-    [("Portable", []), ("Avx2", ["-mavx2", "-mfma", "-mf16c"])],
+    [
+        ("Portable", []),
+        ("Avx2", ["-mavx2", "-mfma", "-mf16c"]),
+        ("Avx512Vnni", [*AVX512, "-mavx512vnni"]),
+    ],
 )
 def test_a_unit_of_kernels_shares_no_symbols(tmp_path, unit, options):
     """A weak symbol of such a unit may replace the same function of the baseline units.

@@ -31,11 +31,11 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 MAX_PARTS = 4
 
-F32, F16, BF16 = range(3)
-PORTABLE, AVX2 = range(2)
+F32, F16, BF16, INT4, INT8 = range(5)
+PORTABLE, AVX2, AVX512VNNI = range(3)
 SILU, GELU_TANH = range(2)
 (
     OP_EMBEDDING,
@@ -50,9 +50,10 @@ SILU, GELU_TANH = range(2)
     OP_ATTENTION,
     OP_GATED,
     OP_SELECT_ROWS,
-) = range(12)
+    OP_QUANTIZE,
+) = range(13)
 
-ISA_NAMES = ("portable", "avx2")
+ISA_NAMES = ("portable", "avx2", "avx512vnni")
 STATUS_TEXTS = (
     "done",
     "an op that this library does not know",
@@ -65,13 +66,15 @@ _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checko
 
 
 class Matrix(ctypes.Structure):
-    """Weights as they stand in memory: row-major, at least 4-byte aligned."""
+    """Weights as they stand in memory: row-major floats or packed integers, 4-byte aligned."""
 
     _fields_: ClassVar[Any] = [
         ("data", c_void_p),
         ("rows", c_int64),
         ("cols", c_int64),
         ("dtype", c_int32),
+        ("group_size", c_int32),
+        ("has_zero_points", c_int32),
         ("reserved", c_int32),
     ]
 
@@ -102,6 +105,8 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
+        ("quantized", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -211,6 +216,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "quire_uniform": (c_double, [c_uint64, c_int64]),
         "quire_measure_read": (c_int64, [c_void_p, c_int32, c_void_p, c_int64]),
         "quire_measure_fma": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_measure_int8": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_pack": (c_int32, [c_void_p, POINTER(Matrix), POINTER(Matrix)]),
+        "quire_matrix_bytes": (c_int64, [POINTER(Matrix)]),
         "quire_measure_barriers": (c_int64, [c_void_p, c_int64]),
     }
     for name, (result, arguments) in signatures.items():
