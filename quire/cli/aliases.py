@@ -15,6 +15,8 @@ ALIASES: Mapping[str, Sequence[str]] = {
     "max_num_seqs": ("--max-running-requests", "--max-batch-size"),
     "max_num_batched_tokens": ("--max-num-tokens",),
     "scheduling_policy": ("--schedule-policy",),
+    "speculative": ("--spec-method", "--speculative-algorithm"),
+    "num_speculative_tokens": ("--spec-tokens", "--draft-max"),
     "host": ("--server-name",),
     "port": ("--server-port",),
     "n": ("-n",),
