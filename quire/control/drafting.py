@@ -94,7 +94,7 @@ class Drafting:
             self._drafter.finish(request)
 
     def _take_room(self, request: Request, running: Sequence[Request], wanted: int) -> int:
-        """How many of the guesses wanted have a slot; takes blocks that no reservation needs.
+        """How many of the guesses wanted have a slot; takes blocks not reserved for others.
 
         The last output token is never guessed: nothing would follow from its being right.
         """
@@ -103,6 +103,7 @@ class Drafting:
         missing = -(-(known + wanted) // size) - len(table)
         if missing > 0:
             spare = self._pool.num_free - sum(map(self._limits.num_blocks_ahead, running))
-            if spare >= max(0, missing - self._limits.num_blocks_ahead(request)):
-                table += self._pool.take(missing)
+            if spare >= 0:
+                own = self._limits.num_blocks_ahead(request)
+                table += self._pool.take(min(missing, own + spare))
         return min(wanted, len(table) * size - known)
