@@ -102,8 +102,7 @@ class Drafting:
         wanted = max(0, min(wanted, request.max_len - known - 1))
         missing = -(-(known + wanted) // size) - len(table)
         if missing > 0:
-            spare = self._pool.num_free - sum(map(self._limits.num_blocks_ahead, running))
-            if spare >= 0:
-                own = self._limits.num_blocks_ahead(request)
-                table += self._pool.take(min(missing, own + spare))
+            others = (each for each in running if each is not request)
+            free = self._pool.num_free - sum(map(self._limits.num_blocks_ahead, others))
+            table += self._pool.take(max(0, min(missing, free)))
         return min(wanted, len(table) * size - known)
