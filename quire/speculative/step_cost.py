@@ -14,6 +14,8 @@ WEIGHT = 0.2
 """What the newest step counts against those before it."""
 FORGET_STEPS = 256
 """A number of tokens not seen for so many steps counts as never seen, and may be tried again."""
+REDRAW_STEPS = 16
+"""The curve is drawn anew only so often, and when a new number of tokens is seen."""
 LEAST_GAIN = 1.03
 """Guesses must promise 3 % more tokens a second: the estimates are not better than that."""
 
@@ -29,17 +31,21 @@ class StepCost:
         self._seconds = [0.0] * (MOST_TOKENS + 1)
         self._seen_at = [-FORGET_STEPS] * (MOST_TOKENS + 1)
         self._num_steps = 0
+        self._curve = list(map(_presumed, range(MOST_TOKENS + 1)))
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """Learn from a step."""
         if not 0 < num_tokens <= MOST_TOKENS:
             return
         self._num_steps += 1
-        if self._is_known(num_tokens):
-            self._seconds[num_tokens] += WEIGHT * (seconds - self._seconds[num_tokens])
-        else:
+        is_new = not self._is_known(num_tokens)
+        if is_new:
             self._seconds[num_tokens] = seconds
+        else:
+            self._seconds[num_tokens] += WEIGHT * (seconds - self._seconds[num_tokens])
         self._seen_at[num_tokens] = self._num_steps
+        if is_new or self._num_steps % REDRAW_STEPS == 0:
+            self._draw()
 
     def best_count(self, num_tokens: int, chances: Sequence[float]) -> int:
         """How many guesses to add to a step of so many known tokens, by tokens per second.
@@ -50,25 +56,28 @@ class StepCost:
         room = min(len(chances), MOST_TOKENS - num_tokens)
         if room <= 0:
             return 0
-        curve = self.curve(num_tokens, num_tokens + room)
         best, worth = 0, float(num_tokens)
-        best_rate = LEAST_GAIN * worth / curve[0]
+        best_rate = LEAST_GAIN * worth / self._curve[num_tokens]
         for count in range(1, room + 1):
             worth += chances[count - 1]
-            if worth / curve[count] > best_rate:
-                best, best_rate = count, worth / curve[count]
+            rate = worth / self._curve[num_tokens + count]
+            if rate > best_rate:
+                best, best_rate = count, rate
         return best
 
     def curve(self, first: int, last: int) -> list[float]:
         """Estimated seconds of steps of `first` to `last` tokens, all at most MOST_TOKENS."""
+        return self._curve[first : last + 1]
+
+    def _draw(self) -> None:
         known = [tokens for tokens in range(1, MOST_TOKENS + 1) if self._is_known(tokens)]
-        return [self._estimate(tokens, known) for tokens in range(first, last + 1)]
+        self._curve = [self._estimate(tokens, known) for tokens in range(MOST_TOKENS + 1)]
 
     def _estimate(self, tokens: int, known: Sequence[int]) -> float:
         below = max((each for each in known if each <= tokens), default=0)
         above = min((each for each in known if each >= tokens), default=0)
-        if not known or below == tokens:
-            return self._seconds[tokens] if known else _presumed(tokens)
+        if below == tokens and below:
+            return self._seconds[tokens]
         if not above:
             return self._seconds[below] * _presumed(tokens) / _presumed(below)
         if not below:

@@ -9,7 +9,13 @@ from quire.control.stop import StopRules
 from quire.speculative.acceptance import START, Acceptance
 from quire.speculative.methods import METHODS, load_speculator
 from quire.speculative.speculator import Speculator
-from quire.speculative.step_cost import FLAT_TOKENS, FORGET_STEPS, MOST_TOKENS, StepCost
+from quire.speculative.step_cost import (
+    FLAT_TOKENS,
+    FORGET_STEPS,
+    MOST_TOKENS,
+    REDRAW_STEPS,
+    StepCost,
+)
 
 
 class Sure:
@@ -106,7 +112,7 @@ def test_costs_are_smoothed_and_forgotten() -> None:
     cost = measured({3: 1.0})
     cost.observe(3, 2.0)
     assert 1.0 < cost.curve(3, 3)[0] < 1.5
-    for _ in range(FORGET_STEPS):
+    for _ in range(FORGET_STEPS + REDRAW_STEPS):
         cost.observe(1, 1.0)
     assert cost.curve(3, 3) == [1.0], "as flat as one token, until it is seen again"
 
