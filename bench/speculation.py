@@ -72,7 +72,7 @@ def pairs(text: str, kind: str, encode: Any, count: int, length: int) -> list[tu
             fields = [[*part, *rng.choice(words)] for _ in range(9) for part in frame]
             found.append((tokens[:20], [token for each in fields for token in each][:length]))
         return found
-    starts = [rng.randrange(len(tokens) - 2 * length) for _ in range(count)]
+    starts = [(len(tokens) - 2 * length) // count * place for place in range(count)]
     passages = [tokens[start : start + length] for start in starts]
     others = [tokens[start + length : start + 2 * length] for start in starts]
     said = others if kind == "new" else [edited(each, 15, rng) for each in passages]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 __all__ = ["CONTEXT", "TokenChains"]
 
-CONTEXT = 3
+CONTEXT = 2
 """Tokens that must be the same for a place to count as an occurrence."""
 
 
