@@ -20,11 +20,6 @@ from tests.engine.conftest import SMALL
 
 LINE = "And the king said unto him, Go in peace. "
 PROMPTS = [LINE * 3 + "And the king said", "In the beginning", "春眠不觉晓,春眠不觉晓,春眠", LINE]
-    LINE * 3 + "And the king said",
-    "In the beginning",
-    "春眠不觉晓,春眠不觉晓,春眠",
-    LINE * 2,
-]
 GREEDY = SamplingParams(temperature=0.0, max_tokens=48, ignore_eos=True)
 PARAMS = [
     GREEDY,
