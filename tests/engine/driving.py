@@ -53,6 +53,7 @@ class Job:
     seed: int
     arrival: int = 0
     forbidden: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -159,7 +160,7 @@ class Bench:
             cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
             use_prefix_cache=params.prompt_logprobs is None,
         )
-        state = SamplingState(job.prompt, params, job.seed, job.forbidden)
+        state = SamplingState(job.prompt, params, job.seed, job.forbidden, job.bad_words)
         engine.submit(request, state)
 
 

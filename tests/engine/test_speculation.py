@@ -137,6 +137,24 @@ def test_right_guesses_save_steps() -> None:
     assert (run.answers, run.num_steps) == (answers, 9)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_request_fails_behind_a_right_guess_as_it_does_without(isa: str) -> None:
+    """Of two tokens one is forbidden, the other no more than twice: the third has no choice."""
+    need(isa)
+    params = SamplingParams(allowed_token_ids=(5, 6), logprobs=1)
+    job = Job(tuple(range(9)), params, 1, bad_words=((5,), (6, 6, 6)))
+    each = bench("llama", isa)
+    alone = each.alone(job)
+    assert (alone.tokens, alone.finish_reason) == ([6, 6], "error")
+
+    class Sixes(Forced):
+        def propose(self, requests: Any, num_tokens: int, room: int) -> list[list[int]]:
+            return [[6] * 5 for _ in requests]
+
+    run = each.run([job], Circumstances(drafter=lambda: Sixes([], 0.0, 128)))
+    assert (run.answers, run.num_steps) == ([alone], 2)
+
+
 def test_the_reference_backend_takes_guesses_as_well() -> None:
     """Its sums round differently for other numbers of rows, so only tokens are compared."""
     jobs = random_jobs(5, 4, longest=12, most_tokens=10)
