@@ -133,6 +133,12 @@ def test_free_guesses_are_taken_and_dear_ones_are_not() -> None:
     assert linear(free=1).best_count(1, [1.0] * 8) == 0
 
 
+def test_a_gain_below_the_margin_is_left() -> None:
+    cost = measured({1: 1.0, 2: 1.1})
+    assert cost.best_count(1, [0.12]) == 0
+    assert cost.best_count(1, [0.14]) == 1
+
+
 def test_a_step_in_the_costs_is_passed_when_it_pays() -> None:
     """Two tokens cost more than one, but eight no more than two."""
     cost = measured({1: 1.0, 2: 1.8, 8: 1.8})
