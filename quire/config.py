@@ -19,6 +19,7 @@ LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
 InstructionSet = Literal["auto", "portable", "avx2", "avx512vnni"]
 Source = Literal["huggingface", "modelscope"]
+Speculation = Literal["off", "ngram", "suffix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,13 @@ class EngineConfig:
     scheduling_policy: str = field(
         default="fcfs", metadata={"help": "fcfs, priority, shortest_remaining, or an entry point"}
     )
+    speculative: Speculation = field(
+        default="off",
+        metadata={"help": "guess tokens from the text (ngram) and past outputs too (suffix)"},
+    )
+    num_speculative_tokens: int = field(
+        default=8, metadata={"help": "most tokens guessed per request and step"}
+    )
     threads: int | None = field(
         default=None, metadata={"help": "compute threads; default: the cores this process may use"}
     )
@@ -96,7 +104,8 @@ class EngineConfig:
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}")
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs"):
+        counts = ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs")
+        for name in (*counts, "num_speculative_tokens"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("max_model_len", "kv_cache_memory_bytes", "threads"):
             value = getattr(self, name)
@@ -129,6 +138,7 @@ _CHOICES: Mapping[str, Any] = {
     "kv_cache_dtype": Dtype,
     "backend": BackendName,
     "instruction_set": InstructionSet,
+    "speculative": Speculation,
 }
 
 

@@ -87,7 +87,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
-        limits = StepLimits(tokens, min(config.max_num_seqs, MAX_LOGIT_ROWS, tokens))
+        per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
+        logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
+        limits = StepLimits(tokens, logit_rows)
         return compile_program(spec, limits, lambda node: backend.declines(node) is None, integers)
 
     memory = plan_memory(

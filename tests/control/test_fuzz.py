@@ -13,3 +13,4 @@ def test_random_worlds(first):
     totals = run_worlds(first, BATCH)
     for event in ("preemptions", "wasted tokens", "prefix hit tokens", "aborted", "refused"):
         assert totals[event] > 0, f"worlds without {event} prove nothing about them"
+    assert totals["drafted tokens"] > totals["accepted tokens"] > 0
