@@ -64,6 +64,12 @@ extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
 extern const Kernels kAvx2Kernels;
 #endif
+#if defined(QUIRE_WITH_AVX512)
+extern const Kernels kAvx512Kernels;
+#endif
+#if defined(QUIRE_WITH_NEON)
+extern const Kernels kNeonKernels;
+#endif
 
 }  // namespace quire
 

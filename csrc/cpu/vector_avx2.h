@@ -14,7 +14,7 @@ alignas(32) constexpr int32_t kLaneMasks[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
 
 struct Avx2Vector {
     static constexpr int kWidth = 8;
-    static constexpr int kTileRows = 4, kTileCols = 3;
+    static constexpr int kTileRows = 6, kAccumulators = 12;
 
     using Float = __m256;
 

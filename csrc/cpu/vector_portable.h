@@ -2,7 +2,8 @@
 //
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   Float                     kWidth floats
-//   kTileRows x kTileCols     accumulators of the matrix kernel that fit the registers
+//   kTileRows                 activation rows that the matrix kernel takes at once
+//   kAccumulators             its sums that stay in registers, beside what they are made of
 //   load, store               unaligned, from and to float, Half and BFloat16
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
@@ -28,7 +29,7 @@ namespace {
 
 struct PortableVector {
     static constexpr int kWidth = 8;
-    static constexpr int kTileRows = 2, kTileCols = 2;
+    static constexpr int kTileRows = 2, kAccumulators = 4;
 
     struct Float {
         float lane[8];

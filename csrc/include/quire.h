@@ -32,7 +32,7 @@ extern "C" {
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2 };
-enum quire_isa { QUIRE_PORTABLE = 0, QUIRE_AVX2 = 1 };
+enum quire_isa { QUIRE_PORTABLE = 0, QUIRE_AVX2 = 1, QUIRE_AVX512 = 2, QUIRE_NEON = 3 };
 enum quire_status {
     QUIRE_OK = 0,
     QUIRE_BAD_OP = 1,
@@ -177,7 +177,10 @@ typedef struct {
  * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
 QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
 
-/* The best instruction set this CPU and operating system can run. */
+/* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
+QUIRE_API int32_t quire_can_run(int32_t isa);
+
+/* The one of them to choose. */
 QUIRE_API int32_t quire_best_isa(void);
 
 /* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.
