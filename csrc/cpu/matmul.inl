@@ -9,10 +9,13 @@ namespace quire {
 namespace {
 
 // A unit of work: weights that stay in the second-level cache while they meet all rows of a block.
-constexpr int64_t kBlockCols = 24;  // weight rows
-constexpr int64_t kBlockRows = 64;  // activation rows
+constexpr int64_t kBlockCols = 24;            // weight rows
+constexpr int64_t kBlockRows = 64;            // activation rows, fewer where they are long
+constexpr int64_t kBlockFloats = 128 * 1024;  // of these activations
 
-constexpr int64_t kTilesAhead = 2;   // whose weights are asked for: one is too late for short rows
+constexpr int kRowsOnce = 3;  // so few rows wait for the weights
+
+constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
 
 QUIRE_INLINE int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
@@ -25,10 +28,10 @@ QUIRE_INLINE int64_t ceil_div(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-// Columns of a tile: as many as its sums leave registers for, at most four.
+// Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
 template <class V>
 constexpr int tile_cols(int rows) {
-    return V::kAccumulators / rows < 4 ? V::kAccumulators / rows : 4;
+    return (V::kRegisters - 1) / (rows + 1) < 4 ? (V::kRegisters - 1) / (rows + 1) : 4;
 }
 
 template <class V, int M, int N>
@@ -64,7 +67,10 @@ struct Tile {
                            int64_t depth, const Weight *next = nullptr) {
         const auto step = [&](int64_t k) {
             add_products([&](int m) { return V::load(x + m * x_stride + k); },
-                         [&](int n) { return V::load(w + n * w_stride + k); });
+                         [&](int n) {
+                             const Weight *from = w + n * w_stride + k;
+                             return M <= kRowsOnce ? V::load_once(from) : V::load(from);
+                         });
         };
         int64_t k = 0;
         if (next) {
@@ -157,9 +163,14 @@ QUIRE_INLINE void multiply(const Product<Weight> &p, int64_t num_rows, int64_t h
     product_block<V, R>(p, num_rows, first, last);
 }
 
+QUIRE_INLINE int64_t block_rows(const quire_matrix &part) {
+    const int64_t fit = kBlockFloats / (part.cols + 1) / 8 * 8;
+    return fit < 16 ? 16 : smaller(fit, kBlockRows);
+}
+
 // Units run over parts, then blocks of columns, then blocks of rows.
 QUIRE_INLINE int64_t num_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, kBlockRows);
+    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, block_rows(part));
 }
 
 int64_t linear_units(const quire_op &op, const Run &run) {
@@ -172,15 +183,15 @@ template <class V, class Weight>
 void linear_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
                  int64_t last_unit) {
     const quire_matrix &matrix = op.parts[part];
-    const int64_t row_blocks = ceil_div(run.num_rows, kBlockRows);
+    const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
-        const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * kBlockRows;
+        const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
         const Product<Weight> product = {
             run.row(op.in[0], m), op.in[0].stride,
             matrix.cols,          static_cast<const Weight *>(matrix.data),
             op.vectors[part],     run.row(op.out[0], m) + column,
             op.out[0].stride};
-        const int64_t num_rows = smaller(run.num_rows - m, kBlockRows);
+        const int64_t num_rows = smaller(run.num_rows - m, most_rows);
         const int64_t height = ceil_div(num_rows, ceil_div(num_rows, V::kTileRows));
         multiply<V, V::kTileRows>(product, num_rows, height, n,
                                   smaller(n + kBlockCols, matrix.rows));

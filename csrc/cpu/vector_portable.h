@@ -3,8 +3,9 @@
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   Float                     kWidth floats
 //   kTileRows                 activation rows that the matrix kernel takes at once
-//   kAccumulators             its sums that stay in registers, beside what they are made of
+//   kRegisters                how many values of type Float the processor holds
 //   load, store               unaligned, from and to float, Half and BFloat16
+//   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
 //   max(a, b)                 b where a or b is not a number
@@ -29,7 +30,7 @@ namespace {
 
 struct PortableVector {
     static constexpr int kWidth = 8;
-    static constexpr int kTileRows = 2, kAccumulators = 4;
+    static constexpr int kTileRows = 2, kRegisters = 8;
 
     struct Float {
         float lane[8];
@@ -47,6 +48,10 @@ struct PortableVector {
         Float out;
         QUIRE_LANES out.lane[i] = to_float(from[i]);
         return out;
+    }
+    template <class T>
+    static QUIRE_INLINE Float load_once(const T *from) {
+        return load(from);
     }
     template <class T>
     static QUIRE_INLINE Float load_partial(const T *from, int64_t n) {
