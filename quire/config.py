@@ -16,7 +16,7 @@ __all__ = ["EngineConfig", "cache_directory"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
-InstructionSet = Literal["auto", "portable", "avx2"]
+InstructionSet = Literal["auto", "portable", "avx2", "avx512", "neon"]
 Source = Literal["huggingface", "modelscope"]
 
 

@@ -54,7 +54,7 @@ struct Tile {
         QUIRE_UNROLL
         for (int m = 0; m < M; m++) {
             typename V::Float x = load_x(m);
-            QUIRE_IN_REGISTER(x);
+            V::keep(x);
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) sums[m][n] = V::fma(x, w[n], sums[m][n]);
         }

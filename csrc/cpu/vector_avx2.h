@@ -92,6 +92,8 @@ struct Avx2Vector {
         for (int64_t i = 0; i < n; i++) to[i] = lanes[i];
     }
 
+    static QUIRE_INLINE void keep(Float &a) { QUIRE_IN_REGISTER("+x", a); }
+
     static QUIRE_INLINE Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
     static QUIRE_INLINE Float sub(Float a, Float b) { return _mm256_sub_ps(a, b); }
     static QUIRE_INLINE Float mul(Float a, Float b) { return _mm256_mul_ps(a, b); }

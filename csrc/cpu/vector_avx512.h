@@ -70,6 +70,8 @@ struct Avx512Vector {
         _mm256_mask_storeu_epi16(to, mask(n), narrow(a, T()));
     }
 
+    static QUIRE_INLINE void keep(Float &a) { QUIRE_IN_REGISTER("+v", a); }
+
     static QUIRE_INLINE Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
     static QUIRE_INLINE Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
     static QUIRE_INLINE Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }

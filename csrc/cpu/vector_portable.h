@@ -8,6 +8,7 @@
 //   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
+//   keep                      keeps a in a register: else it may be read again at each use
 //   max(a, b)                 b where a or b is not a number
 //   fma(a, b, c)              a * b + c, rounded once or twice, but always the same way
 //   sum, sum4                 all lanes in one fixed tree; sum4 does four vectors at a time
@@ -67,6 +68,8 @@ struct PortableVector {
     static QUIRE_INLINE void store_partial(T *to, const Float &a, int64_t n) {
         for (int64_t i = 0; i < n; i++) from_float(a.lane[i], to + i);
     }
+
+    static QUIRE_INLINE void keep(Float &) {}
 
     static QUIRE_INLINE Float add(const Float &a, const Float &b) {
         Float out;

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 1
+#define QUIRE_ABI_VERSION 2
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2 };

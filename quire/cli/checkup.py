@@ -123,14 +123,15 @@ def _is_installed(name: str) -> bool:
 def _library() -> Finding:
     """The native library: whether it loads, and what its kernels will use here."""
     try:
-        from quire.backends.native.library import ISA_NAMES, best_isa
+        from quire.backends.native.library import ISA_NAMES, available_isas, best_isa
 
         best = ISA_NAMES[best_isa()]
+        others = ", ".join(ISA_NAMES[isa] for isa in available_isas())
     except (QuireError, ImportError) as error:
         return Finding(
             "kernels", str(error), "pip install . in a checkout, with a C++ compiler", True
         )
-    return Finding("kernels", f"native library built; will use {best} of {', '.join(ISA_NAMES)}")
+    return Finding("kernels", f"native library built; will use {best} of {others}")
 
 
 def _compiler() -> Finding:

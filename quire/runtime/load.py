@@ -77,7 +77,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     checkpoint = _open(config, spec, directory)
     spec = _tie_missing_head(spec, checkpoint)
     weights = _in_dtype(_read_weights(checkpoint, spec), config.dtype)
-    backend = ReferenceBackend() if config.backend == "reference" else NativeBackend()
+    backend = _backend(config)
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
@@ -119,6 +119,12 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
         KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
     )
     return KvLayout(layers, config.block_size, name)
+
+
+def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:
+    if config.backend == "reference":
+        return ReferenceBackend()
+    return NativeBackend(config.instruction_set)
 
 
 def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
