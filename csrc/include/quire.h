@@ -103,7 +103,8 @@ typedef struct quire_pool quire_pool;
  * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
  *
  * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there
- * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.
+ * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is a multiple of 16.
+ * arena and kv work at any address; on a cache line they are faster.
  */
 typedef struct {
     const quire_op *body, *head;

@@ -72,8 +72,11 @@ def _machine() -> Iterator[Finding]:
     everything = os.cpu_count() or machine.cores
     yield Finding("processor", machine.processor)
     yield Finding("features", " ".join(_cpu_features()) or "unknown")
-    limited = "" if machine.cores == everything else f" of {everything}: affinity or a quota"
-    yield Finding("cores", f"{machine.cores}{limited}")
+    limited = f" of {everything}: shared cores, affinity or a quota"
+    yield Finding("cores", f"{machine.cores}{'' if machine.cores == everything else limited}")
+    if machine.numa_nodes > 1:
+        cure = "numactl --cpunodebind=0 --membind=0 quire serve ... keeps to one of them"
+        yield Finding("memory nodes", f"{machine.numa_nodes}, which threads use alike", cure)
     limit = machine.memory_limit
     container = "no container limit" if limit is None else f"container limit {_gib(limit)}"
     free, total = _gib(machine.free_memory), _gib(machine.total_memory)

@@ -92,6 +92,37 @@ def test_another_version_is_refused(monkeypatch):
     c.load()
 
 
+def test_a_library_without_a_function_is_refused_as_another_version(monkeypatch):
+    monkeypatch.setattr(c, "_declare", lambda library: library.no_such_function)
+    monkeypatch.setattr(c, "ABI_VERSION", 77)
+    c.load.cache_clear()
+    with pytest.raises(ConfigError, match="built from other sources"):
+        c.load()
+    monkeypatch.undo()
+    c.load.cache_clear()
+
+
+def test_a_big_endian_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(c.sys, "byteorder", "big")
+    c.load.cache_clear()
+    with pytest.raises(ConfigError, match="little-endian machines only"):
+        c.load()
+    monkeypatch.undo()
+    c.load.cache_clear()
+
+
+def test_instruction_sets_by_name():
+    assert c.available_isas()[0] == c.PORTABLE
+    assert c.choose_isa("auto") == c.best_isa() == max(c.available_isas())
+    for isa, name in enumerate(c.ISA_NAMES):
+        if isa in c.available_isas():
+            assert c.choose_isa(name) == isa
+        else:
+            with pytest.raises(ConfigError, match=f"'{name}' cannot run on this machine"):
+                c.choose_isa(name)
+    assert [c.load().quire_can_run(isa) for isa in (-1, 4, 99)] == [0, 0, 0]
+
+
 def test_a_missing_library_says_how_to_build_it(monkeypatch):
     monkeypatch.setattr(c, "find_spec", lambda name: None)
     c.load.cache_clear()
