@@ -85,7 +85,7 @@ struct Avx512VnniInteger {
         __m512i sums[kChains], weights = _mm512_set1_epi8(3), a = _mm512_set1_epi8(char(*sink));
         unroll<kChains>([&](auto c) QUIRE_INLINE_LAMBDA { sums[c] = _mm512_set1_epi32(c); });
         for (int64_t i = 0; i < iterations; i++) {
-            QUIRE_KEEP_ORDER(a);
+            QUIRE_IN_REGISTER("+v", a);
             unroll<kChains>([&](auto c) QUIRE_INLINE_LAMBDA { add(sums[c], weights, a); });
         }
         unroll<kChains>([&](auto c) QUIRE_INLINE_LAMBDA {

@@ -63,7 +63,16 @@ struct Kernels {
 
 extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
-extern const Kernels kAvx2Kernels, kAvx512VnniKernels;
+extern const Kernels kAvx2Kernels;
+#endif
+#if defined(QUIRE_WITH_AVX512)
+extern const Kernels kAvx512Kernels;
+#endif
+#if defined(QUIRE_WITH_AVX512VNNI)
+extern const Kernels kAvx512VnniKernels;
+#endif
+#if defined(QUIRE_WITH_NEON)
+extern const Kernels kNeonKernels;
 #endif
 
 }  // namespace quire

@@ -13,7 +13,8 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kTileRows = 32;         // queries that share loaded keys, see attention.inl
+constexpr int64_t kTileRows = 32;  // queries that share loaded keys, see attention.inl
+constexpr int32_t kLanes = 16;     // of the widest instruction set: a block holds whole vectors
 constexpr int64_t kInlineFloats = 16384;  // less work than that is not worth a second thread
 constexpr int64_t kWeightBytesPerChunk = 64 * 1024;
 
@@ -65,7 +66,10 @@ class Walk {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
         const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
-        if (op.kind == QUIRE_OP_ATTENTION) cut_tiles(op);
+        if (op.kind == QUIRE_OP_ATTENTION) {
+            if (program_.block_tokens % kLanes) return QUIRE_BAD_OP;
+            cut_tiles(op);
+        }
         if (!pool_.reserve_scratch(kernels_.scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
         int64_t units, grain;
         plan_units(op, &units, &grain);

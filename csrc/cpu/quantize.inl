@@ -6,6 +6,7 @@ namespace {
 // that is not finite gets a scale that is none, so that it shows in every result.
 template <class V, class Q>
 QUIRE_INLINE void quantize_block(const float *x, QuantizedBlock *to) {
+    static_assert(kBlock % V::kWidth == 0, "a block is whole vectors");
     auto largest = V::zero(), wrong = V::zero();
     QUIRE_UNROLL
     for (int i = 0; i < kBlock; i += V::kWidth) {

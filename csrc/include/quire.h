@@ -32,7 +32,13 @@ extern "C" {
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
-enum quire_isa { QUIRE_PORTABLE = 0, QUIRE_AVX2 = 1, QUIRE_AVX512VNNI = 2 };
+enum quire_isa {
+    QUIRE_PORTABLE = 0,
+    QUIRE_AVX2 = 1,
+    QUIRE_AVX512 = 2,
+    QUIRE_AVX512VNNI = 3,
+    QUIRE_NEON = 4
+};
 enum quire_status {
     QUIRE_OK = 0,
     QUIRE_BAD_OP = 1,
@@ -111,7 +117,8 @@ typedef struct quire_pool quire_pool;
  * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
  *
  * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there
- * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.
+ * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is a multiple of 16.
+ * arena and kv work at any address; on a cache line they are faster.
  */
 typedef struct {
     const quire_op *body, *head;
@@ -185,7 +192,10 @@ typedef struct {
  * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
 QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
 
-/* The best instruction set this CPU and operating system can run. */
+/* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
+QUIRE_API int32_t quire_can_run(int32_t isa);
+
+/* The one of them to choose. */
 QUIRE_API int32_t quire_best_isa(void);
 
 /* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quire.ops.aligned import aligned_zeros
 from quire.ops.number_formats import from_float32, storage_dtype, to_float32
 
 __all__ = ["KvCache", "KvLayerShape", "KvLayout"]
@@ -64,7 +65,7 @@ class KvCache:
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        self.arena = np.zeros(num_blocks * layout.bytes_per_block, np.uint8)
+        self.arena = aligned_zeros(num_blocks * layout.bytes_per_block)
         self.layer_offsets = layout.layer_offsets(num_blocks)
 
     def write(

@@ -83,7 +83,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
     integers = integer_weights(weights)
-    backend = ReferenceBackend() if config.backend == "reference" else NativeBackend()
+    backend = _backend(config)
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
@@ -126,6 +126,12 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
         KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
     )
     return KvLayout(layers, config.block_size, name)
+
+
+def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:
+    if config.backend == "reference":
+        return ReferenceBackend()
+    return NativeBackend(config.instruction_set)
 
 
 def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
