@@ -71,5 +71,7 @@ def _send(
 
     try:
         return asyncio.run(all_of_them())
-    except (OSError, HttpError, TimeoutError, asyncio.TimeoutError) as error:
-        raise EngineFailed(f"{type(error).__name__} {error}".strip()) from error
+    except asyncio.TimeoutError:
+        raise EngineFailed(f"{len(prompts)} requests took longer than {limit_s:.0f} s") from None
+    except (OSError, HttpError) as error:
+        raise EngineFailed(str(error)) from error

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
+from bench.peers.machine import PEAKS
 from bench.peers.results import Cell, Results, Row
 from bench.peers.roofline import roof
 from bench.peers.shapes import PRECISIONS, Precision, Shape
@@ -16,7 +17,16 @@ __all__ = ["render", "write_page"]
 
 MARKED = re.compile(r"(<!-- peers -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDE_SPREAD = 0.1
-SERVE_COLUMNS = ("tokens", "ttft_p50", "ttft_p99", "tpot_p50", "tpot_p99", "resident_mib")
+OPERATIONS = {"bf16": "FLOP", "int8": "OP (int8)", "int4": "OP (int4 by int8)"}
+SERVE_COLUMNS = (
+    "tokens",
+    "ttft_p50",
+    "ttft_p99",
+    "tpot_p50",
+    "tpot_p99",
+    "resident_mib",
+    "client_cpu",
+)
 START_COLUMNS = ("ready_s", "first_token_s", "resident_mib")
 
 
@@ -47,9 +57,7 @@ def render(results: Results) -> str:
 def _machine(results: Results) -> str:
     m, rates = results.machine, results.rates
     speeds = [f"reads {rates['read'] / 1e9:.1f} GB/s"] if "read" in rates else []
-    speeds += [
-        f"{rates[each] / 1e9:.0f} G{each} operations/s" for each in PRECISIONS if each in rates
-    ]
+    speeds += [f"{rates[each] / 1e9:.0f} G{OPERATIONS[each]}/s" for each in PEAKS if each in rates]
     words = (
         f"{m.get('processor')}, {m.get('cores')} cores ({', '.join(m.get('flags', ()))}), "
         f"{m.get('memory_gib')} GiB, {m.get('system')}, {m.get('threads')} threads; "
@@ -82,7 +90,17 @@ def _start(results: Results, shape: str, precision: str) -> list[str]:
 
 def _serve(results: Results, shape: str, precision: str) -> list[str]:
     rows = _rows(results, shape, precision, ("serve",))
-    titles = ["serving", "", "tokens/s", "TTFT p50", "p99, ms", "TPOT p50", "p99, ms", "MiB"]
+    titles = [
+        "serving",
+        "",
+        "tokens/s",
+        "TTFT p50",
+        "p99, ms",
+        "TPOT p50",
+        "p99, ms",
+        "MiB",
+        "client CPU",
+    ]
     return _long(results, rows, titles, SERVE_COLUMNS, with_workload=True)
 
 
