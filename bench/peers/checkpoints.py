@@ -22,7 +22,8 @@ GGUF_TYPES = {"bf16": "BF16", "f16": "F16", "int8": "Q8_0", "int4": "Q4_0"}
 
 def cache() -> Path:
     """Where peers and checkpoints live: QUIRE_PEERS_DIR, else ~/.cache/quire-peers."""
-    return Path(os.environ.get("QUIRE_PEERS_DIR") or Path.home() / ".cache" / "quire-peers")
+    chosen = os.environ.get("QUIRE_PEERS_DIR")
+    return Path(chosen).absolute() if chosen else Path.home() / ".cache" / "quire-peers"
 
 
 def environment(name: str) -> Path:

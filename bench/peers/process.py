@@ -96,6 +96,7 @@ def _start(command: Command, out: int, errors: int) -> subprocess.Popen[bytes]:
         [str(each) for each in command.arguments],
         stdin=subprocess.DEVNULL, stdout=out, stderr=errors, start_new_session=True,
         env={**os.environ, **command.environment},
+        cwd=tempfile.gettempdir(),  # some engines leave a log where they are started
     )  # fmt: skip
 
 

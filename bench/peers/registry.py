@@ -28,14 +28,14 @@ def known_peers(quire: Sequence[str] = (), llama: Sequence[str] = ()) -> dict[st
     """
     home = cache() / "llama.cpp"
     found: list[Peer] = [Quire(), Quire("quire-avx2", options={"instruction_set": "avx2"})]
-    found += [Quire(name, Path(where).expanduser()) for name, where in map(_pair, quire)]
+    found += [Quire(name, Path(where).expanduser().absolute()) for name, where in map(_pair, quire)]
     found += [
         LlamaCpp("llama.cpp", home / "native", how_to_install=HOW_TO_INSTALL),
         LlamaCpp("llama.cpp-avx2", home / "avx2", how_to_install=HOW_TO_INSTALL),
     ]
     for name, text in map(_pair, llama):
         directory, *flags = shlex.split(text)
-        found.append(LlamaCpp(name, Path(directory).expanduser(), tuple(flags)))
+        found.append(LlamaCpp(name, Path(directory).expanduser().absolute(), tuple(flags)))
     return {peer.name: peer for peer in [*found, *PYTHON_PEERS]}
 
 
