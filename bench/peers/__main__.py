@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -75,6 +76,7 @@ def _run(options: argparse.Namespace) -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     running, rates = options.results.with_suffix(".running.json"), MachineRates(options.threads)
     runner = Runner(here, results, running, rates, options.repeats, options.limit)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the engine under way, too
     try:
         for case in cases:
             runner.measure(case, workloads)

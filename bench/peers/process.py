@@ -52,7 +52,8 @@ def run(command: Command, limit_s: float) -> dict[str, float]:
     if child.returncode:
         raise EngineFailed(f"ended with {child.returncode}: {_last_line(said or printed)}")
     try:
-        return {**command.parse(printed), "peak_mib": usage / 1024}
+        # Forks of llama.cpp print their table to one or the other.
+        return {**command.parse(said + "\n" + printed), "peak_mib": usage / 1024}
     except (ValueError, KeyError, IndexError) as error:
         raise EngineFailed(f"printed no figures ({error}): {_last_line(said)}") from error
 

@@ -74,12 +74,14 @@ class Runner:
     def _without_server(self, peer: Peer, case: Case, workload: Workload, reason: str) -> None:
         """A worker's own start says as much as a server's; for the rest the reason stands."""
         if workload.kind == "start":
-            self._cell(peer, case, workload, lambda p, w: self._worker_start(p, case, w))
+            self._cell(peer, case, workload, lambda p, w: self._worker_start(p, case, w, reason))
         else:
             self._cell(peer, case, workload, _raiser(Declined(reason)))
 
-    def _worker_start(self, peer: Peer, case: Case, workload: Workload) -> Metrics:
+    def _worker_start(self, peer: Peer, case: Case, workload: Workload, reason: str) -> Metrics:
         found = self._offline(peer, case, workload)
+        if "first_token_s" not in found:
+            raise Declined(reason)
         return {"first_token_s": found["first_token_s"], "resident_mib": found["peak_mib"]}
 
     def _served(self, server: RunningServer, case: Case, workload: Workload) -> Metrics:

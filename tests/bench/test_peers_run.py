@@ -94,6 +94,8 @@ def test_a_peer_without_a_server_still_tells_its_start(tmp_path):
     code = "print('{\"first_token_s\": 2.5}')"
     results = measure(tmp_path, [FakePeer("worker", code)], "start")
     assert "| worker | – | 2.5 |" in render(results)
+    results = measure(tmp_path, [FakePeer("silent")], "start")
+    assert "silent: serves nothing (bf16 start)" in render(results)
     results = measure(tmp_path, [FakePeer("worker", code)], "prefix")
     assert "worker: serves nothing (bf16 prefix-1k-x16)" in render(results)
 
@@ -101,6 +103,11 @@ def test_a_peer_without_a_server_still_tells_its_start(tmp_path):
 def test_output_that_is_no_figures_is_a_failure():
     with pytest.raises(EngineFailed, match="no figures"):
         run(Command([sys.executable, "-c", "print('hello')"]), 20)
+
+
+def test_figures_may_be_printed_to_standard_error():
+    code = PRINT.replace(")", ", file=sys.stderr)")
+    assert run(Command([sys.executable, "-c", f"import sys; {code}"]), 20)["decode"] == 7.5
 
 
 def test_a_server_that_ends_before_it_answers_is_a_failure():
