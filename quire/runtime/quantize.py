@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-INTEGER_DTYPES = ("INT4", "INT8")
+INTEGER_DTYPES = tuple(BITS)
 
 
 def integer_weights(weights: LoadedWeights) -> frozenset[str]:

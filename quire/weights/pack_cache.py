@@ -16,11 +16,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from quire.config import cache_directory
 from quire.errors import CheckpointError
-from quire.quant.packed import BITS, BLOCK, PackedMatrix, packed_bytes
+from quire.quant.packed import PackedMatrix
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 
@@ -107,12 +105,6 @@ def _matrix(
 ) -> PackedMatrix:
     data = file.tensor(name).data
     dtype, rows, cols, group_size, has_zero_points = facts[name]
-    if dtype not in BITS or group_size < BLOCK or group_size % BLOCK:
-        raise ValueError(f"{name!r} has the format {dtype!r} in groups of {group_size!r}")
     if (rows, cols) != tuple(shape):
         raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
-    if data.dtype != np.uint8 or data.nbytes != packed_bytes(
-        (rows, cols), dtype, group_size, has_zero_points
-    ):
-        raise ValueError(f"{name!r} has {data.nbytes} bytes of {data.dtype}")
-    return PackedMatrix(name, dtype, (rows, cols), group_size, bool(has_zero_points), data)
+    return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, data)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.quant.packed import BITS, PackedDtype, pack, packed_bytes
+from quire.quant.packed import BITS, PackedDtype, PackedMatrix, pack, packed_bytes
 
 dtypes = st.sampled_from(["INT4", "INT8"])
 groups = st.sampled_from([32, 64, 128, 512])
@@ -63,6 +65,23 @@ def test_bytes_stand_where_packed_h_draws_them(dtype: PackedDtype) -> None:
         assert data[quad] == 5 | 6 << 4
     else:
         assert (data[quad], data[quad + 4 * 64]) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "group_size", "length", "said"),
+    [
+        ("INT4", 48, 576, "groups of 48 columns; give one of INT4, INT8 and a multiple of 32"),
+        ("INT4", 0, 576, "groups of 0"),
+        ("INT5", 32, 576, "'INT5'"),
+        ("INT4", 32, 575, "not 576 bytes"),
+        ("INT8", 32, 576, "not 1088 bytes"),
+    ],
+)
+def test_a_format_that_does_not_exist_is_refused(
+    dtype: Any, group_size: int, length: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        PackedMatrix("w", dtype, (10, 64), group_size, False, np.zeros(length, np.uint8))
 
 
 @pytest.mark.parametrize(
