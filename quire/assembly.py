@@ -123,6 +123,8 @@ class Assembly:
     def _info(self, load_s: float, phases: Mapping[str, float]) -> ModelInfo:
         model, memory = self.model, self.model.memory
         kind = f"{model.spec.architecture}, {model.spec.num_parameters / 1e6:,.1f} M parameters"
+        if self.config.quantization != "auto":
+            kind += f" in {self.config.quantization}"
         waterfall = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in phases.items())
         lines = (
             f"{self.config.model}: {kind}",

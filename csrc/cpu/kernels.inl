@@ -2,7 +2,8 @@
 //
 // A unit that includes this file may be compiled for a machine that the rest of the library is not:
 // so nothing in it or below may leave a symbol that other units could share.  Everything is in
-// anonymous namespaces, and there is no standard library beyond <math.h> and <string.h>.
+// anonymous namespaces; of the standard library there are <float.h>, <math.h> and <string.h> only.
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 

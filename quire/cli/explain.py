@@ -20,7 +20,14 @@ __all__ = ["add_arguments", "run"]
 
 CONTEXT, TOKENS = 1024, 512
 MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
-FORMAT_OPTIONS = ("dtype", "kv_cache_dtype", "block_size", "backend", "instruction_set")
+FORMAT_OPTIONS = (
+    "dtype",
+    "quantization",
+    "kv_cache_dtype",
+    "block_size",
+    "backend",
+    "instruction_set",
+)
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -46,13 +53,22 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
     from quire.runtime.load import kv_layout, read_spec
+    from quire.runtime.quantize import integer_bits
 
     spec = read_spec(config, _directory(config))
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
-    layout = kv_layout(config, spec)
-    explanation = explain(spec, layout, weight_format, _Chooser(config).choose, context, tokens)
+    bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    explanation = explain(
+        spec,
+        kv_layout(config, spec),
+        weight_format,
+        _Chooser(config).choose,
+        context,
+        tokens,
+        bits,
+    )
     print(render(explanation))
     return 0
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
+from types import MappingProxyType
 
-from quire.graph.ir import Graph, Node
+from quire.graph.ir import Graph, Node, Value
 from quire.graph.lower import lower
 from quire.graph.optimize import PASSES
 from quire.graph.passes.decompose import decompose
+from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import GatedActivation
@@ -17,7 +20,8 @@ from quire.ops.kv_cache import KvLayout
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import RmsNorm
 from quire.ops.number_formats import storage_dtype
-from quire.ops.op import Cost, FusedOp
+from quire.ops.op import Cost, FusedOp, Op
+from quire.ops.quantize import Quantized
 from quire.ops.selection import Columns
 
 __all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
@@ -95,11 +99,14 @@ class PassRun:
 class Explanation:
     """Everything about one model's graph on one backend.
 
-    declined: the fused ops that were taken apart again, and why.
+    weight_format: of weights that are not integers.  integer_bits: what an element of the others
+    takes, its share of the scales included.  declined: the fused ops that were taken apart again,
+    and why.
     """
 
     spec: ModelSpec
     weight_format: str
+    integer_bits: tuple[float, ...]
     weight_bytes: int
     kv_format: str
     kv_bytes_per_token: int
@@ -121,23 +128,27 @@ def explain(
     choose: Callable[[Node], BodyChoice],
     context: int,
     prompt: int,
+    integer_bits: Mapping[str, float] = MappingProxyType({}),
 ) -> Explanation:
     """Explain the graph of a spec; nothing is loaded and nothing runs.
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
+    integer_bits: matrix in integers → bits per element.
     """
-    fused, passes = _run_passes(lower(spec))
+    fused, passes = _run_passes(lower(spec), integer_bits)
     refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
     graph = decompose(fused, lambda node: choose(node).body is not None)
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
-    weight_size = storage_dtype(weight_format).itemsize
-    measure = _Measure(weight_size, storage_dtype(layout.format).itemsize, steps, choose)
+    bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
+    bits.update(integer_bits)
+    measure = _Measure(bits, storage_dtype(layout.format).itemsize, steps, choose)
     return Explanation(
         spec,
         weight_format,
-        spec.num_parameters * weight_size,
+        tuple(sorted(set(integer_bits.values()))),
+        sum(math.ceil(math.prod(w.shape) * bits[name] / 8) for name, w in spec.weights().items()),
         layout.format,
         layout.bytes_per_block // layout.block_tokens,
         *steps,
@@ -147,8 +158,11 @@ def explain(
     )
 
 
-def _run_passes(graph: Graph) -> tuple[Graph, tuple[PassRun, ...]]:
+def _run_passes(graph: Graph, integers: Collection[str]) -> tuple[Graph, tuple[PassRun, ...]]:
     runs = []
+    if integers:
+        before, graph = _num_ops(graph), quantize_inputs(graph, integers)
+        runs.append(PassRun(quantize_inputs.__name__, before, _num_ops(graph)))
     for run_pass in PASSES:
         before, graph = _num_ops(graph), run_pass(graph)
         runs.append(PassRun(run_pass.__name__, before, _num_ops(graph)))
@@ -176,19 +190,19 @@ class _Measure:
 
     def __init__(
         self,
-        weight_bytes: int,
+        bits: Mapping[str, float],
         kv_bytes: int,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
     ) -> None:
-        self._weight_bytes, self._kv_bytes = weight_bytes, kv_bytes
+        self._bits, self._kv_bytes = bits, kv_bytes
         self._steps = steps
         self._choose = choose
 
     def line(self, node: Node) -> OpLine:
         """The line; equal for nodes that differ in layer and weight names only."""
         decode, prefill = (self._work(node, step) for step in self._steps)
-        return OpLine(node.name, _detail(node), self._choose(node), decode, prefill)
+        return OpLine(_name(node.op), _detail(node), self._choose(node), decode, prefill)
 
     def _work(self, node: Node, step: Step) -> Work:
         """Only the last token's logits are wanted; a prompt's tokens see half of it on average."""
@@ -197,29 +211,44 @@ class _Measure:
         widths = [value.width for value in node.inputs]
         seen = step.context - (step.tokens - 1) // 2
         moved = node.op.cost(rows, step.context, *widths)
-        return Work(node.op.cost(rows, seen, *widths).flops, self._bytes(moved))
+        smaller = rows * sum(each.width - each.floats for each in (*node.inputs, *node.outputs))
+        bytes_ = self._bytes(node.op, moved) - smaller * ACTIVATION_BYTES
+        return Work(node.op.cost(rows, seen, *widths).flops, bytes_)
 
-    def _bytes(self, cost: Cost) -> int:
-        weights, kv = cost.weights * self._weight_bytes, cost.kv * self._kv_bytes
+    def _bytes(self, op: Op, cost: Cost) -> int:
+        """All matrices that one op reads stand in one format."""
+        bits = self._bits[op.weight_names[0]] if op.weight_names else 0
+        weights, kv = math.ceil(cost.weights * bits / 8), cost.kv * self._kv_bytes
         return weights + kv + cost.activations * ACTIVATION_BYTES
+
+
+def _name(op: Op) -> str:
+    """The class name; of a quantized op, that of the op: its output's width says the rest."""
+    return _name(op.op) if isinstance(op, Quantized) else type(op).__name__
 
 
 def _detail(node: Node) -> str:
     """Widths and settings in words, without anything that only names the layer."""
     if isinstance(node.op, PagedAttention):
         return ", ".join(_attention(node.op))
-    ins = " + ".join(str(value.width) for value in node.inputs)
-    outs = " + ".join(str(value.width) for value in node.outputs)
-    return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node)])
+    ins = " + ".join(_width(value) for value in node.inputs)
+    outs = " + ".join(_width(value) for value in node.outputs)
+    return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])
 
 
-def _settings(node: Node) -> Iterator[str]:
-    if isinstance(node.op, MatMul):
-        yield from _parts(node.op.parts)
-    elif isinstance(node.op, GatedActivation):
-        yield node.op.kind
-    elif isinstance(node.op, RmsNorm) and node.op.heads > 1:
-        yield f"{node.op.heads} heads"
+def _width(value: Value) -> str:
+    return f"{value.width} int8" if value.quantized else str(value.width)
+
+
+def _settings(op: Op) -> Iterator[str]:
+    if isinstance(op, MatMul):
+        yield from _parts(op.parts)
+    elif isinstance(op, GatedActivation):
+        yield op.kind
+    elif isinstance(op, RmsNorm) and op.heads > 1:
+        yield f"{op.heads} heads"
+    elif isinstance(op, Quantized):
+        yield from _settings(op.op)
 
 
 def _attention(op: PagedAttention) -> Iterator[str]:

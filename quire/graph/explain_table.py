@@ -21,14 +21,21 @@ def render(explanation: Explanation) -> str:
 
 
 def _model(e: Explanation) -> Iterator[str]:
-    spec, format_ = e.spec, e.weight_format
-    size = f"{spec.num_parameters / 1e6:,.1f} M parameters, {_size(e.weight_bytes)} as {format_}"
-    yield f"{spec.architecture}: {size}"
+    spec = e.spec
+    size = f"{spec.num_parameters / 1e6:,.1f} M parameters, {_size(e.weight_bytes)}"
+    yield f"{spec.architecture}: {size} as {_formats(e)}"
     head = f"vocabulary {spec.vocab_size}, head {'tied' if spec.tied else 'of its own'}"
     yield f"  {len(spec.blocks)} layers of width {spec.width}; {head}"
     kv = f"{e.kv_bytes_per_token:,} bytes per token as {e.kv_format}"
     full = _size(e.kv_bytes_per_token * spec.max_length)
     yield f"  KV cache {kv}; {full} at the longest sequence, {spec.max_length} tokens"
+
+
+def _formats(e: Explanation) -> str:
+    if not e.integer_bits:
+        return e.weight_format
+    bits = " and ".join(f"{each:g}" for each in e.integer_bits)
+    return f"integers of {bits} bits with their scales, the rest {e.weight_format}"
 
 
 def _passes(e: Explanation) -> Iterator[str]:

@@ -27,6 +27,7 @@ class PackedMatrix:
     """One matrix [rows, cols] of packed integers.
 
     group_size: columns that share a scale, a multiple of 32.  data: uint8, `packed_bytes` of them.
+    Raises ValueError for a format that does not exist and data that are not as long as it says.
     """
 
     name: str
@@ -35,6 +36,19 @@ class PackedMatrix:
     group_size: int
     has_zero_points: bool
     data: Bytes
+
+    def __post_init__(self) -> None:
+        if self.dtype not in BITS or self.group_size < BLOCK or self.group_size % BLOCK:
+            raise ValueError(
+                f"{self.name!r} is {self.dtype!r} in groups of {self.group_size!r} columns; "
+                f"give one of {', '.join(BITS)} and a multiple of {BLOCK}"
+            )
+        size = packed_bytes(self.shape, self.dtype, self.group_size, self.has_zero_points)
+        if self.data.dtype != np.uint8 or self.data.shape != (size,):
+            raise ValueError(
+                f"{self.name!r} has data {self.data.dtype} {list(self.data.shape)}, "
+                f"not {size} bytes"
+            )
 
     def float32(self) -> npt.NDArray[np.float32]:
         """The weights, as float32: [rows, cols]."""

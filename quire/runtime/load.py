@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quire.backends.executable import Executable, LoadedWeights
+from quire.backends.executable import Executable, LoadedWeights, StoredWeight
 from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.config import EngineConfig
@@ -22,7 +22,7 @@ from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import FORMATS, from_float32
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import integer_weights, quantize_weights
+from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
@@ -77,11 +77,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
     spec = read_spec(config, directory)
     checkpoint = _open(config, spec, directory)
     spec = _tie_missing_head(spec, checkpoint)
-    weights = _in_dtype(_read_weights(checkpoint, spec), config.dtype)
+    weights: LoadedWeights = _read_weights(checkpoint, spec)
     threads = config.threads or machine.cores
     if config.quantization != "auto":
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+    weights = _in_dtype(weights, config.dtype)
     integers = integer_weights(weights)
     backend = _backend(config)
     layout = kv_layout(config, spec)
@@ -155,18 +156,18 @@ def _tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     return replace(spec, head=Linear(spec.embedding.weight))
 
 
-def _in_dtype(weights: dict[str, RawTensor], dtype: str) -> LoadedWeights:
-    """The weights in another format where the user asked for one; else as they are, in place."""
+def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
+    """The floats in another format where the user asked for one; else as they are, in place."""
     if dtype == "auto":
         return weights
-    wanted = STORED_AS[dtype]
-    return {name: _convert(weight, dtype, wanted) for name, weight in weights.items()}
+    return {name: _convert(name, weight, dtype) for name, weight in weights.items()}
 
 
-def _convert(weight: RawTensor, dtype: str, stored_as: str) -> RawTensor:
-    if weight.dtype == stored_as:
+def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
+    stored_as = STORED_AS[dtype]
+    if weight.dtype in (stored_as, *INTEGER_DTYPES):
         return weight
-    return replace(weight, dtype=stored_as, data=from_float32(weight.float32(), dtype))
+    return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 
 
 def _fingerprint(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> bytes:

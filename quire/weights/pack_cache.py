@@ -14,11 +14,13 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from quire.config import cache_directory
 from quire.errors import CheckpointError
-from quire.quant.packed import BITS, PackedMatrix, packed_bytes
+from quire.quant.packed import PackedMatrix
 from quire.weights.safetensors import SafetensorsFile
+from quire.weights.strict_json import parse_json
 
 __all__ = ["pack_cache_path", "read_packed", "write_packed"]
 
@@ -36,7 +38,9 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
     The name changes with the scheme and with the name, size and time of every file of weights.
     """
-    files = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    files = sorted(
+        path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
+    )
     facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     text = json.dumps([VERSION, scheme, str(directory.resolve()), facts])
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -47,17 +51,15 @@ def read_packed(
     path: Path, wanted: Mapping[str, tuple[int, ...]]
 ) -> dict[str, PackedMatrix] | None:
     """The wanted matrices, mapped; None when there is no such file, or not one to rely on."""
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         file = SafetensorsFile(path)
-        found = {name: _matrix(file, name) for name in wanted}
-    except (CheckpointError, ValueError, KeyError, TypeError) as error:
+        facts = parse_json(file.metadata.get(KEY, "{}").encode())
+        return {name: _matrix(file, name, shape, facts) for name, shape in wanted.items()}
+    except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: not used: %s; packing the weights again", path, error)
         return None
-    if any(found[name].shape != tuple(shape) for name, shape in wanted.items()):
-        return None
-    return found
 
 
 def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
@@ -98,11 +100,11 @@ def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
         yield matrix.data.data
 
 
-def _matrix(file: SafetensorsFile, name: str) -> PackedMatrix:
-    dtype, rows, cols, group_size, has_zero_points = json.loads(file.metadata[KEY])[name]
+def _matrix(
+    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, list[Any]]
+) -> PackedMatrix:
     data = file.tensor(name).data
-    if dtype not in BITS or group_size < 1:
-        raise ValueError(f"{name!r} has the format {dtype!r}")
-    if data.nbytes != packed_bytes((rows, cols), dtype, group_size, has_zero_points):
-        raise ValueError(f"{name!r} has {data.nbytes} bytes")
+    dtype, rows, cols, group_size, has_zero_points = facts[name]
+    if (rows, cols) != tuple(shape):
+        raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
     return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, data)

@@ -18,6 +18,9 @@ from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.runtime.load import kv_layout
+from quire.runtime.quantize import integer_bits, quantize_weights
+from quire.weights.dummy import DummyCheckpoint
+from quire.weights.tensor import RawTensor
 
 DEMO = Path(__file__).parents[2] / "quire" / "demo" / "config.json"
 
@@ -37,10 +40,14 @@ def runs_plain(node: Node) -> BodyChoice:
 
 
 def explained(
-    spec: ModelSpec, choose: Callable[[Node], BodyChoice] = runs_all, context: int = 100
+    spec: ModelSpec,
+    choose: Callable[[Node], BodyChoice] = runs_all,
+    context: int = 100,
+    quantization: str = "auto",
 ) -> Explanation:
     layout = kv_layout(EngineConfig("x"), spec)
-    return explain(spec, layout, "bfloat16", choose, context, 64)
+    bits = {} if quantization == "auto" else integer_bits(spec, quantization)
+    return explain(spec, layout, "bfloat16", choose, context, 64, bits)
 
 
 def test_facts_of_the_model() -> None:
@@ -100,9 +107,9 @@ def test_passes_are_those_that_ran() -> None:
         "fuse_quantize",
         "decompose",
     ]
-    *fusing, last = explained(spec_of()).passes
-    assert all(run.after <= run.before for run in fusing)
-    assert last.before == last.after
+    *fusing, quantizing, last = explained(spec_of()).passes
+    assert all(run.after < run.before for run in fusing)
+    assert quantizing.before == quantizing.after == last.before == last.after
 
 
 def test_a_declined_fusion_is_taken_apart_and_says_why() -> None:
@@ -113,6 +120,66 @@ def test_a_declined_fusion_is_taken_apart_and_says_why() -> None:
     assert "AddRmsNorm" not in names and {"Add", "RmsNorm"} <= names
     assert decompose.__name__ == e.passes[-1].name
     assert "AddRmsNorm was taken apart: no fused body" in render(e)
+
+
+# --- integers
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("int4", 4.5), ("int8", 8.125)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_integer_weights_take_their_bits_and_a_share_of_the_scales(
+    scheme: str, bits: float, tied: bool
+) -> None:
+    spec = spec_of(tie_word_embeddings=tied)
+    e = explained(spec, quantization=scheme)
+    matrices = sum(each.weight.shape[0] * each.weight.shape[1] for each in spec.linears())
+    rest = spec.num_parameters - matrices
+    assert e.weight_bytes == matrices * bits / 8 + rest * 2
+    assert e.integer_bits == (bits,)
+    loaded = quantize_weights(dummy(spec), spec, scheme, None, threads=1)
+    assert e.weight_bytes == sum(weight.data.nbytes for weight in loaded.values())
+
+
+def dummy(spec: ModelSpec) -> dict[str, RawTensor]:
+    shapes = {name: weight.shape for name, weight in spec.weights().items()}
+    checkpoint = DummyCheckpoint(shapes, "BF16", 0)
+    return {name: checkpoint.tensor(name) for name in shapes}
+
+
+@pytest.mark.parametrize(("scheme", "share"), [("int4", 4.5 / 16), ("int8", 8.125 / 16)])
+def test_decode_reads_every_integer_once(scheme: str, share: float) -> None:
+    e = explained(spec_of(), context=1, quantization=scheme)
+    plain = explained(spec_of(), context=1)
+    assert e.weight_bytes < e.work("decode").bytes < e.weight_bytes * 1.2
+    products = [
+        sum(g.count * x.decode.bytes for g in each.groups for x in g.lines if x.name == "MatMul")
+        for each in (e, plain)
+    ]
+    assert products[0] / products[1] == pytest.approx(share, rel=0.02)
+    assert e.work("decode").flops == pytest.approx(plain.work("decode").flops, rel=0.01)
+
+
+def test_quantized_values_show_and_count_ten_floats_for_32_columns() -> None:
+    e = explained(spec_of(), quantization="int4")
+    lines = {(line.name, line.detail): line for group in e.groups for line in group.lines}
+    line = lines["GatedActivation", "640 + 640 → 640 int8, silu"]
+    assert line.decode.bytes == 4 * (2 * 640 + 640 * 10 // 32)
+    assert lines["Quantize", "256 → 256 int8"].decode.bytes == 4 * (256 + 80)
+    product = lines["MatMul", "640 int8 → 256"].prefill
+    assert product.bytes == 640 * 256 * 4.5 / 8 + 64 * 4 * (200 + 256)
+    names = [run.name for run in e.passes]
+    assert names[0] == "quantize_inputs" and names[-2] == "fuse_quantize"
+    fused = e.passes[-2]
+    assert fused.before - fused.after == 3 * 6 + 1  # two norms and the activation; the last norm
+
+
+def test_command_takes_a_quantization(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "demo", "-q", "int4"]) == 0
+    out = capsys.readouterr().out
+    assert "integers of 4.5 bits with their scales, the rest bfloat16" in out
+    assert "quantize_inputs" in out and "Quantize " in out
+    assert main(["explain", "demo", "--quantization", "int8", "--dtype", "float32"]) == 0
+    assert "integers of 8.125 bits with their scales, the rest float32" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("architecture", sorted(load_families()))

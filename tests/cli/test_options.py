@@ -214,8 +214,15 @@ def test_parallel_sizes(flag: str) -> None:
 def test_refused_switches_say_why() -> None:
     with pytest.raises(UsageError, match="--trust-remote-code is not supported: a model's own"):
         parse_engine("demo", "--trust-remote-code")
-    with pytest.raises(UsageError, match="quantization"):
-        parse_engine("demo", "--quantization", "awq")
+
+
+@pytest.mark.parametrize("flag", ["-q", "--quantization"])
+def test_quantization(flag: str) -> None:
+    for value in ("auto", "int4", "int8"):
+        assert parse_engine("demo", flag, value).quantization == value
+    for value in ("awq", "none", "4"):
+        with pytest.raises(UsageError, match=r"quantization.*: invalid choice: .*int4.*int8"):
+            parse_engine("demo", flag, value)
 
 
 def test_what_already_holds_is_accepted() -> None:

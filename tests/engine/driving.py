@@ -17,6 +17,7 @@ from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
 from quire.ops.number_formats import from_float32
 from quire.outputs import TokenLogprobs
+from quire.runtime.quantize import quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.runner import Runner
 from quire.sampling.state import SamplingState
@@ -78,14 +79,18 @@ class Run:
     num_accepted: int
 
 
-def random_model(architecture: str, dtype: str = "float32", **changes: Any) -> Loaded:
-    """A small model of an architecture with random weights, stored in a dtype."""
+def random_model(
+    architecture: str, dtype: str = "float32", quantization: str = "auto", **changes: Any
+) -> Loaded:
+    """A small model of an architecture with random weights, stored in a dtype or quantized."""
     tiny = load_families()[architecture].tiny
     spec = build_spec({**tiny, "architectures": [architecture], "dtype": dtype, **changes})
     weights = {
         name: RawTensor(name, STORED[dtype], array.shape, from_float32(array, dtype))
         for name, array in random_weights(spec).items()
     }
+    if quantization != "auto":
+        return Loaded(spec, quantize_weights(weights, spec, quantization, None, threads=1))
     return Loaded(spec, weights)
 
 

@@ -7,6 +7,7 @@ the same request yields alone, in one chunk, on one thread, in an engine with ro
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,20 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "rope_scaling": {"type": "dynamic", "factor": 4.0},
     },
 }
+INTEGER_MODELS: Mapping[str, dict[str, Any]] = {
+    "int4": {
+        "architecture": "LlamaForCausalLM",
+        "quantization": "int4",
+        "tie_word_embeddings": True,
+        "intermediate_size": 77,
+    },
+    "int8": {
+        "architecture": "Qwen2ForCausalLM",
+        "quantization": "int8",
+        "vocab_size": 131,
+        "intermediate_size": 200,
+    },
+}
 KV_FORMAT = {
     "norms, bfloat16": "bfloat16",
     "odd sizes, float16": "float16",
@@ -75,11 +90,14 @@ WIDE_MODELS: Mapping[str, dict[str, Any]] = {
 
 each_isa = pytest.mark.parametrize("isa", ISAS)
 each_model = pytest.mark.parametrize("name", MODELS)
+each_model_and_isa = pytest.mark.parametrize(
+    ("name", "isa"), list(itertools.product((*MODELS, *INTEGER_MODELS), ISAS))
+)
 
 
 @functools.cache
 def bench(name: str, isa: str) -> Bench:
-    loaded = random_model(**{**MODELS, **WIDE_MODELS}[name])
+    loaded = random_model(**{**MODELS, **INTEGER_MODELS, **WIDE_MODELS}[name])
     return Bench(loaded, isa, KV_FORMAT.get(name, "float32"))
 
 
@@ -107,36 +125,31 @@ def assert_invariant(name: str, isa: str, world: Circumstances, count: int = 24)
 # --- circumstances, one at a time
 
 
-@each_isa
-@each_model
+@each_model_and_isa
 def test_in_a_batch_with_others(name: str, isa: str) -> None:
     run = assert_invariant(name, isa, Circumstances(token_budget=512))
     assert run.num_preemptions == run.num_hit_tokens == 0
 
 
 @pytest.mark.parametrize("budget", [1, 3, 16, 17, 50])
-@each_isa
-@each_model
+@each_model_and_isa
 def test_in_chunks_of_any_size(name: str, isa: str, budget: int) -> None:
     assert_invariant(name, isa, Circumstances(token_budget=budget, logit_rows=min(budget, 4)), 8)
 
 
-@each_isa
-@each_model
+@each_model_and_isa
 def test_with_hits_in_the_prefix_cache(name: str, isa: str) -> None:
     run = assert_invariant(name, isa, Circumstances(prefix_caching=True, max_num_seqs=3))
     assert run.num_hit_tokens > 30
 
 
-@each_isa
-@each_model
+@each_model_and_isa
 def test_after_preemption(name: str, isa: str) -> None:
     world = Circumstances(num_blocks=6, token_budget=40, prefix_caching=True)
     assert assert_invariant(name, isa, world).num_preemptions > 3
 
 
-@each_isa
-@each_model
+@each_model_and_isa
 def test_with_more_threads(name: str, isa: str) -> None:
     assert_invariant(name, isa, Circumstances(threads=2, token_budget=200))
     assert_invariant(name, isa, Circumstances(threads=3, token_budget=30), 8)
@@ -191,8 +204,7 @@ def random_world(seed: int) -> Circumstances:
     )
 
 
-@each_isa
-@each_model
+@each_model_and_isa
 def test_in_random_worlds(name: str, isa: str) -> None:
     runs = [assert_invariant(name, isa, random_world(seed)) for seed in range(6)]
     assert sum(run.num_preemptions for run in runs) > 8

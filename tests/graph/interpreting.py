@@ -16,6 +16,7 @@ from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.ops.op import Environment
+from quire.ops.quantize import quantized_codes
 
 Float32 = npt.NDArray[np.float32]
 
@@ -55,6 +56,11 @@ def random_weights(spec: ModelSpec, seed: int = 0) -> dict[str, Float32]:
         values = random.normal(0, scale, weight.shape) + ("norm" in name)
         weights[name] = values.astype(np.float32)
     return weights
+
+
+def all_matrices(spec: ModelSpec) -> frozenset[str]:
+    """The names of the weights that --quantization turns into integers."""
+    return frozenset(linear.weight.name for linear in spec.linears())
 
 
 def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
@@ -113,22 +119,46 @@ def interpret_in_arena(program: Program, env: Environment) -> Float32:
 
 
 def place(program: Program, value: Value, arena: Float32, rows: int) -> Float32:
-    """A value's rows in the arena, as a view."""
+    """A value's rows in the arena, as a view; those of a quantized one are 10 floats a block."""
     tensor = program.buffers.tensors[value]
-    ends = tensor.offset + (rows - 1) * tensor.stride + tensor.width
+    width = value.floats if value.quantized else tensor.width
+    ends = tensor.offset + (rows - 1) * tensor.stride + width
     assert tensor.offset >= 0 and ends <= len(arena), f"{value.name} leaves the arena"
     return np.lib.stride_tricks.as_strided(
-        arena[tensor.offset :], (rows, tensor.width), (4 * tensor.stride, 4)
+        arena[tensor.offset :], (rows, width), (4 * tensor.stride, 4)
     )
+
+
+def _stored(value: Value, x: Float32) -> Float32:
+    """Rows as they stand in the arena: for a quantized value, a scale, a gap and 32 codes."""
+    if not value.quantized:
+        return x
+    codes, scales = quantized_codes(x)
+    blocks = np.zeros((*codes.shape[:2], 10), np.float32)
+    blocks[..., :1] = scales
+    blocks[..., 2:] = codes.astype(np.int8).view(np.float32)
+    return blocks.reshape(len(x), -1)
+
+
+def _restored(value: Value, stored: Float32) -> Float32:
+    """The inverse of `_stored`."""
+    if not value.quantized:
+        return stored
+    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 10))
+    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32)
+    return (codes * blocks[..., :1]).reshape(len(stored), -1)[:, : value.width]
 
 
 def _run(program: Program, nodes: Iterable[Node], env: Environment, arena: Float32) -> None:
     counts = {"tokens": env.batch.num_tokens, "outputs": len(env.batch.logit_rows)}
     for node in nodes:
-        inputs = [place(program, each, arena, counts[each.rows]).copy() for each in node.inputs]
+        inputs = [
+            _restored(each, place(program, each, arena, counts[each.rows]).copy())
+            for each in node.inputs
+        ]
         results = node.op.reference(env, *inputs)
         for value, result in zip(node.outputs, results, strict=True):
-            place(program, value, arena, counts[value.rows])[:] = result
+            place(program, value, arena, counts[value.rows])[:] = _stored(value, result)
 
 
 def check_order(graph: Graph) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from quire.ops.op import Environment
 from quire.ops.selection import Columns, SelectRows
 from tests.graph.interpreting import (
     CONFIGS,
+    all_matrices,
     check_order,
     environment,
     interpret,
@@ -34,8 +36,14 @@ from tests.graph.interpreting import (
 each_config = pytest.mark.parametrize("name", CONFIGS)
 
 
-def compiled(spec: ModelSpec, logit_rows: int = 2, tokens: int = 9, fused: bool = True) -> Program:
-    return compile_program(spec, StepLimits(tokens, logit_rows), lambda node: fused)
+def compiled(
+    spec: ModelSpec,
+    logit_rows: int = 2,
+    tokens: int = 9,
+    fused: bool = True,
+    integers: Collection[str] = (),
+) -> Program:
+    return compile_program(spec, StepLimits(tokens, logit_rows), lambda node: fused, integers)
 
 
 # --- the same numbers as with a place for each value
@@ -52,6 +60,28 @@ def test_one_arena_computes_the_same(name: str, logit_rows: int, fused: bool) ->
     expected = interpret(program.graph, environment(spec, mixed_batch(spec)))
     found = interpret_in_arena(program, environment(spec, mixed_batch(spec)))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@each_config
+def test_one_arena_computes_the_same_of_quantized_values(name: str, fused: bool) -> None:
+    """They take 10 floats for 32 columns, of odd widths too."""
+    spec = tiny_spec(name, intermediate_size=77)
+    program = compiled(spec, 3, fused=fused, integers=all_matrices(spec))
+    check_order(program.graph)
+    assert_apart(program)
+    expected = interpret(program.graph, environment(spec, mixed_batch(spec)))
+    found = interpret_in_arena(program, environment(spec, mixed_batch(spec)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_quantized_row_takes_ten_floats_for_32_columns() -> None:
+    spec = tiny_spec("llama")
+    for fused in (True, False):
+        program = compiled(spec, fused=fused, integers=all_matrices(spec))
+        for value, tensor in program.buffers.tensors.items():
+            if value.quantized:
+                assert tensor.stride == value.floats == 10 * -(-value.width // 32)
 
 
 @each_config
@@ -224,7 +254,7 @@ def owners(program: Program) -> list[Value]:
 
 def size_of(program: Program, value: Value) -> int:
     rows = program.limits.tokens if value.rows == "tokens" else program.limits.logit_rows
-    return value.width * rows
+    return value.floats * rows
 
 
 def lifetimes(program: Program) -> dict[Value, tuple[int, int]]:

@@ -14,13 +14,14 @@ import pytest
 from quire.backends.executable import Executable, LoadedWeights
 from quire.backends.native import library
 from quire.backends.native.program import NativeBackend, NativeExecutable
-from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.backends.reference.executable import ReferenceExecutable
 from quire.graph.program import StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.runtime.quantize import integer_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -129,12 +130,12 @@ def bind(
     limits: StepLimits,
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
+    integers = integer_weights(loaded.weights)
     if backend == "reference":
-        has_body = ReferenceBackend()
-        program = compile_program(loaded.spec, limits, lambda n: has_body.declines(n) is None)
+        program = compile_program(loaded.spec, limits, lambda node: True, integers)
         return ReferenceExecutable(program, loaded.weights, cache)
     native, isa = NativeBackend(), backend.removeprefix("native-")
-    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None)
+    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None, integers)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.quant.packed import PackedMatrix
 
 POISON = np.uint32(0x7FC0BEEF)
 BEFORE, AFTER = 3, 5  # floats beside each view
@@ -136,11 +137,27 @@ def add_part(
 
     weight: float32 (F32), float16 (F16) or bfloat16 bits as uint16 (BF16).
     """
-    raw = np.ascontiguousarray(weight).view(np.uint8).reshape(-1)
+    _add_matrix(op, weight, c.Matrix(None, *weight.shape, dtype), bias, offset)
+
+
+def add_packed_part(
+    op: c.Op, weight: PackedMatrix, bias: np.ndarray[Any, Any] | None = None, offset: int = 0
+) -> None:
+    """Give an op one more matrix of packed integers."""
+    dtype = {"INT4": c.INT4, "INT8": c.INT8}[weight.dtype]
+    matrix = c.Matrix(None, *weight.shape, dtype, weight.group_size, weight.has_zero_points)
+    _add_matrix(op, weight.data, matrix, bias, offset)
+
+
+def _add_matrix(
+    op: c.Op, data: np.ndarray[Any, Any], matrix: c.Matrix, bias: Any, offset: int
+) -> None:
+    raw = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
     memory = np.empty(raw.size + 64 + offset, np.uint8)
     start = -memory.ctypes.data % 64 + offset
     memory[start : start + raw.size] = raw
-    op.parts[op.num_parts] = c.Matrix(memory.ctypes.data + start, *weight.shape, dtype, 0)
+    matrix.data = memory.ctypes.data + start
+    op.parts[op.num_parts] = matrix
     op.vectors[op.num_parts] = address(bias)
     op.num_parts += 1
     op.kept = [*getattr(op, "kept", []), memory, bias]

@@ -154,7 +154,7 @@ def test_statuses(pool):
 
 def test_an_empty_step_runs_every_op(pool, isa):
     weight = np.zeros((4, 4), np.float32)
-    for kind in range(12):
+    for kind in range(c.OP_QUANTIZE + 1):
         op = c.Op(kind=kind, heads=2, kv_heads=1, head_dim=2, rope_dims=2, num_parts=1)
         op.parts[0] = c.Matrix(weight.ctypes.data, 4, 4, c.F32, 0)
         program = c.Program(body=ctypes.pointer(op), num_body=1, pool=pool.handle, isa=isa,

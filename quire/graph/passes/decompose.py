@@ -1,6 +1,8 @@
 """Takes fused ops apart again where a backend has no body for them.
 
 (x, residual) → add_rms_norm → normed, sum    ⇒    add → sum, rms_norm → normed
+
+A step that is itself fused and has no body is taken apart in its turn.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ def decompose(graph: Graph, has_body: Callable[[Node], bool]) -> Graph:
     def change(node: Node) -> tuple[Node, ...]:
         if not isinstance(node.op, FusedOp) or has_body(node):
             return (node,)
-        return tuple(_steps(node.op, node))
+        return tuple(plain for step in _steps(node.op, node) for plain in change(step))
 
     return graph.rewrite(change)
 
@@ -31,7 +33,7 @@ def _steps(fused: FusedOp, node: Node) -> list[Node]:
         inputs = tuple(slots[i] for i in sources)
         widths = op.widths(*(value.width for value in inputs))
         for target, width in zip(targets, widths, strict=True):
-            name = f"{node.name}_{node.layer}_{target}"
+            name = f"{node.outputs[0].name}.{target}"
             slots.setdefault(target, Value(name, inputs[0].rows, width))
         nodes.append(Node(op, inputs, tuple(slots[i] for i in targets), node.layer))
     return nodes

@@ -1,0 +1,45 @@
+"""Activation rows as the quantize op writes them, and random packed matrices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from quire.backends.native import library as c
+from quire.ops.quantize import quantized_floats
+from quire.quant.packed import BITS, PackedDtype, PackedMatrix, pack
+from tests.native.one_op import run
+
+Array = np.ndarray[Any, Any]
+
+ROW_BLOCK = np.dtype([("scale", "<f4"), ("correction", "<i4"), ("codes", "i1", 32)])
+"""struct QuantizedBlock of csrc/cpu/packed.h."""
+
+
+def quantize(pool: c.ThreadPool, isa: int, x: Array) -> Array:
+    """Rows of QuantizedBlock, as float32 [M, 10 * blocks], of x [M, K]."""
+    op = c.Op(kind=c.OP_QUANTIZE)
+    (out,) = run(pool, isa, op, [x], [quantized_floats(x.shape[1])])
+    return out
+
+
+def blocks_of(rows: Array) -> Array:
+    """The same rows as records: [M, blocks] of ROW_BLOCK."""
+    return np.ascontiguousarray(rows).view(np.uint8).view(ROW_BLOCK).reshape(len(rows), -1)
+
+
+def random_packed(
+    rng: np.random.Generator,
+    dtype: PackedDtype,
+    shape: tuple[int, int],
+    group_size: int,
+    zeros: bool = False,
+) -> PackedMatrix:
+    """Codes of every value, scales of both signs, zero points of every value if there are any."""
+    rows, cols = shape
+    codes = rng.integers(0, 1 << BITS[dtype], shape, np.uint8)
+    groups = -(-cols // group_size)
+    scales = rng.normal(0, 0.1, (rows, groups)).astype(np.float16)
+    points = rng.integers(0, 1 << BITS[dtype], (rows, groups), np.uint8) if zeros else None
+    return pack("w", dtype, group_size, codes, scales, points)
