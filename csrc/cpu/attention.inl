@@ -1,325 +1,518 @@
-// Attention over paged keys and values, with the online softmax.
+// Attention over paged keys and values, one pass over them.
 //
-// A unit is a kv head of a tile: neighbouring tokens of one request.  Their queries for the query
-// heads of that kv head ("rows") use each loaded key and value together.  Keys are walked in chunks
-// of positions whose borders are fixed multiples of kChunk, from the oldest; each chunk's scores
-// are made (keys lie as [D, B], so a vector holds neighbouring positions), turned into weights, and
-// its values added.  A position that a row must not see gets weight 0, and adding 0 * value changes
-// no bit: so it does not matter which rows share a tile, nor which blocks were skipped for all of
-// them.
+// A unit is a kv head of a span: the queries of neighbouring tokens of one request, for the query
+// heads of that kv head ("rows"), use each loaded key and value together.  Positions are walked in
+// chunks whose borders are fixed multiples of kChunk.  Each chunk gives a partial result by itself,
+// and these are merged from the oldest on: so it does not matter who computed them, nor which rows
+// share a tile.  A row's weights and values run over the positions it sees and no others.
 namespace quire {
 namespace {
 
-constexpr int64_t kChunk = 128;       // positions, rounded up to whole blocks
-constexpr int64_t kRowsPerTile = 32;  // a tile has that many rows, or one token
-constexpr float kMinusInfinity = -INFINITY;
+constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
-QUIRE_INLINE int64_t attention_chunk(int64_t block_tokens) {
-    return (kChunk + block_tokens - 1) / block_tokens * block_tokens;
-}
-
-QUIRE_INLINE int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-
-// The whole blocks of a chunk that a unit reads: positions [first, last), and for each vector of
-// positions where its keys and its values begin.
+// The blocks of a chunk.  For each vector of positions: its keys, its values and their scales.
 template <class Cache>
 struct Chunk {
-    int64_t first, last, num_vectors;
+    int64_t start, from, to;  // from and to count from start, in vectors
     const Cache **keys, **values;
+    const float **key_scales, **value_scales;
 };
 
-// One unit at work.  Sizes: R rows, C positions in a chunk, D padded to whole vectors.
-template <class V, class Cache>
-struct AttentionUnit {
-    const quire_op &op;
-    const Run &run;
-    const int64_t B, D, padded, C, group, kv_head;
-    const QueryTile tile;
-    const int64_t num_rows;
-    const int64_t oldest, newest;      // positions that any row sees
-    float *queries;                    // [R, D], scaled
-    float *weights;                    // [R, C]: scores, then softmax weights
-    float *sums;                       // [R, padded]: weighted values so far
-    float *maxima, *totals, *factors;  // [R]
-    Chunk<Cache> now, next;
+// Softmax over some positions, not yet divided: [R, P] and [R] twice.
+struct Partial {
+    float *sums, *maxima, *totals;
 
-    AttentionUnit(const quire_op &op, const Run &run, int64_t index, char *scratch)
-        : op(op),
-          run(run),
-          B(run.program->block_tokens),
-          D(op.head_dim),
-          padded(round_up(D, V::kWidth)),
-          C(attention_chunk(B)),
-          group(op.heads / op.kv_heads),
-          kv_head(index / run.num_tiles),
-          tile(run.tiles[index % run.num_tiles]),
-          num_rows(tile.num_tokens * group),
-          oldest(oldest_of(0)),
-          newest(position_of(num_rows - 1)) {
-        const int64_t most = C / V::kWidth;
-        const Cache **pointers = reinterpret_cast<const Cache **>(scratch);
-        now = {0, 0, 0, pointers, pointers + most};
-        next = {0, 0, 0, pointers + 2 * most, pointers + 3 * most};
-        weights = reinterpret_cast<float *>(pointers + 4 * most);
-        sums = weights + num_rows * C;
-        queries = sums + num_rows * padded;
-        maxima = queries + num_rows * D;
-        totals = maxima + num_rows;
-        factors = totals + num_rows;
+    Partial(float *memory, int64_t rows, int64_t dims)
+        : sums(memory), maxima(memory + rows * dims), totals(maxima + rows) {}
+};
+
+// Rows of queries that are computed together: what any of them sees, and what all of them see.
+struct RowGroup {
+    int64_t row, count;
+    int64_t oldest, newest, common_oldest, common_newest;
+};
+
+// Scratch memory of a unit: R rows, D dims.
+template <class V, class Cache>
+struct AttentionMemory {
+    using Query = typename ScoreSteps<V, Cache>::Query;
+    static constexpr int64_t kVectors = kChunkRoom / V::kWidth;
+
+    char *next;
+    Query *queries;        // [D or D / 2, R]
+    float *query_scales;   // [R], of Code8
+    float *weights;        // [R, kChunkRoom]: scores, then softmax weights
+    float *panel;          // a part of the keys or values as float32
+    const float **panel_rows;
+    float *own, *all;      // partial results: of one chunk, and of all so far
+    RowGroup *groups;
+    Chunk<Cache> chunks[2];
+
+    AttentionMemory(char *start, int64_t rows, int64_t D) : next(start) {
+        queries = take<Query>(rows * (D + 1));
+        query_scales = take<float>(rows);
+        weights = take<float>(rows * kChunkRoom);
+        panel = take<float>(larger(D, kChunkRoom) * 2 * V::kWidth);
+        panel_rows = take<const float *>(kVectors);
+        own = take<float>(partial_floats(rows, D));
+        all = take<float>(partial_floats(rows, D));
+        groups = take<RowGroup>(rows);
+        for (Chunk<Cache> &chunk : chunks) {
+            chunk = {};
+            chunk.keys = take<const Cache *>(kVectors);
+            chunk.values = take<const Cache *>(kVectors);
+            chunk.key_scales = take<const float *>(kVectors);
+            chunk.value_scales = take<const float *>(kVectors);
+        }
     }
 
-    QUIRE_INLINE int64_t position_of(int64_t row) const {
+    template <class T>
+    T *take(int64_t count) {
+        T *taken = reinterpret_cast<T *>(next);
+        next += round_up(count * int64_t(sizeof(T)), 64);
+        return taken;
+    }
+};
+
+template <class V, class Cache>
+struct AttentionUnit {
+    static constexpr bool kCodes = kKeyLanes<Cache> == 2;
+    static constexpr int kGroup = kGroupRows<V>;
+    using Query = typename ScoreSteps<V, Cache>::Query;
+
+    const quire_op &op;
+    const Run &run;
+    const QueryTile &tile;
+    const int64_t kv_head, B, D, P, C, group, num_rows, steps;
+    AttentionMemory<V, Cache> memory;
+    Partial all;
+    Chunk<Cache> *now, *next;
+    int64_t num_groups;
+
+    AttentionUnit(const quire_op &op, const Run &run, int64_t tile, int64_t kv_head, char *scratch)
+        : op(op),
+          run(run),
+          tile(run.tiles[tile]),
+          kv_head(kv_head),
+          B(run.program->block_tokens),
+          D(op.head_dim),
+          P(padded_dims(D)),
+          C(chunk_positions(B)),
+          group(op.heads / op.kv_heads),
+          num_rows(this->tile.num_tokens * group),
+          steps(key_numbers<Cache>(D) / kKeyLanes<Cache>),
+          memory(scratch, num_rows, D),
+          all(memory.all, num_rows, P),
+          now(memory.chunks),
+          next(memory.chunks + 1) {
+        for (int64_t i = 0; i < num_rows * P; i++) all.sums[i] = 0.0f;
+        for (int64_t r = 0; r < num_rows; r++) all.maxima[r] = kLowest, all.totals[r] = 0.0f;
+    }
+
+    QUIRE_INLINE int64_t newest_of(int64_t row) const {
         return run.step->positions[tile.first_token + row / group];
     }
     QUIRE_INLINE int64_t oldest_of(int64_t row) const {
-        const int64_t position = position_of(row);
+        const int64_t position = newest_of(row);
         return op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
     }
+    // The positions of the chunk in hand that a row sees, from its start: [first, end).
+    QUIRE_INLINE int64_t first_of(int64_t row) const {
+        return smaller(larger(oldest_of(row) - now->start, 0), C);
+    }
+    QUIRE_INLINE int64_t end_of(int64_t row) const {
+        return smaller(larger(newest_of(row) + 1 - now->start, 0), C);
+    }
 
-    void start() {
-        for (int64_t r = 0; r < num_rows; r++) {
-            const int64_t head = kv_head * group + r % group;
-            const float *from = run.row(op.in[0], tile.first_token + r / group) + head * D;
-            float *to = queries + r * D;
-            for_each_vector<V>(D, [&](auto load, auto store) {
-                store(to, V::mul(load(from), V::broadcast(op.scale)));
-            });
-            for (int64_t d = 0; d < padded; d++) sums[r * padded + d] = 0.0f;
-            maxima[r] = kMinusInfinity;
-            totals[r] = 0.0f;
+    // Rows in groups of nearly the same size.
+    void make_groups() {
+        num_groups = ceil_div(num_rows, kGroup);
+        int64_t row = 0;
+        for (int64_t i = 0; i < num_groups; i++) {
+            const int64_t count = (num_rows - row) / (num_groups - i), last = row + count - 1;
+            memory.groups[i] = {row,
+                                count,
+                                oldest_of(row),
+                                newest_of(last),
+                                oldest_of(last),
+                                newest_of(row)};
+            row += count;
         }
     }
 
-    // Finds the keys and values of the chunk that starts at `start`; it may be behind the newest.
-    void find(int64_t start, Chunk<Cache> *chunk) const {
-        chunk->first = (oldest > start ? oldest : start) / B * B;
-        const int64_t end = newest + 1 < start + C ? newest + 1 : start + C;
-        chunk->last = end > chunk->first ? round_up(end, B) : chunk->first;
-        chunk->num_vectors = (chunk->last - chunk->first) / V::kWidth;
+    QUIRE_INLINE const float *query(int64_t row) const {
+        const int64_t head = kv_head * group + row % group;
+        return run.row(op.in[0], tile.first_token + row / group) + head * D;
+    }
+
+    // Scales the queries and turns them to [steps, R].
+    void read_queries() {
+        float *numbers = memory.panel;
+        for (int64_t r = 0; r < num_rows; r++) {
+            const float *from = query(r);
+            if constexpr (kCodes) {
+                // Sums of products stay below 2^31.
+                const float limit = D <= 512 ? 32767.0f : float(16909320 / D - 1);
+                const float most = finite_max<V>(from, D);
+                int32_t *codes = reinterpret_cast<int32_t *>(numbers);
+                to_codes<V>(from, D, most, limit, codes);
+                if (D % 2) codes[D] = 0;
+                for (int64_t i = 0; i < steps; i++) {
+                    const uint32_t low = uint16_t(codes[2 * i]), high = codes[2 * i + 1];
+                    memory.queries[i * num_rows + r] = Query(low | high << 16);
+                }
+                memory.query_scales[r] = most / limit * op.scale;
+            } else {
+                for_each_vector<V>(D, [&](auto load, auto store) {
+                    store(numbers, V::mul(load(from), V::broadcast(op.scale)));
+                });
+                for (int64_t d = 0; d < D; d++) memory.queries[d * num_rows + r] = numbers[d];
+            }
+        }
+    }
+
+    // Finds the blocks of a chunk that rows see.
+    void find(int64_t index, Chunk<Cache> *chunk) const {
+        const int64_t start = index * C;
+        const int64_t oldest = oldest_of(0), newest = newest_of(num_rows - 1);
+        const int64_t first = larger(oldest, start) / B, end = smaller(newest + 1, start + C);
+        const int64_t last = ceil_div(end, B);
+        chunk->start = start;
+        chunk->from = (first * B - start) / V::kWidth;
+        chunk->to = larger((last * B - start) / V::kWidth, chunk->from);
         const quire_program &program = *run.program;
         const int32_t *table =
             run.step->block_tables + int64_t(tile.request) * run.step->block_table_stride;
-        const Cache **key = chunk->keys, **value = chunk->values;
-        for (int64_t block = chunk->first / B; block < chunk->last / B; block++) {
-            const Cache *numbers =
-                reinterpret_cast<const Cache *>(program.kv + program.kv_layer_offset[op.layer] +
-                                                table[block] * program.kv_block_bytes[op.layer]);
-            for (int64_t slot = 0; slot < B; slot += V::kWidth) {
-                *key++ = numbers + kv_head * D * B + slot;
-                *value++ = numbers + (op.kv_heads + kv_head) * D * B + slot * D;
+        int64_t vector = chunk->from;
+        for (int64_t block = first; block < last; block++) {
+            const HeadOfBlock<Cache> head = head_of_block<Cache>(
+                program.kv + program.kv_layer_offset[op.layer] +
+                    table[block] * program.kv_block_bytes[op.layer],
+                B, op.kv_heads, D, kv_head);
+            for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
+                chunk->keys[vector] = head.keys + slot * kKeyLanes<Cache>;
+                chunk->values[vector] = head.values + slot * D;
+                chunk->key_scales[vector] = head.key_scales + slot;
+                chunk->value_scales[vector] = head.value_scales + slot;
             }
         }
     }
 
-    // Asks for a vector's share of its block's memory.
-    QUIRE_INLINE void fetch(const Cache *from) const {
-        for (int64_t i = 0; i < D * V::kWidth; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
+    // Ask for a vector's share of its block's memory.
+    QUIRE_INLINE void fetch(const Cache *from, int64_t numbers) const {
+        for (int64_t i = 0; i < numbers; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
     }
-    QUIRE_INLINE void fetch_values(int64_t vector) const { fetch(now.values[vector]); }
+    QUIRE_INLINE void fetch_values(int64_t vector) const {
+        fetch(now->values[vector], D * V::kWidth);
+        if constexpr (kCodes) QUIRE_PREFETCH_L2(now->value_scales[vector]);
+    }
     QUIRE_INLINE void fetch_next_keys(int64_t vector) const {
-        if (vector >= next.num_vectors) return;
-        const int64_t slot = vector * V::kWidth % B;
-        fetch(next.keys[vector] + slot * (D - 1));  // the first `slot` shares of the block are past
+        if (vector < next->from || vector >= next->to) return;
+        const int64_t slot = vector * V::kWidth % B, size = key_numbers<Cache>(D);
+        fetch(next->keys[vector] + slot * (size - kKeyLanes<Cache>), size * V::kWidth);
+        if constexpr (kCodes) QUIRE_PREFETCH_L2(next->key_scales[vector]);
     }
 
-    template <int R, int N>
-    QUIRE_INLINE void score_tile(int64_t row, int64_t vector) {
-        typename V::Float scores[R][N];
-        const Cache *key[N];
-        QUIRE_UNROLL
-        for (int n = 0; n < N; n++) {
-            key[n] = now.keys[vector + n];
-            if (row == 0) fetch_values(vector + n);
-            QUIRE_UNROLL
-            for (int r = 0; r < R; r++) scores[r][n] = V::zero();
-        }
-        const float *query = queries + row * D;
-        for (int64_t d = 0; d < D; d++) {
-            typename V::Float q[R];
-            QUIRE_UNROLL
-            for (int r = 0; r < R; r++) q[r] = V::broadcast(query[r * D + d]);
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                const typename V::Float k = V::load(key[n] + d * B);
-                QUIRE_UNROLL
-                for (int r = 0; r < R; r++) scores[r][n] = V::fma(q[r], k, scores[r][n]);
-            }
-        }
-        QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                V::store(weights + (row + r) * C + (vector + n) * V::kWidth, scores[r][n]);
-            }
-        }
-    }
+    // --- scores
 
-    // Adds the weighted values of the chunk's positions [first, last) to N vectors of R rows.
-    template <int R, int N>
-    QUIRE_INLINE void value_tile(int64_t row, int64_t d, int64_t first, int64_t last) {
-        typename V::Float out[R][N];
+    template <int M, int N, class T>
+    QUIRE_INLINE void scores_of_vectors(const T *const *keys, int64_t key_stride, int64_t row,
+                                        int64_t vector) {
+        typename ScoreSteps<V, T>::Sum sums[M][N];
+        score_tile<V, T, M, N>(memory.queries + row, num_rows, keys, key_stride, steps, sums);
         QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            const typename V::Float factor = V::broadcast(factors[row + r]);
+        for (int m = 0; m < M; m++) {
+            float *to = memory.weights + (row + m) * kChunkRoom + vector * V::kWidth;
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) {
-                out[r][n] = V::mul(V::load(sums + (row + r) * padded + d + n * V::kWidth), factor);
-            }
-        }
-        const bool ragged = d + N * V::kWidth > D;
-        for (int64_t vector = first / V::kWidth; vector * V::kWidth < last; vector++) {
-            if (row == 0 && d == 0) fetch_next_keys(vector);
-            const int64_t start = vector * V::kWidth;
-            const int64_t from = first > start ? first - start : 0;
-            const int64_t to = last - start < V::kWidth ? last - start : V::kWidth;
-            const Cache *value = now.values[vector] + from * D + d;
-            const float *weight = weights + row * C + start + from;
-            for (int64_t slot = from; slot < to; slot++, value += D, weight++) {
-                typename V::Float w[R];
-                QUIRE_UNROLL
-                for (int r = 0; r < R; r++) w[r] = V::broadcast(weight[r * C]);
-                QUIRE_UNROLL
-                for (int n = 0; n < N; n++) {
-                    const typename V::Float v = N == 1 && ragged ? V::load_partial(value, D - d)
-                                                                 : V::load(value + n * V::kWidth);
-                    QUIRE_UNROLL
-                    for (int r = 0; r < R; r++) out[r][n] = V::fma(w[r], v, out[r][n]);
+                if constexpr (kCodes) {
+                    const auto scale = V::mul(V::broadcast(memory.query_scales[row + m]),
+                                              V::load(now->key_scales[vector + n]));
+                    V::store(to + n * V::kWidth, V::mul(V::int_to_float(sums[m][n]), scale));
+                } else {
+                    V::store(to + n * V::kWidth, sums[m][n]);
                 }
             }
         }
-        QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                V::store(sums + (row + r) * padded + d + n * V::kWidth, out[r][n]);
+    }
+
+    // One group of rows: keys as they lie in the cache.
+    template <int M, int N>
+    void scores_in_place(int64_t vector) {
+        for (; vector + N <= now->to; vector += N) {
+            for (int n = 0; n < N; n++) fetch_values(vector + n);
+            scores_of_vectors<M, N>(now->keys + vector, B * kKeyLanes<Cache>, 0, vector);
+        }
+        if constexpr (N > 1) {
+            if (vector < now->to) scores_in_place<M, N / 2>(vector);
+        }
+    }
+
+    // Several groups meet N vectors of positions, made float32 first.
+    template <int N>
+    void scores_through_panel(int64_t vector) {
+        const float *keys[N];
+        for (int n = 0; n < N; n++) {
+            fetch_values(vector + n);
+            keys[n] = memory.panel + n * V::kWidth;
+        }
+        if constexpr (!kCodes) {
+            for (int64_t d = 0; d < D; d++) {
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) {
+                    V::store(memory.panel + (d * N + n) * V::kWidth,
+                             V::load(now->keys[vector + n] + d * B));
+                }
+            }
+        }
+        const int64_t first = now->start + vector * V::kWidth;
+        for (int64_t i = 0; i < num_groups; i++) {
+            const RowGroup &rows = memory.groups[i];
+            if (rows.newest < first || rows.oldest >= first + N * V::kWidth) continue;
+            with_rows<kGroup>(rows.count, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                if constexpr (kCodes) {
+                    scores_of_vectors<M, N>(now->keys + vector, B * 2, rows.row, vector);
+                } else {
+                    scores_of_vectors<M, N>(keys, N * V::kWidth, rows.row, vector);
+                }
+            });
+        }
+    }
+
+    void make_scores() {
+        if (num_groups == 1) {
+            return with_rows<kGroup>(num_rows, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                scores_in_place<M, vectors_beside<V, M>()>(now->from);
+            });
+        }
+        int64_t vector = now->from;
+        for (; vector + 2 <= now->to; vector += 2) scores_through_panel<2>(vector);
+        if (vector < now->to) scores_through_panel<1>(vector);
+    }
+
+    // --- softmax
+
+    // Turns one row's scores into weights, which take in the scales of the values.
+    void make_weights(int64_t row, const Partial &out) {
+        float *score = memory.weights + row * kChunkRoom;
+        const int64_t first = first_of(row), end = end_of(row);
+        out.maxima[row] = kLowest, out.totals[row] = 0.0f;
+        if (first >= end) return;
+        const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
+        for (int64_t p = from; p < first; p++) score[p] = -INFINITY;
+        for (int64_t p = end; p < to; p++) score[p] = -INFINITY;
+
+        auto top = V::broadcast(kLowest);
+        for (int64_t p = from; p < to; p += V::kWidth) top = V::max(V::load(score + p), top);
+        const auto shift = V::broadcast(V::max_lane(top));
+        auto total = V::zero();
+        for (int64_t p = from; p < to; p += V::kWidth) {
+            auto weight = vector_exp<V>(V::sub(V::load(score + p), shift));
+            total = V::add(total, weight);
+            if constexpr (kCodes) {
+                weight = V::mul(weight, V::load(now->value_scales[p / V::kWidth]));
+            }
+            V::store(score + p, weight);
+        }
+        out.maxima[row] = V::max_lane(top);
+        out.totals[row] = V::sum(total);
+    }
+
+    // --- values
+
+    // N vectors from d on of the values that a group of M rows sees; it may be less than one vector.
+    template <int M, int N, bool Whole, class T, class Fetch>
+    QUIRE_INLINE void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d,
+                                      float *sums, Fetch fetch) {
+        const int64_t a = larger(rows.common_oldest - now->start, 0);
+        const int64_t b = smaller(rows.common_newest + 1 - now->start, C);
+        const int64_t dims = D - d;
+        const auto one = [&](int64_t row, int64_t from, int64_t to) {
+            if (from >= to) return;
+            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, dims, from, to,
+                                       sums + row * P, P);
+        };
+        for (int64_t r = rows.row; r < rows.row + rows.count; r++) {
+            one(r, first_of(r), a < b ? smaller(a, end_of(r)) : end_of(r));
+        }
+        if (a >= b) return;
+        value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, dims, a, b,
+                                   sums + rows.row * P, P, fetch);
+        for (int64_t r = rows.row; r < rows.row + rows.count; r++) {
+            one(r, larger(b, first_of(r)), end_of(r));
+        }
+    }
+
+    template <int M, int N>
+    void values_in_place(int64_t d, float *sums) {
+        const ValueRows<Cache> values = {now->values, D};
+        const RowGroup &rows = memory.groups[0];
+        for (; d + N * V::kWidth <= D; d += N * V::kWidth) {
+            if (d == 0) {
+                values_of_group<M, N, true>(rows, values, d, sums,
+                                            [&](int64_t vector) { fetch_next_keys(vector); });
+            } else {
+                values_of_group<M, N, true>(rows, values, d, sums + d, NoFetch());
+            }
+        }
+        if constexpr (N > 1) {
+            values_in_place<M, N / 2>(d, sums);
+        } else if (d < D) {
+            values_of_group<M, 1, false>(rows, values, d, sums + d, NoFetch());
+        }
+    }
+
+    // Two vectors of every value, made float32 first; behind D stand zeros.
+    void fill_panel(int64_t d) {
+        for (int64_t vector = now->from; vector < now->to; vector++) {
+            const Cache *from = now->values[vector] + d;
+            float *to = memory.panel + vector * V::kWidth * 2 * V::kWidth;
+            for (int64_t slot = 0; slot < V::kWidth; slot++, from += D) {
+                for (int64_t n = 0; n < 2; n++, to += V::kWidth) {
+                    const int64_t left = D - d - n * V::kWidth;
+                    const Cache *at = from + n * V::kWidth;
+                    V::store(to, left >= V::kWidth ? V::load(at)
+                                 : left > 0        ? V::load_partial(at, left)
+                                                   : V::zero());
+                }
+            }
+            if (d == 0) fetch_next_keys(vector);
+        }
+    }
+
+    void values_through_panel(float *sums) {
+        for (int64_t i = 0; i < AttentionMemory<V, Cache>::kVectors; i++) {
+            memory.panel_rows[i] = memory.panel + i * V::kWidth * 2 * V::kWidth;
+        }
+        const ValueRows<float> values = {memory.panel_rows, 2 * V::kWidth};
+        for (int64_t d = 0; d < D; d += 2 * V::kWidth) {
+            fill_panel(d);
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    constexpr int M = decltype(count)::value;
+                    values_of_group<M, 2, true>(rows, values, 0, sums + d, NoFetch());
+                });
             }
         }
     }
 
-    template <int R, int N>
-    QUIRE_INLINE int64_t score_tiles(int64_t row, int64_t vector, int64_t num_vectors) {
-        for (; vector + N <= num_vectors; vector += N) score_tile<R, N>(row, vector);
-        return vector;
-    }
-    template <int R, int N>
-    QUIRE_INLINE int64_t value_tiles(int64_t row, int64_t d, int64_t first, int64_t last) {
-        for (; d + N * V::kWidth <= D; d += N * V::kWidth) value_tile<R, N>(row, d, first, last);
-        return d;
+    void add_values(const Partial &out) {
+        for (int64_t i = 0; i < num_rows * P; i++) out.sums[i] = 0.0f;
+        if (num_groups > 1) return values_through_panel(out.sums);
+        with_rows<kGroup>(num_rows, [&](auto count) {
+            constexpr int M = decltype(count)::value;
+            values_in_place<M, vectors_beside<V, M>()>(0, out.sums);
+        });
     }
 
-    template <int R, int N>
-    void scores_of_rows(int64_t row, int64_t num_vectors) {
-        const int64_t vector = score_tiles<R, N>(row, 0, num_vectors);
-        score_tiles<R, 1>(row, vector, num_vectors);
-    }
-    template <int R, int N>
-    void values_of_rows(int64_t row, int64_t first, int64_t last) {
-        int64_t d = value_tiles<R, N>(row, 0, first, last);
-        if constexpr (N > 2) d = value_tiles<R, 2>(row, d, first, last);
-        d = value_tiles<R, 1>(row, d, first, last);
-        if (d < D) value_tile<R, 1>(row, d, first, last);
+    // --- from chunks to the result
+
+    QUIRE_INLINE Partial partial(int64_t chunk) const {
+        if (tile.partials < 0) return Partial(memory.own, num_rows, P);
+        const int64_t index = kv_head * tile.num_chunks + chunk - tile.first_chunk;
+        return Partial(run.partials + tile.partials + index * partial_floats(num_rows, D), num_rows,
+                       P);
     }
 
-    void make_scores(int64_t num_vectors) {
-        int64_t row = 0;
-        for (; row + 4 <= num_rows; row += 4) scores_of_rows<4, 2>(row, num_vectors);
-        if (num_rows - row == 3) scores_of_rows<3, 2>(row, num_vectors);
-        if (num_rows - row == 2) scores_of_rows<2, 4>(row, num_vectors);
-        if (num_rows - row == 1) scores_of_rows<1, 8>(row, num_vectors);
-    }
-    void add_values(int64_t first, int64_t last) {
-        int64_t row = 0;
-        for (; row + 4 <= num_rows; row += 4) values_of_rows<4, 2>(row, first, last);
-        if (num_rows - row == 3) values_of_rows<3, 4>(row, first, last);
-        if (num_rows - row == 2) values_of_rows<2, 4>(row, first, last);
-        if (num_rows - row == 1) values_of_rows<1, 8>(row, first, last);
-    }
-
-    // Turns one row's scores into weights; the chunk in hand starts at position `start`.
-    void make_weights(int64_t row, int64_t start, int64_t num_vectors) {
-        float *score = weights + row * C;
-        const int64_t size = num_vectors * V::kWidth;
-        int64_t first = oldest_of(row) - start, end = position_of(row) + 1 - start;
-        first = first < 0 ? 0 : first > size ? size : first;
-        end = end > size ? size : end < first ? first : end;
-        for (int64_t p = 0; p < first; p++) score[p] = kMinusInfinity;
-        for (int64_t p = end; p < size; p++) score[p] = kMinusInfinity;
-
-        auto top = V::broadcast(maxima[row]);
-        for (int64_t p = 0; p < size; p += V::kWidth) top = V::max(V::load(score + p), top);
-        const float maximum = V::max_lane(top);
-        if (maximum == kMinusInfinity) {  // nothing seen yet
-            for (int64_t p = 0; p < size; p++) score[p] = 0.0f;
-            factors[row] = 1.0f;
-            return;
+    // Takes in the partial result of a chunk, for the rows that see any of it.
+    void merge(int64_t chunk) {
+        const Partial part = partial(chunk);
+        for (int64_t r = 0; r < num_rows; r++) {
+            if (newest_of(r) < chunk * C || oldest_of(r) >= (chunk + 1) * C) continue;
+            const float before = all.maxima[r], maximum =
+                before > part.maxima[r] ? before : part.maxima[r];
+            float factors[V::kWidth] = {before - maximum, part.maxima[r] - maximum};
+            V::store(factors, vector_exp<V>(V::load(factors)));
+            const auto old = V::broadcast(factors[0]), fresh = V::broadcast(factors[1]);
+            float *to = all.sums + r * P;
+            const float *from = part.sums + r * P;
+            for (int64_t d = 0; d < P; d += V::kWidth) {
+                V::store(to + d, V::fma(fresh, V::load(from + d), V::mul(old, V::load(to + d))));
+            }
+            all.totals[r] = all.totals[r] * factors[0] + part.totals[r] * factors[1];
+            all.maxima[r] = maximum;
         }
-        const auto shift = V::broadcast(maximum);
-        auto total = V::zero();
-        for (int64_t p = 0; p < size; p += V::kWidth) {
-            const auto weight = vector_exp<V>(V::sub(V::load(score + p), shift));
-            V::store(score + p, weight);
-            total = V::add(total, weight);
-        }
-        float old[V::kWidth];
-        V::store(old, vector_exp<V>(V::sub(V::broadcast(maxima[row]), shift)));
-        factors[row] = old[0];
-        totals[row] = totals[row] * old[0] + V::sum(total);
-        maxima[row] = maximum;
     }
 
     void finish() {
         for (int64_t r = 0; r < num_rows; r++) {
             const int64_t head = kv_head * group + r % group;
             float *to = run.row(op.out[0], tile.first_token + r / group) + head * D;
-            const float *from = sums + r * padded;
+            const float *from = all.sums + r * P;
             for_each_vector<V>(D, [&](auto load, auto store) {
-                store(to, V::div(load(from), V::broadcast(totals[r])));
+                store(to, V::div(load(from), V::broadcast(all.totals[r])));
             });
         }
     }
 
-    void attend() {
-        start();
-        int64_t chunk = oldest / C * C;
-        for (find(chunk, &now); chunk <= newest; chunk += C) {
-            find(chunk + C, &next);
-            make_scores(now.num_vectors);
-            for (int64_t r = 0; r < num_rows; r++) make_weights(r, now.first, now.num_vectors);
-            const int64_t first = oldest > now.first ? oldest - now.first : 0;
-            const int64_t last = (newest + 1 < now.last ? newest + 1 : now.last) - now.first;
-            add_values(first, last);
-            const Chunk<Cache> done = now;
+    void attend(int64_t first, int64_t count) {
+        make_groups();
+        read_queries();
+        find(first, now);
+        for (int64_t chunk = first; chunk < first + count; chunk++) {
+            if (chunk + 1 < first + count) {
+                find(chunk + 1, next);
+            } else {
+                next->from = next->to = 0;
+            }
+            const Partial out = partial(chunk);
+            make_scores();
+            for (int64_t r = 0; r < num_rows; r++) make_weights(r, out);
+            add_values(out);
+            if (tile.partials < 0) merge(chunk);
+            Chunk<Cache> *done = now;
             now = next;
             next = done;
         }
+        if (tile.partials < 0) finish();
+    }
+
+    void merge_all() {
+        for (int64_t i = 0; i < tile.num_chunks; i++) merge(tile.first_chunk + i);
         finish();
     }
 };
 
 template <class V>
 size_t attention_scratch_bytes(const quire_op &op, const Run &run) {
-    const int64_t C = attention_chunk(run.program->block_tokens);
     const int64_t rows = run.tile_tokens * (op.heads / op.kv_heads);
-    const int64_t floats = op.head_dim + round_up(op.head_dim, V::kWidth) + C + 3;
-    return sizeof(float) * rows * floats + 4 * sizeof(void *) * C / V::kWidth;
+    const AttentionMemory<V, Code8> memory(nullptr, rows, op.head_dim);
+    return size_t(memory.next - static_cast<char *>(nullptr));
 }
 
 template <class V, class Cache>
 void attention_as(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) AttentionUnit<V, Cache>(op, run, i, scratch).attend();
+    for (int64_t i = first; i < last; i++) {
+        const KeySpan &span = run.spans[i % run.num_spans];
+        AttentionUnit<V, Cache> unit(op, run, span.tile, i / run.num_spans, scratch);
+        unit.attend(span.first_chunk, span.num_chunks);
+    }
 }
 
 template <class V>
 void attention(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
     switch (run.program->kv_dtype) {
-        case QUIRE_F32:
+        case QUIRE_KV_F32:
             return attention_as<V, float>(op, run, scratch, first, last);
-        case QUIRE_F16:
+        case QUIRE_KV_F16:
             return attention_as<V, Half>(op, run, scratch, first, last);
-        default:
+        case QUIRE_KV_BF16:
             return attention_as<V, BFloat16>(op, run, scratch, first, last);
+        default:
+            return attention_as<V, Code8>(op, run, scratch, first, last);
+    }
+}
+
+// The second half of attention for tiles with several spans; the cache's format is past.
+template <class V>
+void merge_attention(const quire_op &op, const Run &run, char *scratch, int64_t first,
+                     int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+        const int32_t tile = run.split_tiles[i % run.num_split_tiles];
+        AttentionUnit<V, float>(op, run, tile, i / run.num_split_tiles, scratch).merge_all();
     }
 }
 

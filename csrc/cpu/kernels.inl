@@ -6,14 +6,22 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "attention_plan.h"
+#include "integers.h"
 #include "kernels.h"
+#include "kv_block.h"
 //
 #include "exp.inl"
 //
 #include "rows.inl"
 //
+#include "codes.inl"
+//
 #include "norm.inl"
 #include "rope.inl"
+//
+#include "attention_scores.inl"
+#include "attention_values.inl"
 //
 #include "attention.inl"
 #include "logits.inl"
@@ -49,6 +57,7 @@ constexpr Kernels make_kernels() {
     kernels.ops[QUIRE_OP_ATTENTION] = attention<V>;
     kernels.ops[QUIRE_OP_GATED] = gated<V>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
+    kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
     kernels.scratch_bytes = scratch_bytes<V>;
     kernels.max_value = max_value<V>;

@@ -134,10 +134,6 @@ void product_block(const Product<Weight> &p, int64_t num_rows, int64_t first, in
     product_panels<V, 1>(p, num_rows, n, last);
 }
 
-QUIRE_INLINE int64_t ceil_div(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
-
 // Units run over parts, then blocks of columns, then blocks of rows.
 QUIRE_INLINE int64_t num_units(const quire_matrix &part, int64_t num_rows) {
     return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, kBlockRows);
@@ -147,13 +143,6 @@ int64_t linear_units(const quire_op &op, const Run &run) {
     int64_t units = 0;
     for (int i = 0; i < op.num_parts; i++) units += num_units(op.parts[i], run.num_rows);
     return units;
-}
-
-QUIRE_INLINE int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-QUIRE_INLINE int64_t larger(int64_t a, int64_t b) {
-    return a > b ? a : b;
 }
 
 template <class V, class Weight>

@@ -1,0 +1,57 @@
+// Weighted values: a few rows of weights times the values of a range of positions.
+namespace quire {
+namespace {
+
+// Where values lie: those of position p start at rows[p / kWidth] + p % kWidth * stride.
+template <class Cache>
+struct ValueRows {
+    const Cache *const *rows;
+    int64_t stride;
+};
+
+struct NoFetch {
+    QUIRE_INLINE void operator()(int64_t) const {}
+};
+
+// sums[m][d] += weights[m][p] * value[p][d] for the positions p in [from, to), in order, and N
+// vectors of d (`dims` < kWidth numbers in a single one that is not whole).
+template <class V, int M, int N, bool Whole, class Cache, class Fetch = NoFetch>
+void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d, int64_t dims,
+                int64_t from, int64_t to, float *sums, int64_t sums_stride,
+                Fetch fetch = NoFetch()) {
+    typename V::Float out[M][N];
+    QUIRE_UNROLL
+    for (int m = 0; m < M; m++) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) out[m][n] = V::load(sums + m * sums_stride + n * V::kWidth);
+    }
+    while (from < to) {
+        const int64_t vector = from / V::kWidth, slot = from % V::kWidth;
+        const int64_t count = smaller(V::kWidth - slot, to - from);
+        const Cache *value = values.rows[vector] + slot * values.stride + d;
+        const float *weight = weights + from;
+        fetch(vector);
+        for (int64_t i = 0; i < count; i++, value += values.stride, weight++) {
+            typename V::Float v[N];
+            QUIRE_UNROLL
+            for (int n = 0; n < N; n++) {
+                v[n] = Whole ? V::load(value + n * V::kWidth) : V::load_partial(value, dims);
+            }
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) {
+                const typename V::Float w = V::broadcast(weight[m * kChunkRoom]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) out[m][n] = V::fma(w, v[n], out[m][n]);
+            }
+        }
+        from += count;
+    }
+    QUIRE_UNROLL
+    for (int m = 0; m < M; m++) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) V::store(sums + m * sums_stride + n * V::kWidth, out[m][n]);
+    }
+}
+
+}  // namespace
+}  // namespace quire
