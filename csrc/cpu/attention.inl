@@ -8,6 +8,7 @@
 namespace quire {
 namespace {
 
+constexpr float kLog2E = 1.44269504088896341f;  // scores are exponents of 2
 constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
 // The blocks of a chunk.  For each vector of positions: its keys, its values and their scales.
@@ -43,9 +44,9 @@ struct AttentionMemory {
     float *query_scales;   // [R], of Code8
     float *weights;        // [R, kChunkRoom]: scores, then softmax weights
     float *panel;          // a part of the keys or values as float32
-    const float **panel_rows;
     float *own, *all;      // partial results: of one chunk, and of all so far
     RowGroup *groups;
+    int64_t *oldest, *newest;  // [R]: the positions that a row sees
     Chunk<Cache> chunks[2];
 
     AttentionMemory(char *start, int64_t rows, int64_t D) : next(start) {
@@ -53,10 +54,11 @@ struct AttentionMemory {
         query_scales = take<float>(rows);
         weights = take<float>(rows * kChunkRoom);
         panel = take<float>(larger(D, kChunkRoom) * 2 * V::kWidth);
-        panel_rows = take<const float *>(kVectors);
         own = take<float>(partial_floats(rows, D));
         all = take<float>(partial_floats(rows, D));
         groups = take<RowGroup>(rows);
+        oldest = take<int64_t>(rows);
+        newest = take<int64_t>(rows);
         for (Chunk<Cache> &chunk : chunks) {
             chunk = {};
             chunk.keys = take<const Cache *>(kVectors);
@@ -78,6 +80,7 @@ template <class V, class Cache>
 struct AttentionUnit {
     static constexpr bool kCodes = kKeyLanes<Cache> == 2;
     static constexpr int kGroup = kGroupRows<V>;
+    static constexpr int64_t kGroupsInPlace = 2;  // more go through a panel
     using Query = typename ScoreSteps<V, Cache>::Query;
 
     const quire_op &op;
@@ -106,16 +109,17 @@ struct AttentionUnit {
           now(memory.chunks),
           next(memory.chunks + 1) {
         for (int64_t i = 0; i < num_rows * P; i++) all.sums[i] = 0.0f;
-        for (int64_t r = 0; r < num_rows; r++) all.maxima[r] = kLowest, all.totals[r] = 0.0f;
+        for (int64_t r = 0; r < num_rows; r++) {
+            all.maxima[r] = kLowest, all.totals[r] = 0.0f;
+            const int64_t position = run.step->positions[this->tile.first_token + r / group];
+            memory.newest[r] = position;
+            memory.oldest[r] =
+                op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
+        }
     }
 
-    QUIRE_INLINE int64_t newest_of(int64_t row) const {
-        return run.step->positions[tile.first_token + row / group];
-    }
-    QUIRE_INLINE int64_t oldest_of(int64_t row) const {
-        const int64_t position = newest_of(row);
-        return op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
-    }
+    QUIRE_INLINE int64_t newest_of(int64_t row) const { return memory.newest[row]; }
+    QUIRE_INLINE int64_t oldest_of(int64_t row) const { return memory.oldest[row]; }
     // The positions of the chunk in hand that a row sees, from its start: [first, end).
     QUIRE_INLINE int64_t first_of(int64_t row) const {
         return smaller(larger(oldest_of(row) - now->start, 0), C);
@@ -147,26 +151,24 @@ struct AttentionUnit {
 
     // Scales the queries and turns them to [steps, R].
     void read_queries() {
-        float *numbers = memory.panel;
+        const float scale = op.scale * kLog2E;
         for (int64_t r = 0; r < num_rows; r++) {
             const float *from = query(r);
             if constexpr (kCodes) {
                 // Sums of products stay below 2^31.
                 const float limit = D <= 512 ? 32767.0f : float(16909320 / D - 1);
                 const float most = finite_max<V>(from, D);
-                int32_t *codes = reinterpret_cast<int32_t *>(numbers);
+                int32_t *codes = reinterpret_cast<int32_t *>(memory.panel);
                 to_codes<V>(from, D, most, limit, codes);
                 if (D % 2) codes[D] = 0;
                 for (int64_t i = 0; i < steps; i++) {
                     const uint32_t low = uint16_t(codes[2 * i]), high = codes[2 * i + 1];
                     memory.queries[i * num_rows + r] = Query(low | high << 16);
                 }
-                memory.query_scales[r] = most / limit * op.scale;
+                memory.query_scales[r] = most / limit * scale;
             } else {
-                for_each_vector<V>(D, [&](auto load, auto store) {
-                    store(numbers, V::mul(load(from), V::broadcast(op.scale)));
-                });
-                for (int64_t d = 0; d < D; d++) memory.queries[d * num_rows + r] = numbers[d];
+                Query *to = memory.queries + r;
+                for (int64_t d = 0; d < D; d++) to[d * num_rows] = from[d] * scale;
             }
         }
     }
@@ -236,16 +238,29 @@ struct AttentionUnit {
         }
     }
 
-    // One group of rows: keys as they lie in the cache.
+    // One group of rows meets keys as they lie in the cache.  The last tile overlaps the one before.
     template <int M, int N>
-    void scores_in_place(int64_t vector) {
-        for (; vector + N <= now->to; vector += N) {
-            for (int n = 0; n < N; n++) fetch_values(vector + n);
-            scores_of_vectors<M, N>(now->keys + vector, B * kKeyLanes<Cache>, 0, vector);
+    void scores_in_place(int64_t row) {
+        const int64_t from = now->from, to = now->to;
+        if (to - from < N) {
+            for (int64_t v = from; v < to; v++) {
+                if (row == 0) fetch_values(v);
+                scores_of_vectors<M, 1>(now->keys + v, B * kKeyLanes<Cache>, row, v);
+            }
+            return;
         }
-        if constexpr (N > 1) {
-            if (vector < now->to) scores_in_place<M, N / 2>(vector);
+        for (int64_t v = from; v < to; v += N) {
+            const int64_t at = smaller(v, to - N);
+            for (int n = 0; row == 0 && n < N; n++) fetch_values(at + n);
+            scores_of_vectors<M, N>(now->keys + at, B * kKeyLanes<Cache>, row, at);
         }
+    }
+
+    // One of the N vectors of a panel [D, N] of keys.
+    template <int N>
+    void fill_key_panel(const Cache *from, int n) {
+        float *to = memory.panel + n * V::kWidth, *end = to + D * N * V::kWidth;
+        for (; to < end; to += N * V::kWidth, from += B) V::store(to, V::load(from));
     }
 
     // Several groups meet N vectors of positions, made float32 first.
@@ -255,15 +270,7 @@ struct AttentionUnit {
         for (int n = 0; n < N; n++) {
             fetch_values(vector + n);
             keys[n] = memory.panel + n * V::kWidth;
-        }
-        if constexpr (!kCodes) {
-            for (int64_t d = 0; d < D; d++) {
-                QUIRE_UNROLL
-                for (int n = 0; n < N; n++) {
-                    V::store(memory.panel + (d * N + n) * V::kWidth,
-                             V::load(now->keys[vector + n] + d * B));
-                }
-            }
+            if constexpr (!kCodes) fill_key_panel<N>(now->keys[vector + n], n);
         }
         const int64_t first = now->start + vector * V::kWidth;
         for (int64_t i = 0; i < num_groups; i++) {
@@ -281,12 +288,13 @@ struct AttentionUnit {
     }
 
     void make_scores() {
-        if (num_groups == 1) {
-            return with_rows<kGroup>(num_rows, [&](auto count) {
+        for (int64_t i = 0; num_groups <= kGroupsInPlace && i < num_groups; i++) {
+            with_rows<kGroup>(memory.groups[i].count, [&](auto count) {
                 constexpr int M = decltype(count)::value;
-                scores_in_place<M, vectors_beside<V, M>()>(now->from);
+                scores_in_place<M, vectors_beside<V, M>()>(memory.groups[i].row);
             });
         }
+        if (num_groups <= kGroupsInPlace) return;
         int64_t vector = now->from;
         for (; vector + 2 <= now->to; vector += 2) scores_through_panel<2>(vector);
         if (vector < now->to) scores_through_panel<1>(vector);
@@ -309,7 +317,7 @@ struct AttentionUnit {
         const auto shift = V::broadcast(V::max_lane(top));
         auto total = V::zero();
         for (int64_t p = from; p < to; p += V::kWidth) {
-            auto weight = vector_exp<V>(V::sub(V::load(score + p), shift));
+            auto weight = vector_exp2<V>(V::sub(V::load(score + p), shift));
             total = V::add(total, weight);
             if constexpr (kCodes) {
                 weight = V::mul(weight, V::load(now->value_scales[p / V::kWidth]));
@@ -322,78 +330,76 @@ struct AttentionUnit {
 
     // --- values
 
-    // N vectors from d on of the values that a group of M rows sees; it may be less than one vector.
-    template <int M, int N, bool Whole, class T, class Fetch>
-    QUIRE_INLINE void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d,
-                                      float *sums, Fetch fetch) {
+    // N vectors from d on of the values that a group of rows sees; it may be less than one vector.
+    template <int M, int N, bool Whole, class T>
+    void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d, float *sums,
+                         bool fetches) {
         const int64_t a = larger(rows.common_oldest - now->start, 0);
         const int64_t b = smaller(rows.common_newest + 1 - now->start, C);
-        const int64_t dims = D - d;
+        const auto fetch = [&](int64_t from, int64_t to) {
+            for (; fetches && from < to; from += V::kWidth) fetch_next_keys(from / V::kWidth);
+        };
         const auto one = [&](int64_t row, int64_t from, int64_t to) {
             if (from >= to) return;
-            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, dims, from, to,
-                                       sums + row * P, P);
+            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, from,
+                                       to, sums + row * P, P, fetch);
         };
-        for (int64_t r = rows.row; r < rows.row + rows.count; r++) {
+        const bool ragged = rows.oldest != rows.common_oldest || rows.newest != rows.common_newest;
+        for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
             one(r, first_of(r), a < b ? smaller(a, end_of(r)) : end_of(r));
         }
         if (a >= b) return;
-        value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, dims, a, b,
+        value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, D - d, a, b,
                                    sums + rows.row * P, P, fetch);
-        for (int64_t r = rows.row; r < rows.row + rows.count; r++) {
+        for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
             one(r, larger(b, first_of(r)), end_of(r));
         }
     }
 
     template <int M, int N>
-    void values_in_place(int64_t d, float *sums) {
-        const ValueRows<Cache> values = {now->values, D};
-        const RowGroup &rows = memory.groups[0];
+    void values_in_place(const RowGroup &rows, int64_t d, float *sums) {
+        const ValueRows<Cache> values = {now->values, D, B};
         for (; d + N * V::kWidth <= D; d += N * V::kWidth) {
-            if (d == 0) {
-                values_of_group<M, N, true>(rows, values, d, sums,
-                                            [&](int64_t vector) { fetch_next_keys(vector); });
-            } else {
-                values_of_group<M, N, true>(rows, values, d, sums + d, NoFetch());
-            }
+            values_of_group<M, N, true>(rows, values, d, sums + d, rows.row == 0 && d == 0);
         }
         if constexpr (N > 1) {
-            values_in_place<M, N / 2>(d, sums);
+            values_in_place<M, N / 2>(rows, d, sums);
         } else if (d < D) {
-            values_of_group<M, 1, false>(rows, values, d, sums + d, NoFetch());
+            values_of_group<M, 1, false>(rows, values, d, sums + d, rows.row == 0 && d == 0);
         }
     }
 
-    // Two vectors of every value, made float32 first; behind D stand zeros.
-    void fill_panel(int64_t d) {
-        for (int64_t vector = now->from; vector < now->to; vector++) {
-            const Cache *from = now->values[vector] + d;
-            float *to = memory.panel + vector * V::kWidth * 2 * V::kWidth;
-            for (int64_t slot = 0; slot < V::kWidth; slot++, from += D) {
-                for (int64_t n = 0; n < 2; n++, to += V::kWidth) {
-                    const int64_t left = D - d - n * V::kWidth;
-                    const Cache *at = from + n * V::kWidth;
-                    V::store(to, left >= V::kWidth ? V::load(at)
-                                 : left > 0        ? V::load_partial(at, left)
-                                                   : V::zero());
-                }
+    // Two vectors from d on of the values of kWidth positions; behind D stand zeros.
+    void fill_value_panel(const Cache *from, int64_t d, float *to) {
+        constexpr int64_t W = V::kWidth;
+        const int64_t left = D - d, stride = D;
+        if (left >= 2 * W) {
+            for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+                V::store(to, V::load(from));
+                V::store(to + W, V::load(from + W));
             }
-            if (d == 0) fetch_next_keys(vector);
+            return;
+        }
+        for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+            V::store(to, left >= W ? V::load(from) : V::load_partial(from, left));
+            V::store(to + W, left > W ? V::load_partial(from + W, left - W) : V::zero());
         }
     }
 
     void values_through_panel(float *sums) {
-        for (int64_t i = 0; i < AttentionMemory<V, Cache>::kVectors; i++) {
-            memory.panel_rows[i] = memory.panel + i * V::kWidth * 2 * V::kWidth;
-        }
-        const ValueRows<float> values = {memory.panel_rows, 2 * V::kWidth};
+        const float *panel = memory.panel;
+        const ValueRows<float> values = {&panel, 2 * V::kWidth, kChunkRoom};
         for (int64_t d = 0; d < D; d += 2 * V::kWidth) {
-            fill_panel(d);
+            for (int64_t vector = now->from; vector < now->to; vector++) {
+                if (d == 0) fetch_next_keys(vector);
+                fill_value_panel(now->values[vector] + d, d,
+                                 memory.panel + vector * V::kWidth * 2 * V::kWidth);
+            }
             for (int64_t i = 0; i < num_groups; i++) {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
-                    constexpr int M = decltype(count)::value;
-                    values_of_group<M, 2, true>(rows, values, 0, sums + d, NoFetch());
+                    values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d,
+                                                                     false);
                 });
             }
         }
@@ -401,11 +407,15 @@ struct AttentionUnit {
 
     void add_values(const Partial &out) {
         for (int64_t i = 0; i < num_rows * P; i++) out.sums[i] = 0.0f;
-        if (num_groups > 1) return values_through_panel(out.sums);
-        with_rows<kGroup>(num_rows, [&](auto count) {
-            constexpr int M = decltype(count)::value;
-            values_in_place<M, vectors_beside<V, M>()>(0, out.sums);
-        });
+        if (num_groups > kGroupsInPlace) return values_through_panel(out.sums);
+        for (int64_t i = 0; i < num_groups; i++) {
+            const RowGroup &rows = memory.groups[i];
+            with_rows<kGroup>(rows.count, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                constexpr int N = vectors_beside<V, M>();
+                values_in_place<M, N >= 8 ? 8 : N >= 4 ? 4 : N >= 2 ? 2 : 1>(rows, 0, out.sums);
+            });
+        }
     }
 
     // --- from chunks to the result
@@ -425,7 +435,7 @@ struct AttentionUnit {
             const float before = all.maxima[r], maximum =
                 before > part.maxima[r] ? before : part.maxima[r];
             float factors[V::kWidth] = {before - maximum, part.maxima[r] - maximum};
-            V::store(factors, vector_exp<V>(V::load(factors)));
+            V::store(factors, vector_exp2<V>(V::load(factors)));
             const auto old = V::broadcast(factors[0]), fresh = V::broadcast(factors[1]);
             float *to = all.sums + r * P;
             const float *from = part.sums + r * P;
@@ -442,9 +452,9 @@ struct AttentionUnit {
             const int64_t head = kv_head * group + r % group;
             float *to = run.row(op.out[0], tile.first_token + r / group) + head * D;
             const float *from = all.sums + r * P;
-            for_each_vector<V>(D, [&](auto load, auto store) {
-                store(to, V::div(load(from), V::broadcast(all.totals[r])));
-            });
+            const auto factor = V::broadcast(1.0f / all.totals[r]);
+            for_each_vector<V>(
+                D, [&](auto load, auto store) { store(to, V::mul(load(from), factor)); });
         }
     }
 

@@ -11,7 +11,7 @@ constexpr int kGroupRows = V::kTileRows * V::kTileCols / 2;
 template <class V, int M>
 constexpr int vectors_beside() {
     constexpr int most = V::kTileRows * V::kTileCols / M;
-    return most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+    return most < 8 ? most : 8;
 }
 
 template <int N>

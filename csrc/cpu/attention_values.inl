@@ -2,35 +2,31 @@
 namespace quire {
 namespace {
 
-// Where values lie: those of position p start at rows[p / kWidth] + p % kWidth * stride.
+// Where values lie: those of position p in row p % run, `stride` numbers each, of rows[p / kWidth],
+// for p a multiple of run, itself one of kWidth.
 template <class Cache>
 struct ValueRows {
     const Cache *const *rows;
-    int64_t stride;
-};
-
-struct NoFetch {
-    QUIRE_INLINE void operator()(int64_t) const {}
+    int64_t stride, run;
 };
 
 // sums[m][d] += weights[m][p] * value[p][d] for the positions p in [from, to), in order, and N
-// vectors of d (`dims` < kWidth numbers in a single one that is not whole).
-template <class V, int M, int N, bool Whole, class Cache, class Fetch = NoFetch>
+// vectors of d (`dims` < kWidth numbers in a single one that is not whole).  Calls fetch(vector) for
+// each vector of positions on the way.
+template <class V, int M, int N, bool Whole, class Cache, class Fetch>
 void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d, int64_t dims,
-                int64_t from, int64_t to, float *sums, int64_t sums_stride,
-                Fetch fetch = NoFetch()) {
+                int64_t from, int64_t to, float *sums, int64_t sums_stride, Fetch fetch) {
     typename V::Float out[M][N];
     QUIRE_UNROLL
     for (int m = 0; m < M; m++) {
         QUIRE_UNROLL
         for (int n = 0; n < N; n++) out[m][n] = V::load(sums + m * sums_stride + n * V::kWidth);
     }
-    while (from < to) {
-        const int64_t vector = from / V::kWidth, slot = from % V::kWidth;
-        const int64_t count = smaller(V::kWidth - slot, to - from);
-        const Cache *value = values.rows[vector] + slot * values.stride + d;
+    for (int64_t slot = from % values.run; from < to; slot = 0) {
+        const int64_t count = smaller(values.run - slot, to - from);
+        const Cache *value = values.rows[(from - slot) / V::kWidth] + slot * values.stride + d;
         const float *weight = weights + from;
-        fetch(vector);
+        fetch(from, from + count);
         for (int64_t i = 0; i < count; i++, value += values.stride, weight++) {
             typename V::Float v[N];
             QUIRE_UNROLL
