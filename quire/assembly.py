@@ -155,5 +155,6 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         config.max_num_queued_reqs,
         model.fingerprint,
         config.enable_chunked_prefill,
+        window=model.spec.window,
     )
     return Engine(scheduler, Runner(model.executable, model.ropes))

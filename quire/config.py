@@ -14,6 +14,7 @@ from quire.errors import ConfigError
 __all__ = ["EngineConfig", "cache_directory"]
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
 InstructionSet = Literal["auto", "portable", "avx2"]
@@ -42,7 +43,10 @@ class EngineConfig:
         metadata={"help": "auto reads the files that are there; dummy draws random weights"},
     )
     dtype: Dtype = field(default="auto", metadata={"help": "format of weights in memory"})
-    kv_cache_dtype: Dtype = field(default="auto", metadata={"help": "format of the KV cache"})
+    kv_cache_dtype: KvCacheDtype = field(
+        default="auto",
+        metadata={"help": "format of the KV cache; auto takes the model's, int8 halves bfloat16"},
+    )
     max_model_len: int | None = field(
         default=None, metadata={"help": "longest prompt + output in tokens; auto fits the memory"}
     )
@@ -120,7 +124,7 @@ _CHOICES: Mapping[str, Any] = {
     "source": Source,
     "load_format": LoadFormat,
     "dtype": Dtype,
-    "kv_cache_dtype": Dtype,
+    "kv_cache_dtype": KvCacheDtype,
     "backend": BackendName,
     "instruction_set": InstructionSet,
 }

@@ -81,6 +81,8 @@ struct AttentionUnit {
     static constexpr bool kCodes = kKeyLanes<Cache> == 2;
     static constexpr int kGroup = kGroupRows<V>;
     static constexpr int64_t kGroupsInPlace = 2;  // more go through a panel
+    static constexpr int64_t kVectorsInPlace = 12;
+    static constexpr int64_t kPositionsInPlace = 64;
     using Query = typename ScoreSteps<V, Cache>::Query;
 
     const quire_op &op;
@@ -240,19 +242,15 @@ struct AttentionUnit {
 
     // One group of rows meets keys as they lie in the cache.  The last tile overlaps the one before.
     template <int M, int N>
-    void scores_in_place(int64_t row) {
-        const int64_t from = now->from, to = now->to;
-        if (to - from < N) {
-            for (int64_t v = from; v < to; v++) {
-                if (row == 0) fetch_values(v);
-                scores_of_vectors<M, 1>(now->keys + v, B * kKeyLanes<Cache>, row, v);
-            }
-            return;
-        }
-        for (int64_t v = from; v < to; v += N) {
-            const int64_t at = smaller(v, to - N);
-            for (int n = 0; row == 0 && n < N; n++) fetch_values(at + n);
-            scores_of_vectors<M, N>(now->keys + at, B * kKeyLanes<Cache>, row, at);
+    void scores_in_place(int64_t row, int64_t from, int64_t to) {
+        const auto tile = [&](auto count, int64_t v) {
+            for (int n = 0; row == 0 && n < count.value; n++) fetch_values(v + n);
+            scores_of_vectors<M, count.value>(now->keys + v, B * kKeyLanes<Cache>, row, v);
+        };
+        if (to - from >= N) {
+            for (int64_t v = from; v < to; v += N) tile(Count<N>(), smaller(v, to - N));
+        } else {
+            for (int64_t v = from; v < to; v++) tile(Count<1>(), v);
         }
     }
 
@@ -287,14 +285,23 @@ struct AttentionUnit {
         }
     }
 
-    void make_scores() {
-        for (int64_t i = 0; num_groups <= kGroupsInPlace && i < num_groups; i++) {
-            with_rows<kGroup>(memory.groups[i].count, [&](auto count) {
-                constexpr int M = decltype(count)::value;
-                scores_in_place<M, vectors_beside<V, M>()>(memory.groups[i].row);
-            });
+    // Keys that came to the first-level cache for one group are still there for the other.
+    void make_scores_in_place() {
+        const int64_t step = num_groups > 1 ? kVectorsInPlace : now->to;
+        for (int64_t from = now->from; from < now->to; from += step) {
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    constexpr int M = decltype(count)::value;
+                    scores_in_place<M, vectors_beside<V, M>()>(rows.row, from,
+                                                               smaller(from + step, now->to));
+                });
+            }
         }
-        if (num_groups <= kGroupsInPlace) return;
+    }
+
+    void make_scores() {
+        if (num_groups <= kGroupsInPlace) return make_scores_in_place();
         int64_t vector = now->from;
         for (; vector + 2 <= now->to; vector += 2) scores_through_panel<2>(vector);
         if (vector < now->to) scores_through_panel<1>(vector);
@@ -333,39 +340,55 @@ struct AttentionUnit {
     // N vectors from d on of the values that a group of rows sees; it may be less than one vector.
     template <int M, int N, bool Whole, class T>
     void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d, float *sums,
-                         bool fetches) {
-        const int64_t a = larger(rows.common_oldest - now->start, 0);
-        const int64_t b = smaller(rows.common_newest + 1 - now->start, C);
+                         int64_t from, int64_t to, bool fetches) {
+        const int64_t a = larger(rows.common_oldest - now->start, from);
+        const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
         const auto fetch = [&](int64_t from, int64_t to) {
             for (; fetches && from < to; from += V::kWidth) fetch_next_keys(from / V::kWidth);
         };
-        const auto one = [&](int64_t row, int64_t from, int64_t to) {
-            if (from >= to) return;
-            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, from,
-                                       to, sums + row * P, P, fetch);
+        const auto one = [&](int64_t row, int64_t first, int64_t end) {
+            if (first >= end) return;
+            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, first,
+                                       end, sums + row * P, P, fetch);
         };
         const bool ragged = rows.oldest != rows.common_oldest || rows.newest != rows.common_newest;
         for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
-            one(r, first_of(r), a < b ? smaller(a, end_of(r)) : end_of(r));
+            one(r, larger(first_of(r), from), smaller(a < b ? a : to, end_of(r)));
         }
         if (a >= b) return;
         value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, D - d, a, b,
                                    sums + rows.row * P, P, fetch);
         for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
-            one(r, larger(b, first_of(r)), end_of(r));
+            one(r, larger(b, first_of(r)), smaller(end_of(r), to));
         }
     }
 
     template <int M, int N>
-    void values_in_place(const RowGroup &rows, int64_t d, float *sums) {
+    void values_in_place(const RowGroup &rows, int64_t d, int64_t from, int64_t to, float *sums) {
         const ValueRows<Cache> values = {now->values, D, B};
-        for (; d + N * V::kWidth <= D; d += N * V::kWidth) {
-            values_of_group<M, N, true>(rows, values, d, sums + d, rows.row == 0 && d == 0);
-        }
+        const auto tile = [&](auto count, auto whole) {
+            values_of_group<M, count.value, whole.value>(rows, values, d, sums + d, from, to,
+                                                         rows.row == 0 && d == 0);
+        };
+        for (; d + N * V::kWidth <= D; d += N * V::kWidth) tile(Count<N>(), Count<true>());
         if constexpr (N > 1) {
-            values_in_place<M, N / 2>(rows, d, sums);
+            values_in_place<M, N / 2>(rows, d, from, to, sums);
         } else if (d < D) {
-            values_of_group<M, 1, false>(rows, values, d, sums + d, rows.row == 0 && d == 0);
+            tile(Count<1>(), Count<false>());
+        }
+    }
+
+    void add_values_in_place(float *sums) {
+        const int64_t end = now->to * V::kWidth;
+        for (int64_t p = now->from * V::kWidth; p < end; p += kPositionsInPlace) {
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    constexpr int M = decltype(count)::value, most = vectors_beside<V, M>();
+                    constexpr int N = most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+                    values_in_place<M, N>(rows, 0, p, smaller(p + kPositionsInPlace, end), sums);
+                });
+            }
         }
     }
 
@@ -399,7 +422,7 @@ struct AttentionUnit {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
                     values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d,
-                                                                     false);
+                                                                     0, C, false);
                 });
             }
         }
@@ -408,14 +431,7 @@ struct AttentionUnit {
     void add_values(const Partial &out) {
         for (int64_t i = 0; i < num_rows * P; i++) out.sums[i] = 0.0f;
         if (num_groups > kGroupsInPlace) return values_through_panel(out.sums);
-        for (int64_t i = 0; i < num_groups; i++) {
-            const RowGroup &rows = memory.groups[i];
-            with_rows<kGroup>(rows.count, [&](auto count) {
-                constexpr int M = decltype(count)::value;
-                constexpr int N = vectors_beside<V, M>();
-                values_in_place<M, N >= 8 ? 8 : N >= 4 ? 4 : N >= 2 ? 2 : 1>(rows, 0, out.sums);
-            });
-        }
+        add_values_in_place(out.sums);
     }
 
     // --- from chunks to the result

@@ -11,7 +11,7 @@ QUIRE_INLINE float finite_max(const float *x, int64_t n) {
         most = V::max(V::max(a, V::sub(V::zero(), a)), most);
         taint = V::add(taint, V::mul(a, V::zero()));
     });
-    return V::max_lane(most) + V::sum(taint);
+    return V::sum(taint) == 0.0f ? V::max_lane(most) : NAN;
 }
 
 // Integers round(x / most * limit), 0 where most is 0 or not a number.

@@ -133,7 +133,7 @@ def explain(
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
     weight_size = storage_dtype(weight_format).itemsize
-    measure = _Measure(weight_size, storage_dtype(layout.format).itemsize, steps, choose)
+    measure = _Measure(weight_size, layout, steps, choose)
     return Explanation(
         spec,
         weight_format,
@@ -177,11 +177,11 @@ class _Measure:
     def __init__(
         self,
         weight_bytes: int,
-        kv_bytes: int,
+        layout: KvLayout,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
     ) -> None:
-        self._weight_bytes, self._kv_bytes = weight_bytes, kv_bytes
+        self._weight_bytes, self._layout = weight_bytes, layout
         self._steps = steps
         self._choose = choose
 
@@ -197,11 +197,11 @@ class _Measure:
         widths = [value.width for value in node.inputs]
         seen = step.context - (step.tokens - 1) // 2
         moved = node.op.cost(rows, step.context, *widths)
-        return Work(node.op.cost(rows, seen, *widths).flops, self._bytes(moved))
+        return Work(node.op.cost(rows, seen, *widths).flops, self._bytes(node.layer, moved))
 
-    def _bytes(self, cost: Cost) -> int:
-        weights, kv = cost.weights * self._weight_bytes, cost.kv * self._kv_bytes
-        return weights + kv + cost.activations * ACTIVATION_BYTES
+    def _bytes(self, layer: int, cost: Cost) -> int:
+        kv = self._layout.bytes_of(layer, cost.kv) if cost.kv else 0
+        return cost.weights * self._weight_bytes + kv + cost.activations * ACTIVATION_BYTES
 
 
 def _detail(node: Node) -> str:

@@ -40,6 +40,15 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "head_dim": 14,
     },
+    "int8 cache": {"architecture": "LlamaForCausalLM"},
+    "int8 cache, window, odd sizes": {
+        "architecture": "MistralForCausalLM",
+        "sliding_window": 40,
+        "hidden_size": 84,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+    },
     "dynamic rope": {
         "architecture": "LlamaForCausalLM",
         "max_position_embeddings": 24,
@@ -48,6 +57,9 @@ MODELS: Mapping[str, dict[str, Any]] = {
 }
 ISAS = ("native-portable", "native-avx2")
 KV_FORMAT = {
+    "int8 cache": "int8",
+    "int8 cache, window, odd sizes": "int8",
+    "wide, int8 cache": "int8",
     "norms, bfloat16": "bfloat16",
     "odd sizes, float16": "float16",
     "wide window, bfloat16": "bfloat16",
@@ -71,6 +83,7 @@ WIDE_MODELS: Mapping[str, dict[str, Any]] = {
         "sliding_window": 150,
         **WIDE,
     },
+    "wide, int8 cache": {"architecture": "LlamaForCausalLM", "head_dim": 80, **WIDE},
     "wide, float16": {"architecture": "Qwen3ForCausalLM", "dtype": "float16", **WIDE},
 }
 

@@ -35,6 +35,7 @@ ABI_VERSION = 1
 MAX_PARTS = 4
 
 F32, F16, BF16 = range(3)
+KV_INT8 = 3  # beside those three
 PORTABLE, AVX2 = range(2)
 SILU, GELU_TANH = range(2)
 (
