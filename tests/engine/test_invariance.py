@@ -209,7 +209,7 @@ def random_world(seed: int) -> Circumstances:
 @each_model
 def test_in_random_worlds(name: str, isa: str) -> None:
     runs = [assert_invariant(name, isa, random_world(seed)) for seed in range(6)]
-    assert sum(run.num_preemptions for run in runs) > 8
+    assert sum(run.num_preemptions for run in runs) > 4  # a window leaves more room
     assert sum(run.num_hit_tokens for run in runs) > 100
 
 
@@ -285,6 +285,8 @@ def test_both_instruction_sets_and_the_reference_agree_closely(name: str) -> Non
         [next(iter(entry.values())).logprob for entry in answer.prompt_logprobs or () if entry]
         for answer in answers
     ]
-    np.testing.assert_allclose(found[0], found[2], atol=2e-3 if name in KV_FORMAT else 1e-4)
-    np.testing.assert_allclose(found[1], found[2], atol=2e-3 if name in KV_FORMAT else 1e-4)
+    # Rounding may bring a number to the next one of the cache's format.
+    atol = {"float32": 1e-4, "int8": 1e-2}.get(KV_FORMAT.get(name, "float32"), 2e-3)
+    np.testing.assert_allclose(found[0], found[2], atol=atol)
+    np.testing.assert_allclose(found[1], found[2], atol=atol)
     assert len(found[0]) == 39
