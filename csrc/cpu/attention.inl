@@ -8,7 +8,7 @@
 namespace quire {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896341f;  // scores are exponents of 2
+constexpr float kLog2E = 1.44269504088896341f;      // scores are exponents of 2
 constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
 // The blocks of a chunk.  For each vector of positions: its keys, its values and their scales.
@@ -40,11 +40,11 @@ struct AttentionMemory {
     static constexpr int64_t kVectors = kChunkRoom / V::kWidth;
 
     char *next;
-    Query *queries;        // [D or D / 2, R]
-    float *query_scales;   // [R], of Code8
-    float *weights;        // [R, kChunkRoom]: scores, then softmax weights
-    float *panel;          // a part of the keys or values as float32
-    float *own, *all;      // partial results: of one chunk, and of all so far
+    Query *queries;       // [D or D / 2, R]
+    float *query_scales;  // [R], of Code8
+    float *weights;       // [R, kChunkRoom]: scores, then softmax weights
+    float *panel;         // a part of the keys or values as float32
+    float *own, *all;     // partial results: of one chunk, and of all so far
     RowGroup *groups;
     int64_t *oldest, *newest;  // [R]: the positions that a row sees
     Chunk<Cache> chunks[2];
@@ -136,12 +136,8 @@ struct AttentionUnit {
         int64_t row = 0;
         for (int64_t i = 0; i < num_groups; i++) {
             const int64_t count = (num_rows - row) / (num_groups - i), last = row + count - 1;
-            memory.groups[i] = {row,
-                                count,
-                                oldest_of(row),
-                                newest_of(last),
-                                oldest_of(last),
-                                newest_of(row)};
+            memory.groups[i] = {
+                row, count, oldest_of(row), newest_of(last), oldest_of(last), newest_of(row)};
             row += count;
         }
     }
@@ -189,10 +185,10 @@ struct AttentionUnit {
             run.step->block_tables + int64_t(tile.request) * run.step->block_table_stride;
         int64_t vector = chunk->from;
         for (int64_t block = first; block < last; block++) {
-            const HeadOfBlock<Cache> head = head_of_block<Cache>(
-                program.kv + program.kv_layer_offset[op.layer] +
-                    table[block] * program.kv_block_bytes[op.layer],
-                B, op.kv_heads, D, kv_head);
+            const HeadOfBlock<Cache> head =
+                head_of_block<Cache>(program.kv + program.kv_layer_offset[op.layer] +
+                                         table[block] * program.kv_block_bytes[op.layer],
+                                     B, op.kv_heads, D, kv_head);
             for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
                 chunk->keys[vector] = head.keys + slot * kKeyLanes<Cache>;
                 chunk->values[vector] = head.values + slot * D;
@@ -210,20 +206,21 @@ struct AttentionUnit {
         fetch(now->values[vector], D * V::kWidth);
         if constexpr (kCodes) QUIRE_PREFETCH_L2(now->value_scales[vector]);
     }
-    QUIRE_INLINE void fetch_next_keys(int64_t vector) const {
-        if (vector < next->from || vector >= next->to) return;
-        const int64_t slot = vector * V::kWidth % B, size = key_numbers<Cache>(D);
-        fetch(next->keys[vector] + slot * (size - kKeyLanes<Cache>), size * V::kWidth);
-        if constexpr (kCodes) QUIRE_PREFETCH_L2(next->key_scales[vector]);
+    // Where position p's share of the keys of the next chunk lies, or null.
+    QUIRE_INLINE const Cache *next_keys(int64_t p) const {
+        const int64_t vector = p / V::kWidth, slot = p % B;
+        if (vector < next->from || vector >= next->to) return nullptr;
+        return next->keys[vector] - slot / V::kWidth * V::kWidth * kKeyLanes<Cache> + slot * D;
     }
 
     // --- scores
 
     template <int M, int N, class T>
     QUIRE_INLINE void scores_of_vectors(const T *const *keys, int64_t key_stride, int64_t row,
-                                        int64_t vector) {
+                                        int64_t vector, const T *const *ahead) {
         typename ScoreSteps<V, T>::Sum sums[M][N];
-        score_tile<V, T, M, N>(memory.queries + row, num_rows, keys, key_stride, steps, sums);
+        score_tile<V, T, M, N>(memory.queries + row, num_rows, keys, key_stride, steps, ahead,
+                               sums);
         QUIRE_UNROLL
         for (int m = 0; m < M; m++) {
             float *to = memory.weights + (row + m) * kChunkRoom + vector * V::kWidth;
@@ -244,8 +241,8 @@ struct AttentionUnit {
     template <int M, int N>
     void scores_in_place(int64_t row, int64_t from, int64_t to) {
         const auto tile = [&](auto count, int64_t v) {
-            for (int n = 0; row == 0 && n < count.value; n++) fetch_values(v + n);
-            scores_of_vectors<M, count.value>(now->keys + v, B * kKeyLanes<Cache>, row, v);
+            scores_of_vectors<M, count.value>(now->keys + v, B * kKeyLanes<Cache>, row, v,
+                                              row == 0 ? now->values + v : nullptr);
         };
         if (to - from >= N) {
             for (int64_t v = from; v < to; v += N) tile(Count<N>(), smaller(v, to - N));
@@ -277,9 +274,11 @@ struct AttentionUnit {
             with_rows<kGroup>(rows.count, [&](auto count) {
                 constexpr int M = decltype(count)::value;
                 if constexpr (kCodes) {
-                    scores_of_vectors<M, N>(now->keys + vector, B * 2, rows.row, vector);
+                    scores_of_vectors<M, N>(now->keys + vector, B * 2, rows.row, vector,
+                                            static_cast<const Cache *const *>(nullptr));
                 } else {
-                    scores_of_vectors<M, N>(keys, N * V::kWidth, rows.row, vector);
+                    scores_of_vectors<M, N>(keys, N * V::kWidth, rows.row, vector,
+                                            static_cast<const float *const *>(nullptr));
                 }
             });
         }
@@ -293,8 +292,10 @@ struct AttentionUnit {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
                     constexpr int M = decltype(count)::value;
-                    scores_in_place<M, vectors_beside<V, M>()>(rows.row, from,
-                                                               smaller(from + step, now->to));
+                    // Integer sums wait for nothing; products need a register of their own.
+                    constexpr int kNumVectors =
+                        kCodes ? (M > 2 ? 2 : 8 / M) : vectors_beside<V, M>();
+                    scores_in_place<M, kNumVectors>(rows.row, from, smaller(from + step, now->to));
                 });
             }
         }
@@ -343,13 +344,14 @@ struct AttentionUnit {
                          int64_t from, int64_t to, bool fetches) {
         const int64_t a = larger(rows.common_oldest - now->start, from);
         const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
-        const auto fetch = [&](int64_t from, int64_t to) {
-            for (; fetches && from < to; from += V::kWidth) fetch_next_keys(from / V::kWidth);
+        const auto ahead = [&](int64_t p) -> const char * {
+            const Cache *keys = fetches ? next_keys(p) : nullptr;
+            return keys ? reinterpret_cast<const char *>(keys + d) : nullptr;
         };
         const auto one = [&](int64_t row, int64_t first, int64_t end) {
             if (first >= end) return;
             value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, first,
-                                       end, sums + row * P, P, fetch);
+                                       end, sums + row * P, P, ahead);
         };
         const bool ragged = rows.oldest != rows.common_oldest || rows.newest != rows.common_newest;
         for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
@@ -357,7 +359,7 @@ struct AttentionUnit {
         }
         if (a >= b) return;
         value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, D - d, a, b,
-                                   sums + rows.row * P, P, fetch);
+                                   sums + rows.row * P, P, ahead);
         for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
             one(r, larger(b, first_of(r)), smaller(end_of(r), to));
         }
@@ -368,7 +370,7 @@ struct AttentionUnit {
         const ValueRows<Cache> values = {now->values, D, B};
         const auto tile = [&](auto count, auto whole) {
             values_of_group<M, count.value, whole.value>(rows, values, d, sums + d, from, to,
-                                                         rows.row == 0 && d == 0);
+                                                         rows.row == 0);
         };
         for (; d + N * V::kWidth <= D; d += N * V::kWidth) tile(Count<N>(), Count<true>());
         if constexpr (N > 1) {
@@ -414,15 +416,16 @@ struct AttentionUnit {
         const ValueRows<float> values = {&panel, 2 * V::kWidth, kChunkRoom};
         for (int64_t d = 0; d < D; d += 2 * V::kWidth) {
             for (int64_t vector = now->from; vector < now->to; vector++) {
-                if (d == 0) fetch_next_keys(vector);
+                const Cache *keys = d == 0 ? next_keys(vector * V::kWidth) : nullptr;
+                if (keys) fetch(keys, D * V::kWidth);
                 fill_value_panel(now->values[vector] + d, d,
                                  memory.panel + vector * V::kWidth * 2 * V::kWidth);
             }
             for (int64_t i = 0; i < num_groups; i++) {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
-                    values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d,
-                                                                     0, C, false);
+                    values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d, 0,
+                                                                     C, false);
                 });
             }
         }
@@ -448,8 +451,8 @@ struct AttentionUnit {
         const Partial part = partial(chunk);
         for (int64_t r = 0; r < num_rows; r++) {
             if (newest_of(r) < chunk * C || oldest_of(r) >= (chunk + 1) * C) continue;
-            const float before = all.maxima[r], maximum =
-                before > part.maxima[r] ? before : part.maxima[r];
+            const float before = all.maxima[r],
+                        maximum = before > part.maxima[r] ? before : part.maxima[r];
             float factors[V::kWidth] = {before - maximum, part.maxima[r] - maximum};
             V::store(factors, vector_exp2<V>(V::load(factors)));
             const auto old = V::broadcast(factors[0]), fresh = V::broadcast(factors[1]);

@@ -58,7 +58,8 @@ void AttentionPlan::cut_spans(const quire_op &op, int num_threads) {
         const int64_t rows = int64_t(tile.num_tokens) * (op.heads / op.kv_heads);
         const int64_t floats =
             quire::partial_floats(rows, op.head_dim) * tile.num_chunks * op.kv_heads;
-        int64_t parts = num_threads > 1 ? smaller(ceil_div(work_of(tile), most), tile.num_chunks) : 1;
+        int64_t parts =
+            num_threads > 1 ? smaller(ceil_div(work_of(tile), most), tile.num_chunks) : 1;
         if (partial_floats + floats > kMostPartialFloats) parts = 1;
         tile.partials = -1;
         if (parts > 1) {
@@ -68,8 +69,8 @@ void AttentionPlan::cut_spans(const quire_op &op, int num_threads) {
         }
         const int64_t size = ceil_div(tile.num_chunks, parts);
         for (int64_t c = 0; c < tile.num_chunks; c += size) {
-            spans.push_back({i, int32_t(tile.first_chunk + c),
-                             int32_t(smaller(size, tile.num_chunks - c))});
+            spans.push_back(
+                {i, int32_t(tile.first_chunk + c), int32_t(smaller(size, tile.num_chunks - c))});
         }
     }
 }

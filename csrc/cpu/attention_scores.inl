@@ -50,11 +50,15 @@ struct ScoreSteps<V, Code8> {
 };
 
 // queries [steps, query_stride]; keys[n] + i * key_stride: the positions of vector n at step i.
+// ahead[n], unless it is null: as much memory as the keys of vector n take, asked for on the way.
 template <class V, class Cache, int M, int N>
 QUIRE_INLINE void score_tile(const typename ScoreSteps<V, Cache>::Query *queries,
                              int64_t query_stride, const Cache *const *keys, int64_t key_stride,
-                             int64_t steps, typename ScoreSteps<V, Cache>::Sum (&sums)[M][N]) {
+                             int64_t steps, const Cache *const *ahead,
+                             typename ScoreSteps<V, Cache>::Sum (&sums)[M][N]) {
     using Steps = ScoreSteps<V, Cache>;
+    constexpr int64_t kNumbers = V::kWidth * kKeyLanes<Cache>;  // of a vector at a step
+    constexpr int64_t kStepsPerLine = 64 / (kNumbers * sizeof(Cache));
     const Cache *key[N];
     QUIRE_UNROLL
     for (int n = 0; n < N; n++) {
@@ -63,6 +67,9 @@ QUIRE_INLINE void score_tile(const typename ScoreSteps<V, Cache>::Query *queries
         for (int m = 0; m < M; m++) sums[m][n] = Steps::zero();
     }
     for (int64_t i = 0; i < steps; i++, queries += query_stride) {
+        for (int64_t n = i % kStepsPerLine; ahead && n < N; n += kStepsPerLine) {
+            QUIRE_PREFETCH_L2(ahead[n] + (i - i % kStepsPerLine) * kNumbers);
+        }
         if constexpr (M <= N) {
             typename Steps::Sum q[M];
             QUIRE_UNROLL

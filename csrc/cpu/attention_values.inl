@@ -11,11 +11,12 @@ struct ValueRows {
 };
 
 // sums[m][d] += weights[m][p] * value[p][d] for the positions p in [from, to), in order, and N
-// vectors of d (`dims` < kWidth numbers in a single one that is not whole).  Calls fetch(vector) for
-// each vector of positions on the way.
-template <class V, int M, int N, bool Whole, class Cache, class Fetch>
+// vectors of d (`dims` < kWidth numbers in a single one that is not whole).  ahead(p), unless it is
+// null, is where as much memory lies as the values from p to the end of their run take; it is asked
+// for on the way.
+template <class V, int M, int N, bool Whole, class Cache, class Ahead>
 void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d, int64_t dims,
-                int64_t from, int64_t to, float *sums, int64_t sums_stride, Fetch fetch) {
+                int64_t from, int64_t to, float *sums, int64_t sums_stride, Ahead ahead) {
     typename V::Float out[M][N];
     QUIRE_UNROLL
     for (int m = 0; m < M; m++) {
@@ -26,8 +27,15 @@ void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
         const int64_t count = smaller(values.run - slot, to - from);
         const Cache *value = values.rows[(from - slot) / V::kWidth] + slot * values.stride + d;
         const float *weight = weights + from;
-        fetch(from, from + count);
+        const char *line = ahead(from);
         for (int64_t i = 0; i < count; i++, value += values.stride, weight++) {
+            if (line) {
+                QUIRE_UNROLL
+                for (size_t b = 0; b < N * V::kWidth * sizeof(Cache); b += 64) {
+                    QUIRE_PREFETCH_L2(line + b);
+                }
+                line += values.stride * sizeof(Cache);
+            }
             typename V::Float v[N];
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) {

@@ -139,9 +139,8 @@ struct PortableVector {
     }
     static QUIRE_INLINE Int add_pair_products(const Int &a, const Int &b, const Int &sum) {
         Int out;
-        QUIRE_LANES out.lane[i] =
-            sum.lane[i] + int16_t(a.lane[i]) * int16_t(b.lane[i]) +
-            (a.lane[i] >> 16) * (b.lane[i] >> 16);
+        QUIRE_LANES out.lane[i] = sum.lane[i] + int16_t(a.lane[i]) * int16_t(b.lane[i]) +
+                                  (a.lane[i] >> 16) * (b.lane[i] >> 16);
         return out;
     }
     static QUIRE_INLINE Float int_to_float(const Int &a) {

@@ -56,6 +56,15 @@ def test_a_prompt_over_the_budget_is_refused_only_without_chunks():
         limits(enable_chunked_prefill=False).refuse_impossible(request(9, 1))
 
 
+def test_a_window_bounds_what_one_request_holds():
+    windowed = limits(num_blocks=6, max_model_len=1000, window=8, max_num_batched_tokens=4)
+    assert windowed.num_blocks_at_once == 4  # 11 positions touch 4 blocks of 4
+    with pytest.raises(CapacityError, match="does not fit"):
+        limits(num_blocks=3, max_model_len=1000, window=8, max_num_batched_tokens=4)
+    each = request(400, 100)
+    assert windowed.num_blocks_ahead(each, 90, 3) == 1
+
+
 def test_a_full_queue_refuses():
     limits().refuse_full(0)
     limits(max_queued=None).refuse_full(10**6)
