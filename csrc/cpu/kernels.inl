@@ -23,6 +23,8 @@
 #include "attention_scores.inl"
 #include "attention_values.inl"
 //
+#include "attention_memory.inl"
+//
 #include "attention.inl"
 #include "logits.inl"
 #include "matmul.inl"

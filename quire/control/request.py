@@ -36,7 +36,8 @@ class Request:
     order.  queued_since: when it last began to wait.  block_table: block ids that cover the
     computed positions; replaced, never cut, when the blocks are given up.  num_passed: its leading
     entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
-    blocks, as far as they were needed; tokens never change, so they outlive a preemption.  num_cached_tokens: prompt tokens found in the prefix cache at first admission.
+    blocks, as far as they were needed; tokens never change, so they outlive a preemption.
+    num_cached_tokens: prompt tokens found in the prefix cache at first admission.
     num_peak: most tokens ever computed.  num_wasted_tokens: tokens computed more than once.
     """
 

@@ -35,6 +35,7 @@ KV_FORMATS = (*FORMATS, "int8")
 """The formats that keys and values can have in the cache."""
 
 MOST_CODE = np.float32(127)
+SCALE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class KvLayerShape:
             size = storage_dtype(format).itemsize
             return 2 * self.kv_heads * self.head_dim * block_tokens * size
         codes = _even(self.head_dim) + self.head_dim
-        return self.kv_heads * block_tokens * (codes + 2 * MOST_CODE.itemsize)
+        return self.kv_heads * block_tokens * (codes + 2 * SCALE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +127,9 @@ class KvCache:
         size = self.layout.block_tokens
         first = start // size
         both = [self._read_block(layer, int(b)) for b in block_table[first : -(-length // size)]]
-        keys, values = (np.concatenate(parts) for parts in zip(*both, strict=True))
-        return keys[start - first * size : length - first * size], values[
-            start - first * size : length - first * size
-        ]
+        wanted = slice(start - first * size, length - first * size)
+        keys, values = (np.concatenate(parts)[wanted] for parts in zip(*both, strict=True))
+        return keys, values
 
     def _read_block(self, layer: int, block: int) -> tuple[Float32, Float32]:
         """Keys and values of one block, each [B, K, D]."""

@@ -89,7 +89,7 @@ class World:
             np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol + more)
 
     def query_error(self, r, a, b):
-        """How far 16-bit queries move a result: weights by twice the error of a score, relatively."""
+        """How far 16-bit queries move a result: weights by twice a score's error."""
         step = np.abs(self.queries[r][a:b]).max() / 32767
         score = step / 2 * np.abs(self.keys[r]).sum(-1).max() * self.head_dim**-0.5
         return 2 * score * np.abs(self.values[r]).max()
@@ -204,7 +204,7 @@ def test_codes_at_their_limits_do_not_overflow(pool, isa):
 
 
 def test_int8_is_near_the_float32_cache(pool, isa):
-    """The bound is the format's: each number is within half a step of a 127th of its vector's max."""
+    """The format's bound: each number is within half a 127th of its vector's largest."""
     exact, coarse = (World(8, 2, 64, [300], dtype=dtype) for dtype in (c.F32, c.KV_INT8))
     outs = [world.attend(pool, isa, [(0, 250, 300)])[0] for world in (exact, coarse)]
     step = [np.abs(x[0]).max(-1) / 127 for x in (exact.keys, exact.values)]
@@ -216,9 +216,13 @@ def test_int8_is_near_the_float32_cache(pool, isa):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads, kv_heads, num_tokens", [(1, 1, 1), (7, 1, 3), (8, 2, 8), (2, 1, 40)])
+@pytest.mark.parametrize(
+    "heads, kv_heads, num_tokens", [(1, 1, 1), (7, 1, 3), (8, 2, 8), (2, 1, 40)]
+)
 @pytest.mark.parametrize("window", [0, 700])
-def test_split_over_keys_gives_the_same_bits(pools, isa, dtype, heads, kv_heads, num_tokens, window):
+def test_split_over_keys_gives_the_same_bits(
+    pools, isa, dtype, heads, kv_heads, num_tokens, window
+):
     """One long request on several threads is split; on one thread, or beside others, it is not."""
     world = World(heads, kv_heads, 32, [1500, 20], dtype=dtype, window=window)
     chunk = (0, 1500 - num_tokens, 1500)
