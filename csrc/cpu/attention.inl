@@ -15,7 +15,7 @@ template <class V, class Cache>
 struct AttentionUnit {
     static constexpr bool kCodes = kKeyLanes<Cache> == 2;
     static constexpr int kGroup = kGroupRows<V>;
-    static constexpr int64_t kGroupsInPlace = 2;  // more go through a panel
+    static constexpr int64_t kGroupsInPlace = 4;  // more go through a panel
     static constexpr int64_t kVectorsInPlace = 12;
     static constexpr int64_t kPositionsInPlace = 64;
     using Query = typename ScoreSteps<V, Cache>::Query;
@@ -475,7 +475,7 @@ template <class V>
 void merge_attention(const quire_op &op, const Run &run, char *scratch, int64_t first,
                      int64_t last) {
     for (int64_t i = first; i < last; i++) {
-        const int32_t tile = run.split_tiles[i % run.num_split_tiles];
+        const int32_t tile = run.split_tiles[i % run.num_split_tiles].tile;
         AttentionUnit<V, float>(op, run, tile, i / run.num_split_tiles, scratch).merge_all();
     }
 }

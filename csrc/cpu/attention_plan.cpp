@@ -65,7 +65,7 @@ void AttentionPlan::cut_spans(const quire_op &op, int num_threads) {
         if (parts > 1) {
             tile.partials = partial_floats;
             partial_floats += floats;
-            split.push_back(i);
+            split.push_back({i});
         }
         const int64_t size = ceil_div(tile.num_chunks, parts);
         for (int64_t c = 0; c < tile.num_chunks; c += size) {

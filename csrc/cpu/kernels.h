@@ -26,6 +26,11 @@ struct KeySpan {
     int32_t tile, first_chunk, num_chunks;
 };
 
+// A tile that has several spans.
+struct SplitTile {
+    int32_t tile;
+};
+
 // What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
 struct Run {
     const quire_program *program;
@@ -34,7 +39,7 @@ struct Run {
     const int32_t *logit_rows;  // of the piece
     const QueryTile *tiles;
     const KeySpan *spans;
-    const int32_t *split_tiles;  // those with several spans
+    const SplitTile *split_tiles;
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
 

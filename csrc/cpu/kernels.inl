@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "attention_plan.h"
+#include "attention_chunks.h"
 #include "integers.h"
 #include "kernels.h"
 #include "kv_block.h"
