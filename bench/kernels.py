@@ -18,6 +18,7 @@ import numpy as np
 
 from quire.backends.native import library as c
 from quire.backends.native.program import KV_FORMAT_CODES
+from quire.ops.aligned import aligned_zeros
 from quire.ops.kv_cache import KvLayerShape
 
 FORMATS = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16}
@@ -31,7 +32,8 @@ class Machine:
 
     def __init__(self, threads: int, isa: int) -> None:
         self.pool, self.isa = c.ThreadPool(threads), isa
-        self.memory = np.ones(READ_FLOATS, np.float32)
+        self.memory = aligned_zeros(4 * READ_FLOATS).view(np.float32)
+        self.memory[:] = 1
         self.read_rate = self.peak = 0.0
         self.clock = time.thread_time if threads == 1 else time.perf_counter
 
@@ -90,6 +92,13 @@ def bind(
     return call
 
 
+def random_floats(count: int) -> np.ndarray[Any, Any]:
+    """Gaussian activations, as aligned as the engine's arena."""
+    floats = aligned_zeros(4 * count).view(np.float32)
+    floats[:] = np.random.default_rng(0).standard_normal(count)
+    return floats
+
+
 def in_turn(calls: list[Callable[[], None]]) -> Iterator[Callable[[], None]]:
     """Endlessly one after the other."""
     while True:
@@ -101,7 +110,7 @@ def bench_linear(machine: Machine, name: str, m: int, k: int, n: int) -> None:
     dtype = FORMATS[name]
     size = n * k * ITEM_BYTES[dtype]
     weights = machine.memory.view(np.uint8)
-    arena = np.random.default_rng(0).standard_normal(m * (k + n)).astype(np.float32)
+    arena = random_floats(m * (k + n))
     calls = []
     for i in range(max(1, min(32, weights.size // size))):
         op = c.Op(kind=c.OP_LINEAR, num_parts=1)
@@ -128,8 +137,7 @@ def bench_attention(
     block_bytes = KvLayerShape(kv_heads, head_dim).block_bytes(block, name)
     kv = machine.memory.view(np.uint8)
     total = requests * tokens
-    arena = np.random.default_rng(0).standard_normal(2 * total * heads * head_dim)
-    arena = arena.astype(np.float32)
+    arena = random_floats(2 * total * heads * head_dim)
     positions = np.tile(np.arange(context - tokens, context, dtype=np.int32), requests)
     starts = np.arange(0, total + 1, tokens, dtype=np.int32)
     tables = np.arange(blocks, dtype=np.int32).reshape(requests, -1)
@@ -163,9 +171,7 @@ def bench_row_op(
     machine: Machine, name: str, kind: int, rows: int, width: int, streams: int
 ) -> None:
     """An op that does little with each number; the bytes are those of its activations."""
-    arena = (
-        np.random.default_rng(0).standard_normal((streams + 1) * rows * width).astype(np.float32)
-    )
+    arena = random_floats((streams + 1) * rows * width)
     weight = np.ones(width, np.float32)
     op = c.Op(kind=kind, eps=1e-6)
     op.vectors[0] = weight.ctypes.data

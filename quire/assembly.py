@@ -20,6 +20,7 @@ from quire.runtime.load import LoadedModel, load_model
 from quire.runtime.runner import Runner
 from quire.sampling.state import GrammarState
 from quire.sampling_params import StructuredOutput
+from quire.speculative.methods import load_speculator
 from quire.text.grammar import GrammarCompiler
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 from quire.weights.hub import resolve_model
@@ -156,5 +157,6 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         model.fingerprint,
         config.enable_chunked_prefill,
         window=model.spec.window,
+        drafter=load_speculator(config.speculative, config.num_speculative_tokens),
     )
     return Engine(scheduler, Runner(model.executable, model.ropes))

@@ -15,10 +15,12 @@ __all__ = ["EngineConfig", "cache_directory"]
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
-InstructionSet = Literal["auto", "portable", "avx2"]
+InstructionSet = Literal["auto", "portable", "avx2", "avx512", "avx512vnni", "neon"]
 Source = Literal["huggingface", "modelscope"]
+Speculation = Literal["off", "ngram", "suffix"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,10 @@ class EngineConfig:
         metadata={"help": "auto reads the files that are there; dummy draws random weights"},
     )
     dtype: Dtype = field(default="auto", metadata={"help": "format of weights in memory"})
+    quantization: Quantization = field(
+        default="auto",
+        metadata={"help": "int4 or int8 rounds a float checkpoint's matrices while loading"},
+    )
     kv_cache_dtype: KvCacheDtype = field(
         default="auto",
         metadata={"help": "format of the KV cache; auto takes the model's, int8 halves bfloat16"},
@@ -71,6 +77,13 @@ class EngineConfig:
     scheduling_policy: str = field(
         default="fcfs", metadata={"help": "fcfs, priority, shortest_remaining, or an entry point"}
     )
+    speculative: Speculation = field(
+        default="off",
+        metadata={"help": "guess tokens from the text (ngram) and past outputs too (suffix)"},
+    )
+    num_speculative_tokens: int = field(
+        default=8, metadata={"help": "most tokens guessed per request and step"}
+    )
     threads: int | None = field(
         default=None, metadata={"help": "compute threads; default: the cores this process may use"}
     )
@@ -95,7 +108,8 @@ class EngineConfig:
             if getattr(self, name) not in get_args(kind):
                 allowed = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}")
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs"):
+        counts = ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs")
+        for name in (*counts, "num_speculative_tokens"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         for name in ("max_model_len", "kv_cache_memory_bytes", "threads"):
             value = getattr(self, name)
@@ -124,9 +138,11 @@ _CHOICES: Mapping[str, Any] = {
     "source": Source,
     "load_format": LoadFormat,
     "dtype": Dtype,
+    "quantization": Quantization,
     "kv_cache_dtype": KvCacheDtype,
     "backend": BackendName,
     "instruction_set": InstructionSet,
+    "speculative": Speculation,
 }
 
 

@@ -92,12 +92,14 @@ class Engine:
         output = StepOutput()
         updates = list(self.scheduler.expire(now))
         plan = self.scheduler.plan(now)
+        started = self._clock()
         if plan.chunks:
             output = self._run(plan)
+        seconds = self._clock() - started
         for request_id in output.failed:
             failed = self.scheduler.cancel(request_id, "error")
             updates += [failed] if failed is not None else []
-        updates += self.scheduler.commit(plan, output.tokens)
+        updates += self.scheduler.commit(plan, output.tokens, seconds)
         for request_id, found in output.prompt_logprobs.items():
             for position, entry in found.items():
                 self._live[request_id].prompt_logprobs[position] = entry

@@ -106,6 +106,7 @@ class Frontend:
                 deadline=deadline,
                 cache_salt=salt,
                 use_prefix_cache=params.prompt_logprobs is None,
+                allow_drafts=params.structured_outputs is None,
             )
             state = self._state(tokens, params, seed + index, stop, bad_words)
             assembler = OutputAssembler(index, self.tokenizer, tokens, params)

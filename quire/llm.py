@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
-from quire.engine import Event
+from quire.engine import EngineStats, Event
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
 from quire.outputs import CompletionOutput, RequestOutput
@@ -42,6 +42,10 @@ class LLM:
     def info(self) -> ModelInfo:
         """What runs, and the memory budget."""
         return self._assembly.info
+
+    def stats(self) -> EngineStats:
+        """Counts since the start, and gauges now."""
+        return self._engine.stats()
 
     def get_tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""

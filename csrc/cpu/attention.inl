@@ -16,7 +16,7 @@ struct AttentionUnit {
     static constexpr bool kCodes = kKeyLanes<Cache> == 2;
     static constexpr int kGroup = kGroupRows<V>;
     static constexpr int64_t kGroupsInPlace = 4;  // more go through a panel
-    static constexpr int64_t kVectorsInPlace = 12;
+    static constexpr int64_t kVectorsInPlace = 96 / V::kWidth;
     static constexpr int64_t kPositionsInPlace = 64;
     using Query = typename ScoreSteps<V, Cache>::Query;
 

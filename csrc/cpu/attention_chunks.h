@@ -9,7 +9,7 @@ namespace {
 
 constexpr int64_t kTileRows = 96;    // a tile has at most so many rows, or one token
 constexpr int64_t kChunk = 256;      // positions, rounded up to whole blocks
-constexpr int64_t kChunkRoom = 288;  // for blocks of at most 32 tokens
+constexpr int64_t kChunkRoom = 288;  // for blocks of 16, 32 or 48 tokens
 
 QUIRE_INLINE int64_t chunk_positions(int64_t block_tokens) {
     return round_up(kChunk, block_tokens);

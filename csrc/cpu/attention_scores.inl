@@ -5,13 +5,15 @@
 namespace quire {
 namespace {
 
+// So many sums are kept in registers; the others hold what is multiplied.
+template <class V>
+constexpr int kNumSums = V::kRegisters * 3 / 4;
 // So many rows of queries are computed together at most, and so many vectors go beside M of them.
 template <class V>
-constexpr int kGroupRows = V::kTileRows * V::kTileCols / 2;
+constexpr int kGroupRows = kNumSums<V> / 2 < 8 ? kNumSums<V> / 2 : 8;
 template <class V, int M>
 constexpr int vectors_beside() {
-    constexpr int most = V::kTileRows * V::kTileCols / M;
-    return most < 8 ? most : 8;
+    return kNumSums<V> / M < 8 ? kNumSums<V> / M : 8;
 }
 
 template <int N>

@@ -1,45 +1,110 @@
 #include "isa.h"
 
-#if defined(_MSC_VER) && defined(QUIRE_WITH_AVX2)
+#if defined(QUIRE_WITH_AVX2)
+#if defined(_MSC_VER)
 #include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
 #endif
 
 namespace quire {
 namespace {
 
-#if defined(QUIRE_WITH_AVX2) && defined(_MSC_VER)
-bool has_avx2() {
-    int leaf[4];
-    __cpuid(leaf, 0);
-    if (leaf[0] < 7) return false;
-    __cpuid(leaf, 1);
-    const int needed = (1 << 12) | (1 << 27) | (1 << 28) | (1 << 29);  // FMA, OSXSAVE, AVX, F16C
-    if ((leaf[2] & needed) != needed) return false;
-    if ((_xgetbv(0) & 6) != 6) return false;  // the system saves xmm and ymm
-    __cpuidex(leaf, 7, 0);
-    return (leaf[1] & (1 << 5)) != 0;
+#if defined(QUIRE_WITH_AVX2)
+// The words that the CPUID instruction returns.
+struct CpuId {
+    uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+CpuId cpu_id(uint32_t leaf) {
+    CpuId id;
+#if defined(_MSC_VER)
+    int words[4];
+    __cpuidex(words, int(leaf), 0);
+    id = {uint32_t(words[0]), uint32_t(words[1]), uint32_t(words[2]), uint32_t(words[3])};
+#else
+    __cpuid_count(leaf, 0, id.eax, id.ebx, id.ecx, id.edx);
+#endif
+    return id;
 }
-#elif defined(QUIRE_WITH_AVX2)
-// The compiler's test of avx2 includes that the operating system saves the ymm registers.
+
+// Which registers the operating system saves: extended control register 0.
+uint32_t saved_state() {
+#if defined(_MSC_VER)
+    return uint32_t(_xgetbv(0));
+#else
+    uint32_t low, high;
+    asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+#endif
+}
+
+bool has_all(uint32_t bits, uint32_t wanted) {
+    return (bits & wanted) == wanted;
+}
+
 bool has_avx2() {
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+    constexpr uint32_t kAvx2 = 1u << 5, kXmmAndYmm = 0x06;
+    return cpu_id(0).eax >= 7 && has_all(cpu_id(1).ecx, kFma | kOsxsave | kAvx | kF16c) &&
+           has_all(saved_state(), kXmmAndYmm) && has_all(cpu_id(7).ebx, kAvx2);
+}
+
+bool has_avx512() {
+    constexpr uint32_t kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
+    constexpr uint32_t kMasksAndZmm = 0xe0;
+    return has_avx2() && has_all(saved_state(), kMasksAndZmm) &&
+           has_all(cpu_id(7).ebx, kF | kDq | kBw | kVl);
+}
+
+bool has_avx512vnni() {
+    constexpr uint32_t kVnni = 1u << 11;
+    return has_avx512() && has_all(cpu_id(7).ecx, kVnni);
 }
 #endif
 
 }  // namespace
 
 const Kernels *find_kernels(int32_t isa) {
+    switch (isa) {
+        case QUIRE_PORTABLE:
+            return &kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
-    static const bool avx2 = has_avx2();
-    if (isa == QUIRE_AVX2 && avx2) return &kAvx2Kernels;
+        case QUIRE_AVX2: {
+            static const bool can_run = has_avx2();
+            return can_run ? &kAvx2Kernels : nullptr;
+        }
 #endif
-    return isa == QUIRE_PORTABLE ? &kPortableKernels : nullptr;
+#if defined(QUIRE_WITH_AVX512)
+        case QUIRE_AVX512: {
+            static const bool can_run = has_avx512();
+            return can_run ? &kAvx512Kernels : nullptr;
+        }
+#endif
+#if defined(QUIRE_WITH_AVX512VNNI)
+        case QUIRE_AVX512VNNI: {
+            static const bool can_run = has_avx512vnni();
+            return can_run ? &kAvx512VnniKernels : nullptr;
+        }
+#endif
+#if defined(QUIRE_WITH_NEON)
+        case QUIRE_NEON:  // every 64-bit ARM has it
+            return &kNeonKernels;
+#endif
+        default:
+            return nullptr;
+    }
 }
 
 }  // namespace quire
 
+int32_t quire_can_run(int32_t isa) {
+    return quire::find_kernels(isa) != nullptr;
+}
+
 int32_t quire_best_isa(void) {
-    return quire::find_kernels(QUIRE_AVX2) ? QUIRE_AVX2 : QUIRE_PORTABLE;
+    int32_t isa = QUIRE_NEON;  // they stand in order: the last that runs is the best
+    while (!quire_can_run(isa)) isa--;
+    return isa;
 }

@@ -10,7 +10,7 @@
 
 namespace quire {
 
-constexpr int kNumOpKinds = QUIRE_OP_SELECT_ROWS + 1;
+constexpr int kNumOpKinds = QUIRE_OP_QUANTIZE + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
 // chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of
@@ -74,6 +74,7 @@ struct Kernels {
 
     // Multiply-adds on registers only; returns the number of floating-point operations.
     int64_t (*spin_fma)(int64_t iterations, float *sink);
+    int64_t (*spin_int8)(int64_t iterations, float *sink);
     // Reads numbers and adds them up; returns the number of bytes.
     int64_t (*spin_read)(const float *data, int64_t n, float *sink);
 };
@@ -81,6 +82,15 @@ struct Kernels {
 extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
 extern const Kernels kAvx2Kernels;
+#endif
+#if defined(QUIRE_WITH_AVX512)
+extern const Kernels kAvx512Kernels;
+#endif
+#if defined(QUIRE_WITH_AVX512VNNI)
+extern const Kernels kAvx512VnniKernels;
+#endif
+#if defined(QUIRE_WITH_NEON)
+extern const Kernels kNeonKernels;
 #endif
 
 }  // namespace quire

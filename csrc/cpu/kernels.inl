@@ -1,4 +1,4 @@
-// All kernels of one instruction set, from one vector trait.
+// All kernels of one instruction set, from one vector trait and one integer trait.
 //
 // A unit that includes this file may be compiled for a machine that the rest of the library is not:
 // so nothing in it or below may leave a symbol that other units could share.  Everything is in
@@ -10,8 +10,12 @@
 #include "integers.h"
 #include "kernels.h"
 #include "kv_block.h"
+#include "packed.h"
+//
+#include "quantize.inl"
 //
 #include "exp.inl"
+#include "unpack.inl"
 //
 #include "rows.inl"
 //
@@ -26,8 +30,11 @@
 #include "attention_memory.inl"
 //
 #include "attention.inl"
+#include "integer_matmul.inl"
 #include "logits.inl"
 #include "matmul.inl"
+//
+#include "linear.inl"
 #include "spin.inl"
 
 namespace quire {
@@ -41,24 +48,25 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
         default:
-            return 0;
+            return op.quantized ? sizeof(float) * op.in[0].cols : 0;
     }
 }
 
-template <class V>
+template <class V, class Q>
 constexpr Kernels make_kernels() {
     Kernels kernels = {};
     kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
-    kernels.ops[QUIRE_OP_RMS_NORM] = rms_norm<V>;
-    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = add_rms_norm<V>;
+    kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<V, Q, rms_norm<V>>;
+    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<V, Q, add_rms_norm<V>>;
     kernels.ops[QUIRE_OP_ADD] = add<V>;
-    kernels.ops[QUIRE_OP_LINEAR] = linear<V>;
+    kernels.ops[QUIRE_OP_LINEAR] = linear<V, Q>;
     kernels.ops[QUIRE_OP_ROPE] = rope<V>;
     kernels.ops[QUIRE_OP_KV_WRITE] = kv_write<V>;
     kernels.ops[QUIRE_OP_ROPE_KV_WRITE] = rope_kv_write<V>;
     kernels.ops[QUIRE_OP_ATTENTION] = attention<V>;
-    kernels.ops[QUIRE_OP_GATED] = gated<V>;
+    kernels.ops[QUIRE_OP_GATED] = then_quantize<V, Q, gated<V>>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
+    kernels.ops[QUIRE_OP_QUANTIZE] = quantize<V, Q>;
     kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
     kernels.scratch_bytes = scratch_bytes<V>;
@@ -69,6 +77,7 @@ constexpr Kernels make_kernels() {
     kernels.find_all_above = find_all_above<V>;
     kernels.count_before = count_before<V>;
     kernels.spin_fma = spin_fma<V>;
+    kernels.spin_int8 = Q::spin;
     kernels.spin_read = spin_read<V>;
     return kernels;
 }

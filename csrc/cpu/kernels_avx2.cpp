@@ -1,10 +1,11 @@
 // The kernels for x86-64 with AVX2, FMA and F16C.  Only this unit is compiled for those.
+#include "integer_avx2.h"
 #include "vector_avx2.h"
 //
 #include "kernels.inl"
 
 namespace quire {
 
-constexpr Kernels kAvx2Kernels = make_kernels<Avx2Vector>();
+constexpr Kernels kAvx2Kernels = make_kernels<Avx2Vector, Avx2Integer>();
 
 }  // namespace quire

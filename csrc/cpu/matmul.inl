@@ -9,10 +9,19 @@ namespace quire {
 namespace {
 
 // A unit of work: weights that stay in the second-level cache while they meet all rows of a block.
-constexpr int64_t kBlockCols = 24;  // weight rows
-constexpr int64_t kBlockRows = 64;  // activation rows
+constexpr int64_t kBlockCols = 24;            // weight rows
+constexpr int64_t kBlockRows = 64;            // activation rows, fewer where they are long
+constexpr int64_t kBlockFloats = 128 * 1024;  // of these activations
+
+constexpr int kRowsOnce = 3;  // so few rows wait for the weights
 
 constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
+
+// Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
+template <class V>
+constexpr int tile_cols(int rows) {
+    return (V::kRegisters - 1) / (rows + 1) < 4 ? (V::kRegisters - 1) / (rows + 1) : 4;
+}
 
 template <class V, int M, int N>
 struct Tile {
@@ -28,14 +37,15 @@ struct Tile {
 
     template <class LoadX, class LoadW>
     QUIRE_INLINE void add_products(LoadX load_x, LoadW load_w) {
-        typename V::Float x[M];
+        typename V::Float w[N];
         QUIRE_UNROLL
-        for (int m = 0; m < M; m++) x[m] = load_x(m);
+        for (int n = 0; n < N; n++) w[n] = load_w(n);
         QUIRE_UNROLL
-        for (int n = 0; n < N; n++) {
-            const typename V::Float w = load_w(n);
+        for (int m = 0; m < M; m++) {
+            typename V::Float x = load_x(m);
+            V::keep(x);
             QUIRE_UNROLL
-            for (int m = 0; m < M; m++) sums[m][n] = V::fma(x[m], w, sums[m][n]);
+            for (int n = 0; n < N; n++) sums[m][n] = V::fma(x, w[n], sums[m][n]);
         }
     }
 
@@ -46,16 +56,18 @@ struct Tile {
                            int64_t depth, const Weight *next = nullptr) {
         const auto step = [&](int64_t k) {
             add_products([&](int m) { return V::load(x + m * x_stride + k); },
-                         [&](int n) { return V::load(w + n * w_stride + k); });
+                         [&](int n) {
+                             const Weight *from = w + n * w_stride + k;
+                             return M <= kRowsOnce ? V::load_once(from) : V::load(from);
+                         });
         };
         int64_t k = 0;
         if (next) {
-            constexpr int64_t kLine = 64 / sizeof(Weight);
-            for (; k + kLine <= depth; k += kLine, next += N * kLine) {
+            constexpr int64_t kLine = 64 / sizeof(Weight), kShare = N * V::kWidth;
+            for (; k + V::kWidth <= depth; k += V::kWidth) {
                 QUIRE_UNROLL
-                for (int n = 0; n < N; n++) QUIRE_PREFETCH_L2(next + n * kLine);
-                QUIRE_UNROLL
-                for (int64_t i = 0; i < kLine; i += V::kWidth) step(k + i);
+                for (int64_t i = 0; i < kShare; i += kLine) QUIRE_PREFETCH_L2(next + k * N + i);
+                step(k);
             }
         }
         for (; k + V::kWidth <= depth; k += V::kWidth) step(k);
@@ -67,18 +79,21 @@ struct Tile {
 
     // Writes the elements: sums of lanes, plus the bias of their column unless it is null.
     QUIRE_INLINE void finish(const float *bias, float *out, int64_t out_stride) const {
+        float totals[M * N];
+        constexpr int kFours = M * N / 4 * 4;
+        const auto element = [&](int i) { return sums[i / N][i % N]; };
         QUIRE_UNROLL
-        for (int n = 0; n < N; n++) {
-            float totals[M < 4 ? 4 : M];
-            if constexpr (M == 4) {
-                V::sum4(sums[0][n], sums[1][n], sums[2][n], sums[3][n], totals);
-            } else {
-                QUIRE_UNROLL
-                for (int m = 0; m < M; m++) totals[m] = V::sum(sums[m][n]);
-            }
+        for (int i = 0; i < kFours; i += 4) {
+            V::sum4(element(i), element(i + 1), element(i + 2), element(i + 3), totals + i);
+        }
+        QUIRE_UNROLL
+        for (int i = kFours; i < M * N; i++) totals[i] = V::sum(element(i));
+        QUIRE_UNROLL
+        for (int m = 0; m < M; m++) {
             QUIRE_UNROLL
-            for (int m = 0; m < M; m++) {
-                out[m * out_stride + n] = bias ? totals[m] + bias[n] : totals[m];
+            for (int n = 0; n < N; n++) {
+                const float total = totals[m * N + n];
+                out[m * out_stride + n] = bias ? total + bias[n] : total;
             }
         }
     }
@@ -95,6 +110,7 @@ struct Product {
     int64_t out_stride;
 };
 
+// M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
 template <class V, int M, int N, class Weight>
 void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
@@ -104,84 +120,64 @@ void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
-// All rows of N columns.  Five rows go as 3 + 2, which keeps more sums in flight than 4 + 1.
-template <class V, int N, class Weight>
-void product_panel(const Product<Weight> &p, int64_t num_rows, int64_t n) {
-    int64_t m = 0;
-    if constexpr (V::kTileRows == 4) {
-        for (; num_rows - m == 4 || num_rows - m > 6; m += 4) product_tile<V, 4, N>(p, m, n);
-        for (; num_rows - m >= 3; m += 3) product_tile<V, 3, N>(p, m, n);
-    }
-    for (; num_rows - m >= 2; m += 2) product_tile<V, 2, N>(p, m, n);
-    for (; m < num_rows; m++) product_tile<V, 1, N>(p, m, n);
-}
-
-template <class V, int N, class Weight>
-QUIRE_INLINE int64_t product_panels(const Product<Weight> &p, int64_t num_rows, int64_t n,
-                                    int64_t last) {
-    for (; n + N <= last; n += N) product_panel<V, N>(p, num_rows, n);
-    return n;
-}
-
-template <class V, class Weight>
+// The rows are cut into tiles of M rows, or one row less.
+template <class V, int M, class Weight>
 void product_block(const Product<Weight> &p, int64_t num_rows, int64_t first, int64_t last) {
+    constexpr int N = tile_cols<V>(M), kLess = M > 1 ? M - 1 : 1;
+    const int64_t tiles = (num_rows + M - 1) / M;
+    const auto each_tile = [&](auto full, auto less) {
+        for (int64_t i = 0; i < tiles; i++) {
+            const int64_t m = i * num_rows / tiles, rows = (i + 1) * num_rows / tiles - m;
+            rows == M ? full(m) : less(m);
+        }
+    };
     int64_t n = first;
-    if (num_rows <= (V::kTileRows == 4 ? 3 : 1)) {
-        n = product_panels<V, 4>(p, num_rows, n, last);
-    } else {
-        n = product_panels<V, V::kTileCols>(p, num_rows, n, last);
+    for (; n + N <= last; n += N) {
+        each_tile([&](int64_t m) { product_tile<V, M, N>(p, m, n); },
+                  [&](int64_t m) { product_tile<V, kLess, N>(p, m, n); });
     }
-    product_panels<V, 1>(p, num_rows, n, last);
+    for (; n < last; n++) {
+        each_tile([&](int64_t m) { product_tile<V, M, 1>(p, m, n); },
+                  [&](int64_t m) { product_tile<V, kLess, 1>(p, m, n); });
+    }
 }
 
-// Units run over parts, then blocks of columns, then blocks of rows.
-QUIRE_INLINE int64_t num_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, kBlockRows);
+// Chooses the height of the tiles: at most R, and such that all are about as high.
+template <class V, int R, class Weight>
+QUIRE_INLINE void multiply(const Product<Weight> &p, int64_t num_rows, int64_t height,
+                           int64_t first, int64_t last) {
+    if constexpr (R > 1) {
+        if (height < R) return multiply<V, R - 1>(p, num_rows, height, first, last);
+    }
+    product_block<V, R>(p, num_rows, first, last);
 }
 
-int64_t linear_units(const quire_op &op, const Run &run) {
-    int64_t units = 0;
-    for (int i = 0; i < op.num_parts; i++) units += num_units(op.parts[i], run.num_rows);
-    return units;
+QUIRE_INLINE int64_t block_rows(const quire_matrix &part) {
+    const int64_t fit = kBlockFloats / (part.cols + 1) / 8 * 8;
+    return fit < 16 ? 16 : smaller(fit, kBlockRows);
+}
+
+// Units run over blocks of columns, then blocks of rows.
+QUIRE_INLINE int64_t float_units(const quire_matrix &part, int64_t num_rows) {
+    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, block_rows(part));
 }
 
 template <class V, class Weight>
-void linear_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
-                 int64_t last_unit) {
+void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
+                int64_t last_unit) {
     const quire_matrix &matrix = op.parts[part];
-    const int64_t row_blocks = ceil_div(run.num_rows, kBlockRows);
+    const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
-        const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * kBlockRows;
+        const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
         const Product<Weight> product = {
             run.row(op.in[0], m), op.in[0].stride,
             matrix.cols,          static_cast<const Weight *>(matrix.data),
             op.vectors[part],     run.row(op.out[0], m) + column,
             op.out[0].stride};
-        product_block<V>(product, smaller(run.num_rows - m, kBlockRows), n,
-                         smaller(n + kBlockCols, matrix.rows));
-    }
-}
-
-template <class V>
-void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
-    int64_t start = 0, column = 0;  // of the part
-    for (int i = 0; i < op.num_parts; i++) {
-        const int64_t end = start + num_units(op.parts[i], run.num_rows);
-        const int64_t from = larger(first, start) - start, to = smaller(last, end) - start;
-        if (from < to) {
-            switch (op.parts[i].dtype) {
-                case QUIRE_F32:
-                    linear_part<V, float>(op, run, i, column, from, to);
-                    break;
-                case QUIRE_F16:
-                    linear_part<V, Half>(op, run, i, column, from, to);
-                    break;
-                default:
-                    linear_part<V, BFloat16>(op, run, i, column, from, to);
-            }
-        }
-        start = end;
-        column += op.parts[i].rows;
+        const int64_t num_rows = smaller(run.num_rows - m, most_rows);
+        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, V::kTileRows));
+        multiply<V, V::kTileRows>(product, num_rows, height, n,
+                                  smaller(n + kBlockCols, matrix.rows));
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include "attention_plan.h"
 #include "isa.h"
+#include "packed.h"
 #include "rope_angles.h"
 #include "sampler.h"
 #include "thread_pool.h"
@@ -12,6 +13,7 @@
 namespace quire {
 namespace {
 
+constexpr int32_t kLanes = 16;  // of the widest instruction set: a block holds whole vectors
 constexpr int64_t kInlineFloats = 16384;  // less work than that is not worth a second thread
 constexpr int64_t kWeightBytesPerChunk = 64 * 1024;
 
@@ -63,7 +65,11 @@ class Walk {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
         const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
-        if (op.kind == QUIRE_OP_ATTENTION && !plan_attention(op)) return QUIRE_NO_MEMORY;
+        if (op.kind == QUIRE_OP_ATTENTION) {
+            const int32_t size = program_.block_tokens;
+            if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
+            if (!plan_attention(op)) return QUIRE_NO_MEMORY;
+        }
         if (!pool_.reserve_scratch(kernels_.scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
         int64_t units, grain;
         plan_units(op, &units, &grain);
@@ -108,7 +114,7 @@ class Walk {
             *units = kernels_.linear_units(op, run_);
             int64_t bytes = 0;
             for (int i = 0; i < op.num_parts; i++) {
-                bytes += op.parts[i].rows * op.parts[i].cols * (op.parts[i].dtype ? 2 : 4);
+                bytes += matrix_bytes(op.parts[i]);
             }
             const int64_t per_unit = 1 + bytes / (*units ? *units : 1);
             *grain = kWeightBytesPerChunk / per_unit;
@@ -130,6 +136,7 @@ class Walk {
             case QUIRE_OP_ROPE_ANGLES:
                 return 16;
             case QUIRE_OP_GATED:
+            case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:
             case QUIRE_OP_ROPE_KV_WRITE:
                 return 4;

@@ -33,8 +33,12 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
             return embedding_rows<V, float>(op, run, first, last);
         case QUIRE_F16:
             return embedding_rows<V, Half>(op, run, first, last);
-        default:
+        case QUIRE_BF16:
             return embedding_rows<V, BFloat16>(op, run, first, last);
+        default:
+            for (int64_t t = first; t < last; t++) {
+                unpack_row(op.parts[0], run.step->token_ids[t], run.row(op.out[0], t));
+            }
     }
 }
 

@@ -2,10 +2,13 @@
 //
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   Float                     kWidth floats
-//   kTileRows x kTileCols     accumulators of the matrix kernel that fit the registers
+//   kTileRows                 activation rows that the matrix kernel takes at once
+//   kRegisters                how many values of type Float the processor holds
 //   load, store               unaligned, from and to float, Half and BFloat16; load from Code8
+//   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
+//   keep                      keeps a in a register: else it may be read again at each use
 //   max(a, b)                 b where a or b is not a number
 //   fma(a, b, c)              a * b + c, rounded once or twice, but always the same way
 //   sum, sum4                 all lanes in one fixed tree; sum4 does four vectors at a time
@@ -32,7 +35,7 @@ namespace {
 
 struct PortableVector {
     static constexpr int kWidth = 8;
-    static constexpr int kTileRows = 2, kTileCols = 2;
+    static constexpr int kTileRows = 2, kRegisters = 8;
 
     struct Float {
         float lane[8];
@@ -52,6 +55,10 @@ struct PortableVector {
         return out;
     }
     template <class T>
+    static QUIRE_INLINE Float load_once(const T *from) {
+        return load(from);
+    }
+    template <class T>
     static QUIRE_INLINE Float load_partial(const T *from, int64_t n) {
         Float out;
         QUIRE_LANES out.lane[i] = i < n ? to_float(from[i]) : 0.0f;
@@ -65,6 +72,8 @@ struct PortableVector {
     static QUIRE_INLINE void store_partial(T *to, const Float &a, int64_t n) {
         for (int64_t i = 0; i < n; i++) from_float(a.lane[i], to + i);
     }
+
+    static QUIRE_INLINE void keep(Float &) {}
 
     static QUIRE_INLINE Float add(const Float &a, const Float &b) {
         Float out;

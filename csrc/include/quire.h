@@ -28,12 +28,18 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 1
+#define QUIRE_ABI_VERSION 3
 #define QUIRE_MAX_PARTS 4
 
-enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2 };
+enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
-enum quire_isa { QUIRE_PORTABLE = 0, QUIRE_AVX2 = 1 };
+enum quire_isa {
+    QUIRE_PORTABLE = 0,
+    QUIRE_AVX2 = 1,
+    QUIRE_AVX512 = 2,
+    QUIRE_AVX512VNNI = 3,
+    QUIRE_NEON = 4
+};
 enum quire_status {
     QUIRE_OK = 0,
     QUIRE_BAD_OP = 1,
@@ -42,7 +48,8 @@ enum quire_status {
     QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
 };
 
-/* Every activation is float32. */
+/* Every activation is float32, unless an op quantizes it: then a row stands as csrc/cpu/packed.h
+ * says, in 10 floats per block of 32 columns. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
     QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
@@ -51,7 +58,8 @@ enum quire_op_kind {
     QUIRE_OP_ADD_RMS_NORM = 2, /* out1 = in0 + in1; out0 = rms_norm(out1) */
     QUIRE_OP_ADD = 3,          /* out0 = in0 + in1 */
     QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
-                                  (vectors[i] may be NULL: no bias) */
+                                  (vectors[i] may be NULL: no bias); parts in integers read a quantized
+                                  in0, all of them or none */
     QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
                                   sine and cosine accurate to float32 */
@@ -61,20 +69,24 @@ enum quire_op_kind {
     QUIRE_OP_KV_WRITE = 7, /* stores keys in0 and values in1 [T, K*D] at the tokens' positions */
     QUIRE_OP_ROPE_KV_WRITE = 8, /* out0 = rope(in0, `heads` heads); kv_write(rope(in1, `kv_heads`
                                    heads), in2); in3 holds the angles */
-    QUIRE_OP_ATTENTION = 9,   /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
+    QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
                                  all.  Query head h reads kv head h / (heads / kv_heads). */
-    QUIRE_OP_GATED = 10,      /* out0 = activation(in0) * in1 */
-    QUIRE_OP_SELECT_ROWS = 11 /* out0[s] = in0[logit_rows[s]] */
+    QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
+    QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
+    QUIRE_OP_QUANTIZE = 12     /* out0 = in0 in int8, a scale for each block of 32 columns */
 };
 
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
 
-/* A row-major matrix [rows, cols] of weights, at least 4-byte aligned. */
+/* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
+ * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
+ * of 32. */
 typedef struct {
     const void *data;
     int64_t rows, cols;
     int32_t dtype;
+    int32_t group_size, has_zero_points;
     int32_t reserved;
 } quire_matrix;
 
@@ -94,6 +106,8 @@ typedef struct {
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
+    int32_t quantized; /* of rms_norm, add_rms_norm and gated: out0 is quantized as well */
+    int32_t reserved;
 } quire_op;
 
 typedef struct quire_pool quire_pool;
@@ -104,12 +118,13 @@ typedef struct quire_pool quire_pool;
  * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
  *
  * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in, a multiple
- * of 4; there stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is a
- * multiple of 8, at most 32.  QUIRE_KV_INT8 stores codes -127 .. 127: keys as [K][D / 2][B][2] (D
- * rounded up to even, the last code of an odd D is 0), values as [K][B][D], then float32 scales of
- * the keys [K][B] and of the values [K][B].  A vector x is stored as codes round(x / a * 127), a =
- * max |x|, and scale a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who
- * see it become NaN.
+ * of 4; there stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is 16,
+ * 32 or 48.  QUIRE_KV_INT8 stores codes -127 .. 127: keys as [K][D / 2][B][2] (D rounded up to even,
+ * the last code of an odd D is 0), values as [K][B][D], then float32 scales of the keys [K][B] and of
+ * the values [K][B].  A vector x is stored as codes round(x / a * 127), a = max |x|, and scale
+ * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
+ *
+ * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */
 typedef struct {
     const quire_op *body, *head;
@@ -183,7 +198,10 @@ typedef struct {
  * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
 QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
 
-/* The best instruction set this CPU and operating system can run. */
+/* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
+QUIRE_API int32_t quire_can_run(int32_t isa);
+
+/* The one of them to choose. */
 QUIRE_API int32_t quire_best_isa(void);
 
 /* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.
@@ -202,12 +220,22 @@ QUIRE_API int32_t quire_sample(quire_pool *pool, int32_t isa, float *logits, int
                                int32_t vocab_size, int32_t num_rows, const quire_sample_row *rows,
                                quire_sample_result *results);
 
+/* Quantizes a float matrix to the nearest codes and packs them: symmetric, the
+ * scale of a group is its number of largest magnitude / -8 in 4 bits, its largest magnitude / 127
+ * in 8.  `to` says the format, where the packed matrix stands, and its rows and columns, which are
+ * those of `from`.  A number that is not finite makes its group's scale NaN. */
+QUIRE_API int32_t quire_pack(quire_pool *pool, const quire_matrix *from, const quire_matrix *to);
+
+/* The size of a matrix; 0 for a format that does not exist. */
+QUIRE_API int64_t quire_matrix_bytes(const quire_matrix *matrix);
+
 /* For measurements; the caller takes the time.  Each runs on all threads of the pool: reading count
  * floats (returns the bytes read), multiply-adds on registers (returns the floating-point
- * operations done), and empty parallel jobs (returns their number). */
+ * operations done), the same in 8-bit integers, and empty parallel jobs (returns their number). */
 QUIRE_API int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data,
                                      int64_t count);
 QUIRE_API int64_t quire_measure_fma(quire_pool *pool, int32_t isa, int64_t iterations);
+QUIRE_API int64_t quire_measure_int8(quire_pool *pool, int32_t isa, int64_t iterations);
 QUIRE_API int64_t quire_measure_barriers(quire_pool *pool, int64_t count);
 
 #ifdef __cplusplus

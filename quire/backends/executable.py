@@ -17,7 +17,7 @@ __all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
 
 
 class StoredWeight(Protocol):
-    """A tensor as the checkpoint stores it: `data` carries dtype "F32", "F16" or "BF16"."""
+    """A tensor in memory: `data` carries the dtype "F32", "F16", "BF16", "INT4" or "INT8"."""
 
     @property
     def dtype(self) -> str: ...

@@ -72,8 +72,11 @@ def _machine() -> Iterator[Finding]:
     everything = os.cpu_count() or machine.cores
     yield Finding("processor", machine.processor)
     yield Finding("features", " ".join(_cpu_features()) or "unknown")
-    limited = "" if machine.cores == everything else f" of {everything}: affinity or a quota"
-    yield Finding("cores", f"{machine.cores}{limited}")
+    limited = f" of {everything}: shared cores, affinity or a quota"
+    yield Finding("cores", f"{machine.cores}{'' if machine.cores == everything else limited}")
+    if machine.numa_nodes > 1:
+        cure = "numactl --cpunodebind=0 --membind=0 quire serve ... keeps to one of them"
+        yield Finding("memory nodes", f"{machine.numa_nodes}, which threads use alike", cure)
     limit = machine.memory_limit
     container = "no container limit" if limit is None else f"container limit {_gib(limit)}"
     free, total = _gib(machine.free_memory), _gib(machine.total_memory)
@@ -123,14 +126,15 @@ def _is_installed(name: str) -> bool:
 def _library() -> Finding:
     """The native library: whether it loads, and what its kernels will use here."""
     try:
-        from quire.backends.native.library import ISA_NAMES, best_isa
+        from quire.backends.native.library import ISA_NAMES, available_isas, best_isa
 
         best = ISA_NAMES[best_isa()]
+        others = ", ".join(ISA_NAMES[isa] for isa in available_isas())
     except (QuireError, ImportError) as error:
         return Finding(
             "kernels", str(error), "pip install . in a checkout, with a C++ compiler", True
         )
-    return Finding("kernels", f"native library built; will use {best} of {', '.join(ISA_NAMES)}")
+    return Finding("kernels", f"native library built; will use {best} of {others}")
 
 
 def _compiler() -> Finding:

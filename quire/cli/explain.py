@@ -20,7 +20,7 @@ __all__ = ["add_arguments", "run"]
 
 CONTEXT, TOKENS = 1024, 512
 MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
-FORMAT_OPTIONS = ("dtype", "kv_cache_dtype", "block_size", "backend")
+FORMAT_OPTIONS = ("dtype", "kv_cache_dtype", "block_size", "backend", "instruction_set")
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -78,7 +78,7 @@ def _backend(config: EngineConfig) -> Backend:
         return ReferenceBackend()
     from quire.backends.native.program import NativeBackend
 
-    return NativeBackend()
+    return NativeBackend(config.instruction_set)
 
 
 def _directory(config: EngineConfig) -> Path:

@@ -61,6 +61,11 @@ class Limits:
         missing = -(-tokens // self.block_tokens) - num_passed - num_held
         return max(0, min(missing, self.num_blocks_at_once - num_held))
 
+    def num_blocks_reserved(self, request: Request) -> int:
+        """The same for a request that runs."""
+        passed = request.num_passed
+        return self.num_blocks_ahead(request, passed, len(request.block_table) - passed)
+
     def refuse_full(self, num_waiting: int) -> None:
         """Raise QueueFullError where one more waiting request would be too many."""
         if self.max_queued is not None and num_waiting >= self.max_queued:

@@ -12,11 +12,13 @@ __all__ = ["Chunk", "Plan", "Update"]
 class Chunk:
     """The tokens of one request that this step computes.
 
-    tokens: the known tokens at positions start .. start + len(tokens) - 1.
+    tokens: for positions start .. start + len(tokens) - 1: known ones, then num_drafts guesses.
     block_table: block ids that cover every position below start + len(tokens); the scheduler owns
     it and only appends while the request holds its blocks, so a reader may keep what it has read.
     Leading entries are NO_BLOCK, or become so, where no token of this chunk or a later one sees.
     samples: the last token here is the last one known, so the step yields the next token.
+    samples: the last token known is among them, so the step yields the next token, and one more for
+    each guess that turns out right.
     output_index: how many tokens the request had generated before this step.
     """
 
@@ -26,6 +28,7 @@ class Chunk:
     block_table: Sequence[int]
     samples: bool
     output_index: int
+    num_drafts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Plan:
 
 
 Sampled = Mapping[str, Sequence[int]]
-"""What a run gives back: request id → the new tokens, one without speculation."""
+"""What a run gives back: request id → the new tokens: the guesses that were right, and one more."""
 
 
 @dataclass(frozen=True, slots=True)

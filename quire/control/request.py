@@ -31,8 +31,9 @@ class Request:
     cache_salt: bytes that set this request's cached blocks apart (adapter, rope class, tenant).
     use_prefix_cache: False computes every prompt token (prompt logprobs need them all); the blocks
     it fills may still serve others.
+    allow_drafts: False computes one new token a step (a grammar moves token by token).
 
-    The fields below `use_prefix_cache` belong to the scheduler.  order: position in submission
+    The fields below `allow_drafts` belong to the scheduler.  order: position in submission
     order.  queued_since: when it last began to wait.  block_table: block ids that cover the
     computed positions; replaced, never cut, when the blocks are given up.  num_passed: its leading
     entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
@@ -49,6 +50,7 @@ class Request:
     deadline: float | None = None
     cache_salt: bytes = b""
     use_prefix_cache: bool = True
+    allow_drafts: bool = True
 
     tokens: list[int] = field(init=False)
     num_prompt: int = field(init=False)

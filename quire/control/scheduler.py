@@ -6,6 +6,7 @@ from typing import Any
 
 from quire.control.blocks import BlockPool
 from quire.control.deadlines import Deadlines
+from quire.control.drafting import Drafter, Drafting
 from quire.control.limits import Limits
 from quire.control.plan import Chunk, Plan, Sampled, Update
 from quire.control.policy import Policy, fcfs
@@ -47,6 +48,7 @@ class Scheduler:
     max_queued: most waiting requests, None for no limit.  fingerprint: see PrefixCache.
     enable_chunked_prefill: False computes every prompt in one plan.  window: a token sees that many
     positions at most, in every layer, so blocks behind it are given back; None: it sees all.
+    drafter: guesses tokens, which the step computes and checks beside the known ones; see Drafting.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Scheduler:
         enable_chunked_prefill: bool = True,
         lookahead_tokens: int = 64,
         window: int | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         self.limits = Limits(
             num_blocks,
@@ -87,6 +90,7 @@ class Scheduler:
         self._open: Plan | None = None
         self._planned: list[Request] = []  # of the open plan, in the order of its chunks
         self._now = 0.0
+        self._drafting = Drafting(drafter, self.limits, self._pool)
         self._step = self._num_submitted = self._num_preemptions = self._num_wasted_tokens = 0
 
     @property
@@ -139,17 +143,19 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
         if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
-            self._admit_waiting(chunks, budget)
+            budget = self._admit_waiting(chunks, budget)
+        self._drafting.extend(chunks, self._planned, self._running, budget)
         self._step += 1
         self._open = Plan(self._step, tuple(chunks))
         return self._open
 
-    def commit(self, plan: Plan, sampled: Sampled) -> tuple[Update, ...]:
+    def commit(self, plan: Plan, sampled: Sampled, seconds: float = 0.0) -> tuple[Update, ...]:
         """Take in what a run computed; `sampled` has tokens for each chunk that samples.
 
         Several tokens for one request are taken in order up to the first that finishes it.  A
         request that is over since the plan was made is skipped, even if its id is in use again.
         It reads the plan and the requests planned, nothing that a later plan would change.
+        seconds: how long the run took, 0 if nobody looked.
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
@@ -157,16 +163,20 @@ class Scheduler:
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
             if request.state is not RequestState.RUNNING:
                 continue
-            end = chunk.start + len(chunk.tokens)
+            end = chunk.start + len(chunk.tokens) - chunk.num_drafts
+            new_tokens = sampled.get(request.id, ()) if chunk.samples else ()
+            tokens, finish = request.accept(new_tokens) if chunk.samples else ((), None)
+            # A right guess is in the cache; a wrong one is not counted and will be overwritten.
+            end += min(self._drafting.count(chunk, request, new_tokens), len(tokens))
             self._num_wasted_tokens += request.advance(chunk.start, end)
             self._prefix.publish(request, chunk.start, end)
             self._release_passed(request)
             if not chunk.samples:
                 continue
-            tokens, finish = request.accept(sampled.get(request.id, ()))
             assert tokens or finish, f"no token was sampled for request {request.id!r}"
             report = self._finish if finish else Request.update
             updates.append(report(request, tokens, finish))
+        self._drafting.observe(plan.num_tokens, seconds)
         return tuple(updates)
 
     def stats(self) -> SchedulerStats:
@@ -187,6 +197,9 @@ class Scheduler:
             prefix_query_tokens=self._prefix.num_query_tokens,
             prefix_hit_tokens=self._prefix.num_hit_tokens,
             num_wasted_tokens=self._num_wasted_tokens,
+            num_drafts=self._drafting.num_drafts,
+            num_draft_tokens=self._drafting.num_draft_tokens,
+            num_accepted_tokens=self._drafting.num_accepted_tokens,
         )
 
     def check(self) -> None:
@@ -249,15 +262,12 @@ class Scheduler:
         table[start:passed] = [NO_BLOCK] * (passed - start)
         request.num_passed = passed
 
-    def _num_blocks_ahead(self, request: Request) -> int:
-        return self.limits.num_blocks_ahead(request, request.num_passed, len(request.held_blocks))
-
     # The waiting requests.
 
-    def _admit_waiting(self, chunks: list[Chunk], budget: int) -> None:
-        """Start waiting requests in order until one does not fit."""
+    def _admit_waiting(self, chunks: list[Chunk], budget: int) -> int:
+        """Start waiting requests in order until one does not fit; return the budget left."""
         limits = self.limits
-        spare = self._pool.num_free - sum(map(self._num_blocks_ahead, self._running))
+        spare = self._pool.num_free - sum(map(limits.num_blocks_reserved, self._running))
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             request = self._waiting.first
             hits = self._prefix.find(request)
@@ -269,9 +279,10 @@ class Scheduler:
             spare -= limits.num_blocks_ahead(request, passed, len(held))
             spare -= self._pool.count_free(held)
             if spare < 0 or not whole:
-                return
+                break
             self._start(request, hits, passed)
             budget -= self._schedule(request, wanted, chunks)
+        return budget
 
     def _start(self, request: Request, hits: list[int], passed: int) -> None:
         """Move a waiting request to the running ones, with the blocks found in the cache."""
@@ -295,6 +306,7 @@ class Scheduler:
             self._give_up_blocks(request)
         request.state = RequestState.FINISHED
         del self._requests[request.id]
+        self._drafting.finish(request)
         return request.update(tokens, finish)
 
     def _give_up_blocks(self, request: Request) -> None:

@@ -16,6 +16,8 @@ class SchedulerStats:
     oldest_wait_s: how long the oldest waiting request had been queued at the last plan.
     num_preemptions, prefix_query_tokens, prefix_hit_tokens (both at first admission only) and
     num_wasted_tokens (computed more than once, because of preemption) are totals.
+    num_drafts, num_draft_tokens, num_accepted_tokens are totals too: how often tokens were guessed,
+    how many, and how many of them were right.
     """
 
     num_running: int
@@ -30,3 +32,6 @@ class SchedulerStats:
     prefix_query_tokens: int
     prefix_hit_tokens: int
     num_wasted_tokens: int
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0

@@ -52,14 +52,14 @@ def plan_buffers(graph: Graph, max_rows: Mapping[Rows, int]) -> BufferPlan:
                 tensors[value] = Tensor(base.offset + start, base.stride, value.width)
                 continue
             offset, end = free.take(_floats(value, max_rows), end)
-            tensors[value] = Tensor(offset, value.width, value.width)
+            tensors[value] = Tensor(offset, value.floats, value.width)
         for value in ending[index]:
             free.give(tensors[value].offset, _floats(value, max_rows))
     return BufferPlan(tensors, end)
 
 
 def _floats(value: Value, max_rows: Mapping[Rows, int]) -> int:
-    size = value.width * max_rows[value.rows]
+    size = value.floats * max_rows[value.rows]
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

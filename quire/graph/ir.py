@@ -9,17 +9,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quire.ops.op import Op, Rows
+from quire.ops.quantize import quantized_floats
 
 __all__ = ["Graph", "GraphBuilder", "Node", "Value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A float32 matrix that one op makes and others read; `rows` says what it has one row for."""
+    """A float32 matrix that one op makes and others read; `rows` says what it has one row for.
+
+    quantized: rounded to int8 in blocks of columns, and stored so by backends that can.
+    """
 
     name: str
     rows: Rows
     width: int
+    quantized: bool = False
+
+    @property
+    def floats(self) -> int:
+        """The room of one row, in float32."""
+        return quantized_floats(self.width) if self.quantized else self.width
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from quire.graph.buffers import BufferPlan, Tensor, plan_buffers
@@ -10,6 +10,7 @@ from quire.graph.ir import Graph, Node
 from quire.graph.lower import lower
 from quire.graph.optimize import optimize
 from quire.graph.passes.decompose import decompose
+from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.selection import Columns
 
@@ -53,10 +54,17 @@ class Program:
 
 
 def compile_program(
-    spec: ModelSpec, limits: StepLimits, has_body: Callable[[Node], bool]
+    spec: ModelSpec,
+    limits: StepLimits,
+    has_body: Callable[[Node], bool],
+    integer_weights: Collection[str] = (),
 ) -> Program:
-    """Lower the spec, run the passes, take apart what the backend cannot run, place the values."""
-    graph = decompose(optimize(lower(spec)), has_body)
+    """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
+
+    integer_weights: names of the matrices whose inputs are to be quantized.
+    """
+    graph = quantize_inputs(lower(spec), integer_weights)
+    graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]
 

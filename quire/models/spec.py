@@ -143,6 +143,13 @@ class ModelSpec:
         """Every weight by name, in order of use; a tied head appears once."""
         return {weight.name: weight for weight in self._walk()}
 
+    def linears(self) -> Iterator[Linear]:
+        """Every linear layer, in order of use."""
+        for block in self.blocks:
+            a, mlp = block.attention, block.mlp
+            yield from (a.query, a.key, a.value, a.output, mlp.gate, mlp.up, mlp.down)
+        yield self.head
+
     @property
     def num_parameters(self) -> int:
         """Elements in all weights."""

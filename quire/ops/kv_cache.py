@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quire.ops.aligned import aligned_zeros
 from quire.ops.number_formats import FORMATS, from_float32, storage_dtype, to_float32
 
 __all__ = [
@@ -58,7 +59,7 @@ class KvLayerShape:
 class KvLayout:
     """Where every cached key and value stands.
 
-    format: one of KV_FORMATS.  block_tokens: B, a multiple of 8, at most 32.
+    format: one of KV_FORMATS.  block_tokens: B; the native backend takes 16, 32 and 48.
     """
 
     layers: tuple[KvLayerShape, ...]
@@ -99,7 +100,7 @@ class KvCache:
     def __init__(self, layout: KvLayout, num_blocks: int) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        self.arena = np.zeros(num_blocks * layout.bytes_per_block, np.uint8)
+        self.arena = aligned_zeros(num_blocks * layout.bytes_per_block)
         self.layer_offsets = layout.layer_offsets(num_blocks)
 
     def write(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -86,8 +86,15 @@ class FusedOp(ABC):
     body for the fused op.
     """
 
-    num_inputs: ClassVar[int]
-    num_outputs: ClassVar[int]
+    @property
+    @abstractmethod
+    def num_inputs(self) -> int:
+        """How many values it reads."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """How many values it makes."""
 
     @property
     @abstractmethod

@@ -100,7 +100,10 @@ def build_inputs(
 
 
 def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, SampleRow]]:
-    """The positions of a chunk whose logits are wanted, in order: prompt rows, then the sample."""
+    """The positions of a chunk whose logits are wanted: prompt rows, then the samples.
+
+    A chunk that samples has one row for its last known token and one for each guess behind it.
+    """
     state, wanted = request.state, []
     if request.wants_prompt_logprobs:
         num_logprobs = state.params.prompt_logprobs
@@ -110,7 +113,11 @@ def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, Sampl
             target = int(state.prompt[position + 1])
             wanted.append((position, SampleRow(state, num_logprobs, target)))
     if chunk.samples:
-        logprobs = state.params.logprobs
-        row = SampleRow(state, -1 if logprobs is None else logprobs)
-        wanted.append((chunk.start + len(chunk.tokens) - 1, row))
+        num_logprobs = -1 if state.params.logprobs is None else state.params.logprobs
+        num_known = len(chunk.tokens) - chunk.num_drafts
+        guesses = chunk.tokens[num_known:]
+        state.guess(guesses)
+        for place, guess in enumerate((*guesses, -1)):
+            row = SampleRow(state, num_logprobs, num_guesses=place, guess=guess)
+            wanted.append((chunk.start + num_known - 1 + place, row))
     return wanted

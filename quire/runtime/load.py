@@ -22,6 +22,7 @@ from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.quantize import integer_weights, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
@@ -77,12 +78,19 @@ def load_model(config: EngineConfig) -> LoadedModel:
     checkpoint = _open(config, spec, directory)
     spec = _tie_missing_head(spec, checkpoint)
     weights = _in_dtype(_read_weights(checkpoint, spec), config.dtype)
-    backend = ReferenceBackend() if config.backend == "reference" else NativeBackend()
+    threads = config.threads or machine.cores
+    if config.quantization != "auto":
+        kept = None if config.load_format == "dummy" else directory
+        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+    integers = integer_weights(weights)
+    backend = _backend(config)
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
-        limits = StepLimits(tokens, min(config.max_num_seqs, MAX_LOGIT_ROWS, tokens))
-        return compile_program(spec, limits, lambda node: backend.declines(node) is None)
+        per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
+        logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
+        limits = StepLimits(tokens, logit_rows)
+        return compile_program(spec, limits, lambda node: backend.declines(node) is None, integers)
 
     memory = plan_memory(
         config,
@@ -98,7 +106,6 @@ def load_model(config: EngineConfig) -> LoadedModel:
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):
-        threads = config.threads or machine.cores
         executable = NativeExecutable(
             program, weights, cache, ropes.arrays, threads, config.instruction_set
         )
@@ -120,6 +127,12 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
         KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
     )
     return KvLayout(layers, config.block_size, name)
+
+
+def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:
+    if config.backend == "reference":
+        return ReferenceBackend()
+    return NativeBackend(config.instruction_set)
 
 
 def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
@@ -158,5 +171,6 @@ def _convert(weight: RawTensor, dtype: str, stored_as: str) -> RawTensor:
 
 
 def _fingerprint(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> bytes:
-    facts: list[Any] = [repr(spec), config.model, config.revision, config.dtype, layout.format]
+    facts: list[Any] = [repr(spec), config.model, config.revision, config.dtype]
+    facts += [config.quantization, layout.format]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()

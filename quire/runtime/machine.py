@@ -11,27 +11,35 @@ __all__ = ["Machine", "inspect_machine"]
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+DEVICES = Path("/sys/devices/system")
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Cores and memory this process may use, limits of its control group included; bytes."""
+    """Cores and memory this process may use, limits of its control group included; bytes.
+
+    cores: physical ones; two threads that share one add little to arithmetic or to memory traffic.
+    """
 
     processor: str
     cores: int
+    numa_nodes: int
     total_memory: int
     free_memory: int
     memory_limit: int | None
 
 
-def inspect_machine(cgroup: Path = CGROUP, proc: Path = PROC) -> Machine:
+def inspect_machine(cgroup: Path = CGROUP, proc: Path = PROC, devices: Path = DEVICES) -> Machine:
     """Read the machine's resources now."""
     total, free = _meminfo(proc)
     limits = [found for group in _groups(cgroup, proc, "memory") if (found := _memory(group))]
     for limit, used in limits:
         free = min(free, max(limit - used, 0))
     least = min((limit for limit, _ in limits), default=None)
-    return Machine(_processor_name(proc), _cores(cgroup, proc), total, free, least)
+    cpus = _cpus()
+    cores = max(1, min([_physical_cores(cpus, devices), *_quotas(cgroup, proc)]))
+    nodes = _numa_nodes(cpus, devices)
+    return Machine(_processor_name(proc), cores, nodes, total, free, least)
 
 
 def _groups(cgroup: Path, proc: Path, controller: str) -> list[Path]:
@@ -51,11 +59,41 @@ def _groups(cgroup: Path, proc: Path, controller: str) -> list[Path]:
     return [*found, cgroup, cgroup / controller]
 
 
-def _cores(cgroup: Path, proc: Path) -> int:
-    """Cores in the affinity mask, at most the smallest quota of a control group, at least one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quotas = [found for group in _groups(cgroup, proc, "cpu") if (found := _quota(group))]
-    return max(1, min([cores or 1, *quotas]))
+def _cpus() -> set[int]:
+    """The logical processors of the affinity mask, which the cpuset of a control group narrows."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: set[int], devices: Path) -> int:
+    """Cores that these logical processors belong to; where the system does not say, one each."""
+    siblings = set()
+    for cpu in cpus:
+        topology = devices / "cpu" / f"cpu{cpu}" / "topology"
+        shared = _read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list")
+        siblings.add(shared or str(cpu))
+    return len(siblings)
+
+
+def _numa_nodes(cpus: set[int], devices: Path) -> int:
+    """Memory nodes that these logical processors are next to, at least one."""
+    nodes = (_cpu_list(_read(path) or "") for path in (devices / "node").glob("node*/cpulist"))
+    return max(1, sum(bool(cpus & node) for node in nodes))
+
+
+def _cpu_list(text: str) -> set[int]:
+    """The kernel's way to write a set: "0-3,8"."""
+    found: set[int] = set()
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def _quotas(cgroup: Path, proc: Path) -> list[int]:
+    """Whole cores that each control group above this process grants, where one has a limit."""
+    return [found for group in _groups(cgroup, proc, "cpu") if (found := _quota(group))]
 
 
 def _quota(group: Path) -> int | None:

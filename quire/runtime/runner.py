@@ -9,7 +9,7 @@ from quire.control.plan import Plan
 from quire.outputs import TokenLogprobs
 from quire.runtime.inputs import RunningRequest, build_inputs
 from quire.runtime.rope_tables import RopeTables
-from quire.sampling.state import SamplingState
+from quire.sampling.state import SampledRow, SampleRow, SamplingState
 
 __all__ = ["Runner", "StepOutput"]
 
@@ -30,7 +30,12 @@ class StepOutput:
 
 
 class Runner:
-    """Holds the sampling states and rope rows of running requests; has no policy."""
+    """Holds the sampling states and rope rows of running requests; has no policy.
+
+    Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
+    tokens are taken up to the first that differs from the guess, so they, and their
+    log-probabilities, are those of one step each.
+    """
 
     def __init__(self, executable: Executable, ropes: RopeTables) -> None:
         self.executable = executable
@@ -55,17 +60,26 @@ class Runner:
         for row in inputs.rows:
             row.refresh_mask()
         output = StepOutput()
+        ended: set[str] = set()  # requests whose guesses were wrong, or are used up
         sampled = self.executable.run(inputs.batch, inputs.rows)
         for row, result, owner in zip(inputs.rows, sampled, inputs.owners, strict=True):
             request_id, position = owner
             if row.target >= 0:
                 assert result.logprobs is not None
                 output.prompt_logprobs.setdefault(request_id, {})[position + 1] = result.logprobs
-            elif result.token < 0:
-                output.failed.append(request_id)
-            else:
-                row.state.append(result.token)
-                output.tokens[request_id] = [result.token]
-                if result.logprobs is not None:
-                    output.logprobs[request_id] = [result.logprobs]
+            elif request_id not in ended:
+                _take(request_id, row, result, output)
+                if result.token != row.guess:
+                    ended.add(request_id)
         return output
+
+
+def _take(request_id: str, row: SampleRow, result: SampledRow, output: StepOutput) -> None:
+    """Note what a row drew, which stands behind nothing but output."""
+    if result.token >= 0:
+        row.state.append(result.token)
+        output.tokens.setdefault(request_id, []).append(result.token)
+        if result.logprobs is not None:
+            output.logprobs.setdefault(request_id, []).append(result.logprobs)
+    elif request_id not in output.tokens:  # else the next step finds nothing to choose from either
+        output.failed.append(request_id)

@@ -45,27 +45,31 @@ def _sample_row(logits: Float32, row: SampleRow) -> SampledRow:
     if row.target >= 0:
         token = row.target if row.target < len(logits) else -1
     else:
-        token = _choose(adjust_logits(logits, row.state), row.state)
+        token = _choose(adjust_logits(logits, row.state, row.num_guesses), row)
     if row.num_logprobs < 0 or token < 0:
         return SampledRow(token)
     return SampledRow(token, _describe(logits, token, row.num_logprobs))
 
 
-def _choose(logits: Float32, state: SamplingState) -> int:
+def _choose(logits: Float32, row: SampleRow) -> int:
     """The next token, or -1 when no logit is a number above minus infinity."""
-    params = state.params
+    params = row.state.params
     if not (logits > -np.inf).any():
         return -1
     if params.temperature == 0.0:
         return int(np.nanargmax(logits))
     weights = softmax_weights(logits, params.temperature)
     kept = truncate(logits, weights, params.min_p, params.top_k, params.top_p)
-    return draw(np.where(kept, weights, 0.0), uniform(state.seed, state.num_output))
+    return draw(np.where(kept, weights, 0.0), uniform(row.state.seed, row.output_index))
 
 
-def adjust_logits(logits: Float32, state: SamplingState) -> Float32:
-    """A copy of the logits [V] with masks, bias and penalties; unknown token ids are ignored."""
+def adjust_logits(logits: Float32, state: SamplingState, num_guesses: int = 0) -> Float32:
+    """A copy of the logits [V] with masks, bias and penalties; unknown token ids are ignored.
+
+    num_guesses: how many of the guesses behind the output count as output.
+    """
     params, size = state.params, len(logits)
+    output = state.output_with_guesses(num_guesses)
     out = logits.copy()
     if state.mask is not None:
         words = state.mask.view(np.uint32)
@@ -74,13 +78,13 @@ def adjust_logits(logits: Float32, state: SamplingState) -> Float32:
         others = np.ones(size, bool)
         others[_known(state.allowed, size)] = False
         out[others] = -np.inf
-    if state.num_output < params.min_tokens:
+    if len(output) < params.min_tokens:
         out[_known(state.forbidden, size)] = -np.inf
-    out[_known(_ends_of_bad_words(state), size)] = -np.inf
+    out[_known(_ends_of_bad_words(state, output), size)] = -np.inf
     for token, bias in zip(state.bias_ids, state.bias, strict=True):
         if token < size:
             out[token] += bias
-    return _penalize(out, state)
+    return _penalize(out, state, output)
 
 
 def _known(tokens: Iterable[int] | Integers, size: int) -> Integers:
@@ -88,9 +92,9 @@ def _known(tokens: Iterable[int] | Integers, size: int) -> Integers:
     return array[(array >= 0) & (array < size)]
 
 
-def _ends_of_bad_words(state: SamplingState) -> list[int]:
+def _ends_of_bad_words(state: SamplingState, generated: Integers) -> list[int]:
     """The last token of each bad word whose other tokens are the end of the output."""
-    ends, flat, output = [], state.bad_words.tolist(), state.output.tolist()
+    ends, flat, output = [], state.bad_words.tolist(), generated.tolist()
     while flat:
         word, flat = flat[1 : 1 + flat[0]], flat[1 + flat[0] :]
         start = len(output) - (len(word) - 1)
@@ -99,9 +103,9 @@ def _ends_of_bad_words(state: SamplingState) -> list[int]:
     return ends
 
 
-def _penalize(logits: Float32, state: SamplingState) -> Float32:
+def _penalize(logits: Float32, state: SamplingState, generated: Integers) -> Float32:
     params = state.params
-    output = _known(state.output, len(logits))
+    output = _known(generated, len(logits))
     seen = np.union1d(output, _known(state.prompt, len(logits)))
     penalty = np.float32(params.repetition_penalty)
     if penalty != 1:

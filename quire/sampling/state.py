@@ -72,15 +72,29 @@ class SamplingState:
         """Where the generated tokens stand; it changes only when `native` is reset."""
         return int(self._output.ctypes.data)
 
+    def guess(self, tokens: Sequence[int]) -> None:
+        """Write guesses behind the output, for rows that are sampled as if they were right."""
+        end = self.num_output + len(tokens)
+        self._reserve(end)
+        self._output[self.num_output : end] = tokens
+
+    def output_with_guesses(self, num_guesses: int) -> Int32:
+        """The output and the first guesses behind it."""
+        return self._output[: self.num_output + num_guesses]
+
     def append(self, token: int) -> None:
         """Note a generated token and move the grammar past it."""
-        if self.num_output == len(self._output):
-            self._output = np.concatenate([self._output, np.zeros_like(self._output)])
-            self.native = None
+        self._reserve(self.num_output + 1)
         self._output[self.num_output] = token
         self.num_output += 1
         if self.grammar is not None:
             self.grammar.accept(token)
+
+    def _reserve(self, size: int) -> None:
+        if size > len(self._output):
+            grown = np.zeros(max(size, 2 * len(self._output)), np.int32)
+            grown[: len(self._output)] = self._output
+            self._output, self.native = grown, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +103,20 @@ class SampleRow:
 
     target < 0: draw the next token.  target >= 0: draw nothing, report on that token (the next
     token of the prompt).  num_logprobs < 0: report no log-probabilities.
+    num_guesses: how many guessed tokens stand before the one drawn, as if they were output.
+    guess: what was guessed to be drawn, -1 for nothing.
     """
 
     state: SamplingState
     num_logprobs: int = -1
     target: int = -1
+    num_guesses: int = 0
+    guess: int = -1
+
+    @property
+    def output_index(self) -> int:
+        """The place in the output of the token that is drawn."""
+        return self.state.num_output + self.num_guesses
 
     def refresh_mask(self) -> None:
         """Ask the grammar which tokens may come next; none, if it turns out to be too complex."""

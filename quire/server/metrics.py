@@ -93,6 +93,9 @@ class ServerMetrics:
         self._hits = count("prefix_cache_hits", "Prompt tokens found in the cache.")
         self._preemptions = count("num_preemptions", "Times a request lost its KV blocks.")
         self._wasted = count("wasted_tokens", "Tokens computed again after a preemption.")
+        self._drafts = count("spec_decode_num_drafts", "Times that tokens were guessed.")
+        self._drafted = count("spec_decode_num_draft_tokens", "Tokens guessed.")
+        self._accepted = count("spec_decode_num_accepted_tokens", "Guessed tokens that were right.")
         self._steps = count("engine_steps", "Steps of the engine.")
         info, config = self._engine.info, self._engine.config
         self.registry.gauge(
@@ -115,6 +118,9 @@ class ServerMetrics:
         self._hits.set(scheduler.prefix_hit_tokens)
         self._preemptions.set(scheduler.num_preemptions)
         self._wasted.set(scheduler.num_wasted_tokens)
+        self._drafts.set(scheduler.num_drafts)
+        self._drafted.set(scheduler.num_draft_tokens)
+        self._accepted.set(scheduler.num_accepted_tokens)
         self._steps.set(stats.num_steps)
 
 

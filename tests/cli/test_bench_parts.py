@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from quire.cli.bench.client import Outcome
 from quire.cli.bench.datasets import Dataset
+from quire.cli.bench.drafts import DraftCounts
 from quire.cli.bench.figures import METRICS, Distribution, Figures, percentile
 from quire.cli.bench.latency import Iteration, LatencyBench, summarize
 from quire.cli.bench.load import arrival_times
@@ -212,3 +213,23 @@ def test_throughput_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Throughput: " in out and " output tokens/s" in out
     result = json.loads(path.read_text())
     assert (result["num_prompt_tokens"], result["num_output_tokens"]) == (15, 24)
+
+
+def test_drafts_of_a_server_are_told_by_its_metrics() -> None:
+    text = "\n".join(
+        f'{prefix}spec_decode_{name}_total{{model_name="a b",engine="{engine}"}} {value}'
+        for name, value in (("num_drafts", 4), ("num_draft_tokens", 20), ("num_accepted_tokens", 5))
+        for prefix, engine in (("vllm:", "0"), ("vllm:", "1"))
+    )
+    noise = '# HELP spec_decode_num_drafts_total Drafts.\nx{a="spec_decode_num_drafts_total"} 3'
+    found = DraftCounts.of_metrics(f"{noise}\n{text}\n") - DraftCounts(1, 4, 1)
+    assert found == DraftCounts(7, 36, 9)
+    assert dict(found.rows())["Acceptance rate (%):"] == 25.0
+    assert found.as_json() == {
+        "spec_decode_acceptance_rate": 25.0,
+        "spec_decode_acceptance_length": 1 + 9 / 7,
+        "spec_decode_num_drafts": 7,
+        "spec_decode_draft_tokens": 36,
+        "spec_decode_accepted_tokens": 9,
+    }
+    assert DraftCounts().as_json() == {} and not list(DraftCounts().rows())

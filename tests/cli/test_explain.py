@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from quire.backends.native.library import ISA_NAMES, available_isas
 from quire.cli.main import main
 from quire.config import EngineConfig
 from quire.graph.explain import BodyChoice, Explanation, Step, Work, explain
@@ -92,9 +93,15 @@ def test_group_work_counts_every_layer() -> None:
 
 def test_passes_are_those_that_ran() -> None:
     names = [run.name for run in explained(spec_of()).passes]
-    assert names == ["merge_matmuls", "fuse_residual_norm", "fuse_rope_kv_write", "decompose"]
+    assert names == [
+        "merge_matmuls",
+        "fuse_residual_norm",
+        "fuse_rope_kv_write",
+        "fuse_quantize",
+        "decompose",
+    ]
     *fusing, last = explained(spec_of()).passes
-    assert all(run.after < run.before for run in fusing)
+    assert all(run.after <= run.before for run in fusing)
     assert last.before == last.after
 
 
@@ -138,6 +145,14 @@ def test_command_shows_native_kernels(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["explain", "demo", "--context", "10", "--tokens", "20"]) == 0
     out = capsys.readouterr().out
     assert "native" in out and "decode, 10 seen" in out and "prefill, 20 tokens" in out
+
+
+def test_command_shows_the_chosen_instruction_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "demo", "--instruction-set", "portable"]) == 0
+    assert "native portable" in capsys.readouterr().out
+    foreign = "avx2" if "neon" in map(ISA_NAMES.__getitem__, available_isas()) else "neon"
+    assert main(["explain", "demo", "--instruction-set", foreign]) == 1
+    assert f"'{foreign}' cannot run on this machine" in capsys.readouterr().err
 
 
 def test_sizes_beyond_the_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,8 @@ def run_worlds(first: int, count: int) -> Counter[str]:
         totals["preemptions"] += stats.num_preemptions
         totals["wasted tokens"] += stats.num_wasted_tokens
         totals["computed tokens"] += sum(life.request.num_peak for life in world.lives)
+        totals["drafted tokens"] += stats.num_draft_tokens
+        totals["accepted tokens"] += stats.num_accepted_tokens
         totals["prefix hit tokens"] += stats.prefix_hit_tokens
         totals["blocks passed"] += world.num_passed
         totals["long requests"] += sum(

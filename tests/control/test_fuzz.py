@@ -14,3 +14,4 @@ def test_random_worlds(first):
     for event in ("preemptions", "wasted tokens", "prefix hit tokens", "aborted", "refused",
                   "blocks passed", "long requests", "hits behind a window"):  # fmt: skip
         assert totals[event] > 0, f"worlds without {event} prove nothing about them"
+    assert totals["drafted tokens"] > totals["accepted tokens"] > 0

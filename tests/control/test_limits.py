@@ -74,9 +74,7 @@ def test_a_full_queue_refuses():
 
 def test_blocks_ahead_count_known_tokens_and_lookahead_up_to_the_end():
     each = request(4, 8)
-    assert limits().num_blocks_ahead(each, 0, len(each.block_table)) == 2  # 4 known + 3 ahead
-    assert (
-        limits(lookahead_tokens=99).num_blocks_ahead(each, 0, len(each.block_table)) == 3
-    )  # never past 12
+    assert limits().num_blocks_reserved(each) == 2  # 4 known + 3 ahead
+    assert limits(lookahead_tokens=99).num_blocks_reserved(each) == 3  # never past 12
     each.block_table = [0]
-    assert limits().num_blocks_ahead(each, 0, len(each.block_table)) == 1
+    assert limits().num_blocks_reserved(each) == 1

@@ -9,9 +9,8 @@ must equal that of the request alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from quire.control.plan import Chunk, Plan, Update
 from quire.control.policy import POLICIES
@@ -83,8 +82,50 @@ def expected(
     raise AssertionError("unreachable")
 
 
+class FakeDrafter:
+    """Guesses what it looks up in the truth, often spoilt from some place on.
+
+    truth: all output of a request.  right: the chance of each guess to stay right.
+    """
+
+    def __init__(
+        self, random: random.Random, right: float, truth: Callable[[Request], Sequence[int]]
+    ) -> None:
+        self.random = random
+        self.right = right
+        self.truth = truth
+        self.started: set[Request] = set()
+        self.num_wrong = self.num_right = 0
+
+    def propose(self, requests: Sequence[Request], num_tokens: int, room: int) -> list[list[int]]:
+        drafts = []
+        for request in requests:
+            assert request.allow_drafts
+            self.started.add(request)
+            draft = list(self.truth(request)[request.num_output :][: self.random.randint(0, 7)])
+            for place in range(len(draft)):
+                if self.random.random() >= self.right:
+                    draft[place] = (draft[place] + 1) % VOCABULARY
+            draft = draft[:room]
+            drafts.append(draft)
+            room -= len(draft)
+        return drafts
+
+    def note(self, request: Request, num_drafted: int, num_accepted: int) -> None:
+        assert request in self.started
+        assert 0 <= num_accepted <= num_drafted > 0
+        self.num_right += num_accepted
+        self.num_wrong += num_drafted - num_accepted
+
+    def observe(self, num_tokens: int, seconds: float) -> None:
+        assert num_tokens > 0 and seconds == 0.5
+
+    def finish(self, request: Request) -> None:
+        self.started.discard(request)
+
+
 class FakeModel:
-    """Runs plans over slots of numbers; `num_drafts` more tokens than one may come per request.
+    """Runs plans over slots of numbers.
 
     window: how many positions a token sees, its own included; it reads no others.
     """
@@ -95,10 +136,11 @@ class FakeModel:
         self.slots = [0] * (num_blocks * block_tokens)
         self.pending: list[tuple[int, int]] = []
 
-    def run(self, chunk: Chunk, request: Request, num_drafts: int) -> list[int]:
+    def run(self, chunk: Chunk, request: Request) -> list[int]:
         """The next tokens of a chunk if it samples, else []; its values stay aside until `write`.
 
-        So no chunk sees what another one of the same step computes.
+        So no chunk sees what another one of the same step computes.  Wrong guesses leave their
+        values behind like right ones.
         """
         assert len(chunk.block_table) * self.block_tokens >= chunk.start + len(chunk.tokens)
         salt, window = request.cache_salt, self.window
@@ -106,14 +148,20 @@ class FakeModel:
         values = [0] * first  # nobody sees these
         values += [self.slots[self._slot(chunk, at)] for at in range(first, chunk.start)]
         state = state_of(salt, values, window)
+        guessed_from = chunk.start + len(chunk.tokens) - chunk.num_drafts
+        right, yielded = chunk.samples, list[int]()
         for at, token in enumerate(chunk.tokens, chunk.start):
+            if at >= guessed_from:
+                right = right and yielded[-1] == token
             if window is not None:
                 state = state_of(salt, values, window)
             values.append(hash((state, token)))
             self.pending.append((self._slot(chunk, at), values[-1]))
             state = hash((state, values[-1]))
-        tokens = alone(salt, values, state, request.stop, chunk.output_index, window)
-        return list(islice(tokens, 1 + num_drafts)) if chunk.samples else []
+            if right and at + 1 >= guessed_from:
+                num_output = chunk.output_index + len(yielded)
+                yielded.append(next(alone(salt, values, state, request.stop, num_output, window)))
+        return yielded
 
     def _slot(self, chunk: Chunk, position: int) -> int:
         block = chunk.block_table[position // self.block_tokens]
@@ -138,6 +186,7 @@ class Life:
     output: list[int] = field(default_factory=list)
     ends: list[tuple[str, int | None]] = field(default_factory=list)
     cancelled: bool = False
+    truth: list[int] = field(default_factory=list)
 
 
 class World:
@@ -155,6 +204,8 @@ class World:
         if self.window is not None and at_once <= num_blocks and chunked:
             self.capacity *= 2  # a request longer than the pool
         self.policy = rng.choice(sorted(POLICIES))
+        right = rng.choice([None, None, 0.0, 0.7, 1.0])
+        self.drafter = None if right is None else FakeDrafter(rng, right, self._truth)
         self.scheduler = Scheduler(
             num_blocks,
             self.block_tokens,
@@ -167,10 +218,10 @@ class World:
             enable_chunked_prefill=chunked,
             lookahead_tokens=rng.choice([0, 0, 0, 1, 4, 64]),
             window=self.window,
+            drafter=self.drafter,
         )
         self.model = FakeModel(num_blocks, self.block_tokens, self.window)
         self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
-        self.num_drafts = rng.choice([0, 0, 3])
         self.hurry = rng.random() < 0.2
         self.meddle = rng.choice([0.0, 0.0, 0.01, 0.06])
         self.lives: list[Life] = []
@@ -202,13 +253,12 @@ class World:
         sampled = {}
         self._meddle(now)
         for chunk in plan.chunks:
-            drafts = self.random.randint(0, self.num_drafts)
-            tokens = self.model.run(chunk, owners[chunk.request_id].request, drafts)
+            tokens = self.model.run(chunk, owners[chunk.request_id].request)
             if chunk.samples:
                 sampled[chunk.request_id] = tokens
         self.model.write()
         self._meddle(now)
-        updates = scheduler.commit(plan, sampled)
+        updates = scheduler.commit(plan, sampled, 0.5 if plan.chunks else 0.0)
         self._check_window()
         for update in updates:
             assert self.live[update.request_id] is owners[update.request_id], "a stale update"
@@ -247,9 +297,11 @@ class World:
             deadline=now + rng.randint(1, 80) if self.hurry and rng.random() < 0.5 else None,
             cache_salt=rng.choice([b"", b"", b"tenant"]),
             use_prefix_cache=rng.random() < 0.9,
+            allow_drafts=rng.random() < 0.8,
         )
         self.births += 1
-        return Life(request, prompt, (POLICIES[self.policy](request), self.births))
+        truth = expected(request, prompt, self.window)[0]
+        return Life(request, prompt, (POLICIES[self.policy](request), self.births), truth=truth)
 
     def _meddle(self, now: int) -> None:
         """End what is due; sometimes cancel a request, sometimes use its id again at once."""
@@ -264,6 +316,10 @@ class World:
         assert self.scheduler.cancel(name) is None
         if self.random.random() < 0.5:
             self._submit(name, now)
+
+    def _truth(self, request: Request) -> list[int]:
+        assert self.live[request.id].request is request
+        return self.live[request.id].truth
 
     def _tokens(self, count: int) -> list[int]:
         return [self.random.randrange(VOCABULARY) for _ in range(count)]
@@ -291,9 +347,13 @@ class World:
             assert names[0] == min(before, key=scheduler._rank).id, "the most urgent pauses"
         for chunk in plan.chunks:
             request = self.live[chunk.request_id].request
-            end = chunk.start + len(chunk.tokens)
-            assert chunk.tokens == request.tokens[chunk.start : end]
+            num_known = len(chunk.tokens) - chunk.num_drafts
+            end = chunk.start + num_known
+            assert chunk.tokens[:num_known] == request.tokens[chunk.start : end]
             assert chunk.samples == (end == len(request.tokens))
+            if chunk.num_drafts:
+                assert chunk.samples and request.allow_drafts and num_known > 0
+                assert end + chunk.num_drafts < request.max_len, "guesses that nothing follows"
             assert chunk.output_index == request.num_output
             if not limits.enable_chunked_prefill:
                 assert end >= request.num_prompt, "a prompt in parts"
@@ -316,6 +376,10 @@ class World:
         assert not self.live and not len(scheduler._waiting) and not scheduler._running
         stats = scheduler.stats()
         assert stats.num_free_blocks == scheduler.limits.num_blocks, "a block leaked"
+        if self.drafter is not None:
+            assert not self.drafter.started, "the drafter still follows what is over"
+            assert stats.num_accepted_tokens == self.drafter.num_right
+            assert stats.num_draft_tokens == self.drafter.num_right + self.drafter.num_wrong
         for life in self.lives:
             self._check_life(life)
         self._check_waste()
@@ -329,6 +393,7 @@ class World:
         else:
             assert life.output == output, f"{life.request.id}: {life.output} is not {output}"
             assert life.ends == [(reason, stop_reason)]
+        assert life.request.num_peak <= len(life.request.tokens), "computed more than is known"
         cached = life.request.num_cached_tokens
         assert cached < life.request.num_prompt
         assert life.request.use_prefix_cache or not cached

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from quire.control.drafting import Drafter
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
@@ -40,6 +41,7 @@ class Circumstances:
     prefix_caching: bool = False
     chunked_prefill: bool = True
     lookahead_tokens: int = 0
+    drafter: Callable[[], Drafter] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Job:
     seed: int
     arrival: int = 0
     forbidden: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -71,6 +74,8 @@ class Run:
     num_preemptions: int
     num_hit_tokens: int
     num_steps: int
+    num_drafted: int
+    num_accepted: int
 
 
 def random_model(architecture: str, dtype: str = "float32", **changes: Any) -> Loaded:
@@ -108,6 +113,7 @@ class Bench:
             enable_chunked_prefill=world.chunked_prefill,
             lookahead_tokens=world.lookahead_tokens,
             window=spec.window,
+            drafter=None if world.drafter is None else world.drafter(),
         )
         return Engine(scheduler, Runner(executable, ropes))
 
@@ -131,7 +137,14 @@ class Bench:
             engine.scheduler.check()
         stats = engine.stats().scheduler
         assert stats.num_used_blocks == 0
-        return Run(answers, stats.num_preemptions, stats.prefix_hit_tokens, step)
+        return Run(
+            answers,
+            stats.num_preemptions,
+            stats.prefix_hit_tokens,
+            step,
+            stats.num_draft_tokens,
+            stats.num_accepted_tokens,
+        )
 
     def alone(self, job: Job) -> Answer:
         """The answer to one job that has a roomy engine for itself."""
@@ -148,7 +161,7 @@ class Bench:
             cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
             use_prefix_cache=params.prompt_logprobs is None,
         )
-        state = SamplingState(job.prompt, params, job.seed, job.forbidden)
+        state = SamplingState(job.prompt, params, job.seed, job.forbidden, job.bad_words)
         engine.submit(request, state)
 
 

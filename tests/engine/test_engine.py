@@ -19,7 +19,7 @@ from quire.runtime.runner import Runner
 from quire.sampling.state import SamplingState
 from quire.sampling_params import SamplingParams
 from tests.engine.driving import Bench, Circumstances, Job, random_model
-from tests.models.computing import Loaded, bind, kv_cache, need
+from tests.models.computing import ISAS, Loaded, bind, kv_cache, need
 
 LLAMA = random_model("LlamaForCausalLM")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6)
@@ -248,7 +248,7 @@ def poisoned(loaded: Loaded, token: int) -> Loaded:
     return Loaded(loaded.spec, {**loaded.weights, name: replace(weight, data=data)})  # type: ignore[type-var]
 
 
-@pytest.mark.parametrize("backend", ["native-portable", "native-avx2"])
+@pytest.mark.parametrize("backend", ISAS)
 def test_nan_stays_with_its_request(backend: str) -> None:
     """Beside it in one batch, and after it in the blocks of the cache that it leaves behind."""
     need(backend)

@@ -24,7 +24,7 @@ from tests.engine.driving import (
     random_jobs,
     random_model,
 )
-from tests.models.computing import need
+from tests.models.computing import ISAS, need, why_missing
 
 MODELS: Mapping[str, dict[str, Any]] = {
     "llama": {"architecture": "LlamaForCausalLM"},
@@ -55,7 +55,6 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "rope_scaling": {"type": "dynamic", "factor": 4.0},
     },
 }
-ISAS = ("native-portable", "native-avx2")
 KV_FORMAT = {
     "int8 cache": "int8",
     "int8 cache, window, odd sizes": "int8",
@@ -276,17 +275,18 @@ def test_the_comparison_can_fail() -> None:
 
 
 @each_model
-def test_both_instruction_sets_and_the_reference_agree_closely(name: str) -> None:
+def test_all_instruction_sets_and_the_reference_agree_closely(name: str) -> None:
     """Bits may differ between them, log-probabilities by rounding only."""
-    need("native-avx2")
     job = Job(tuple(range(40)), SamplingParams(max_tokens=1, prompt_logprobs=0, logprobs=0), 1)
-    answers = [bench(name, backend).alone(job) for backend in (*ISAS, "reference")]
+    backends = [isa for isa in (*ISAS, "reference") if not why_missing(isa)]
+    answers = [bench(name, backend).alone(job) for backend in backends]
     found = [
         [next(iter(entry.values())).logprob for entry in answer.prompt_logprobs or () if entry]
         for answer in answers
     ]
+    *natives, reference = found
+    assert natives and len(reference) == 39
     # Rounding may bring a number to the next one of the cache's format.
     atol = {"float32": 1e-4, "int8": 1e-2}.get(KV_FORMAT.get(name, "float32"), 2e-3)
-    np.testing.assert_allclose(found[0], found[2], atol=atol)
-    np.testing.assert_allclose(found[1], found[2], atol=atol)
-    assert len(found[0]) == 39
+    for native in natives:
+        np.testing.assert_allclose(native, reference, atol=atol)

@@ -27,7 +27,8 @@ from quire.weights.loader import load_weights
 
 Float32 = npt.NDArray[np.float32]
 
-BACKENDS = ("reference", "native-portable", "native-avx2")
+ISAS = tuple(f"native-{isa}" for isa in library.ISA_NAMES)
+BACKENDS = ("reference", *ISAS)
 LIMITS = StepLimits(tokens=64, logit_rows=8)
 
 
@@ -37,7 +38,7 @@ def why_missing(backend: str) -> str:
     if backend == "reference":
         return ""
     isa = backend.removeprefix("native-")
-    can_run = library.ISA_NAMES.index(isa) <= library.best_isa()
+    can_run = library.ISA_NAMES.index(isa) in library.available_isas()
     return "" if can_run else f"this processor has no {isa}"
 
 

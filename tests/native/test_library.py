@@ -16,6 +16,7 @@ from quire.backends.native import library as c
 from quire.errors import ConfigError, EngineError
 
 ROOT = Path(__file__).parents[2]
+AVX512 = ["-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 needs_nm = pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
 
 
@@ -42,7 +43,13 @@ def test_nothing_is_exported_but_the_c_interface():
 @needs_nm
 @pytest.mark.parametrize(
     "unit, options",
-    [("Portable", []), ("Avx2", ["-mavx2", "-mfma", "-mf16c"])],
+    [
+        ("Portable", []),
+        ("Avx2", ["-mavx2", "-mfma", "-mf16c"]),
+        ("Avx512", AVX512),
+        ("Avx512Vnni", [*AVX512, "-mavx512vnni"]),
+        ("Neon", []),
+    ],
 )
 def test_a_unit_of_kernels_shares_no_symbols(tmp_path, unit, options):
     """A weak symbol of such a unit may replace the same function of the baseline units.
@@ -50,11 +57,11 @@ def test_a_unit_of_kernels_shares_no_symbols(tmp_path, unit, options):
     Built without optimisation, so that no such symbol hides by being inlined.
     """
     compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
-    if options and c.best_isa() == c.PORTABLE:
-        pytest.skip("not built on this machine")
+    if c.ISA_NAMES.index(unit.lower()) not in c.available_isas():
+        pytest.skip(f"this machine does not run {unit}")
     out = tmp_path / "unit.o"
     command = [compiler, "-std=c++17", "-O0", "-fno-exceptions", "-fvisibility=hidden", *options]
-    command += ["-DQUIRE_WITH_AVX2", "-I", ROOT / "csrc/include"]
+    command += [f"-DQUIRE_WITH_{unit.upper()}", "-I", ROOT / "csrc/include"]
     source = ROOT / f"csrc/cpu/kernels_{unit.lower()}.cpp"
     subprocess.run([*command, "-c", source, "-o", out], check=True)
     found = symbols(out)
@@ -85,6 +92,37 @@ def test_another_version_is_refused(monkeypatch):
     monkeypatch.undo()
     c.load.cache_clear()
     c.load()
+
+
+def test_a_library_without_a_function_is_refused_as_another_version(monkeypatch):
+    monkeypatch.setattr(c, "_declare", lambda library: library.no_such_function)
+    monkeypatch.setattr(c, "ABI_VERSION", 77)
+    c.load.cache_clear()
+    with pytest.raises(ConfigError, match="built from other sources"):
+        c.load()
+    monkeypatch.undo()
+    c.load.cache_clear()
+
+
+def test_a_big_endian_machine_is_refused(monkeypatch):
+    monkeypatch.setattr(c.sys, "byteorder", "big")
+    c.load.cache_clear()
+    with pytest.raises(ConfigError, match="little-endian machines only"):
+        c.load()
+    monkeypatch.undo()
+    c.load.cache_clear()
+
+
+def test_instruction_sets_by_name():
+    assert c.available_isas()[0] == c.PORTABLE
+    assert c.choose_isa("auto") == c.best_isa() == max(c.available_isas())
+    for isa, name in enumerate(c.ISA_NAMES):
+        if isa in c.available_isas():
+            assert c.choose_isa(name) == isa
+        else:
+            with pytest.raises(ConfigError, match=f"'{name}' cannot run on this machine"):
+                c.choose_isa(name)
+    assert [c.load().quire_can_run(isa) for isa in (-1, 4, 99)] == [0, 0, 0]
 
 
 def test_a_missing_library_says_how_to_build_it(monkeypatch):

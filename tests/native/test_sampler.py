@@ -131,6 +131,25 @@ def test_equals_the_reference(problem, isa):
     expect_same_logprobs(mine.logprobs, expected.logprobs, num_logprobs)
 
 
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(), data=st.data())
+def test_guesses_count_as_output(problem, data):
+    """A row behind guesses equals, to the bit, the row of a request that generated them."""
+    logits, made, num_logprobs = problem
+    guesses = data.draw(st.lists(st.integers(0, min(len(logits), 4)), min_size=1, max_size=20))
+    made.guess(guesses)
+    rows = [SampleRow(made, num_logprobs, num_guesses=i) for i in range(len(guesses) + 1)]
+    same = np.stack([logits] * len(rows))
+    by_sampler = [sample, reference.sample_rows]
+    found = [each(same, rows) for each in by_sampler]
+    for count in range(len(rows)):
+        if count:
+            made.append(guesses[count - 1])
+        row = SampleRow(made, num_logprobs)
+        for each, results in zip(by_sampler, found, strict=True):
+            assert repr(results[count]) == repr(each(logits[None], [row])[0])
+
+
 def expect_same_logprobs(mine, expected, num_logprobs):
     if expected is None:
         assert mine is None

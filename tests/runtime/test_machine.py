@@ -21,16 +21,16 @@ flags\t\t: fpu avx2
 
 
 @pytest.fixture
-def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+def trees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path, Path]:
     """A control group tree and a /proc of a machine with 8 cores, 16 GiB, 8 GiB available."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     write(tmp_path / "proc" / "meminfo", MEMINFO)
     write(tmp_path / "proc" / "cpuinfo", CPUINFO)
     (tmp_path / "cgroup").mkdir()
-    return tmp_path / "cgroup", tmp_path / "proc"
+    return tmp_path / "cgroup", tmp_path / "proc", tmp_path / "devices"
 
 
-Trees = tuple[Path, Path]
+Trees = tuple[Path, Path, Path]
 
 
 def write(path: Path, text: object) -> None:
@@ -64,7 +64,7 @@ def test_this_machine() -> None:
 
 
 def test_without_any_files_a_guess_is_made(tmp_path: Path) -> None:
-    machine = inspect_machine(tmp_path / "none", tmp_path / "none")
+    machine = inspect_machine(*[tmp_path / "none"] * 3)
     assert machine.cores >= 1 and machine.processor
     assert machine.free_memory == machine.total_memory // 2 > 0
 
@@ -91,7 +91,7 @@ def test_an_old_kernel_without_available_memory(trees: Trees) -> None:
 def test_a_limit_on_the_container(
     trees: Trees, version: int, limit: int, used: int, inactive: int, free: int
 ) -> None:
-    cgroup, _ = trees
+    cgroup = trees[0]
     if version == 2:
         version_2(cgroup, limit, used, inactive)
     else:
@@ -101,7 +101,7 @@ def test_a_limit_on_the_container(
 
 
 def test_no_limit_in_either_version(trees: Trees) -> None:
-    cgroup, _ = trees
+    cgroup = trees[0]
     version_2(cgroup, "max", 3 * GIB)
     version_1(cgroup / "memory", 9223372036854771712, 3 * GIB)
     machine = inspect_machine(*trees)
@@ -117,7 +117,7 @@ def test_no_limit_in_either_version(trees: Trees) -> None:
     ],
 )
 def test_the_limit_of_the_own_group_counts(trees: Trees, line: str, own: str) -> None:
-    cgroup, proc = trees
+    cgroup, proc, _ = trees
     write(proc / "self" / "cgroup", f"9:name=systemd:/x\n{line}")
     make = version_2 if line.startswith("0") else version_1
     make(cgroup / own, 2 * GIB, GIB)
@@ -126,7 +126,7 @@ def test_the_limit_of_the_own_group_counts(trees: Trees, line: str, own: str) ->
 
 
 def test_the_tightest_of_all_groups_above_counts(trees: Trees) -> None:
-    cgroup, proc = trees
+    cgroup, proc, _ = trees
     write(proc / "self" / "cgroup", "0::/a/b/c")
     version_2(cgroup / "a" / "b" / "c", 4 * GIB, GIB)
     version_2(cgroup / "a" / "b", 5 * GIB, 4 * GIB)  # others fill this one
@@ -136,7 +136,7 @@ def test_the_tightest_of_all_groups_above_counts(trees: Trees) -> None:
 
 
 def test_a_group_outside_of_the_container_is_not_looked_for(trees: Trees) -> None:
-    cgroup, proc = trees
+    cgroup, proc, _ = trees
     write(proc / "self" / "cgroup", "0::/../other")
     version_2(cgroup.parent / "other", GIB)
     assert inspect_machine(*trees).memory_limit is None
@@ -169,7 +169,7 @@ def test_a_quota_of_version_1(trees: Trees, quota: int, cores: int) -> None:
 
 
 def test_a_quota_of_the_own_group(trees: Trees) -> None:
-    cgroup, proc = trees
+    cgroup, proc, _ = trees
     write(proc / "self" / "cgroup", "0::/a/b\n3:cpu,cpuacct:/job")
     write(cgroup / "a" / "cpu.max", "300000 100000")
     assert inspect_machine(*trees).cores == 3
@@ -188,3 +188,31 @@ def test_a_system_without_affinity(trees: Trees, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert inspect_machine(*trees).cores == 6
+
+
+@pytest.mark.parametrize("name", ["core_cpus_list", "thread_siblings_list"])
+def test_two_threads_of_a_core_count_once(trees: Trees, name: str) -> None:
+    for cpu in range(8):
+        write(trees[2] / "cpu" / f"cpu{cpu}" / "topology" / name, f"{cpu % 4},{cpu % 4 + 4}")
+    assert inspect_machine(*trees).cores == 4
+    write(trees[0] / "cpu.max", "300000 100000")
+    assert inspect_machine(*trees).cores == 3
+
+
+def test_half_a_core_in_the_affinity_mask(trees: Trees, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(8):
+        topology = trees[2] / "cpu" / f"cpu{cpu}" / "topology"
+        write(topology / "core_cpus_list", f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 2, 3, 6}, raising=False)
+    assert inspect_machine(*trees).cores == 3
+
+
+def test_memory_nodes_next_to_the_affinity_mask(
+    trees: Trees, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert inspect_machine(*trees).numa_nodes == 1
+    for node, cpus in enumerate(("0-1,4-5", "2,3,6,7", "")):
+        write(trees[2] / "node" / f"node{node}" / "cpulist", cpus)
+    assert inspect_machine(*trees).numa_nodes == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {2, 7}, raising=False)
+    assert inspect_machine(*trees).numa_nodes == 1

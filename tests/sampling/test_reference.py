@@ -119,3 +119,13 @@ def test_target_reports_and_draws_nothing():
 def test_nothing_to_choose_from(bad):
     (out,) = reference.sample_rows(np.full((1, 5), bad, np.float32), [SampleRow(state())])
     assert out.token == -1
+
+
+def test_guesses_count_as_output_as_far_as_told():
+    made = state(output=[0], bad_words=[(1, 2, 3)], frequency_penalty=0.5)
+    made.guess([1, 2])
+    assert adjusted([1, 1, 1, 1], made) == [0.5, 1, 1, 1]
+    logits = np.ones(4, np.float32)
+    assert reference.adjust_logits(logits, made, 1).tolist() == [0.5, 0.5, 1, 1]
+    assert reference.adjust_logits(logits, made, 2).tolist() == [0.5, 0.5, 0.5, -math.inf]
+    assert made.output.tolist() == [0]

@@ -114,7 +114,9 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         num_running = sum(not stream.over for stream in self.streams)
-        scheduler = SchedulerStats(num_running, 3, 50, 50, 10, 0.5, 0.25, 1.5, 7, 1000, 400, 21)
+        scheduler = SchedulerStats(
+            num_running, 3, 50, 50, 10, 0.5, 0.25, 1.5, 7, 1000, 400, 21, 8, 32, 24
+        )
         return EngineStats(
             scheduler=scheduler,
             num_steps=sum(stream.num_steps for stream in self.streams),

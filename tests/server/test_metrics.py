@@ -39,6 +39,9 @@ async def test_vllm_names(client: httpx.AsyncClient) -> None:
     assert value("prefix_cache_hits_total") == 400
     assert value("num_preemptions_total") == 7
     assert value("wasted_tokens_total") == 21
+    assert value("spec_decode_num_drafts_total") == 8
+    assert value("spec_decode_num_draft_tokens_total") == 32
+    assert value("spec_decode_num_accepted_tokens_total") == 24
     assert value("generation_tokens_total") == 123
     assert value("request_success_total", finished_reason="length") == 2
     assert value("request_success_total", finished_reason="stop") == 1

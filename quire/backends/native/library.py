@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from typing import Any, ClassVar
@@ -28,15 +29,16 @@ __all__ = [
     "available_isas",
     "best_isa",
     "check",
+    "choose_isa",
     "load",
 ]
 
-ABI_VERSION = 1
+ABI_VERSION = 3
 MAX_PARTS = 4
 
-F32, F16, BF16 = range(3)
-KV_INT8 = 3  # beside those three
-PORTABLE, AVX2 = range(2)
+F32, F16, BF16, INT4, INT8 = range(5)
+KV_INT8 = 3  # beside the first three
+PORTABLE, AVX2, AVX512, AVX512VNNI, NEON = range(5)
 SILU, GELU_TANH = range(2)
 (
     OP_EMBEDDING,
@@ -51,9 +53,10 @@ SILU, GELU_TANH = range(2)
     OP_ATTENTION,
     OP_GATED,
     OP_SELECT_ROWS,
-) = range(12)
+    OP_QUANTIZE,
+) = range(13)
 
-ISA_NAMES = ("portable", "avx2")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512vnni", "neon")
 STATUS_TEXTS = (
     "done",
     "an op that this library does not know",
@@ -66,13 +69,15 @@ _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checko
 
 
 class Matrix(ctypes.Structure):
-    """Weights as they stand in memory: row-major, at least 4-byte aligned."""
+    """Weights as they stand in memory: row-major floats or packed integers, 4-byte aligned."""
 
     _fields_: ClassVar[Any] = [
         ("data", c_void_p),
         ("rows", c_int64),
         ("cols", c_int64),
         ("dtype", c_int32),
+        ("group_size", c_int32),
+        ("has_zero_points", c_int32),
         ("reserved", c_int32),
     ]
 
@@ -103,6 +108,8 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
+        ("quantized", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -183,7 +190,15 @@ SAMPLE_RESULT = np.dtype(
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """The library, loaded once.  Raises ConfigError when it is missing or of another version."""
+    """The library, loaded once.
+
+    Raises ConfigError when it is missing or of another version, or on a big-endian machine.
+    """
+    if sys.byteorder != "little":
+        raise ConfigError(
+            "this machine is big-endian; checkpoints, which are little-endian, are read in place, "
+            "so Quire runs on little-endian machines only"
+        )
     spec = find_spec("quire.backends.native._core")
     if spec is None or spec.origin is None:
         raise ConfigError(f"the native library is not built: {_BUILD_HINT}")
@@ -193,14 +208,15 @@ def load() -> ctypes.CDLL:
         raise ConfigError(
             f"the native library cannot be loaded ({error}): {_BUILD_HINT}"
         ) from error
-    _declare(library)
     _check_sizes(library)
+    _declare(library)
     return library
 
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
         "quire_abi_sizes": (c_int32, [c_int32 * 7]),
+        "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
         "quire_pool_create": (c_void_p, [c_int32]),
         "quire_pool_destroy": (None, [c_void_p]),
@@ -212,6 +228,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "quire_uniform": (c_double, [c_uint64, c_int64]),
         "quire_measure_read": (c_int64, [c_void_p, c_int32, c_void_p, c_int64]),
         "quire_measure_fma": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_measure_int8": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_pack": (c_int32, [c_void_p, POINTER(Matrix), POINTER(Matrix)]),
+        "quire_matrix_bytes": (c_int64, [POINTER(Matrix)]),
         "quire_measure_barriers": (c_int64, [c_void_p, c_int64]),
     }
     for name, (result, arguments) in signatures.items():
@@ -239,7 +258,23 @@ def best_isa() -> int:
 
 def available_isas() -> tuple[int, ...]:
     """All instruction sets that this machine can run, the portable one first."""
-    return tuple(range(best_isa() + 1))
+    return tuple(isa for isa in range(len(ISA_NAMES)) if load().quire_can_run(isa))
+
+
+def choose_isa(name: str) -> int:
+    """An instruction set by its name, or the best one for "auto".
+
+    Raises ConfigError for one that this machine, or this build, cannot run.
+    """
+    if name == "auto":
+        return best_isa()
+    wanted, available = ISA_NAMES.index(name), available_isas()
+    if wanted not in available:
+        names = ", ".join(ISA_NAMES[isa] for isa in available)
+        raise ConfigError(
+            f"instruction_set {name!r} cannot run on this machine; choose one of auto, {names}"
+        )
+    return wanted
 
 
 def check(status: int) -> None:

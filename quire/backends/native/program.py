@@ -13,9 +13,9 @@ from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
 from quire.backends.native.records import BODIES, RecordWriter
 from quire.backends.native.sample_rows import SampleBatch
-from quire.errors import ConfigError
 from quire.graph.ir import Node
 from quire.graph.program import Program
+from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
@@ -27,9 +27,16 @@ KV_FORMAT_CODES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8
 
 
 class NativeBackend:
-    """Has C++ bodies for the ops in BODIES."""
+    """Has C++ bodies for the ops in BODIES, for one instruction set.
+
+    instruction_set: "auto" for the best one here, or a name of ISA_NAMES.
+    Raises ConfigError for an instruction set that this machine cannot run.
+    """
 
     name = "native"
+
+    def __init__(self, instruction_set: str = "auto") -> None:
+        self._isa = c.choose_isa(instruction_set)
 
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""
@@ -37,7 +44,7 @@ class NativeBackend:
 
     def body(self, node: Node) -> str:
         """The instruction set its kernels run with."""
-        return f"native {c.ISA_NAMES[c.best_isa()]}"
+        return f"native {c.ISA_NAMES[self._isa]}"
 
 
 class NativeExecutable:
@@ -59,13 +66,13 @@ class NativeExecutable:
         self.program = program
         self.kv_cache = kv_cache
         self._library = c.load()
-        self._isa = _choose_isa(instruction_set)
+        self._isa = c.choose_isa(instruction_set)
         self._pool = c.ThreadPool(num_threads)
         self._weights = weights
         self._writer = RecordWriter(program.buffers, weights, frequencies)
         self._body = self._records(program.body)
         self._head = self._records(program.head)
-        self._arena = np.empty(program.buffers.arena_floats, np.float32)
+        self._arena = aligned_zeros(program.buffers.arena_floats * 4).view(np.float32)
         self._layer_offsets = np.asarray(kv_cache.layer_offsets, np.int64)
         self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
         self._bound = self._bind()
@@ -139,16 +146,3 @@ class NativeExecutable:
             self._isa,
             0,
         )
-
-
-def _choose_isa(name: str) -> int:
-    best = c.best_isa()
-    if name == "auto":
-        return best
-    wanted = c.ISA_NAMES.index(name)
-    if wanted > best:
-        raise ConfigError(
-            f"instruction_set {name!r} cannot run on this machine; the best here is "
-            f"{c.ISA_NAMES[best]!r}"
-        )
-    return wanted

@@ -17,12 +17,14 @@ from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Float32
+from quire.ops.quantize import Quantize, Quantized
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
+from quire.quant.packed import PackedMatrix
 
 __all__ = ["BODIES", "DTYPE_CODES", "RecordWriter"]
 
-DTYPE_CODES = {"F32": 0, "F16": 1, "BF16": 2}
+DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
@@ -54,7 +56,10 @@ class RecordWriter:
         weight = self._weights[name]
         rows, cols = weight.shape
         data = self._keep(weight)
-        return c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype], 0)
+        matrix = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
+        if isinstance(weight, PackedMatrix):
+            matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        return matrix
 
     def vector(self, name: str) -> int:
         """The address of a float32 copy of a bias or norm weight."""
@@ -147,6 +152,15 @@ def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
     record.kind = c.OP_SELECT_ROWS
 
 
+def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
+    record.kind = c.OP_QUANTIZE
+
+
+def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
+    BODIES[type(op.op)](writer, record, op.op)
+    record.quantized = 1
+
+
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
     raise AssertionError("column views take no work")
 
@@ -165,5 +179,7 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     GatedActivation: _gated,
     SelectRows: _select_rows,
     Columns: _columns,
+    Quantize: _quantize,
+    Quantized: _quantized,
 }
 """Op → how its record is filled; an op that is not here has no native body."""

@@ -40,9 +40,9 @@ class SampleBatch:
             state.native = _record(state)
         self.records[i] = state.native
         record = self.records[i]
-        record["output_index"] = record["num_output"] = state.num_output
+        record["output_index"] = record["num_output"] = row.output_index
         record["num_logprobs"], record["target"] = row.num_logprobs, row.target
-        if state.num_output >= state.params.min_tokens:
+        if row.output_index >= state.params.min_tokens:
             record["num_forbidden"] = 0
 
     def _result(self, i: int, row: SampleRow) -> SampledRow:

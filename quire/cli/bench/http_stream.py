@@ -52,10 +52,14 @@ class Server:
         """Its address, for people."""
         return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{self.prefix}"
 
-    async def get_json(self, path: str) -> Any:
-        """The JSON a path answers with.  Raises HttpError, or OSError without a connection."""
+    async def get_text(self, path: str) -> str:
+        """What a path answers with.  Raises HttpError, or OSError without a connection."""
         async with self._exchange("GET", path, b"") as pieces:
-            return json.loads(b"".join([piece async for piece in pieces]))
+            return b"".join([piece async for piece in pieces]).decode()
+
+    async def get_json(self, path: str) -> Any:
+        """The JSON a path answers with.  Raises as get_text does, ValueError if it is no JSON."""
+        return json.loads(await self.get_text(path))
 
     async def post_lines(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
         """Each line of the answer to a JSON request, as soon as it is complete.

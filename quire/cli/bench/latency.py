@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quire.cli.bench.drafts import DraftCounts
 from quire.cli.bench.options import require_positive
 from quire.cli.engine_options import add_engine_options, chosen_model, engine_options
 from quire.cli.options import add_options, given_options
@@ -58,10 +59,11 @@ def run(namespace: argparse.Namespace) -> int:
     print(*llm.info.lines, sep="\n")
     runs = [_iterate(llm, bench, i) for i in range(bench.num_iters_warmup + bench.num_iters)]
     figures = summarize(runs[bench.num_iters_warmup :], bench)
-    for label, value in figures.items():
+    drafts = DraftCounts.of(llm.stats().scheduler)
+    for label, value in (*figures.items(), *drafts.rows()):
         print(f"{label:<42} {value:.3f}")
     if bench.output_json is not None:
-        text = json.dumps({**asdict(bench), **figures}, indent=2)
+        text = json.dumps({**asdict(bench), **figures, **drafts.as_json()}, indent=2)
         Path(bench.output_json).write_text(text + "\n", encoding="utf-8")
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.cli.bench.client import Outcome
+from quire.cli.bench.drafts import DraftCounts
 from quire.cli.bench.figures import Distribution, Figures
 
 __all__ = ["as_json", "details", "save", "table"]
@@ -22,7 +23,11 @@ TITLES = {
 
 
 def table(
-    figures: Figures, metrics: Sequence[str], rate: float, max_concurrency: int | None
+    figures: Figures,
+    metrics: Sequence[str],
+    rate: float,
+    max_concurrency: int | None,
+    drafts: DraftCounts,
 ) -> str:
     """The table, label by label as vLLM prints it: scripts grep for these."""
     lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}"]
@@ -30,6 +35,9 @@ def table(
     for name in metrics:
         lines.append(f"{TITLES[name]:-^{WIDTH}}")
         lines += _distribution(name.upper(), figures.distributions[name])
+    speculation = [_row(label, value) for label, value in drafts.rows()]
+    if speculation:
+        lines += [f"{'Speculative Decoding':-^{WIDTH}}", *speculation]
     lines.append("=" * WIDTH)
     return "\n".join(lines)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from quire.cli.bench.client import Client, Outcome
 from quire.cli.bench.datasets import BenchRequest, Dataset
+from quire.cli.bench.drafts import DraftCounts
 from quire.cli.bench.figures import Figures
 from quire.cli.bench.http_stream import HttpError, Server
 from quire.cli.bench.load import arrival_times, send_all
@@ -50,15 +51,17 @@ async def _measure(bench: ServeBench, dataset: Dataset) -> int:
     client = Client(server, bench.backend, bench.path, model, bench.settings)
     requests = _for_backend(dataset.requests(tokenizer), bench, tokenizer)
     await _warm_up(client, bench, dataset, tokenizer)
+    drafts_before = await _draft_counts(server)
     started = time.perf_counter()
     outcomes = await _load(client, requests, bench, dataset.seed)
     duration = time.perf_counter() - started
+    drafts = await _draft_counts(server) - drafts_before
     figures = Figures.of(outcomes, duration, bench.objectives, bench.percentiles)
-    print(table(figures, bench.metrics, bench.request_rate, bench.max_concurrency))
+    print(table(figures, bench.metrics, bench.request_rate, bench.max_concurrency, drafts))
     if bench.save_result or bench.save_detailed or bench.append_result:
         result = as_json(figures, bench.metrics, _facts(bench, model, dataset))
         path = save(
-            {**result, **(details(outcomes) if bench.save_detailed else {})},
+            {**result, **drafts.as_json(), **(details(outcomes) if bench.save_detailed else {})},
             Path(bench.result_dir) / (bench.result_filename or _file_name(bench, model)),
             bench.append_result,
         )
@@ -84,6 +87,14 @@ async def _served_model(server: Server, bench: ServeBench) -> str:
             if time.monotonic() >= give_up:
                 raise HttpError(f"no server answers at {server.url}: {error}") from error
         await asyncio.sleep(POLL_S)
+
+
+async def _draft_counts(server: Server) -> DraftCounts:
+    """What the server counted of speculation; nothing where it does not tell."""
+    try:
+        return DraftCounts.of_metrics(await server.get_text("/metrics"))
+    except (OSError, HttpError):
+        return DraftCounts()
 
 
 def _tokenizer(bench: ServeBench) -> Tokenizer | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.cli.bench.datasets import Dataset
+from quire.cli.bench.drafts import DraftCounts
 from quire.cli.engine_options import add_engine_options, chosen_model, engine_options
 from quire.cli.options import add_options, given_options
 from quire.cli.parser import CommandParser
@@ -59,8 +60,11 @@ def run(namespace: argparse.Namespace) -> int:
     )
     print(f"Total num prompt tokens:  {figures['num_prompt_tokens']}")
     print(f"Total num output tokens:  {figures['num_output_tokens']}")
+    drafts = DraftCounts.of(llm.stats().scheduler)
+    for label, value in drafts.rows():
+        print(f"{label:<25} {value:.10g}")
     if bench.output_json is not None:
-        text = json.dumps(figures, indent=2)
+        text = json.dumps({**figures, **drafts.as_json()}, indent=2)
         Path(bench.output_json).write_text(text + "\n", encoding="utf-8")
     return 0
 

@@ -1,0 +1,148 @@
+// The integer trait in plain C++: dot products of unsigned weight codes with signed activations.
+//
+// This is the contract of a trait; another instruction set is one more struct with these members.
+//   kStrips            strips that make up the 16 rows of a panel; a strip is what one register sums
+//   kMaxRows           activation rows of the largest tile
+//   kTogether4, 8      strips whose sums are kept at once, for a number of activation rows
+//   Sums4, Sums8       the running sums of one strip; start from a correction, add products
+//   Bytes              64 / kStrips loaded bytes; low and high give the 4-bit codes in them
+//   Weights8           the same bytes as 8-bit codes
+//   Float              one number per row of a strip
+//   quantize           32 floats times `inverse` to codes, and their correction
+// The sums are exact, so every trait gives the same ones, whatever order it adds in.
+#ifndef QUIRE_INTEGER_PORTABLE_H
+#define QUIRE_INTEGER_PORTABLE_H
+
+#include <string.h>
+
+#include "formats.h"
+#include "packed.h"
+#include "unroll.h"
+
+namespace quire {
+namespace {
+
+#define QUIRE_ROWS \
+    QUIRE_UNROLL   \
+    for (int r = 0; r < kPanelRows; r++)
+
+struct PortableInteger {
+    static constexpr int kStrips = 1, kMaxRows = 4;
+    static constexpr int together4(int) { return 1; }
+    static constexpr int together8(int) { return 1; }
+
+    struct Float {
+        float row[kPanelRows];
+    };
+    struct Sums {
+        int32_t row[kPanelRows];
+    };
+    using Sums4 = Sums;
+    using Sums8 = Sums;
+    struct Bytes {
+        uint8_t byte[64];
+    };
+    using Weights8 = Bytes;
+    struct Activation {
+        int8_t codes[4];
+    };
+
+    static QUIRE_INLINE Activation broadcast(const int8_t *codes) {
+        Activation out;
+        memcpy(out.codes, codes, 4);
+        return out;
+    }
+    static QUIRE_INLINE Bytes load(const uint8_t *from) {
+        Bytes out;
+        memcpy(out.byte, from, 64);
+        return out;
+    }
+    static QUIRE_INLINE Bytes low(const Bytes &bytes) {
+        Bytes out;
+        for (int i = 0; i < 64; i++) out.byte[i] = bytes.byte[i] & 15;
+        return out;
+    }
+    static QUIRE_INLINE Bytes high(const Bytes &bytes) {
+        Bytes out;
+        for (int i = 0; i < 64; i++) out.byte[i] = bytes.byte[i] >> 4;
+        return out;
+    }
+    static QUIRE_INLINE Weights8 load8(const uint8_t *from) { return load(from); }
+
+    static QUIRE_INLINE Sums start4(int32_t correction) {
+        Sums out;
+        QUIRE_ROWS out.row[r] = correction;
+        return out;
+    }
+    static QUIRE_INLINE Sums start8(int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums start4(int32_t correction, const uint8_t *zeros) {
+        Sums out;
+        QUIRE_ROWS out.row[r] = correction / 8 * zeros[r];
+        return out;
+    }
+    static QUIRE_INLINE Sums start8(int32_t correction, const uint8_t *zeros) {
+        return start4(correction, zeros);
+    }
+
+    static QUIRE_INLINE void add(Sums &sums, const Bytes &weights, const Activation &a) {
+        QUIRE_ROWS {
+            for (int j = 0; j < 4; j++) {
+                sums.row[r] += int32_t(weights.byte[4 * r + j]) * a.codes[j];
+            }
+        }
+    }
+    static QUIRE_INLINE void add8(Sums &sums, const Weights8 &weights, const Activation &a) {
+        add(sums, weights, a);
+    }
+
+    static QUIRE_INLINE Float zero() { return Float{}; }
+    static QUIRE_INLINE Float scales(const uint8_t *from) {
+        Float out;
+        QUIRE_ROWS {
+            Half half;
+            memcpy(&half, from + 2 * r, sizeof half);
+            out.row[r] = to_float(half);
+        }
+        return out;
+    }
+    // total + (sums * weight_scales) * scale
+    static QUIRE_INLINE Float accumulate(const Float &total, const Sums &sums, const Float &weights,
+                                         float scale) {
+        Float out;
+        QUIRE_ROWS {
+            const float product = float(sums.row[r]) * weights.row[r];
+            out.row[r] = total.row[r] + product * scale;
+        }
+        return out;
+    }
+    static QUIRE_INLINE void store(float *to, const Float &a) { memcpy(to, a.row, sizeof a.row); }
+
+    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
+                                      int32_t *correction) {
+        int32_t sum = 0;
+        for (int i = 0; i < kBlock; i++) {
+            const float scaled = x[i] * inverse;
+            const float rounded = scaled + 12582912.0f - 12582912.0f;  // 1.5 * 2^23
+            codes[i] = scaled > -127.5f && scaled < 127.5f ? int8_t(rounded) : 0;
+            sum += codes[i];
+        }
+        *correction = -8 * sum;
+    }
+
+    // Multiply-adds on registers only; returns the number of operations.
+    static int64_t spin(int64_t iterations, float *sink) {
+        uint8_t weights[64] = {1, 2, 3};
+        Activation a = {{1, -2, 3, int8_t(*sink)}};
+        Sums sums = start8(0);
+        for (int64_t i = 0; i < iterations; i++) add8(sums, load8(weights), a);
+        *sink += float(sums.row[0]);
+        return iterations * 64 * 2;
+    }
+};
+
+#undef QUIRE_ROWS
+
+}  // namespace
+}  // namespace quire
+
+#endif

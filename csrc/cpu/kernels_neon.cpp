@@ -1,0 +1,11 @@
+// The kernels for 64-bit ARM, which always has NEON.
+#include "integer_portable.h"
+#include "vector_neon.h"
+//
+#include "kernels.inl"
+
+namespace quire {
+
+constexpr Kernels kNeonKernels = make_kernels<NeonVector, PortableInteger>();
+
+}  // namespace quire

@@ -1,0 +1,42 @@
+// Linear layers: the parts of one op side by side, each with the kernel of its weights' format.
+namespace quire {
+namespace {
+
+QUIRE_INLINE int64_t part_units(const quire_matrix &part, int64_t num_rows) {
+    return is_packed(part) ? integer_units(part, num_rows) : float_units(part, num_rows);
+}
+
+int64_t linear_units(const quire_op &op, const Run &run) {
+    int64_t units = 0;
+    for (int i = 0; i < op.num_parts; i++) units += part_units(op.parts[i], run.num_rows);
+    return units;
+}
+
+template <class V, class Q>
+void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    int64_t start = 0, column = 0;  // of the part
+    for (int i = 0; i < op.num_parts; i++) {
+        const int64_t end = start + part_units(op.parts[i], run.num_rows);
+        const int64_t from = larger(first, start) - start, to = smaller(last, end) - start;
+        if (from < to) {
+            switch (op.parts[i].dtype) {
+                case QUIRE_F32:
+                    float_part<V, float>(op, run, i, column, from, to);
+                    break;
+                case QUIRE_F16:
+                    float_part<V, Half>(op, run, i, column, from, to);
+                    break;
+                case QUIRE_BF16:
+                    float_part<V, BFloat16>(op, run, i, column, from, to);
+                    break;
+                default:
+                    integer_part<Q>(op, run, i, column, from, to);
+            }
+        }
+        start = end;
+        column += op.parts[i].rows;
+    }
+}
+
+}  // namespace
+}  // namespace quire

@@ -1,0 +1,33 @@
+"""Fuses a norm or a gated activation with the quantize that alone reads it.
+
+    (x, residual) → add_rms_norm → normed, sum;  normed → quantize → normed'
+        ⇒    (x, residual) → quantized add_rms_norm → normed', sum
+
+The row is rounded while it is in the nearest cache, and the threads meet once less.
+"""
+
+from __future__ import annotations
+
+from quire.graph.ir import Graph, Node
+from quire.ops.elementwise import GatedActivation
+from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.quantize import Quantize, Quantized
+
+__all__ = ["fuse_quantize"]
+
+MAKERS = (RmsNorm, AddRmsNorm, GatedActivation)
+
+
+def fuse_quantize(graph: Graph) -> Graph:
+    """The graph with every quantize of a maker's first output fused into the maker."""
+    makers = {node.outputs[0]: node for node in graph if isinstance(node.op, MAKERS)}
+    fused: dict[int, tuple[Node, ...]] = {}
+    for node in graph:
+        maker = makers.get(node.inputs[0]) if isinstance(node.op, Quantize) else None
+        if maker is None or graph.readers(node.inputs[0]) != [node]:
+            continue
+        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs))
+        outputs = (*node.outputs, *maker.outputs[1:])
+        fused[id(maker)] = (Node(op, maker.inputs, outputs, maker.layer),)
+        fused[id(node)] = ()
+    return graph.rewrite(lambda node: fused.get(id(node), (node,)))

@@ -1,0 +1,108 @@
+"""Keeps packed matrices on disk, so that the next start maps them instead of making them again.
+
+One safetensors file per checkpoint and scheme: each matrix as its bytes, and their shapes and
+formats in the header.  The name is a hash of everything that the contents depend on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from quire.config import cache_directory
+from quire.errors import CheckpointError
+from quire.quant.packed import BITS, PackedMatrix, packed_bytes
+from quire.weights.safetensors import SafetensorsFile
+
+__all__ = ["pack_cache_path", "read_packed", "write_packed"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Of the packed layout: older files are not read."""
+KEY = "quire_packed"
+ALIGNMENT = 64
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
+
+
+def pack_cache_path(directory: Path, scheme: str) -> Path:
+    """Where the packed matrices of a checkpoint directory belong.
+
+    The name changes with the scheme and with the name, size and time of every file of weights.
+    """
+    files = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    text = json.dumps([VERSION, scheme, str(directory.resolve()), facts])
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return cache_directory() / "packed" / f"{digest}.safetensors"
+
+
+def read_packed(
+    path: Path, wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, PackedMatrix] | None:
+    """The wanted matrices, mapped; None when there is no such file, or not one to rely on."""
+    if not path.is_file():
+        return None
+    try:
+        file = SafetensorsFile(path)
+        found = {name: _matrix(file, name) for name in wanted}
+    except (CheckpointError, ValueError, KeyError, TypeError) as error:
+        logger.warning("%s: not used: %s; packing the weights again", path, error)
+        return None
+    if any(found[name].shape != tuple(shape) for name, shape in wanted.items()):
+        return None
+    return found
+
+
+def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
+    """Write matrices to a new file in one move; False, with a warning, when that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for piece in _pieces(list(matrices)):
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+    except OSError as error:
+        logger.warning("%s: the packed weights were not kept: %s", path, error)
+        return False
+    return True
+
+
+def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
+    facts = {m.name: [m.dtype, *m.shape, m.group_size, m.has_zero_points] for m in matrices}
+    header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
+    at = 0
+    for matrix in matrices:
+        size = matrix.data.nbytes
+        header[matrix.name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    yield len(text).to_bytes(8, "little")
+    yield text
+    for matrix in matrices:
+        yield matrix.data.data
+
+
+def _matrix(file: SafetensorsFile, name: str) -> PackedMatrix:
+    dtype, rows, cols, group_size, has_zero_points = json.loads(file.metadata[KEY])[name]
+    data = file.tensor(name).data
+    if dtype not in BITS or group_size < 1:
+        raise ValueError(f"{name!r} has the format {dtype!r}")
+    if data.nbytes != packed_bytes((rows, cols), dtype, group_size, has_zero_points):
+        raise ValueError(f"{name!r} has {data.nbytes} bytes")
+    return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, data)
