@@ -18,19 +18,15 @@ namespace {
 
 struct Avx2Integer {
     static constexpr int kStrips = 2, kMaxRows = 4;
-    static constexpr int together4(int) { return 2; }
-    static constexpr int together8(int rows) { return rows <= 2 ? 2 : 1; }
+    static constexpr int kTogether = 2, kPlanes = 2;
 
     using Float = __m256;
     using Activation = __m256i;
     using Sums4 = __m256i;  // pairs of 16-bit sums, one pair a row
     struct Sums8 {
-        __m256i low, high;
+        __m256i plane[2];  // of the low and the high halves of the codes
     };
     using Bytes = __m256i;
-    struct Weights8 {
-        __m256i low, high;
-    };
 
     static QUIRE_INLINE Activation broadcast(const int8_t *codes) {
         int32_t four;
@@ -44,21 +40,21 @@ struct Avx2Integer {
         return _mm256_and_si256(bytes, _mm256_set1_epi8(15));
     }
     static QUIRE_INLINE Bytes high(Bytes bytes) { return low(_mm256_srli_epi16(bytes, 4)); }
-    static QUIRE_INLINE Weights8 load8(const uint8_t *from) {
-        return {low(load(from)), high(load(from))};
+    static QUIRE_INLINE Bytes codes8(int plane, Bytes bytes) {
+        return plane ? high(bytes) : low(bytes);
     }
 
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm256_set1_epi32(correction); }
-    static QUIRE_INLINE Sums8 start8(int32_t correction) {
-        return {_mm256_setzero_si256(), _mm256_set1_epi32(correction)};
+    static QUIRE_INLINE Sums4 start8(int plane, int32_t correction) {
+        return plane ? start4(correction) : _mm256_setzero_si256();
     }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return times(correction, wide(zeros));
     }
-    static QUIRE_INLINE Sums8 start8(int32_t correction, const uint8_t *zeros) {
-        const __m256i wide_zeros = wide(zeros);
-        return {times(correction, _mm256_and_si256(wide_zeros, _mm256_set1_epi16(15))),
-                times(correction, _mm256_srli_epi16(wide_zeros, 4))};
+    static QUIRE_INLINE Sums4 start8(int plane, int32_t correction, const uint8_t *zeros) {
+        const __m256i both = wide(zeros);
+        return times(correction, plane ? _mm256_srli_epi16(both, 4)
+                                       : _mm256_and_si256(both, _mm256_set1_epi16(15)));
     }
 
     static QUIRE_INLINE void add(__m256i &sums, __m256i weights, Activation a) {
@@ -72,11 +68,6 @@ struct Avx2Integer {
         sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, a));
 #endif
     }
-    static QUIRE_INLINE void add8(Sums8 &sums, const Weights8 &w, Activation a) {
-        add(sums.low, w.low, a);
-        add(sums.high, w.high, a);
-    }
-
     static QUIRE_INLINE Float zero() { return _mm256_setzero_ps(); }
     static QUIRE_INLINE Float scales(const uint8_t *from) {
         return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
@@ -86,8 +77,8 @@ struct Avx2Integer {
     }
     static QUIRE_INLINE Float accumulate(Float total, const Sums8 &sums, Float weights,
                                          float scale) {
-        const __m256i low = _mm256_madd_epi16(sums.low, _mm256_set1_epi16(1));
-        const __m256i high = _mm256_madd_epi16(sums.high, _mm256_set1_epi16(16));
+        const __m256i low = _mm256_madd_epi16(sums.plane[0], _mm256_set1_epi16(1));
+        const __m256i high = _mm256_madd_epi16(sums.plane[1], _mm256_set1_epi16(16));
         return scaled(total, _mm256_add_epi32(low, high), weights, scale);
     }
     static QUIRE_INLINE void store(float *to, Float a) { _mm256_storeu_ps(to, a); }

@@ -16,17 +16,15 @@ namespace {
 
 struct Avx512VnniInteger {
     static constexpr int kStrips = 1, kMaxRows = 8;
-    static constexpr int together4(int) { return 1; }
-    static constexpr int together8(int) { return 1; }
+    static constexpr int kTogether = 1, kPlanes = 1;
 
     using Float = __m512;
     using Activation = __m512i;
     using Sums4 = __m512i;
     struct Sums8 {
-        __m512i sums;
+        __m512i plane[1];
     };
     using Bytes = __m512i;
-    using Weights8 = __m512i;
 
     static QUIRE_INLINE Activation broadcast(const int8_t *codes) {
         int32_t four;
@@ -38,27 +36,21 @@ struct Avx512VnniInteger {
         return _mm512_and_si512(bytes, _mm512_set1_epi8(15));
     }
     static QUIRE_INLINE Bytes high(Bytes bytes) { return low(_mm512_srli_epi16(bytes, 4)); }
-    static QUIRE_INLINE Weights8 load8(const uint8_t *from) { return load(from); }
+    static QUIRE_INLINE Bytes codes8(int, Bytes bytes) { return bytes; }
 
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm512_set1_epi32(correction); }
-    static QUIRE_INLINE Sums8 start8(int32_t correction) {
-        return {_mm512_set1_epi32(correction * 16)};
-    }
+    static QUIRE_INLINE Sums4 start8(int, int32_t correction) { return start4(correction * 16); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)zeros));
         return _mm512_mullo_epi32(_mm512_set1_epi32(correction >> 3), wide);
     }
-    static QUIRE_INLINE Sums8 start8(int32_t correction, const uint8_t *zeros) {
-        return {start4(correction, zeros)};
+    static QUIRE_INLINE Sums4 start8(int, int32_t correction, const uint8_t *zeros) {
+        return start4(correction, zeros);
     }
 
     static QUIRE_INLINE void add(Sums4 &sums, Bytes weights, Activation a) {
         sums = _mm512_dpbusd_epi32(sums, weights, a);
     }
-    static QUIRE_INLINE void add8(Sums8 &sums, Weights8 w, Activation a) {
-        sums.sums = _mm512_dpbusd_epi32(sums.sums, w, a);
-    }
-
     static QUIRE_INLINE Float zero() { return _mm512_setzero_ps(); }
     static QUIRE_INLINE Float scales(const uint8_t *from) {
         return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
@@ -69,7 +61,7 @@ struct Avx512VnniInteger {
     }
     static QUIRE_INLINE Float accumulate(Float total, const Sums8 &sums, Float weights,
                                          float scale) {
-        return accumulate(total, sums.sums, weights, scale);
+        return accumulate(total, sums.plane[0], weights, scale);
     }
     static QUIRE_INLINE void store(float *to, Float a) { _mm512_storeu_ps(to, a); }
 

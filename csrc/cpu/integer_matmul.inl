@@ -58,24 +58,31 @@ struct BlockSums<Q, 4, M, S> {
     }
 };
 
+// Eight bits are summed in one plane, or as two planes of four bits, one after the other.
 template <class Q, int M, int S>
 struct BlockSums<Q, 8, M, S> {
     typename Q::Sums8 sums[M][S];
 
     template <class... Zeros>
     QUIRE_INLINE void start(int m, int s, int32_t correction, Zeros... zeros) {
-        sums[m][s] = Q::start8(correction, zeros...);
+        unroll<Q::kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
+            sums[m][s].plane[plane] = Q::start8(plane, correction, zeros...);
+        });
     }
 
     QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride) {
-        unroll<kBlock / 4>([&](auto i) QUIRE_INLINE_LAMBDA {
-            typename Q::Weights8 weights[S];
-            unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
-                weights[s] = Q::load8(w + i * 64 + s * (64 / Q::kStrips));
-            });
-            unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-                const auto a = Q::broadcast(row(x, m, stride)->codes + 4 * i);
-                unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA { Q::add8(sums[m][s], weights[s], a); });
+        unroll<Q::kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
+            unroll<kBlock / 4>([&](auto i) QUIRE_INLINE_LAMBDA {
+                typename Q::Bytes weights[S];
+                unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
+                    weights[s] = Q::codes8(plane, Q::load(w + i * 64 + s * (64 / Q::kStrips)));
+                });
+                unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
+                    const auto a = Q::broadcast(row(x, m, stride)->codes + 4 * i);
+                    unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
+                        Q::add(sums[m][s].plane[plane], weights[s], a);
+                    });
+                });
             });
         });
     }
@@ -84,7 +91,7 @@ struct BlockSums<Q, 8, M, S> {
 // M rows times one panel.
 template <class Q, int kBits, bool kZeros, int M>
 struct IntegerTile {
-    static constexpr int kTogether = kBits == 4 ? Q::together4(M) : Q::together8(M);
+    static constexpr int kTogether = Q::kTogether;
     static constexpr int kStripRows = kPanelRows / Q::kStrips;
 
     typename Q::Float totals[M][Q::kStrips];

@@ -3,10 +3,10 @@
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   kStrips            strips that make up the 16 rows of a panel; a strip is what one register sums
 //   kMaxRows           activation rows of the largest tile
-//   kTogether4, 8      strips whose sums are kept at once, for a number of activation rows
+//   kTogether          strips whose sums are kept at once
+//   kPlanes            1, or 2 where 8-bit codes are summed as two 4-bit ones; codes8 gives a plane
 //   Sums4, Sums8       the running sums of one strip; start from a correction, add products
 //   Bytes              64 / kStrips loaded bytes; low and high give the 4-bit codes in them
-//   Weights8           the same bytes as 8-bit codes
 //   Float              one number per row of a strip
 //   quantize           32 floats times `inverse` to codes, and their correction
 // The sums are exact, so every trait gives the same ones, whatever order it adds in.
@@ -28,8 +28,7 @@ namespace {
 
 struct PortableInteger {
     static constexpr int kStrips = 1, kMaxRows = 4;
-    static constexpr int together4(int) { return 1; }
-    static constexpr int together8(int) { return 1; }
+    static constexpr int kTogether = 1, kPlanes = 1;
 
     struct Float {
         float row[kPanelRows];
@@ -38,11 +37,12 @@ struct PortableInteger {
         int32_t row[kPanelRows];
     };
     using Sums4 = Sums;
-    using Sums8 = Sums;
+    struct Sums8 {
+        Sums plane[1];
+    };
     struct Bytes {
         uint8_t byte[64];
     };
-    using Weights8 = Bytes;
     struct Activation {
         int8_t codes[4];
     };
@@ -67,20 +67,20 @@ struct PortableInteger {
         for (int i = 0; i < 64; i++) out.byte[i] = bytes.byte[i] >> 4;
         return out;
     }
-    static QUIRE_INLINE Weights8 load8(const uint8_t *from) { return load(from); }
+    static QUIRE_INLINE Bytes codes8(int, const Bytes &bytes) { return bytes; }
 
     static QUIRE_INLINE Sums start4(int32_t correction) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction;
         return out;
     }
-    static QUIRE_INLINE Sums start8(int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums start8(int, int32_t correction) { return start4(correction * 16); }
     static QUIRE_INLINE Sums start4(int32_t correction, const uint8_t *zeros) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction / 8 * zeros[r];
         return out;
     }
-    static QUIRE_INLINE Sums start8(int32_t correction, const uint8_t *zeros) {
+    static QUIRE_INLINE Sums start8(int, int32_t correction, const uint8_t *zeros) {
         return start4(correction, zeros);
     }
 
@@ -91,10 +91,6 @@ struct PortableInteger {
             }
         }
     }
-    static QUIRE_INLINE void add8(Sums &sums, const Weights8 &weights, const Activation &a) {
-        add(sums, weights, a);
-    }
-
     static QUIRE_INLINE Float zero() { return Float{}; }
     static QUIRE_INLINE Float scales(const uint8_t *from) {
         Float out;
@@ -115,6 +111,10 @@ struct PortableInteger {
         }
         return out;
     }
+    static QUIRE_INLINE Float accumulate(const Float &total, const Sums8 &sums,
+                                         const Float &weights, float scale) {
+        return accumulate(total, sums.plane[0], weights, scale);
+    }
     static QUIRE_INLINE void store(float *to, const Float &a) { memcpy(to, a.row, sizeof a.row); }
 
     static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
@@ -133,8 +133,8 @@ struct PortableInteger {
     static int64_t spin(int64_t iterations, float *sink) {
         uint8_t weights[64] = {1, 2, 3};
         Activation a = {{1, -2, 3, int8_t(*sink)}};
-        Sums sums = start8(0);
-        for (int64_t i = 0; i < iterations; i++) add8(sums, load8(weights), a);
+        Sums sums = start4(0);
+        for (int64_t i = 0; i < iterations; i++) add(sums, load(weights), a);
         *sink += float(sums.row[0]);
         return iterations * 64 * 2;
     }

@@ -63,11 +63,15 @@ struct Tile {
         };
         int64_t k = 0;
         if (next) {
-            constexpr int64_t kLine = 64 / sizeof(Weight), kShare = N * V::kWidth;
-            for (; k + V::kWidth <= depth; k += V::kWidth) {
+            // A request a step; a line's worth of float32 at once, else lines are asked for twice.
+            constexpr int64_t kLine = 64 / sizeof(Weight);
+            constexpr int64_t kStride = sizeof(Weight) == 4 ? kLine : V::kWidth;
+            for (; k + kStride <= depth; k += kStride) {
                 QUIRE_UNROLL
-                for (int64_t i = 0; i < kShare; i += kLine) QUIRE_PREFETCH_L2(next + k * N + i);
-                step(k);
+                for (int64_t i = 0; i < kStride * N; i += kLine)
+                    QUIRE_PREFETCH_L2(next + k * N + i);
+                QUIRE_UNROLL
+                for (int64_t i = 0; i < kStride; i += V::kWidth) step(k + i);
             }
         }
         for (; k + V::kWidth <= depth; k += V::kWidth) step(k);

@@ -147,6 +147,7 @@ def test_statuses(pool):
         status = run_empty(pool, kind=kind, isa=isa)
         with pytest.raises(EngineError, match=words):
             c.check(status)
+    assert run_empty(pool, kind=c.OP_ATTENTION, block_tokens=8) == 1  # not a whole vector
     with pytest.raises(EngineError, match="42"):
         c.check(42)
 
