@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.backends.native.program import KV_FORMAT_CODES
 from quire.ops.aligned import aligned_zeros
+from quire.ops.kv_cache import KvLayerShape
 
 FORMATS = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16}
 ITEM_BYTES = (4, 2, 2)
@@ -120,42 +122,49 @@ def bench_linear(machine: Machine, name: str, m: int, k: int, n: int) -> None:
 
 
 def bench_attention(
-    machine: Machine, name: str, requests: int, tokens: int, context: int, heads: int, kv_heads: int
+    machine: Machine,
+    name: str,
+    requests: int,
+    tokens: int,
+    context: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int = 64,
 ) -> None:
-    """The last `tokens` tokens of each of some requests."""
-    dtype, head_dim, block = FORMATS[name], 64, 16
-    blocks = -(-context // block)
-    block_bytes = 2 * kv_heads * head_dim * block * ITEM_BYTES[dtype]
+    """The last `tokens` tokens of each of some requests, over caches that do not fit the caches."""
+    block = 16
+    blocks = requests * -(-context // block)
+    block_bytes = KvLayerShape(kv_heads, head_dim).block_bytes(block, name)
     kv = machine.memory.view(np.uint8)
     total = requests * tokens
     arena = random_floats(2 * total * heads * head_dim)
-    arrays = (
-        np.tile(np.arange(context - tokens, context, dtype=np.int32), requests),
-        np.arange(0, total + 1, tokens, dtype=np.int32),
-        np.arange(requests * blocks, dtype=np.int32).reshape(requests, blocks),
-        np.zeros(1, np.int64),
-        np.full(1, block_bytes, np.int64),
-    )
-    positions, starts, tables, offsets, strides = arrays
-    assert requests * blocks * block_bytes <= kv.size
+    positions = np.tile(np.arange(context - tokens, context, dtype=np.int32), requests)
+    starts = np.arange(0, total + 1, tokens, dtype=np.int32)
+    tables = np.arange(blocks, dtype=np.int32).reshape(requests, -1)
+    strides = np.full(1, block_bytes, np.int64)
+    assert blocks * block_bytes <= kv.size
     op = c.Op(kind=c.OP_ATTENTION, heads=heads, kv_heads=kv_heads, head_dim=head_dim, scale=0.125)
     width = heads * head_dim
     op.inputs[0], op.outputs[0] = c.Tensor(0, width, width), c.Tensor(total * width, width, width)
     step = c.Step(
-        num_tokens=total, num_requests=requests, block_table_stride=blocks,
+        num_tokens=total, num_requests=requests, block_table_stride=tables.shape[1],
         positions=positions.ctypes.data, query_start=starts.ctypes.data,
         block_tables=tables.ctypes.data,
     )  # fmt: skip
-    call = bind(
-        machine, op, arena, step, kv=kv.ctypes.data, kv_layer_offset=offsets.ctypes.data,
-        kv_block_bytes=strides.ctypes.data, kv_dtype=dtype, block_tokens=block,
-    )  # fmt: skip
-    seconds = machine.best_s(in_turn([call]))
+    layers = np.arange(max(1, min(32, kv.size // (blocks * block_bytes))), dtype=np.int64)
+    layers *= blocks * block_bytes
+    calls = [
+        bind(
+            machine, op, arena, step, kv=kv.ctypes.data, kv_layer_offset=layers[i:].ctypes.data,
+            kv_block_bytes=strides.ctypes.data, kv_dtype=KV_FORMAT_CODES[name], block_tokens=block,
+        )
+        for i in range(len(layers))
+    ]  # fmt: skip
+    seconds = machine.best_s(in_turn(calls))
     seen = requests * sum(range(context - tokens + 1, context + 1))
-    text = f"attention {name} {requests}x{tokens}/{context} heads {heads}/{kv_heads}"
-    read = requests * context * block_bytes / block
-    machine.report(text, seconds, read, 4 * seen * heads * head_dim)
-    assert arrays
+    text = f"attention {name} {requests}x{tokens}/{context} {heads}/{kv_heads} of {head_dim}"
+    machine.report(text, seconds, blocks * block_bytes, 4 * seen * width)
+    assert positions is not None and starts is not None and tables is not None
 
 
 def bench_row_op(
@@ -209,6 +218,7 @@ def main() -> None:
     parser.add_argument("--isa", choices=c.ISA_NAMES, default=c.ISA_NAMES[c.best_isa()])
     parser.add_argument("--only", default="", help="linear, attention, rows or sampler")
     parser.add_argument("--format", choices=FORMATS, default="bfloat16")
+    parser.add_argument("--kv-format", choices=KV_FORMAT_CODES, default="bfloat16")
     options = parser.parse_args()
     machine = Machine(options.threads, c.ISA_NAMES.index(options.isa))
     for _ in range(5):
@@ -222,7 +232,7 @@ def main() -> None:
     print(f"{options.isa}, {options.threads} threads")
     for name, group in groups.items():
         if options.only in name:
-            group(machine, options.format)
+            group(machine, options.kv_format if name == "attention" else options.format)
     barrier = min(machine.barrier_s() for _ in range(20))
     print(
         f"reads {machine.read_rate / 1e9:.1f} GB/s, "
@@ -240,9 +250,13 @@ def _attention_group(machine: Machine, name: str) -> None:
     bench_attention(machine, name, 1, 1, 8192, 14, 2)
     bench_attention(machine, name, 16, 1, 1024, 14, 2)
     bench_attention(machine, name, 1, 1, 8192, 32, 8)
+    bench_attention(machine, name, 1, 4, 8192, 32, 8)
     bench_attention(machine, name, 8, 1, 2048, 16, 16)
     bench_attention(machine, name, 1, 512, 512, 14, 2)
     bench_attention(machine, name, 1, 512, 4096, 32, 8)
+    for head_dim in (64, 80, 96, 128, 256):
+        bench_attention(machine, name, 4, 1, 2048, 16, 8, head_dim)
+        bench_attention(machine, name, 1, 256, 1024, 16, 8, head_dim)
 
 
 def _rows_group(machine: Machine, _: str) -> None:

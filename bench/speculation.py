@@ -85,20 +85,23 @@ def measure(
     """Tokens a second after the first, tokens per request and step, and the share accepted."""
     config, memory = assembly.config, assembly.model.memory
     runner = assembly.engine.runner
+    dictated = runner.executable
+    assert isinstance(dictated, Dictated)
     scheduler = Scheduler(
         memory.num_blocks,
         memory.block_tokens,
         memory.max_num_batched_tokens,
         config.max_num_seqs,
         enable_prefix_caching=False,
+        window=assembly.model.spec.window,
         drafter=load_speculator(method, config.num_speculative_tokens),
     )
     engine = Engine(scheduler, runner)
     seconds, generated, turns = 0.0, 0, 0
     for first in range(0, len(jobs), batch):
         for prompt, said in jobs[first : first + batch]:
-            seed = len(runner.executable.texts) + 1
-            runner.executable.texts[seed] = said + [0] * 64
+            seed = len(dictated.texts) + 1
+            dictated.texts[seed] = said + [0] * 64
             params = SamplingParams(max_tokens=len(said), seed=seed, ignore_eos=True)
             (one,) = assembly.frontend.prepare(prompt, params).completions
             engine.submit(one.request, one.state)
@@ -148,7 +151,7 @@ def main() -> None:
     )
     assembly = Assembly(config)
     print(*assembly.info.lines, sep="\n")
-    assembly.engine.runner.executable = Dictated(assembly.engine.runner.executable)  # type: ignore[assignment]
+    assembly.engine.runner.executable = Dictated(assembly.engine.runner.executable)
     text = (DEMO / "heldout.en.txt").read_text(encoding="utf-8")
     print(f"{'text':8} {'batch':>5} {'method':7} {'tok/s':>8} {'gain':>6} {'per step':>8} accepted")
     for kind in options.kinds:

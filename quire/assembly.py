@@ -158,6 +158,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         config.max_num_queued_reqs,
         model.fingerprint,
         config.enable_chunked_prefill,
+        window=model.spec.window,
         drafter=load_speculator(config.speculative, config.num_speculative_tokens),
     )
     return Engine(scheduler, Runner(model.executable, model.ropes))

@@ -14,6 +14,7 @@ from quire.errors import ConfigError
 __all__ = ["EngineConfig", "cache_directory"]
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
@@ -48,7 +49,10 @@ class EngineConfig:
         default="auto",
         metadata={"help": "int4 or int8 rounds a float checkpoint's matrices while loading"},
     )
-    kv_cache_dtype: Dtype = field(default="auto", metadata={"help": "format of the KV cache"})
+    kv_cache_dtype: KvCacheDtype = field(
+        default="auto",
+        metadata={"help": "format of the KV cache; auto takes the model's, int8 halves bfloat16"},
+    )
     max_model_len: int | None = field(
         default=None, metadata={"help": "longest prompt + output in tokens; auto fits the memory"}
     )
@@ -135,7 +139,7 @@ _CHOICES: Mapping[str, Any] = {
     "load_format": LoadFormat,
     "dtype": Dtype,
     "quantization": Quantization,
-    "kv_cache_dtype": Dtype,
+    "kv_cache_dtype": KvCacheDtype,
     "backend": BackendName,
     "instruction_set": InstructionSet,
     "speculative": Speculation,

@@ -1,325 +1,482 @@
-// Attention over paged keys and values, with the online softmax.
+// Attention over paged keys and values, one pass over them.
 //
-// A unit is a kv head of a tile: neighbouring tokens of one request.  Their queries for the query
-// heads of that kv head ("rows") use each loaded key and value together.  Keys are walked in chunks
-// of positions whose borders are fixed multiples of kChunk, from the oldest; each chunk's scores
-// are made (keys lie as [D, B], so a vector holds neighbouring positions), turned into weights, and
-// its values added.  A position that a row must not see gets weight 0, and adding 0 * value changes
-// no bit: so it does not matter which rows share a tile, nor which blocks were skipped for all of
-// them.
+// A unit is a kv head of a span: the queries of neighbouring tokens of one request, for the query
+// heads of that kv head ("rows"), use each loaded key and value together.  Positions are walked in
+// chunks whose borders are fixed multiples of kChunk.  Each chunk gives a partial result by itself,
+// and these are merged from the oldest on: so it does not matter who computed them, nor which rows
+// share a tile.  A row's weights and values run over the positions it sees and no others.
 namespace quire {
 namespace {
 
-constexpr int64_t kChunk = 128;       // positions, rounded up to whole blocks
-constexpr int64_t kRowsPerTile = 32;  // a tile has that many rows, or one token
-constexpr float kMinusInfinity = -INFINITY;
+constexpr float kLog2E = 1.44269504088896341f;      // scores are exponents of 2
+constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
-QUIRE_INLINE int64_t attention_chunk(int64_t block_tokens) {
-    return (kChunk + block_tokens - 1) / block_tokens * block_tokens;
-}
-
-QUIRE_INLINE int64_t round_up(int64_t n, int64_t multiple) {
-    return (n + multiple - 1) / multiple * multiple;
-}
-
-// The whole blocks of a chunk that a unit reads: positions [first, last), and for each vector of
-// positions where its keys and its values begin.
-template <class Cache>
-struct Chunk {
-    int64_t first, last, num_vectors;
-    const Cache **keys, **values;
-};
-
-// One unit at work.  Sizes: R rows, C positions in a chunk, D padded to whole vectors.
 template <class V, class Cache>
 struct AttentionUnit {
+    static constexpr bool kCodes = kKeyLanes<Cache> == 2;
+    static constexpr int kGroup = kGroupRows<V>;
+    static constexpr int64_t kGroupsInPlace = 4;  // more go through a panel
+    static constexpr int64_t kVectorsInPlace = 96 / V::kWidth;
+    static constexpr int64_t kPositionsInPlace = 64;
+    using Query = typename ScoreSteps<V, Cache>::Query;
+
     const quire_op &op;
     const Run &run;
-    const int64_t B, D, padded, C, group, kv_head;
-    const QueryTile tile;
-    const int64_t num_rows;
-    const int64_t oldest, newest;      // positions that any row sees
-    float *queries;                    // [R, D], scaled
-    float *weights;                    // [R, C]: scores, then softmax weights
-    float *sums;                       // [R, padded]: weighted values so far
-    float *maxima, *totals, *factors;  // [R]
-    Chunk<Cache> now, next;
+    const QueryTile &tile;
+    const int64_t kv_head, B, D, P, C, group, num_rows, steps;
+    AttentionMemory<V, Cache> memory;
+    Partial all;
+    Chunk<Cache> *now, *next;
+    int64_t num_groups;
 
-    AttentionUnit(const quire_op &op, const Run &run, int64_t index, char *scratch)
+    AttentionUnit(const quire_op &op, const Run &run, int64_t tile, int64_t kv_head, char *scratch)
         : op(op),
           run(run),
+          tile(run.tiles[tile]),
+          kv_head(kv_head),
           B(run.program->block_tokens),
           D(op.head_dim),
-          padded(round_up(D, V::kWidth)),
-          C(attention_chunk(B)),
+          P(padded_dims(D)),
+          C(chunk_positions(B)),
           group(op.heads / op.kv_heads),
-          kv_head(index / run.num_tiles),
-          tile(run.tiles[index % run.num_tiles]),
-          num_rows(tile.num_tokens * group),
-          oldest(oldest_of(0)),
-          newest(position_of(num_rows - 1)) {
-        const int64_t most = C / V::kWidth;
-        const Cache **pointers = reinterpret_cast<const Cache **>(scratch);
-        now = {0, 0, 0, pointers, pointers + most};
-        next = {0, 0, 0, pointers + 2 * most, pointers + 3 * most};
-        weights = reinterpret_cast<float *>(pointers + 4 * most);
-        sums = weights + num_rows * C;
-        queries = sums + num_rows * padded;
-        maxima = queries + num_rows * D;
-        totals = maxima + num_rows;
-        factors = totals + num_rows;
-    }
-
-    QUIRE_INLINE int64_t position_of(int64_t row) const {
-        return run.step->positions[tile.first_token + row / group];
-    }
-    QUIRE_INLINE int64_t oldest_of(int64_t row) const {
-        const int64_t position = position_of(row);
-        return op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
-    }
-
-    void start() {
+          num_rows(this->tile.num_tokens * group),
+          steps(key_numbers<Cache>(D) / kKeyLanes<Cache>),
+          memory(scratch, num_rows, D),
+          all(memory.all, num_rows, P),
+          now(memory.chunks),
+          next(memory.chunks + 1) {
+        for (int64_t i = 0; i < num_rows * P; i++) all.sums[i] = 0.0f;
         for (int64_t r = 0; r < num_rows; r++) {
-            const int64_t head = kv_head * group + r % group;
-            const float *from = run.row(op.in[0], tile.first_token + r / group) + head * D;
-            float *to = queries + r * D;
-            for_each_vector<V>(D, [&](auto load, auto store) {
-                store(to, V::mul(load(from), V::broadcast(op.scale)));
-            });
-            for (int64_t d = 0; d < padded; d++) sums[r * padded + d] = 0.0f;
-            maxima[r] = kMinusInfinity;
-            totals[r] = 0.0f;
+            all.maxima[r] = kLowest, all.totals[r] = 0.0f;
+            const int64_t position = run.step->positions[this->tile.first_token + r / group];
+            memory.newest[r] = position;
+            memory.oldest[r] =
+                op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
         }
     }
 
-    // Finds the keys and values of the chunk that starts at `start`; it may be behind the newest.
-    void find(int64_t start, Chunk<Cache> *chunk) const {
-        chunk->first = (oldest > start ? oldest : start) / B * B;
-        const int64_t end = newest + 1 < start + C ? newest + 1 : start + C;
-        chunk->last = end > chunk->first ? round_up(end, B) : chunk->first;
-        chunk->num_vectors = (chunk->last - chunk->first) / V::kWidth;
+    QUIRE_INLINE int64_t newest_of(int64_t row) const { return memory.newest[row]; }
+    QUIRE_INLINE int64_t oldest_of(int64_t row) const { return memory.oldest[row]; }
+    // The positions of the chunk in hand that a row sees, from its start: [first, end).
+    QUIRE_INLINE int64_t first_of(int64_t row) const {
+        return smaller(larger(oldest_of(row) - now->start, 0), C);
+    }
+    QUIRE_INLINE int64_t end_of(int64_t row) const {
+        return smaller(larger(newest_of(row) + 1 - now->start, 0), C);
+    }
+
+    // Rows in groups of nearly the same size.
+    void make_groups() {
+        num_groups = ceil_div(num_rows, kGroup);
+        int64_t row = 0;
+        for (int64_t i = 0; i < num_groups; i++) {
+            const int64_t count = (num_rows - row) / (num_groups - i), last = row + count - 1;
+            memory.groups[i] = {
+                row, count, oldest_of(row), newest_of(last), oldest_of(last), newest_of(row)};
+            row += count;
+        }
+    }
+
+    QUIRE_INLINE const float *query(int64_t row) const {
+        const int64_t head = kv_head * group + row % group;
+        return run.row(op.in[0], tile.first_token + row / group) + head * D;
+    }
+
+    // Scales the queries and turns them to [steps, R].
+    void read_queries() {
+        const float scale = op.scale * kLog2E;
+        for (int64_t r = 0; r < num_rows; r++) {
+            const float *from = query(r);
+            if constexpr (kCodes) {
+                // Sums of products stay below 2^31.
+                const float limit = D <= 512 ? 32767.0f : float(16909320 / D - 1);
+                const float most = finite_max<V>(from, D);
+                int32_t *codes = reinterpret_cast<int32_t *>(memory.panel);
+                to_codes<V>(from, D, most, limit, codes);
+                if (D % 2) codes[D] = 0;
+                for (int64_t i = 0; i < steps; i++) {
+                    const uint32_t low = uint16_t(codes[2 * i]), high = codes[2 * i + 1];
+                    memory.queries[i * num_rows + r] = Query(low | high << 16);
+                }
+                memory.query_scales[r] = most / limit * scale;
+            } else {
+                Query *to = memory.queries + r;
+                for (int64_t d = 0; d < D; d++) to[d * num_rows] = from[d] * scale;
+            }
+        }
+    }
+
+    // Finds the blocks of a chunk that rows see.
+    void find(int64_t index, Chunk<Cache> *chunk) const {
+        const int64_t start = index * C;
+        const int64_t oldest = oldest_of(0), newest = newest_of(num_rows - 1);
+        const int64_t first = larger(oldest, start) / B, end = smaller(newest + 1, start + C);
+        const int64_t last = ceil_div(end, B);
+        chunk->start = start;
+        chunk->from = (first * B - start) / V::kWidth;
+        chunk->to = larger((last * B - start) / V::kWidth, chunk->from);
         const quire_program &program = *run.program;
         const int32_t *table =
             run.step->block_tables + int64_t(tile.request) * run.step->block_table_stride;
-        const Cache **key = chunk->keys, **value = chunk->values;
-        for (int64_t block = chunk->first / B; block < chunk->last / B; block++) {
-            const Cache *numbers =
-                reinterpret_cast<const Cache *>(program.kv + program.kv_layer_offset[op.layer] +
-                                                table[block] * program.kv_block_bytes[op.layer]);
-            for (int64_t slot = 0; slot < B; slot += V::kWidth) {
-                *key++ = numbers + kv_head * D * B + slot;
-                *value++ = numbers + (op.kv_heads + kv_head) * D * B + slot * D;
+        int64_t vector = chunk->from;
+        for (int64_t block = first; block < last; block++) {
+            const HeadOfBlock<Cache> head =
+                head_of_block<Cache>(program.kv + program.kv_layer_offset[op.layer] +
+                                         table[block] * program.kv_block_bytes[op.layer],
+                                     B, op.kv_heads, D, kv_head);
+            for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
+                chunk->keys[vector] = head.keys + slot * kKeyLanes<Cache>;
+                chunk->values[vector] = head.values + slot * D;
+                chunk->key_scales[vector] = head.key_scales + slot;
+                chunk->value_scales[vector] = head.value_scales + slot;
             }
         }
     }
 
-    // Asks for a vector's share of its block's memory.
-    QUIRE_INLINE void fetch(const Cache *from) const {
-        for (int64_t i = 0; i < D * V::kWidth; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
+    // Ask for a vector's share of its block's memory.
+    QUIRE_INLINE void fetch(const Cache *from, int64_t numbers) const {
+        for (int64_t i = 0; i < numbers; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
     }
-    QUIRE_INLINE void fetch_values(int64_t vector) const { fetch(now.values[vector]); }
-    QUIRE_INLINE void fetch_next_keys(int64_t vector) const {
-        if (vector >= next.num_vectors) return;
-        const int64_t slot = vector * V::kWidth % B;
-        fetch(next.keys[vector] + slot * (D - 1));  // the first `slot` shares of the block are past
+    QUIRE_INLINE void fetch_values(int64_t vector) const {
+        fetch(now->values[vector], D * V::kWidth);
+        if constexpr (kCodes) QUIRE_PREFETCH_L2(now->value_scales[vector]);
     }
-
-    template <int R, int N>
-    QUIRE_INLINE void score_tile(int64_t row, int64_t vector) {
-        typename V::Float scores[R][N];
-        const Cache *key[N];
-        QUIRE_UNROLL
-        for (int n = 0; n < N; n++) {
-            key[n] = now.keys[vector + n];
-            if (row == 0) fetch_values(vector + n);
-            QUIRE_UNROLL
-            for (int r = 0; r < R; r++) scores[r][n] = V::zero();
-        }
-        const float *query = queries + row * D;
-        for (int64_t d = 0; d < D; d++) {
-            typename V::Float q[R];
-            QUIRE_UNROLL
-            for (int r = 0; r < R; r++) q[r] = V::broadcast(query[r * D + d]);
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                const typename V::Float k = V::load(key[n] + d * B);
-                QUIRE_UNROLL
-                for (int r = 0; r < R; r++) scores[r][n] = V::fma(q[r], k, scores[r][n]);
-            }
-        }
-        QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                V::store(weights + (row + r) * C + (vector + n) * V::kWidth, scores[r][n]);
-            }
-        }
+    // Where position p's share of the keys of the next chunk lies, or null.
+    QUIRE_INLINE const Cache *next_keys(int64_t p) const {
+        const int64_t vector = p / V::kWidth, slot = p % B;
+        if (vector < next->from || vector >= next->to) return nullptr;
+        return next->keys[vector] - slot / V::kWidth * V::kWidth * kKeyLanes<Cache> + slot * D;
     }
 
-    // Adds the weighted values of the chunk's positions [first, last) to N vectors of R rows.
-    template <int R, int N>
-    QUIRE_INLINE void value_tile(int64_t row, int64_t d, int64_t first, int64_t last) {
-        typename V::Float out[R][N];
+    // --- scores
+
+    template <int M, int N, class T>
+    QUIRE_INLINE void scores_of_vectors(const T *const *keys, int64_t key_stride, int64_t row,
+                                        int64_t vector, const T *const *ahead) {
+        typename ScoreSteps<V, T>::Sum sums[M][N];
+        score_tile<V, T, M, N>(memory.queries + row, num_rows, keys, key_stride, steps, ahead,
+                               sums);
         QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            const typename V::Float factor = V::broadcast(factors[row + r]);
+        for (int m = 0; m < M; m++) {
+            float *to = memory.weights + (row + m) * kChunkRoom + vector * V::kWidth;
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) {
-                out[r][n] = V::mul(V::load(sums + (row + r) * padded + d + n * V::kWidth), factor);
-            }
-        }
-        const bool ragged = d + N * V::kWidth > D;
-        for (int64_t vector = first / V::kWidth; vector * V::kWidth < last; vector++) {
-            if (row == 0 && d == 0) fetch_next_keys(vector);
-            const int64_t start = vector * V::kWidth;
-            const int64_t from = first > start ? first - start : 0;
-            const int64_t to = last - start < V::kWidth ? last - start : V::kWidth;
-            const Cache *value = now.values[vector] + from * D + d;
-            const float *weight = weights + row * C + start + from;
-            for (int64_t slot = from; slot < to; slot++, value += D, weight++) {
-                typename V::Float w[R];
-                QUIRE_UNROLL
-                for (int r = 0; r < R; r++) w[r] = V::broadcast(weight[r * C]);
-                QUIRE_UNROLL
-                for (int n = 0; n < N; n++) {
-                    const typename V::Float v = N == 1 && ragged ? V::load_partial(value, D - d)
-                                                                 : V::load(value + n * V::kWidth);
-                    QUIRE_UNROLL
-                    for (int r = 0; r < R; r++) out[r][n] = V::fma(w[r], v, out[r][n]);
+                if constexpr (kCodes) {
+                    const auto scale = V::mul(V::broadcast(memory.query_scales[row + m]),
+                                              V::load(now->key_scales[vector + n]));
+                    V::store(to + n * V::kWidth, V::mul(V::int_to_float(sums[m][n]), scale));
+                } else {
+                    V::store(to + n * V::kWidth, sums[m][n]);
                 }
             }
         }
-        QUIRE_UNROLL
-        for (int r = 0; r < R; r++) {
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                V::store(sums + (row + r) * padded + d + n * V::kWidth, out[r][n]);
+    }
+
+    // One group of rows meets keys as they lie in the cache.  The last tile overlaps the one before.
+    template <int M, int N>
+    void scores_in_place(int64_t row, int64_t from, int64_t to) {
+        const auto tile = [&](auto count, int64_t v) {
+            scores_of_vectors<M, count.value>(now->keys + v, B * kKeyLanes<Cache>, row, v,
+                                              row == 0 ? now->values + v : nullptr);
+        };
+        if (to - from >= N) {
+            for (int64_t v = from; v < to; v += N) tile(Count<N>(), smaller(v, to - N));
+        } else {
+            for (int64_t v = from; v < to; v++) tile(Count<1>(), v);
+        }
+    }
+
+    // One of the N vectors of a panel [D, N] of keys.
+    template <int N>
+    void fill_key_panel(const Cache *from, int n) {
+        float *to = memory.panel + n * V::kWidth, *end = to + D * N * V::kWidth;
+        for (; to < end; to += N * V::kWidth, from += B) V::store(to, V::load(from));
+    }
+
+    // Several groups meet N vectors of positions, made float32 first.
+    template <int N>
+    void scores_through_panel(int64_t vector) {
+        const float *keys[N];
+        for (int n = 0; n < N; n++) {
+            fetch_values(vector + n);
+            keys[n] = memory.panel + n * V::kWidth;
+            if constexpr (!kCodes) fill_key_panel<N>(now->keys[vector + n], n);
+        }
+        const int64_t first = now->start + vector * V::kWidth;
+        for (int64_t i = 0; i < num_groups; i++) {
+            const RowGroup &rows = memory.groups[i];
+            if (rows.newest < first || rows.oldest >= first + N * V::kWidth) continue;
+            with_rows<kGroup>(rows.count, [&](auto count) {
+                constexpr int M = decltype(count)::value;
+                if constexpr (kCodes) {
+                    scores_of_vectors<M, N>(now->keys + vector, B * 2, rows.row, vector,
+                                            static_cast<const Cache *const *>(nullptr));
+                } else {
+                    scores_of_vectors<M, N>(keys, N * V::kWidth, rows.row, vector,
+                                            static_cast<const float *const *>(nullptr));
+                }
+            });
+        }
+    }
+
+    // Keys that came to the first-level cache for one group are still there for the other.
+    void make_scores_in_place() {
+        const int64_t step = num_groups > 1 ? kVectorsInPlace : now->to;
+        for (int64_t from = now->from; from < now->to; from += step) {
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    constexpr int M = decltype(count)::value;
+                    // Integer sums wait for nothing; products need a register of their own.
+                    constexpr int kNumVectors =
+                        kCodes ? (M > 2 ? 2 : 8 / M) : vectors_beside<V, M>();
+                    scores_in_place<M, kNumVectors>(rows.row, from, smaller(from + step, now->to));
+                });
             }
         }
     }
 
-    template <int R, int N>
-    QUIRE_INLINE int64_t score_tiles(int64_t row, int64_t vector, int64_t num_vectors) {
-        for (; vector + N <= num_vectors; vector += N) score_tile<R, N>(row, vector);
-        return vector;
-    }
-    template <int R, int N>
-    QUIRE_INLINE int64_t value_tiles(int64_t row, int64_t d, int64_t first, int64_t last) {
-        for (; d + N * V::kWidth <= D; d += N * V::kWidth) value_tile<R, N>(row, d, first, last);
-        return d;
+    void make_scores() {
+        if (num_groups <= kGroupsInPlace) return make_scores_in_place();
+        int64_t vector = now->from;
+        for (; vector + 2 <= now->to; vector += 2) scores_through_panel<2>(vector);
+        if (vector < now->to) scores_through_panel<1>(vector);
     }
 
-    template <int R, int N>
-    void scores_of_rows(int64_t row, int64_t num_vectors) {
-        const int64_t vector = score_tiles<R, N>(row, 0, num_vectors);
-        score_tiles<R, 1>(row, vector, num_vectors);
-    }
-    template <int R, int N>
-    void values_of_rows(int64_t row, int64_t first, int64_t last) {
-        int64_t d = value_tiles<R, N>(row, 0, first, last);
-        if constexpr (N > 2) d = value_tiles<R, 2>(row, d, first, last);
-        d = value_tiles<R, 1>(row, d, first, last);
-        if (d < D) value_tile<R, 1>(row, d, first, last);
+    // --- softmax
+
+    // Turns one row's scores into weights, which take in the scales of the values.
+    void make_weights(int64_t row, const Partial &out) {
+        float *score = memory.weights + row * kChunkRoom;
+        const int64_t first = first_of(row), end = end_of(row);
+        out.maxima[row] = kLowest, out.totals[row] = 0.0f;
+        if (first >= end) return;
+        const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
+        for (int64_t p = from; p < first; p++) score[p] = -INFINITY;
+        for (int64_t p = end; p < to; p++) score[p] = -INFINITY;
+
+        auto top = V::broadcast(kLowest);
+        for (int64_t p = from; p < to; p += V::kWidth) top = V::max(V::load(score + p), top);
+        const auto shift = V::broadcast(V::max_lane(top));
+        auto total = V::zero();
+        for (int64_t p = from; p < to; p += V::kWidth) {
+            auto weight = vector_exp2<V>(V::sub(V::load(score + p), shift));
+            total = V::add(total, weight);
+            if constexpr (kCodes) {
+                weight = V::mul(weight, V::load(now->value_scales[p / V::kWidth]));
+            }
+            V::store(score + p, weight);
+        }
+        out.maxima[row] = V::max_lane(top);
+        out.totals[row] = V::sum(total);
     }
 
-    void make_scores(int64_t num_vectors) {
-        int64_t row = 0;
-        for (; row + 4 <= num_rows; row += 4) scores_of_rows<4, 2>(row, num_vectors);
-        if (num_rows - row == 3) scores_of_rows<3, 2>(row, num_vectors);
-        if (num_rows - row == 2) scores_of_rows<2, 4>(row, num_vectors);
-        if (num_rows - row == 1) scores_of_rows<1, 8>(row, num_vectors);
-    }
-    void add_values(int64_t first, int64_t last) {
-        int64_t row = 0;
-        for (; row + 4 <= num_rows; row += 4) values_of_rows<4, 2>(row, first, last);
-        if (num_rows - row == 3) values_of_rows<3, 4>(row, first, last);
-        if (num_rows - row == 2) values_of_rows<2, 4>(row, first, last);
-        if (num_rows - row == 1) values_of_rows<1, 8>(row, first, last);
+    // --- values
+
+    // N vectors from d on of the values that a group of rows sees; it may be less than one vector.
+    template <int M, int N, bool Whole, class T>
+    void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d, float *sums,
+                         int64_t from, int64_t to, bool fetches) {
+        const int64_t a = larger(rows.common_oldest - now->start, from);
+        const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
+        const auto ahead = [&](int64_t p) -> const char * {
+            const Cache *keys = fetches ? next_keys(p) : nullptr;
+            return keys ? reinterpret_cast<const char *>(keys + d) : nullptr;
+        };
+        const auto one = [&](int64_t row, int64_t first, int64_t end) {
+            if (first >= end) return;
+            value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, first,
+                                       end, sums + row * P, P, ahead);
+        };
+        const bool ragged = rows.oldest != rows.common_oldest || rows.newest != rows.common_newest;
+        for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
+            one(r, larger(first_of(r), from), smaller(a < b ? a : to, end_of(r)));
+        }
+        if (a >= b) return;
+        value_tile<V, M, N, Whole>(memory.weights + rows.row * kChunkRoom, values, d, D - d, a, b,
+                                   sums + rows.row * P, P, ahead);
+        for (int64_t r = rows.row; ragged && r < rows.row + rows.count; r++) {
+            one(r, larger(b, first_of(r)), smaller(end_of(r), to));
+        }
     }
 
-    // Turns one row's scores into weights; the chunk in hand starts at position `start`.
-    void make_weights(int64_t row, int64_t start, int64_t num_vectors) {
-        float *score = weights + row * C;
-        const int64_t size = num_vectors * V::kWidth;
-        int64_t first = oldest_of(row) - start, end = position_of(row) + 1 - start;
-        first = first < 0 ? 0 : first > size ? size : first;
-        end = end > size ? size : end < first ? first : end;
-        for (int64_t p = 0; p < first; p++) score[p] = kMinusInfinity;
-        for (int64_t p = end; p < size; p++) score[p] = kMinusInfinity;
+    template <int M, int N>
+    void values_in_place(const RowGroup &rows, int64_t d, int64_t from, int64_t to, float *sums) {
+        const ValueRows<Cache> values = {now->values, D, B};
+        const auto tile = [&](auto count, auto whole) {
+            values_of_group<M, count.value, whole.value>(rows, values, d, sums + d, from, to,
+                                                         rows.row == 0);
+        };
+        for (; d + N * V::kWidth <= D; d += N * V::kWidth) tile(Count<N>(), Count<true>());
+        if constexpr (N > 1) {
+            values_in_place<M, N / 2>(rows, d, from, to, sums);
+        } else if (d < D) {
+            tile(Count<1>(), Count<false>());
+        }
+    }
 
-        auto top = V::broadcast(maxima[row]);
-        for (int64_t p = 0; p < size; p += V::kWidth) top = V::max(V::load(score + p), top);
-        const float maximum = V::max_lane(top);
-        if (maximum == kMinusInfinity) {  // nothing seen yet
-            for (int64_t p = 0; p < size; p++) score[p] = 0.0f;
-            factors[row] = 1.0f;
+    void add_values_in_place(float *sums) {
+        const int64_t end = now->to * V::kWidth;
+        for (int64_t p = now->from * V::kWidth; p < end; p += kPositionsInPlace) {
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    constexpr int M = decltype(count)::value, most = vectors_beside<V, M>();
+                    constexpr int N = most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+                    values_in_place<M, N>(rows, 0, p, smaller(p + kPositionsInPlace, end), sums);
+                });
+            }
+        }
+    }
+
+    // Two vectors from d on of the values of kWidth positions; behind D stand zeros.
+    void fill_value_panel(const Cache *from, int64_t d, float *to) {
+        constexpr int64_t W = V::kWidth;
+        const int64_t left = D - d, stride = D;
+        if (left >= 2 * W) {
+            for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+                V::store(to, V::load(from));
+                V::store(to + W, V::load(from + W));
+            }
             return;
         }
-        const auto shift = V::broadcast(maximum);
-        auto total = V::zero();
-        for (int64_t p = 0; p < size; p += V::kWidth) {
-            const auto weight = vector_exp<V>(V::sub(V::load(score + p), shift));
-            V::store(score + p, weight);
-            total = V::add(total, weight);
+        for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+            V::store(to, left >= W ? V::load(from) : V::load_partial(from, left));
+            V::store(to + W, left > W ? V::load_partial(from + W, left - W) : V::zero());
         }
-        float old[V::kWidth];
-        V::store(old, vector_exp<V>(V::sub(V::broadcast(maxima[row]), shift)));
-        factors[row] = old[0];
-        totals[row] = totals[row] * old[0] + V::sum(total);
-        maxima[row] = maximum;
+    }
+
+    void values_through_panel(float *sums) {
+        const float *panel = memory.panel;
+        const ValueRows<float> values = {&panel, 2 * V::kWidth, kChunkRoom};
+        for (int64_t d = 0; d < D; d += 2 * V::kWidth) {
+            for (int64_t vector = now->from; vector < now->to; vector++) {
+                const Cache *keys = d == 0 ? next_keys(vector * V::kWidth) : nullptr;
+                if (keys) fetch(keys, D * V::kWidth);
+                fill_value_panel(now->values[vector] + d, d,
+                                 memory.panel + vector * V::kWidth * 2 * V::kWidth);
+            }
+            for (int64_t i = 0; i < num_groups; i++) {
+                const RowGroup &rows = memory.groups[i];
+                with_rows<kGroup>(rows.count, [&](auto count) {
+                    values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d, 0,
+                                                                     C, false);
+                });
+            }
+        }
+    }
+
+    void add_values(const Partial &out) {
+        for (int64_t i = 0; i < num_rows * P; i++) out.sums[i] = 0.0f;
+        if (num_groups > kGroupsInPlace) return values_through_panel(out.sums);
+        add_values_in_place(out.sums);
+    }
+
+    // --- from chunks to the result
+
+    QUIRE_INLINE Partial partial(int64_t chunk) const {
+        if (tile.partials < 0) return Partial(memory.own, num_rows, P);
+        const int64_t index = kv_head * tile.num_chunks + chunk - tile.first_chunk;
+        return Partial(run.partials + tile.partials + index * partial_floats(num_rows, D), num_rows,
+                       P);
+    }
+
+    // Takes in the partial result of a chunk, for the rows that see any of it.
+    void merge(int64_t chunk) {
+        const Partial part = partial(chunk);
+        for (int64_t r = 0; r < num_rows; r++) {
+            if (newest_of(r) < chunk * C || oldest_of(r) >= (chunk + 1) * C) continue;
+            const float before = all.maxima[r],
+                        maximum = before > part.maxima[r] ? before : part.maxima[r];
+            float factors[V::kWidth] = {before - maximum, part.maxima[r] - maximum};
+            V::store(factors, vector_exp2<V>(V::load(factors)));
+            const auto old = V::broadcast(factors[0]), fresh = V::broadcast(factors[1]);
+            float *to = all.sums + r * P;
+            const float *from = part.sums + r * P;
+            for (int64_t d = 0; d < P; d += V::kWidth) {
+                V::store(to + d, V::fma(fresh, V::load(from + d), V::mul(old, V::load(to + d))));
+            }
+            all.totals[r] = all.totals[r] * factors[0] + part.totals[r] * factors[1];
+            all.maxima[r] = maximum;
+        }
     }
 
     void finish() {
         for (int64_t r = 0; r < num_rows; r++) {
             const int64_t head = kv_head * group + r % group;
             float *to = run.row(op.out[0], tile.first_token + r / group) + head * D;
-            const float *from = sums + r * padded;
-            for_each_vector<V>(D, [&](auto load, auto store) {
-                store(to, V::div(load(from), V::broadcast(totals[r])));
-            });
+            const float *from = all.sums + r * P;
+            const auto factor = V::broadcast(1.0f / all.totals[r]);
+            for_each_vector<V>(
+                D, [&](auto load, auto store) { store(to, V::mul(load(from), factor)); });
         }
     }
 
-    void attend() {
-        start();
-        int64_t chunk = oldest / C * C;
-        for (find(chunk, &now); chunk <= newest; chunk += C) {
-            find(chunk + C, &next);
-            make_scores(now.num_vectors);
-            for (int64_t r = 0; r < num_rows; r++) make_weights(r, now.first, now.num_vectors);
-            const int64_t first = oldest > now.first ? oldest - now.first : 0;
-            const int64_t last = (newest + 1 < now.last ? newest + 1 : now.last) - now.first;
-            add_values(first, last);
-            const Chunk<Cache> done = now;
+    void attend(int64_t first, int64_t count) {
+        make_groups();
+        read_queries();
+        find(first, now);
+        for (int64_t chunk = first; chunk < first + count; chunk++) {
+            if (chunk + 1 < first + count) {
+                find(chunk + 1, next);
+            } else {
+                next->from = next->to = 0;
+            }
+            const Partial out = partial(chunk);
+            make_scores();
+            for (int64_t r = 0; r < num_rows; r++) make_weights(r, out);
+            add_values(out);
+            if (tile.partials < 0) merge(chunk);
+            Chunk<Cache> *done = now;
             now = next;
             next = done;
         }
+        if (tile.partials < 0) finish();
+    }
+
+    void merge_all() {
+        for (int64_t i = 0; i < tile.num_chunks; i++) merge(tile.first_chunk + i);
         finish();
     }
 };
 
 template <class V>
 size_t attention_scratch_bytes(const quire_op &op, const Run &run) {
-    const int64_t C = attention_chunk(run.program->block_tokens);
     const int64_t rows = run.tile_tokens * (op.heads / op.kv_heads);
-    const int64_t floats = op.head_dim + round_up(op.head_dim, V::kWidth) + C + 3;
-    return sizeof(float) * rows * floats + 4 * sizeof(void *) * C / V::kWidth;
+    char *const start = reinterpret_cast<char *>(uintptr_t(64));  // any aligned address
+    return size_t(AttentionMemory<V, Code8>(start, rows, op.head_dim).next - start);
 }
 
 template <class V, class Cache>
 void attention_as(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; i++) AttentionUnit<V, Cache>(op, run, i, scratch).attend();
+    for (int64_t i = first; i < last; i++) {
+        const KeySpan &span = run.spans[i % run.num_spans];
+        AttentionUnit<V, Cache> unit(op, run, span.tile, i / run.num_spans, scratch);
+        unit.attend(span.first_chunk, span.num_chunks);
+    }
 }
 
 template <class V>
 void attention(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
     switch (run.program->kv_dtype) {
-        case QUIRE_F32:
+        case QUIRE_KV_F32:
             return attention_as<V, float>(op, run, scratch, first, last);
-        case QUIRE_F16:
+        case QUIRE_KV_F16:
             return attention_as<V, Half>(op, run, scratch, first, last);
-        default:
+        case QUIRE_KV_BF16:
             return attention_as<V, BFloat16>(op, run, scratch, first, last);
+        default:
+            return attention_as<V, Code8>(op, run, scratch, first, last);
+    }
+}
+
+// The second half of attention for tiles with several spans; the cache's format is past.
+template <class V>
+void merge_attention(const quire_op &op, const Run &run, char *scratch, int64_t first,
+                     int64_t last) {
+    for (int64_t i = first; i < last; i++) {
+        const int32_t tile = run.split_tiles[i % run.num_split_tiles].tile;
+        AttentionUnit<V, float>(op, run, tile, i / run.num_split_tiles, scratch).merge_all();
     }
 }
 

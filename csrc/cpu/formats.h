@@ -1,4 +1,4 @@
-// The 16-bit number formats of weights and caches, converted one number at a time.
+// The narrow number formats of weights and caches, converted one number at a time.
 //
 // Conversions to float32 are exact; conversions from it round to nearest, ties to even.
 // Everything here is static: units built for different instruction sets each get their own copy.
@@ -25,6 +25,11 @@ struct BFloat16 {
     uint16_t bits;
 };
 
+// A code of the int8 cache; what it stands for is code * the scale of its vector.
+struct Code8 {
+    int8_t code;
+};
+
 QUIRE_INLINE float float_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -39,6 +44,10 @@ QUIRE_INLINE uint32_t bits_of(float value) {
 
 QUIRE_INLINE float to_float(float value) {
     return value;
+}
+
+QUIRE_INLINE float to_float(Code8 value) {
+    return float(value.code);
 }
 
 QUIRE_INLINE float to_float(BFloat16 value) {

@@ -12,9 +12,23 @@ namespace quire {
 
 constexpr int kNumOpKinds = QUIRE_OP_QUANTIZE + 1;
 
-// Neighbouring tokens of one request whose queries read the same keys and values together.
+// Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
+// chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of
+// its chunks go, [K][chunk]; -1 where one unit walks all of them and keeps them to itself.
 struct QueryTile {
     int32_t request, first_token, num_tokens;
+    int32_t first_chunk, num_chunks, num_keys;
+    int64_t partials;
+};
+
+// The chunks of a tile that one unit walks.
+struct KeySpan {
+    int32_t tile, first_chunk, num_chunks;
+};
+
+// A tile that has several spans.
+struct SplitTile {
+    int32_t tile;
 };
 
 // What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
@@ -24,7 +38,10 @@ struct Run {
     int64_t num_rows;           // T in the body, the rows of the piece in the head
     const int32_t *logit_rows;  // of the piece
     const QueryTile *tiles;
-    int64_t num_tiles, tile_tokens;
+    const KeySpan *spans;
+    const SplitTile *split_tiles;
+    int64_t num_spans, num_split_tiles, tile_tokens;
+    float *partials;
 
     QUIRE_INLINE float *row(const quire_tensor &tensor, int64_t index) const {
         return program->arena + tensor.offset + index * tensor.stride;
@@ -32,12 +49,13 @@ struct Run {
 };
 
 // Does the units [first, last) of an op; scratch belongs to the calling thread.  A unit is a row, a
-// (head, tile) pair of attention, or a block of the output of a matrix product.
+// (kv head, span) pair of attention, or a block of the output of a matrix product.
 using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64_t first,
                         int64_t last);
 
 struct Kernels {
     Kernel ops[kNumOpKinds];
+    Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
     size_t (*scratch_bytes)(const quire_op &op, const Run &run);
 

@@ -7,10 +7,12 @@
 #include <math.h>
 #include <stdint.h>
 
+#include "attention_chunks.h"
+#include "integers.h"
 #include "kernels.h"
+#include "kv_block.h"
 #include "packed.h"
 //
-#include "arithmetic.inl"
 #include "quantize.inl"
 //
 #include "exp.inl"
@@ -18,8 +20,15 @@
 //
 #include "rows.inl"
 //
+#include "codes.inl"
+//
 #include "norm.inl"
 #include "rope.inl"
+//
+#include "attention_scores.inl"
+#include "attention_values.inl"
+//
+#include "attention_memory.inl"
 //
 #include "attention.inl"
 #include "integer_matmul.inl"
@@ -59,6 +68,7 @@ constexpr Kernels make_kernels() {
     kernels.ops[QUIRE_OP_GATED] = then_quantize<V, Q, gated<V>>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize<V, Q>;
+    kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
     kernels.scratch_bytes = scratch_bytes<V>;
     kernels.max_value = max_value<V>;

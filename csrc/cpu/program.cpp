@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include <new>
-#include <vector>
 
+#include "attention_plan.h"
 #include "isa.h"
 #include "packed.h"
 #include "rope_angles.h"
@@ -13,8 +13,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kTileRows = 32;  // queries that share loaded keys, see attention.inl
-constexpr int32_t kLanes = 16;     // of the widest instruction set: a block holds whole vectors
+constexpr int32_t kLanes = 16;  // of the widest instruction set: a block holds whole vectors
 constexpr int64_t kInlineFloats = 16384;  // less work than that is not worth a second thread
 constexpr int64_t kWeightBytesPerChunk = 64 * 1024;
 
@@ -67,16 +66,24 @@ class Walk {
         const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
         if (op.kind == QUIRE_OP_ATTENTION) {
-            if (program_.block_tokens % kLanes) return QUIRE_BAD_OP;
-            cut_tiles(op);
+            const int32_t size = program_.block_tokens;
+            if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
+            if (!plan_attention(op)) return QUIRE_NO_MEMORY;
         }
         if (!pool_.reserve_scratch(kernels_.scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
         int64_t units, grain;
         plan_units(op, &units, &grain);
+        run_units(kernel, op, units, grain);
+        if (op.kind == QUIRE_OP_ATTENTION) {
+            run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
+        }
+        return QUIRE_OK;
+    }
+
+    void run_units(Kernel kernel, const quire_op &op, int64_t units, int64_t grain) {
         pool_.parallel_for(units, grain, [&](int thread, int64_t first, int64_t last) {
             kernel(op, run_, pool_.scratch(thread), first, last);
         });
-        return QUIRE_OK;
     }
 
     bool tokens_fit(int64_t num_embeddings) const {
@@ -86,22 +93,18 @@ class Walk {
         return true;
     }
 
-    // Cuts the tokens of each request into tiles for attention.
-    void cut_tiles(const quire_op &op) {
-        const int32_t group = op.heads / op.kv_heads;
-        const int32_t size = group < kTileRows ? int32_t(kTileRows / group) : 1;
-        if (run_.tile_tokens != size) {
-            tiles_.clear();
-            for (int32_t r = 0; r < step_.num_requests; r++) {
-                const int32_t end = step_.query_start[r + 1];
-                for (int32_t t = step_.query_start[r]; t < end; t += size) {
-                    tiles_.push_back({r, t, end - t < size ? end - t : size});
-                }
-            }
-        }
-        run_.tiles = tiles_.data();
-        run_.num_tiles = int64_t(tiles_.size());
-        run_.tile_tokens = size;
+    // Plans attention; false: no memory for its partial results.
+    bool plan_attention(const quire_op &op) {
+        plan_.cut(op, program_, step_, pool_.num_threads());
+        if (!pool_.reserve_shared(sizeof(float) * plan_.partial_floats)) return false;
+        run_.tiles = plan_.tiles.data();
+        run_.spans = plan_.spans.data();
+        run_.split_tiles = plan_.split.data();
+        run_.num_spans = int64_t(plan_.spans.size());
+        run_.num_split_tiles = int64_t(plan_.split.size());
+        run_.tile_tokens = plan_.tile_tokens;
+        run_.partials = reinterpret_cast<float *>(pool_.shared());
+        return true;
     }
 
     // How many units an op has and how many a thread takes at once.
@@ -118,8 +121,8 @@ class Walk {
             if (*grain > *units / (4 * threads)) *grain = *units / (4 * threads);
             if (bytes * run_.num_rows < kInlineFloats * 8) *grain = *units;
         } else if (op.kind == QUIRE_OP_ATTENTION) {
-            *units = run_.num_tiles * op.kv_heads;
-            *grain = attention_floats(op) < kInlineFloats * 4 ? *units : 1;
+            *units = run_.num_spans * op.kv_heads;
+            *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
         } else {
             *units = run_.num_rows;
             const int64_t cols = op.out[0].cols > op.in[0].cols ? op.out[0].cols : op.in[0].cols;
@@ -142,23 +145,12 @@ class Walk {
         }
     }
 
-    // About how many keys and values one thread would read and use.
-    int64_t attention_floats(const quire_op &op) const {
-        int64_t positions = 0;
-        for (int64_t i = 0; i < run_.num_tiles; i++) {
-            const QueryTile &tile = run_.tiles[i];
-            const int64_t context = step_.positions[tile.first_token + tile.num_tokens - 1] + 1;
-            positions += context * tile.num_tokens;
-        }
-        return positions * op.heads * op.head_dim;
-    }
-
     const quire_program &program_;
     const quire_step &step_;
     const Kernels &kernels_;
     ThreadPool &pool_;
     Run run_ = {};
-    std::vector<QueryTile> tiles_;
+    AttentionPlan plan_;
 };
 
 int32_t run_program(const quire_program &program, const quire_step &step) {

@@ -54,6 +54,39 @@ QUIRE_INLINE int64_t request_of(const quire_step &step, int64_t t) {
 }
 
 template <class V, class Cache>
+QUIRE_INLINE void write_numbers(const HeadOfBlock<Cache> &head, int64_t slot, int64_t B, int64_t D,
+                                const float *key, const float *value) {
+    Cache *to_keys = head.keys + slot, *to_values = head.values + slot * D;
+    for (int64_t i = 0; i < D; i += V::kWidth) {
+        const int64_t n = smaller(D - i, V::kWidth);
+        Cache lanes[V::kWidth];
+        V::store(lanes, n < V::kWidth ? V::load_partial(key + i, n) : V::load(key + i));
+        for (int64_t l = 0; l < n; l++) to_keys[(i + l) * B] = lanes[l];
+    }
+    for_each_vector<V>(D, [&](auto load, auto store) { store(to_values, load(value)); });
+}
+
+constexpr float kMostCode = 127.0f;
+
+template <class V>
+QUIRE_INLINE void write_codes(const HeadOfBlock<Code8> &head, int64_t slot, int64_t B, int64_t D,
+                              const float *key, const float *value) {
+    const float most_key = finite_max<V>(key, D), most_value = finite_max<V>(value, D);
+    head.key_scales[slot] = most_key / kMostCode;
+    head.value_scales[slot] = most_value / kMostCode;
+    for (int64_t i = 0; i < D; i += V::kWidth) {
+        const int64_t n = smaller(D - i, V::kWidth);
+        int8_t codes[V::kWidth] = {};
+        to_codes<V>(value + i, n, most_value, kMostCode, codes);
+        memcpy(head.values + slot * D + i, codes, n);
+        to_codes<V>(key + i, n, most_key, kMostCode, codes);
+        for (int64_t d = 0; d < n + n % 2; d++) {  // an odd last one has a 0 beside it
+            head.keys[((i + d) / 2 * B + slot) * 2 + d % 2].code = codes[d];
+        }
+    }
+}
+
+template <class V, class Cache>
 QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, const float *keys,
                                  const float *values) {
     const quire_program &program = *run.program;
@@ -63,18 +96,13 @@ QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, 
     const int32_t *table = step.block_tables + request_of(step, t) * step.block_table_stride;
     uint8_t *block = program.kv + program.kv_layer_offset[op.layer] +
                      table[position / B] * program.kv_block_bytes[op.layer];
-    Cache *to_keys = reinterpret_cast<Cache *>(block) + slot;  // [K, D, B]
-    for (int64_t i = 0; i < K * D; i += V::kWidth) {
-        const int64_t n = K * D - i < V::kWidth ? K * D - i : V::kWidth;
-        Cache lanes[V::kWidth];
-        V::store(lanes, n < V::kWidth ? V::load_partial(keys + i, n) : V::load(keys + i));
-        for (int64_t l = 0; l < n; l++) to_keys[(i + l) * B] = lanes[l];
-    }
-    Cache *to_values = reinterpret_cast<Cache *>(block) + K * D * B + slot * D;  // [K, B, D]
     for (int64_t j = 0; j < K; j++) {
-        Cache *to = to_values + j * B * D;
-        const float *from = values + j * D;
-        for_each_vector<V>(D, [&](auto load, auto store) { store(to, load(from)); });
+        const HeadOfBlock<Cache> head = head_of_block<Cache>(block, B, K, D, j);
+        if constexpr (kKeyLanes<Cache> == 2) {
+            write_codes<V>(head, slot, B, D, keys + j * D, values + j * D);
+        } else {
+            write_numbers<V>(head, slot, B, D, keys + j * D, values + j * D);
+        }
     }
 }
 
@@ -82,12 +110,14 @@ template <class V>
 QUIRE_INLINE void write_token(const quire_op &op, const Run &run, int64_t t, const float *keys,
                               const float *values) {
     switch (run.program->kv_dtype) {
-        case QUIRE_F32:
+        case QUIRE_KV_F32:
             return write_token_as<V, float>(op, run, t, keys, values);
-        case QUIRE_F16:
+        case QUIRE_KV_F16:
             return write_token_as<V, Half>(op, run, t, keys, values);
-        default:
+        case QUIRE_KV_BF16:
             return write_token_as<V, BFloat16>(op, run, t, keys, values);
+        default:
+            return write_token_as<V, Code8>(op, run, t, keys, values);
     }
 }
 

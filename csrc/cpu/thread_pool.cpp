@@ -75,7 +75,8 @@ ThreadPool::ThreadPool(int num_threads)
 
 ThreadPool::~ThreadPool() {
     join_threads();
-    free(memory_);
+    free(scratch_.allocated);
+    free(shared_.allocated);
 }
 
 bool ThreadPool::is_forked() const {
@@ -94,12 +95,24 @@ void ThreadPool::join_threads() {
 bool ThreadPool::reserve_scratch(size_t bytes) {
     if (bytes <= scratch_bytes_) return true;
     const size_t rounded = (bytes + 4095) / 4096 * 4096 + 192;  // threads differ in their low bits
-    void *grown = malloc(rounded * num_threads_ + 64);
-    if (!grown) return false;
-    free(memory_);
-    memory_ = static_cast<char *>(grown);
-    scratch_ = memory_ + (64 - reinterpret_cast<uintptr_t>(memory_) % 64) % 64;
+    if (!scratch_.allocate(rounded * num_threads_)) return false;
     scratch_bytes_ = rounded;
+    return true;
+}
+
+bool ThreadPool::reserve_shared(size_t bytes) {
+    if (bytes <= shared_bytes_) return true;
+    if (!shared_.allocate(bytes)) return false;
+    shared_bytes_ = bytes;
+    return true;
+}
+
+bool ThreadPool::Memory::allocate(size_t bytes) {
+    void *grown = malloc(bytes + 64);
+    if (!grown) return false;
+    free(allocated);
+    allocated = grown;
+    data = static_cast<char *>(grown) + (64 - reinterpret_cast<uintptr_t>(grown) % 64) % 64;
     return true;
 }
 

@@ -50,7 +50,11 @@ class ThreadPool {
 
     // Makes sure that each thread has that much scratch memory; false: no memory.
     bool reserve_scratch(size_t bytes);
-    char *scratch(int thread) const { return scratch_ + thread * scratch_bytes_; }
+    char *scratch(int thread) const { return scratch_.data + thread * scratch_bytes_; }
+
+    // The same for memory that all threads share.
+    bool reserve_shared(size_t bytes);
+    char *shared() const { return shared_.data; }
 
     // Two callers of one pool take turns.
     std::mutex &lock() { return callers_; }
@@ -79,8 +83,14 @@ class ThreadPool {
 
     int num_threads_;
     int64_t owner_;
-    char *memory_ = nullptr, *scratch_ = nullptr;  // as allocated, and aligned
-    size_t scratch_bytes_ = 0;
+    struct Memory {
+        void *allocated = nullptr;
+        char *data = nullptr;  // aligned to a cache line
+        bool allocate(size_t bytes);
+    };
+
+    Memory scratch_, shared_;
+    size_t scratch_bytes_ = 0, shared_bytes_ = 0;
     std::vector<std::thread> threads_;
 };
 

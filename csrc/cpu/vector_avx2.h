@@ -50,6 +50,10 @@ struct Avx2Vector {
         const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)from));
         return shuffle_bytes(twice, kHighHalves);
     }
+    static QUIRE_INLINE Float load(const Code8 *from) {
+        const __m128i codes = _mm_loadl_epi64((const __m128i *)from);
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
+    }
 
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
@@ -111,6 +115,18 @@ struct Avx2Vector {
     static QUIRE_INLINE int greater(Float a, Float b) {
         return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ));
     }
+
+    using Int = __m256i;
+
+    static QUIRE_INLINE Int int_zero() { return _mm256_setzero_si256(); }
+    static QUIRE_INLINE Int load_pairs(const Code8 *from) {
+        return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+    }
+    static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return _mm256_set1_epi32(pair); }
+    static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+    }
+    static QUIRE_INLINE Float int_to_float(Int a) { return _mm256_cvtepi32_ps(a); }
 
     static QUIRE_INLINE float sum(Float a) {
         const __m256 pairs = _mm256_hadd_ps(a, a), fours = _mm256_hadd_ps(pairs, pairs);

@@ -24,6 +24,9 @@ struct Avx512Vector {
     static QUIRE_INLINE Float widen(__m256i halves, BFloat16) {
         return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
     }
+    static QUIRE_INLINE Float widen(__m128i codes) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+    }
     static QUIRE_INLINE __m256i narrow(Float a, Half) {
         return _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
     }
@@ -43,6 +46,9 @@ struct Avx512Vector {
     static QUIRE_INLINE Float load(const T *from) {
         return widen(_mm256_loadu_si256((const __m256i *)from), T());
     }
+    static QUIRE_INLINE Float load(const Code8 *from) {
+        return widen(_mm_loadu_si128((const __m128i *)from));
+    }
     // Memory comes faster in halves than whole: 27 instead of 22 GB/s to a core of Zen 4.
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
@@ -55,6 +61,9 @@ struct Avx512Vector {
     template <class T>
     static QUIRE_INLINE Float load_partial(const T *from, int64_t n) {
         return widen(_mm256_maskz_loadu_epi16(mask(n), from), T());
+    }
+    static QUIRE_INLINE Float load_partial(const Code8 *from, int64_t n) {
+        return widen(_mm_maskz_loadu_epi8(mask(n), from));
     }
 
     static QUIRE_INLINE void store(float *to, Float a) { _mm512_storeu_ps(to, a); }
@@ -89,6 +98,18 @@ struct Avx512Vector {
     static QUIRE_INLINE int greater(Float a, Float b) {
         return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ);
     }
+
+    using Int = __m512i;
+
+    static QUIRE_INLINE Int int_zero() { return _mm512_setzero_si512(); }
+    static QUIRE_INLINE Int load_pairs(const Code8 *from) {
+        return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)from));
+    }
+    static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return _mm512_set1_epi32(pair); }
+    static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {
+        return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+    }
+    static QUIRE_INLINE Float int_to_float(Int a) { return _mm512_cvtepi32_ps(a); }
 
     static QUIRE_INLINE __m256 low(Float a) { return _mm512_castps512_ps256(a); }
     static QUIRE_INLINE __m256 high(Float a) { return _mm512_extractf32x8_ps(a, 1); }

@@ -30,6 +30,12 @@ struct NeonVector {
     static QUIRE_INLINE Float load(const BFloat16 *from) {
         return vreinterpretq_f32_u32(vshll_n_u16(load_bits(from), 16));
     }
+    static QUIRE_INLINE Float load(const Code8 *from) {
+        int32_t four;
+        memcpy(&four, from, sizeof four);
+        const int16x8_t codes = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+        return vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
+    }
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);
@@ -79,6 +85,22 @@ struct NeonVector {
         const uint32x4_t bits = {1, 2, 4, 8};
         return int(vaddvq_u32(vandq_u32(vcgtq_f32(a, b), bits)));
     }
+
+    using Int = int32x4_t;
+
+    static QUIRE_INLINE Int int_zero() { return vdupq_n_s32(0); }
+    static QUIRE_INLINE Int load_pairs(const Code8 *from) {
+        int8_t codes[8];
+        memcpy(codes, from, sizeof codes);
+        return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(codes)));
+    }
+    static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return vdupq_n_s32(pair); }
+    static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {
+        const int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+        const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+        return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, y)));
+    }
+    static QUIRE_INLINE Float int_to_float(Int a) { return vcvtq_f32_s32(a); }
 
     static QUIRE_INLINE float sum(Float a) { return vaddvq_f32(a); }
     static QUIRE_INLINE void sum4(Float a, Float b, Float c, Float d, float out[4]) {

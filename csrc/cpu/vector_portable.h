@@ -4,7 +4,7 @@
 //   Float                     kWidth floats
 //   kTileRows                 activation rows that the matrix kernel takes at once
 //   kRegisters                how many values of type Float the processor holds
-//   load, store               unaligned, from and to float, Half and BFloat16
+//   load, store               unaligned, from and to float, Half and BFloat16; load from Code8
 //   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
@@ -15,6 +15,10 @@
 //   round                     to the nearest integer, |a| < 2^22
 //   power_of_two(n)           2^n for integral n in -127 (gives 0) .. 128 (gives infinity)
 //   greater(a, b)             a bit mask of the lanes where a > b
+//   Int                       kWidth int32, or as many pairs of int16
+//   load_pairs                2 * kWidth codes as pairs
+//   broadcast_pair            the pair in the two halves of an int32, the first in the low one
+//   add_pair_products(a, b, sum)  sum + a.first * b.first + a.second * b.second, exact
 #ifndef QUIRE_VECTOR_PORTABLE_H
 #define QUIRE_VECTOR_PORTABLE_H
 
@@ -122,6 +126,36 @@ struct PortableVector {
         int mask = 0;
         QUIRE_LANES mask |= int(a.lane[i] > b.lane[i]) << i;
         return mask;
+    }
+
+    struct Int {
+        int32_t lane[8];
+    };
+
+    static QUIRE_INLINE int32_t pair(int32_t first, int32_t second) {
+        return int32_t(uint32_t(uint16_t(first)) | uint32_t(second) << 16);
+    }
+    static QUIRE_INLINE Int broadcast_pair(int32_t value) {
+        Int out;
+        QUIRE_LANES out.lane[i] = value;
+        return out;
+    }
+    static QUIRE_INLINE Int int_zero() { return broadcast_pair(0); }
+    static QUIRE_INLINE Int load_pairs(const Code8 *from) {
+        Int out;
+        QUIRE_LANES out.lane[i] = pair(from[2 * i].code, from[2 * i + 1].code);
+        return out;
+    }
+    static QUIRE_INLINE Int add_pair_products(const Int &a, const Int &b, const Int &sum) {
+        Int out;
+        QUIRE_LANES out.lane[i] = sum.lane[i] + int16_t(a.lane[i]) * int16_t(b.lane[i]) +
+                                  (a.lane[i] >> 16) * (b.lane[i] >> 16);
+        return out;
+    }
+    static QUIRE_INLINE Float int_to_float(const Int &a) {
+        Float out;
+        QUIRE_LANES out.lane[i] = float(a.lane[i]);
+        return out;
     }
 
     static QUIRE_INLINE float sum(const Float &a) {

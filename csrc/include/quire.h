@@ -28,10 +28,11 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 2
+#define QUIRE_ABI_VERSION 3
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
+enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
     QUIRE_PORTABLE = 0,
     QUIRE_AVX2 = 1,
@@ -116,9 +117,14 @@ typedef struct quire_pool quire_pool;
  * The body runs once a step over T rows; the head (select_rows first) and the sampler run over the
  * logit rows in pieces of at most max_logit_rows.  `logits` is where the head leaves [rows, V].
  *
- * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in; there
- * stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is a multiple of 16.
- * arena and kv work at any address; on a cache line they are faster.
+ * KV arena: layer l, block b starts kv_layer_offset[l] + b * kv_block_bytes[l] bytes in, a multiple
+ * of 4; there stand the keys as [K][D][B] and then the values as [K][B][D], in kv_dtype.  B is 16,
+ * 32 or 48.  QUIRE_KV_INT8 stores codes -127 .. 127: keys as [K][D / 2][B][2] (D rounded up to even,
+ * the last code of an odd D is 0), values as [K][B][D], then float32 scales of the keys [K][B] and of
+ * the values [K][B].  A vector x is stored as codes round(x / a * 127), a = max |x|, and scale
+ * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
+ *
+ * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */
 typedef struct {
     const quire_op *body, *head;

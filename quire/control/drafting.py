@@ -103,6 +103,6 @@ class Drafting:
         missing = -(-(known + wanted) // size) - len(table)
         if missing > 0:
             others = (each for each in running if each is not request)
-            free = self._pool.num_free - sum(map(self._limits.num_blocks_ahead, others))
+            free = self._pool.num_free - sum(map(self._limits.num_blocks_reserved, others))
             table += self._pool.take(max(0, min(missing, free)))
         return min(wanted, len(table) * size - known)

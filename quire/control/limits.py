@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quire.control.request import Request
+from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError, QueueFullError, RequestError
 
 __all__ = ["Limits"]
@@ -26,6 +27,7 @@ class Limits:
     max_queued: int | None
     enable_chunked_prefill: bool
     lookahead_tokens: int
+    window: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_blocks", "block_tokens", "max_num_batched_tokens", "max_num_seqs"):
@@ -34,17 +36,35 @@ class Limits:
         for name in ("max_queued", "lookahead_tokens"):
             if (getattr(self, name) or 0) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give at least 0")
+        if (self.window or 1) < 1:
+            raise ConfigError(f"window is {self.window}; give at least 1")
         pool_tokens = self.num_blocks * self.block_tokens
-        if self.max_model_len > pool_tokens:
+        if self.num_blocks_at_once > self.num_blocks:
             raise CapacityError(
                 f"max_model_len {self.max_model_len} does not fit the KV cache, which holds "
                 f"{pool_tokens} tokens; lower it, or give the KV cache more memory"
             )
 
-    def num_blocks_ahead(self, request: Request) -> int:
-        """Blocks to take until all known tokens and `lookahead_tokens` more have their place."""
+    @property
+    def num_blocks_at_once(self) -> int:
+        """The most blocks that one request ever holds."""
+        return num_blocks_at_once(
+            self.max_model_len, self.block_tokens, self.window, self.max_num_batched_tokens
+        )
+
+    def num_blocks_ahead(self, request: Request, num_passed: int, num_held: int) -> int:
+        """Blocks that the pool must still give until `lookahead_tokens` more have their place.
+
+        num_passed, num_held: blocks of its table that the window has passed, and the others.
+        """
         tokens = min(len(request.tokens) + self.lookahead_tokens, request.max_len)
-        return max(0, -(-tokens // self.block_tokens) - len(request.block_table))
+        missing = -(-tokens // self.block_tokens) - num_passed - num_held
+        return max(0, min(missing, self.num_blocks_at_once - num_held))
+
+    def num_blocks_reserved(self, request: Request) -> int:
+        """The same for a request that runs."""
+        passed = request.num_passed
+        return self.num_blocks_ahead(request, passed, len(request.block_table) - passed)
 
     def refuse_full(self, num_waiting: int) -> None:
         """Raise QueueFullError where one more waiting request would be too many."""

@@ -15,6 +15,8 @@ class Chunk:
     tokens: for positions start .. start + len(tokens) - 1: known ones, then num_drafts guesses.
     block_table: block ids that cover every position below start + len(tokens); the scheduler owns
     it and only appends while the request holds its blocks, so a reader may keep what it has read.
+    Leading entries are NO_BLOCK, or become so, where no token of this chunk or a later one sees.
+    samples: the last token here is the last one known, so the step yields the next token.
     samples: the last token known is among them, so the step yields the next token, and one more for
     each guess that turns out right.
     output_index: how many tokens the request had generated before this step.

@@ -35,9 +35,10 @@ class Request:
 
     The fields below `allow_drafts` belong to the scheduler.  order: position in submission
     order.  queued_since: when it last began to wait.  block_table: block ids that cover the
-    computed positions; replaced, never cut, when the blocks are given up.  block_keys: keys of the
-    leading full blocks, as far as they were needed; tokens never change, so they outlive a
-    preemption.  num_cached_tokens: prompt tokens found in the prefix cache at first admission.
+    computed positions; replaced, never cut, when the blocks are given up.  num_passed: its leading
+    entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
+    blocks, as far as they were needed; tokens never change, so they outlive a preemption.
+    num_cached_tokens: prompt tokens found in the prefix cache at first admission.
     num_peak: most tokens ever computed.  num_wasted_tokens: tokens computed more than once.
     """
 
@@ -59,6 +60,7 @@ class Request:
     queued_since: float = field(init=False)
     num_computed: int = field(default=0, init=False)
     block_table: list[int] = field(default_factory=list, init=False)
+    num_passed: int = field(default=0, init=False)
     block_keys: list[bytes] = field(default_factory=list, init=False)
     first_scheduled: float | None = field(default=None, init=False)
     num_cached_tokens: int = field(default=0, init=False)
@@ -71,6 +73,11 @@ class Request:
         self.num_prompt = len(self.tokens)
         self.max_len = self.num_prompt + self.stop.max_tokens
         self.queued_since = self.arrival
+
+    @property
+    def held_blocks(self) -> list[int]:
+        """The blocks of its table that it holds."""
+        return self.block_table[self.num_passed :]
 
     @property
     def num_output(self) -> int:

@@ -15,6 +15,7 @@ from quire.control.request import Request, RequestState
 from quire.control.stats import SchedulerStats
 from quire.control.stop import Finish
 from quire.control.waiting import WaitingQueue
+from quire.control.window import NO_BLOCK, num_passed_blocks
 from quire.errors import RequestError
 
 __all__ = ["Scheduler"]
@@ -45,8 +46,9 @@ class Scheduler:
     max_num_batched_tokens: most tokens in one plan.  max_num_seqs: most running requests.
     max_model_len: most tokens of one request, None for as many as the pool holds.
     max_queued: most waiting requests, None for no limit.  fingerprint: see PrefixCache.
-    enable_chunked_prefill: False computes every prompt in one plan.  drafter: guesses tokens, which
-    the step computes and checks beside the known ones; see Drafting.
+    enable_chunked_prefill: False computes every prompt in one plan.  window: a token sees that many
+    positions at most, in every layer, so blocks behind it are given back; None: it sees all.
+    drafter: guesses tokens, which the step computes and checks beside the known ones; see Drafting.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Scheduler:
         fingerprint: bytes = b"",
         enable_chunked_prefill: bool = True,
         lookahead_tokens: int = 64,
+        window: int | None = None,
         drafter: Drafter | None = None,
     ) -> None:
         self.limits = Limits(
@@ -73,10 +76,13 @@ class Scheduler:
             max_queued,
             enable_chunked_prefill,
             lookahead_tokens,
+            window,
         )
         self._policy = policy
         self._pool = BlockPool(num_blocks)
-        self._prefix = PrefixCache(self._pool, block_tokens, fingerprint, enable_prefix_caching)
+        self._prefix = PrefixCache(
+            self._pool, block_tokens, fingerprint, enable_prefix_caching, window
+        )
         self._requests: dict[str, Request] = {}
         self._waiting = WaitingQueue(policy)
         self._running: list[Request] = []
@@ -164,6 +170,7 @@ class Scheduler:
             end += min(self._drafting.count(chunk, request, new_tokens), len(tokens))
             self._num_wasted_tokens += request.advance(chunk.start, end)
             self._prefix.publish(request, chunk.start, end)
+            self._release_passed(request)
             if not chunk.samples:
                 continue
             assert tokens or finish, f"no token was sampled for request {request.id!r}"
@@ -197,7 +204,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants that hold between any two calls."""
-        self._pool.check(request.block_table for request in self._running)
+        self._pool.check(request.held_blocks for request in self._running)
         assert all(each.state is RequestState.RUNNING for each in self._running)
         assert all(each.state is RequestState.WAITING for each in self._waiting)
         assert not any(each.block_table or each.num_computed for each in self._waiting)
@@ -247,32 +254,43 @@ class Scheduler:
         request.state = RequestState.WAITING
         self._waiting.add(request)
 
+    def _release_passed(self, request: Request) -> None:
+        """Give back the blocks that no later token of the request sees."""
+        limits, table, start = self.limits, request.block_table, request.num_passed
+        passed = num_passed_blocks(request.num_computed, limits.block_tokens, limits.window)
+        self._pool.release(table[start:passed])
+        table[start:passed] = [NO_BLOCK] * (passed - start)
+        request.num_passed = passed
+
     # The waiting requests.
 
     def _admit_waiting(self, chunks: list[Chunk], budget: int) -> int:
         """Start waiting requests in order until one does not fit; return the budget left."""
         limits = self.limits
-        spare = self._pool.num_free - sum(map(limits.num_blocks_ahead, self._running))
+        spare = self._pool.num_free - sum(map(limits.num_blocks_reserved, self._running))
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             request = self._waiting.first
             hits = self._prefix.find(request)
             start = len(hits) * limits.block_tokens
             wanted = min(len(request.tokens) - start, budget)
             whole = limits.enable_chunked_prefill or start + wanted >= request.num_prompt
-            spare -= limits.num_blocks_ahead(request) - len(hits) + self._pool.count_free(hits)
+            passed = hits.count(NO_BLOCK)
+            held = hits[passed:]
+            spare -= limits.num_blocks_ahead(request, passed, len(held))
+            spare -= self._pool.count_free(held)
             if spare < 0 or not whole:
                 break
-            self._start(request, hits)
+            self._start(request, hits, passed)
             budget -= self._schedule(request, wanted, chunks)
         return budget
 
-    def _start(self, request: Request, hits: list[int]) -> None:
+    def _start(self, request: Request, hits: list[int], passed: int) -> None:
         """Move a waiting request to the running ones, with the blocks found in the cache."""
         self._waiting.remove(request)
         self._running.append(request)
-        self._pool.hold(hits)
+        self._pool.hold(hits[passed:])
         request.state = RequestState.RUNNING
-        request.block_table = hits
+        request.block_table, request.num_passed = hits, passed
         request.num_computed = len(hits) * self.limits.block_tokens
         if request.first_scheduled is None:
             request.first_scheduled = self._now
@@ -294,8 +312,8 @@ class Scheduler:
     def _give_up_blocks(self, request: Request) -> None:
         """Take a request off the running; its table is replaced, as a plan may still hold it."""
         self._running.remove(request)
-        self._pool.release(request.block_table)
-        request.block_table = []
+        self._pool.release(request.held_blocks)
+        request.block_table, request.num_passed = [], 0
         request.num_computed = 0
 
     def _rank(self, request: Request) -> tuple[Any, int]:

@@ -143,7 +143,7 @@ def explain(
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
     bits.update(integer_bits)
-    measure = _Measure(bits, storage_dtype(layout.format).itemsize, steps, choose)
+    measure = _Measure(bits, layout, steps, choose)
     return Explanation(
         spec,
         weight_format,
@@ -191,11 +191,11 @@ class _Measure:
     def __init__(
         self,
         bits: Mapping[str, float],
-        kv_bytes: int,
+        layout: KvLayout,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
     ) -> None:
-        self._bits, self._kv_bytes = bits, kv_bytes
+        self._bits, self._layout = bits, layout
         self._steps = steps
         self._choose = choose
 
@@ -212,13 +212,14 @@ class _Measure:
         seen = step.context - (step.tokens - 1) // 2
         moved = node.op.cost(rows, step.context, *widths)
         smaller = rows * sum(each.width - each.floats for each in (*node.inputs, *node.outputs))
-        bytes_ = self._bytes(node.op, moved) - smaller * ACTIVATION_BYTES
+        bytes_ = self._bytes(node, moved) - smaller * ACTIVATION_BYTES
         return Work(node.op.cost(rows, seen, *widths).flops, bytes_)
 
-    def _bytes(self, op: Op, cost: Cost) -> int:
+    def _bytes(self, node: Node, cost: Cost) -> int:
         """All matrices that one op reads stand in one format."""
-        bits = self._bits[op.weight_names[0]] if op.weight_names else 0
-        weights, kv = math.ceil(cost.weights * bits / 8), cost.kv * self._kv_bytes
+        bits = self._bits[node.op.weight_names[0]] if node.op.weight_names else 0
+        weights = math.ceil(cost.weights * bits / 8)
+        kv = self._layout.bytes_of(node.layer, cost.kv) if cost.kv else 0
         return weights + kv + cost.activations * ACTIVATION_BYTES
 
 

@@ -133,6 +133,12 @@ class ModelSpec:
         """The distinct rotations of its layers, in order of first use."""
         return tuple(dict.fromkeys(block.attention.rope for block in self.blocks))
 
+    @property
+    def window(self) -> int | None:
+        """The widest window of its layers; None where a layer sees all positions."""
+        windows = [block.attention.window for block in self.blocks]
+        return max((each for each in windows if each), default=None) if all(windows) else None
+
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""
         return {weight.name: weight for weight in self._walk()}

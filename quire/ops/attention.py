@@ -20,7 +20,8 @@ class PagedAttention:
 
     A token at position p sees positions max(0, p - window + 1) .. p of its request; window None:
     all of them.  Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
-    format; the softmax is float32.
+    format; the softmax is float32.  Over an int8 cache a backend may round each query to 16 bits
+    (steps of max |q| / 32767).  What a token does not see never changes its result.
     """
 
     layer: int
@@ -42,11 +43,12 @@ class PagedAttention:
         for token, request in enumerate(batch.request_of_token()):
             last = int(batch.positions[token])
             first = 0 if self.window is None else max(0, last - self.window + 1)
-            keys, values = env.kv_cache.read(self.layer, batch.block_tables[request], last + 1)
-            scores = np.einsum("kgd,tkd->kgt", queries[token], keys[first:]) * self.scale
+            table = batch.block_tables[request]
+            keys, values = env.kv_cache.read(self.layer, table, last + 1, first)
+            scores = np.einsum("kgd,tkd->kgt", queries[token], keys) * self.scale
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
-            out[token] = np.einsum("kgt,tkd->kgd", weights, values[first:])
+            out[token] = np.einsum("kgt,tkd->kgd", weights, values)
         return (out.reshape(inputs[0].shape).astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:

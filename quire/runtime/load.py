@@ -18,8 +18,8 @@ from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.ops.number_formats import FORMATS, from_float32
+from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
+from quire.ops.number_formats import from_float32
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
 from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
@@ -100,6 +100,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         spec.max_length,
         layout,
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
+        spec.window,
     )
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
@@ -118,10 +119,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
 def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
     """The KV cache's layout; its format is the model's own unless the user chose one."""
     name = spec.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-    if name not in FORMATS:
+    if name not in KV_FORMATS:
         raise ConfigError(
             f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
-            f"{', '.join(FORMATS)}"
+            f"{', '.join(KV_FORMATS)}"
         )
     layers = tuple(
         KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks

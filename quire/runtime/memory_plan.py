@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quire.config import EngineConfig
+from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
 
@@ -34,6 +35,7 @@ class MemoryPlan:
     block_tokens: int
     max_model_len: int
     max_num_batched_tokens: int
+    kv_format: str
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,7 +50,7 @@ class MemoryPlan:
             f"weights {_mib(self.weights)} + activations {_mib(self.activations)} + "
             f"KV cache {_mib(self.kv_cache)} + {_mib(self._rest)} unused",
             f"KV cache: {self.num_blocks} blocks of {self.block_tokens} tokens = "
-            f"{self.kv_tokens} tokens; model length {self.max_model_len}; "
+            f"{self.kv_tokens} tokens in {self.kv_format}; model length {self.max_model_len}; "
             f"step budget {self.max_num_batched_tokens} tokens",
             *self.notes,
         ]
@@ -65,12 +67,14 @@ def plan_memory(
     model_length: int,
     layout: KvLayout,
     activation_bytes: Callable[[int], int],
+    window: int | None = None,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
     activation_bytes: bytes of activations for a step of so many tokens.  model_length: the longest
     sequence the model is made for.  A step is made smaller, then the model length shorter, before
-    giving up; a length or KV size that the user set is never changed.
+    giving up; a length or KV size that the user set is never changed.  window: the widest window
+    where every layer has one; a request then never holds more blocks than its window and one step.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -82,13 +86,14 @@ def plan_memory(
     usable = int(free_bytes * config.memory_utilization)
     if config.kv_cache_memory_bytes is not None:
         usable = free_bytes  # the exact size overrides the share
-    needed = _needed_blocks(config, layout)
+    needed = _needed_blocks(config, layout, window)
     notes: list[str] = []
     room = usable - weight_bytes
     budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
     activations = activation_bytes(budget)
-    num_blocks = _num_blocks(config, room - activations, layout, wanted)
-    length = min(wanted, num_blocks * layout.block_tokens)
+    at_once = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
+    num_blocks = _num_blocks(config, room - activations, layout, at_once)
+    length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
         raise CapacityError(
             f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
@@ -109,14 +114,17 @@ def plan_memory(
         layout.block_tokens,
         length,
         budget,
+        layout.format,
         tuple(notes),
     )
 
 
-def _needed_blocks(config: EngineConfig, layout: KvLayout) -> int:
+def _needed_blocks(config: EngineConfig, layout: KvLayout, window: int | None) -> int:
     """The least KV blocks: what the user asked for, else one."""
-    length = -(-(config.max_model_len or 1) // layout.block_tokens)
-    return max(length, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
+    step_tokens = config.max_num_batched_tokens
+    length = config.max_model_len or 1
+    at_once = num_blocks_at_once(length, layout.block_tokens, window, step_tokens)
+    return max(at_once, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
 
 
 def _step_budget(
@@ -141,14 +149,16 @@ def _step_budget(
     return budget
 
 
-def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, wanted: int) -> int:
-    """Blocks for what was asked, else for every request at full length, within room and default."""
+def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int) -> int:
+    """Blocks for what was asked, else for every request at full length, within room and default.
+
+    at_once: the most blocks that one request holds.
+    """
     if config.kv_cache_memory_bytes is not None:
         room = min(room, config.kv_cache_memory_bytes)
         return max(room // layout.bytes_per_block, 0)
-    full_length = -(-wanted // layout.block_tokens)
-    useful = full_length * config.max_num_seqs
-    default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, full_length)
+    useful = at_once * config.max_num_seqs
+    default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, at_once)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
 
 

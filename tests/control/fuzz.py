@@ -37,6 +37,13 @@ def run_worlds(first: int, count: int) -> Counter[str]:
         totals["drafted tokens"] += stats.num_draft_tokens
         totals["accepted tokens"] += stats.num_accepted_tokens
         totals["prefix hit tokens"] += stats.prefix_hit_tokens
+        totals["blocks passed"] += world.num_passed
+        totals["long requests"] += sum(
+            len(life.request.tokens) > len(world.model.slots) for life in world.lives
+        )
+        totals["hits behind a window"] += sum(
+            life.request.num_cached_tokens >= (world.window or 10**9) for life in world.lives
+        )
         totals["prefix query tokens"] += stats.prefix_query_tokens
     return totals
 

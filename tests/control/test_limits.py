@@ -56,6 +56,15 @@ def test_a_prompt_over_the_budget_is_refused_only_without_chunks():
         limits(enable_chunked_prefill=False).refuse_impossible(request(9, 1))
 
 
+def test_a_window_bounds_what_one_request_holds():
+    windowed = limits(num_blocks=6, max_model_len=1000, window=8, max_num_batched_tokens=4)
+    assert windowed.num_blocks_at_once == 4  # 11 positions touch 4 blocks of 4
+    with pytest.raises(CapacityError, match="does not fit"):
+        limits(num_blocks=3, max_model_len=1000, window=8, max_num_batched_tokens=4)
+    each = request(400, 100)
+    assert windowed.num_blocks_ahead(each, 90, 3) == 1
+
+
 def test_a_full_queue_refuses():
     limits().refuse_full(0)
     limits(max_queued=None).refuse_full(10**6)
@@ -65,7 +74,7 @@ def test_a_full_queue_refuses():
 
 def test_blocks_ahead_count_known_tokens_and_lookahead_up_to_the_end():
     each = request(4, 8)
-    assert limits().num_blocks_ahead(each) == 2  # 4 known + 3 ahead
-    assert limits(lookahead_tokens=99).num_blocks_ahead(each) == 3  # never past 12
+    assert limits().num_blocks_reserved(each) == 2  # 4 known + 3 ahead
+    assert limits(lookahead_tokens=99).num_blocks_reserved(each) == 3  # never past 12
     each.block_table = [0]
-    assert limits().num_blocks_ahead(each) == 1
+    assert limits().num_blocks_reserved(each) == 1

@@ -6,6 +6,7 @@ from quire.control.blocks import BlockPool
 from quire.control.prefix import PrefixCache, block_key, root_key
 from quire.control.request import Request
 from quire.control.stop import StopRules
+from quire.control.window import NO_BLOCK
 
 
 def request(prompt: list[int], **fields: object) -> Request:
@@ -101,3 +102,26 @@ def test_keys_are_hashed_once_and_only_as_far_as_needed(cache, pool, monkeypatch
     each.block_table = pool.take(4)
     cache.publish(each, 0, 7)
     assert hashed == [(1, 2), (3, 4), (5, 6)]
+
+
+def test_behind_a_window_only_the_window_must_be_there(pool):
+    """Blocks of two, a window of three: the token at position 6 sees 4, 5 and itself."""
+    cache = PrefixCache(pool, 2, window=3)
+    prompt = [1, 2, 3, 4, 5, 6, 7]
+    table = filled(cache, pool, prompt).block_table
+    assert cache.find(request(prompt)) == [NO_BLOCK, NO_BLOCK, table[2]]
+    pool.release(table)
+    taken = pool.take(pool.num_free - 3)  # the empty ones: all that was computed is still there
+    assert cache.find(request(prompt)) == [NO_BLOCK, NO_BLOCK, table[2]]
+    pool.hold([table[0], table[2]])
+    pool.take(1)  # the second block is forgotten
+    assert cache.find(request(prompt)) == [NO_BLOCK, NO_BLOCK, table[2]]
+    assert cache.find(request(prompt[:5])) == [table[0]]  # position 4 would need it
+    assert taken
+
+
+def test_a_window_wider_than_the_prompt_needs_all_of_it(pool):
+    cache = PrefixCache(pool, 2, window=8)
+    table = filled(cache, pool, [1, 2, 3, 4, 5]).block_table
+    assert cache.find(request([1, 2, 3, 4, 5])) == table[:2]
+    assert cache.find(request([1, 2, 9, 4, 5])) == table[:1]

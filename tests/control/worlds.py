@@ -17,6 +17,7 @@ from quire.control.policy import POLICIES
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
+from quire.control.window import num_blocks_at_once
 from quire.errors import QueueFullError, RequestError
 
 VOCABULARY = 200
@@ -35,21 +36,41 @@ def pick(state: int, forbidden: frozenset[int]) -> int:
     return token
 
 
-def alone(state: int, stop: StopRules, num_output: int) -> Iterator[int]:
-    """The tokens that follow a state when nothing is cached, batched or cut; never ends."""
+def state_of(salt: bytes, values: Sequence[int], window: int | None) -> int:
+    """What a token sees that stands behind these values: the last window - 1 of them, or all."""
+    state = root(salt)
+    for value in values if window is None else values[max(0, len(values) - window + 1) :]:
+        state = hash((state, value))
+    return state
+
+
+def alone(
+    salt: bytes, values: list[int], state: int, stop: StopRules, num_output: int, window: int | None
+) -> Iterator[int]:
+    """The tokens behind these values when nothing is cached, batched or cut; never ends.
+
+    state: all that the next token is drawn from.
+    """
     stops = stop.stop_token_ids | (frozenset() if stop.ignore_eos else stop.eos_token_ids)
+    values = values.copy()
     while True:
         token = pick(state, stops if num_output < stop.min_tokens else frozenset())
         yield token
-        state, num_output = hash((state, hash((state, token)))), num_output + 1
+        before = state if window is None else state_of(salt, values, window)
+        values.append(hash((before, token)))
+        state, num_output = hash((before, values[-1])), num_output + 1
 
 
-def expected(request: Request, prompt: Sequence[int]) -> tuple[list[int], str, int | None]:
+def expected(
+    request: Request, prompt: Sequence[int], window: int | None
+) -> tuple[list[int], str, int | None]:
     """The output of a request run by itself, and why it ends, by rules written a second time."""
-    stop, state, output = request.stop, root(request.cache_salt), []
+    stop, output, values, state = request.stop, [], [], root(request.cache_salt)
     for token in prompt:
-        state = hash((state, hash((state, token))))
-    for token in alone(state, stop, 0):
+        state = state_of(request.cache_salt, values, window)
+        values.append(hash((state, token)))
+        state = hash((state, values[-1]))
+    for token in alone(request.cache_salt, values, state, stop, 0, window):
         output.append(token)
         if len(output) - 1 >= stop.min_tokens:
             if token in stop.eos_token_ids and not stop.ignore_eos:
@@ -104,10 +125,14 @@ class FakeDrafter:
 
 
 class FakeModel:
-    """Runs plans over slots of numbers."""
+    """Runs plans over slots of numbers.
 
-    def __init__(self, num_blocks: int, block_tokens: int) -> None:
+    window: how many positions a token sees, its own included; it reads no others.
+    """
+
+    def __init__(self, num_blocks: int, block_tokens: int, window: int | None) -> None:
         self.block_tokens = block_tokens
+        self.window = window
         self.slots = [0] * (num_blocks * block_tokens)
         self.pending: list[tuple[int, int]] = []
 
@@ -117,21 +142,31 @@ class FakeModel:
         So no chunk sees what another one of the same step computes.  Wrong guesses leave their
         values behind like right ones.
         """
-        size, table, state = self.block_tokens, chunk.block_table, root(request.cache_salt)
-        assert len(table) * size >= chunk.start + len(chunk.tokens), "the table is too short"
-        for at in range(chunk.start):
-            state = hash((state, self.slots[table[at // size] * size + at % size]))
+        assert len(chunk.block_table) * self.block_tokens >= chunk.start + len(chunk.tokens)
+        salt, window = request.cache_salt, self.window
+        first = 0 if window is None else max(0, chunk.start - window + 1)
+        values = [0] * first  # nobody sees these
+        values += [self.slots[self._slot(chunk, at)] for at in range(first, chunk.start)]
+        state = state_of(salt, values, window)
         guessed_from = chunk.start + len(chunk.tokens) - chunk.num_drafts
         right, yielded = chunk.samples, list[int]()
         for at, token in enumerate(chunk.tokens, chunk.start):
             if at >= guessed_from:
                 right = right and yielded[-1] == token
-            value = hash((state, token))
-            self.pending.append((table[at // size] * size + at % size, value))
-            state = hash((state, value))
+            if window is not None:
+                state = state_of(salt, values, window)
+            values.append(hash((state, token)))
+            self.pending.append((self._slot(chunk, at), values[-1]))
+            state = hash((state, values[-1]))
             if right and at + 1 >= guessed_from:
-                yielded.append(next(alone(state, request.stop, chunk.output_index + len(yielded))))
+                num_output = chunk.output_index + len(yielded)
+                yielded.append(next(alone(salt, values, state, request.stop, num_output, window)))
         return yielded
+
+    def _slot(self, chunk: Chunk, position: int) -> int:
+        block = chunk.block_table[position // self.block_tokens]
+        assert block >= 0, "a block that the window has passed is read"
+        return block * self.block_tokens + position % self.block_tokens
 
     def write(self) -> None:
         """Store what the step computed; two values for one slot would be a doubly used block."""
@@ -163,29 +198,35 @@ class World:
         num_blocks = rng.randint(max(3, 12 // self.block_tokens), 60 // self.block_tokens + 3)
         self.capacity = num_blocks * self.block_tokens
         chunked = rng.random() < 0.7
+        self.window = rng.choice([None, None, 1, 3, 8, 15])
+        budget = rng.choice([1, 2, 5, 16, 64] if chunked else [16, 64])
+        at_once = num_blocks_at_once(10**9, self.block_tokens, self.window, budget)
+        if self.window is not None and at_once <= num_blocks and chunked:
+            self.capacity *= 2  # a request longer than the pool
         self.policy = rng.choice(sorted(POLICIES))
         right = rng.choice([None, None, 0.0, 0.7, 1.0])
         self.drafter = None if right is None else FakeDrafter(rng, right, self._truth)
         self.scheduler = Scheduler(
             num_blocks,
             self.block_tokens,
-            max_num_batched_tokens=rng.choice([1, 2, 5, 16, 64] if chunked else [16, 64]),
+            max_num_batched_tokens=budget,
             max_num_seqs=rng.choice([1, 2, 4, 8, 8, 8]),
             policy=POLICIES[self.policy],
-            max_model_len=rng.choice([None, None, self.capacity * 3 // 4]),
+            max_model_len=rng.choice([self.capacity, self.capacity, self.capacity * 3 // 4]),
             enable_prefix_caching=rng.random() < 0.8,
             max_queued=rng.choice([None, None, None, 6]),
             enable_chunked_prefill=chunked,
             lookahead_tokens=rng.choice([0, 0, 0, 1, 4, 64]),
+            window=self.window,
             drafter=self.drafter,
         )
-        self.model = FakeModel(num_blocks, self.block_tokens)
+        self.model = FakeModel(num_blocks, self.block_tokens, self.window)
         self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
         self.hurry = rng.random() < 0.2
         self.meddle = rng.choice([0.0, 0.0, 0.01, 0.06])
         self.lives: list[Life] = []
         self.live: dict[str, Life] = {}
-        self.refused = self.num_chunks = self.steps = self.births = 0
+        self.refused = self.num_chunks = self.steps = self.births = self.num_passed = 0
 
     # --- the story
 
@@ -218,6 +259,7 @@ class World:
         self.model.write()
         self._meddle(now)
         updates = scheduler.commit(plan, sampled, 0.5 if plan.chunks else 0.0)
+        self._check_window()
         for update in updates:
             assert self.live[update.request_id] is owners[update.request_id], "a stale update"
         self._take(updates)
@@ -258,7 +300,7 @@ class World:
             allow_drafts=rng.random() < 0.8,
         )
         self.births += 1
-        truth = expected(request, prompt)[0]
+        truth = expected(request, prompt, self.window)[0]
         return Life(request, prompt, (POLICIES[self.policy](request), self.births), truth=truth)
 
     def _meddle(self, now: int) -> None:
@@ -320,6 +362,15 @@ class World:
         if self.policy != "shortest_remaining" and started and waiting:
             assert max(started) < min(waiting), "not admitted in order"
 
+    def _check_window(self) -> None:
+        """Running requests hold what their next token sees, and no block behind it."""
+        for request in self.scheduler._running:
+            window = request.num_computed + 1 if self.window is None else self.window
+            seen = max(0, request.num_computed - window + 1) // self.block_tokens
+            held = [block >= 0 for block in request.block_table]
+            assert held == [False] * seen + [True] * (len(held) - seen)
+            self.num_passed += seen
+
     def _check_end(self) -> None:
         scheduler = self.scheduler
         assert not self.live and not len(scheduler._waiting) and not scheduler._running
@@ -334,7 +385,7 @@ class World:
         self._check_waste()
 
     def _check_life(self, life: Life) -> None:
-        output, reason, stop_reason = expected(life.request, life.prompt)
+        output, reason, stop_reason = expected(life.request, life.prompt, self.window)
         assert len(life.ends) == 1, "a request finishes exactly once"
         if life.ends[0][0] == "abort":
             assert life.cancelled or life.request.deadline is not None

@@ -117,6 +117,7 @@ class Bench:
             enable_prefix_caching=world.prefix_caching,
             enable_chunked_prefill=world.chunked_prefill,
             lookahead_tokens=world.lookahead_tokens,
+            window=spec.window,
             drafter=None if world.drafter is None else world.drafter(),
         )
         return Engine(scheduler, Runner(executable, ropes))

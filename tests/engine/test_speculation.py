@@ -98,7 +98,7 @@ def test_in_a_batch(name: str, isa: str, spoilt: float) -> None:
 def test_in_any_circumstances(name: str, isa: str, world: Circumstances) -> None:
     run = assert_same(name, isa, world, 0.2, 16)
     assert 0 < run.num_accepted < run.num_drafted
-    if world.num_blocks == 6:
+    if world.num_blocks == 6 and name != "window":  # that one gives blocks back in time
         assert run.num_preemptions > 1
     if world.max_num_seqs == 3:
         assert run.num_hit_tokens > 20

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.ops.kv_cache import rounded_to_cache
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,9 @@ def read(stored: Array) -> Array:
 
 
 def rounded(values: Array, dtype: int) -> Array:
-    """float32 values as they come back from a storage format."""
+    """float32 values [..., D] as they come back from a storage format."""
+    if dtype == c.KV_INT8:
+        return rounded_to_cache(values, "int8")
     return read(store(values, dtype))
 
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.ops.kv_cache import to_codes
 from quire.quant.packed import PackedMatrix
+from tests.native import numbers
 
 POISON = np.uint32(0x7FC0BEEF)
 BEFORE, AFTER = 3, 5  # floats beside each view
@@ -34,28 +36,51 @@ class Cache:
     layer_offset: int = 128
 
     def __post_init__(self) -> None:
-        self.number = (np.float32, np.float16, np.uint16)[self.dtype]
-        half = self.kv_heads * self.head_dim * self.block_tokens
-        self.half_bytes = half * np.dtype(self.number).itemsize
-        self.block_bytes = 2 * self.half_bytes + self.pad_bytes
+        self.number = (np.float32, np.float16, np.uint16, np.int8)[self.dtype]
+        per_dim = self.kv_heads * self.block_tokens * np.dtype(self.number).itemsize
+        self.is_int8 = self.dtype == c.KV_INT8
+        self.even_dim = self.head_dim + (self.head_dim % 2 if self.is_int8 else 0)
+        self.key_bytes, self.value_bytes = per_dim * self.even_dim, per_dim * self.head_dim
+        self.scale_bytes = 4 * per_dim if self.is_int8 else 0  # of the keys, or of the values
+        used = self.key_bytes + self.value_bytes + 2 * self.scale_bytes
+        self.block_bytes = used + self.pad_bytes
         size = self.layer_offset + self.num_blocks * self.block_bytes
-        self.bytes = np.full(size, 0xFF, np.uint8)  # NaN in every format
+        self.bytes = np.full(size, 0xFF, np.uint8)  # NaN in every format, or a scale of NaN
         self.offsets = np.array([self.layer_offset], np.int64)
         self.strides = np.array([self.block_bytes], np.int64)
 
     def keys(self, block: int) -> np.ndarray[Any, Any]:
-        """View [K, D, B] of one block's keys."""
-        shape = (self.kv_heads, self.head_dim, self.block_tokens)
-        return self._view(block, 0).reshape(shape)
+        """View [K, D, B] of one block's keys; in int8 [K, D / 2, B, 2], D rounded up to even."""
+        keys = self._view(block, 0, self.key_bytes, self.number)
+        if self.is_int8:
+            return keys.reshape(self.kv_heads, self.even_dim // 2, self.block_tokens, 2)
+        return keys.reshape(self.kv_heads, self.head_dim, self.block_tokens)
 
     def values(self, block: int) -> np.ndarray[Any, Any]:
         """View [K, B, D] of one block's values."""
         shape = (self.kv_heads, self.block_tokens, self.head_dim)
-        return self._view(block, self.half_bytes).reshape(shape)
+        return self._view(block, self.key_bytes, self.value_bytes, self.number).reshape(shape)
 
-    def _view(self, block: int, start: int) -> np.ndarray[Any, Any]:
+    def scales(self, block: int) -> np.ndarray[Any, Any]:
+        """View [2, K, B] of the scales of one block's keys and of its values; int8 only."""
+        start = self.key_bytes + self.value_bytes
+        scales = self._view(block, start, 2 * self.scale_bytes, np.float32)
+        return scales.reshape(2, self.kv_heads, self.block_tokens)
+
+    def write(self, block: int, slot: int, keys: Any, values: Any) -> None:
+        """Store one token's keys and values, each [K, D] float32."""
+        if not self.is_int8:
+            self.keys(block)[:, :, slot] = numbers.store(keys, self.dtype)
+            self.values(block)[:, slot] = numbers.store(values, self.dtype)
+            return
+        codes, self.scales(block)[0, :, slot] = to_codes(keys)
+        pairs = np.pad(codes, ((0, 0), (0, self.even_dim - self.head_dim)))
+        self.keys(block)[:, :, slot] = pairs.reshape(self.kv_heads, -1, 2)
+        self.values(block)[:, slot], self.scales(block)[1, :, slot] = to_codes(values)
+
+    def _view(self, block: int, start: int, size: int, number: Any) -> np.ndarray[Any, Any]:
         start += self.layer_offset + block * self.block_bytes
-        return self.bytes[start : start + self.half_bytes].view(self.number)
+        return self.bytes[start : start + size].view(number)
 
 
 @dataclass

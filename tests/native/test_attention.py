@@ -12,7 +12,7 @@ from quire.backends.native import library as c
 from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 
-DTYPES = [c.F32, c.F16, c.BF16]
+DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8]
 
 
 @dataclass
@@ -44,11 +44,9 @@ class World:
             self._store(r, keys, values)
 
     def _store(self, r, keys, values):
-        keys, values = numbers.store(keys, self.dtype), numbers.store(values, self.dtype)
         for p in range(len(keys)):
             block, slot = divmod(p, self.block_tokens)
-            self.cache.keys(self.tables[r, block])[:, :, slot] = keys[p]
-            self.cache.values(self.tables[r, block])[:, slot] = values[p]
+            self.cache.write(self.tables[r, block], slot, keys[p], values[p])
 
     def attend(self, pool, isa, chunks):
         """Run the op over (request, first position, end) chunks; one [n, H * D] array each."""
@@ -87,7 +85,14 @@ class World:
 
     def check(self, pool, isa, chunks, rtol=2e-5, atol=3e-6):
         for chunk, out in zip(chunks, self.attend(pool, isa, chunks), strict=True):
-            np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol)
+            more = self.query_error(*chunk) if self.dtype == c.KV_INT8 else 0.0
+            np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol + more)
+
+    def query_error(self, r, a, b):
+        """How far 16-bit queries move a result: weights by twice a score's error."""
+        step = np.abs(self.queries[r][a:b]).max() / 32767
+        score = step / 2 * np.abs(self.keys[r]).sum(-1).max() * self.head_dim**-0.5
+        return 2 * score * np.abs(self.values[r]).max()
 
 
 MIXED = [(0, 0, 40), (1, 299, 300), (2, 0, 1), (3, 100, 133), (4, 127, 129)]
@@ -155,9 +160,8 @@ def test_a_request_gives_the_same_bits_in_every_batch(pools, isa, window):
 def test_what_stands_behind_the_last_token_does_not_matter(pool, isa, dtype):
     world = World(4, 2, 64, [21], dtype=dtype)  # the cache was made of NaN
     before = world.attend(pool, isa, [(0, 0, 21)])[0]
-    last = world.cache.values(world.tables[0, 1])
-    last[:, 5:] = 0
-    world.cache.keys(world.tables[0, 1])[:, :, 5:] = 0
+    for slot in range(5, 16):
+        world.cache.write(world.tables[0, 1], slot, *np.zeros((2, 2, 64), np.float32))
     assert numbers.same_bits(world.attend(pool, isa, [(0, 0, 21)])[0], before)
     assert np.isfinite(before).all()
 
@@ -166,3 +170,65 @@ def test_large_scores_do_not_overflow(pool, isa):
     world = World(2, 1, 64, [200])
     world.queries[0] *= 1000
     world.check(pool, isa, [(0, 0, 200)], atol=1e-3)  # a score near 1000 is off by 1e-4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [0, 37])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_a_token_does_not_see_never_changes_it(pool, isa, dtype, window, bad):
+    """Tokens behind it in the same tile, and those the window has passed, may be anything."""
+    clean, spoiled = (World(6, 2, 72, [300], dtype=dtype, window=window) for _ in range(2))
+    for p in (100, 280):
+        block, slot = divmod(p, 16)
+        spoiled.cache.write(spoiled.tables[0, block], slot, *np.full((2, 2, 72), bad, "f4"))
+    for first, end in ((0, 300), (95, 300), (99, 101)):
+        before, after = (w.attend(pool, isa, [(0, first, end)])[0] for w in (clean, spoiled))
+        p = np.arange(first, end)
+        sees = np.zeros(end - first, bool)
+        for bad_p in (100, 280):
+            sees |= (p >= bad_p) & ((p < bad_p + window) if window else True)
+        assert numbers.same_bits(after[~sees], before[~sees])
+        assert np.isnan(after[sees]).all()
+
+
+def test_codes_at_their_limits_do_not_overflow(pool, isa):
+    """All codes 127 and all queries at their largest: the largest sums there can be."""
+    for head_dim in (64, 256, 512, 640):
+        world = World(2, 1, head_dim, [40], dtype=c.KV_INT8)
+        for r, sign in ((0, 1.0),):
+            keys, values = np.full((2, 40, 1, head_dim), 3.0 * sign, np.float32)
+            world.queries[r][:] = 5.0
+            world.keys[r], world.values[r] = numbers.rounded(keys, world.dtype), values
+            world._store(r, keys, values)
+        world.check(pool, isa, [(0, 0, 40)])
+
+
+def test_int8_is_near_the_float32_cache(pool, isa):
+    """The format's bound: each number is within half a 127th of its vector's largest."""
+    exact, coarse = (World(8, 2, 64, [300], dtype=dtype) for dtype in (c.F32, c.KV_INT8))
+    outs = [world.attend(pool, isa, [(0, 250, 300)])[0] for world in (exact, coarse)]
+    step = [np.abs(x[0]).max(-1) / 127 for x in (exact.keys, exact.values)]
+    q = np.abs(exact.queries[0][250:300]).sum(-1).max()
+    score = q * step[0].max() / 2 * 64**-0.5
+    bound = np.expm1(2 * score) * np.abs(exact.values[0]).max() + step[1].max() / 2
+    assert 0 < np.abs(outs[0] - outs[1]).max() < bound
+    assert np.abs(outs[0] - outs[1]).max() < 0.02
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "heads, kv_heads, num_tokens", [(1, 1, 1), (7, 1, 3), (8, 2, 8), (2, 1, 40)]
+)
+@pytest.mark.parametrize("window", [0, 700])
+def test_split_over_keys_gives_the_same_bits(
+    pools, isa, dtype, heads, kv_heads, num_tokens, window
+):
+    """One long request on several threads is split; on one thread, or beside others, it is not."""
+    world = World(heads, kv_heads, 32, [1500, 20], dtype=dtype, window=window)
+    chunk = (0, 1500 - num_tokens, 1500)
+    alone = world.attend(pools[1], isa, [chunk])[0]
+    for threads in (2, 3):
+        assert numbers.same_bits(world.attend(pools[threads], isa, [chunk])[0], alone)
+        beside = world.attend(pools[threads], isa, [(1, 0, 20), chunk, (0, 700, 1400)])[1]
+        assert numbers.same_bits(beside, alone)
+    world.check(pools[2], isa, [chunk])

@@ -10,7 +10,7 @@ from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 from tests.native.test_rope import angle_table, rotate
 
-DTYPES = [c.F32, c.F16, c.BF16]
+DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8]
 
 
 def three_requests(block_tokens):
@@ -28,15 +28,12 @@ def expect_in_cache(cache, batch, keys, values):
     """Assert that the cache holds exactly these, and is untouched elsewhere."""
     expected = Cache(cache.num_blocks, cache.block_tokens, cache.kv_heads, cache.head_dim,
                      cache.dtype)  # fmt: skip
-    stored_keys = numbers.store(keys, cache.dtype)
-    stored_values = numbers.store(values, cache.dtype)
     for r in range(len(batch.query_start) - 1):
         for t in range(batch.query_start[r], batch.query_start[r + 1]):
             block, slot = divmod(int(batch.positions[t]), cache.block_tokens)
             block = batch.block_tables[r][block]
             shape = (cache.kv_heads, cache.head_dim)
-            expected.keys(block)[:, :, slot] = stored_keys[t].reshape(shape)
-            expected.values(block)[:, slot, :] = stored_values[t].reshape(shape)
+            expected.write(block, slot, keys[t].reshape(shape), values[t].reshape(shape))
     np.testing.assert_array_equal(cache.bytes, expected.bytes)
 
 
@@ -109,5 +106,23 @@ def test_not_a_number_stays_one_in_the_cache(pool, isa, dtype):
     op = c.Op(kind=c.OP_KV_WRITE, kv_heads=1, head_dim=16)
     cache.bytes[:] = 0
     run(pool, isa, op, [values, values], [], batch=batch, cache=cache)
+    if dtype == c.KV_INT8:
+        assert np.isnan(cache.scales(0)[:, 0, 0]).all()
+        return
     assert np.isnan(numbers.read(cache.values(0)[0, 0])).all()
     assert np.isnan(numbers.read(np.ascontiguousarray(cache.keys(0)[0, :, 0]))).all()
+
+
+@pytest.mark.parametrize("head_dim", [1, 7, 16, 33])
+def test_int8_rounds_as_the_reference_does(pool, isa, rng, head_dim):
+    """Zeros, tiny and huge vectors, ties between codes, one infinity: bit by bit."""
+    T = 64
+    keys, values = rng.standard_normal((2, T, head_dim)).astype(np.float32)
+    keys *= np.float32(10.0) ** rng.integers(-44, 38, (T, 1))
+    values[:, :] = rng.integers(-254, 255, values.shape) / 2
+    values[0], values[1, 0], keys[2, 0], keys[3, -1] = 0, 127, np.inf, np.nan
+    cache = Cache(T // 16, 16, 1, head_dim, c.KV_INT8)
+    batch = Batch(positions=np.arange(T), query_start=[0, T], block_tables=[np.arange(T // 16)])
+    op = c.Op(kind=c.OP_KV_WRITE, kv_heads=1, head_dim=head_dim)
+    run(pool, isa, op, [keys, values], [], batch=batch, cache=cache)
+    expect_in_cache(cache, batch, keys, values)

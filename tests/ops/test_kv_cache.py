@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import (
+    KV_FORMATS,
+    KvCache,
+    KvLayerShape,
+    KvLayout,
+    rounded_to_cache,
+    to_codes,
+)
 from quire.ops.number_formats import FORMATS, from_float32, to_float32
 
 TWO_LAYERS = (KvLayerShape(2, 4), KvLayerShape(3, 8))
@@ -85,7 +92,7 @@ def test_every_slot_has_bytes_of_its_own() -> None:
 # --- reading back
 
 
-@each_format
+@pytest.mark.parametrize("name", KV_FORMATS)
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 48])
 def test_reading_gives_back_what_was_written_rounded(name: str, length: int) -> None:
     each = cache(name)
@@ -99,8 +106,11 @@ def test_reading_gives_back_what_was_written_rounded(name: str, length: int) -> 
             each.write(layer, block, position % 16, keys[position], values[position])
     for layer, (keys, values) in enumerate(written):
         found_keys, found_values = each.read(layer, table, length)
-        np.testing.assert_array_equal(found_keys, to_float32(from_float32(keys, name), name))
-        np.testing.assert_array_equal(found_values, to_float32(from_float32(values, name), name))
+        np.testing.assert_array_equal(found_keys, rounded_to_cache(keys, name))
+        np.testing.assert_array_equal(found_values, rounded_to_cache(values, name))
+        tail = each.read(layer, table, length, start=length - 1)
+        np.testing.assert_array_equal(tail[0], found_keys[-1:])
+        np.testing.assert_array_equal(tail[1], found_values[-1:])
 
 
 def test_two_requests_share_a_block() -> None:
@@ -130,3 +140,38 @@ def test_the_last_write_to_a_slot_is_what_is_read(
     for position, keys in expected.items():
         rounded = to_float32(from_float32(keys, name), name)
         np.testing.assert_array_equal(found[position], rounded)
+
+
+# --- int8
+
+
+def test_int8_blocks_hold_codes_then_scales() -> None:
+    """Keys [K, D / 2, B, 2] padded to even D, values [K, B, D], scales of keys and of values."""
+    layout = KvLayout((KvLayerShape(2, 3),), 8, "int8")
+    each = KvCache(layout, 2)
+    keys, values = np.float32([[1, -2, 0.5], [0, 0, 0]]), np.float32([[4, 1, 1], [-127, 0.5, 1.5]])
+    each.write(0, 1, 5, keys, values)
+    block = each.arena[layout.block_bytes[0] :]
+    codes = block[: 2 * 4 * 8].view(np.int8).reshape(2, 2, 8, 2)[:, :, 5]
+    assert codes.reshape(2, 4).tolist() == [[64, -127, 32, 0], [0, 0, 0, 0]]  # 63.5 is a tie
+    codes = block[64 : 64 + 2 * 8 * 3].view(np.int8).reshape(2, 8, 3)[:, 5]
+    assert codes.tolist() == [[127, 32, 32], [-127, 0, 2]]  # so are 0.5 and 1.5
+    scales = block[112:].view(np.float32).reshape(2, 2, 8)[:, :, 5]
+    np.testing.assert_array_equal(scales, np.float32([[2, 0], [4, 127]]) / np.float32(127))
+
+
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1.0, 1e38])
+def test_int8_is_within_half_a_step(scale: float) -> None:
+    x = (np.random.default_rng(3).normal(0, 0.5, (50, 64)) * scale).astype(np.float32)
+    step = np.abs(x).max(-1, keepdims=True).astype(np.float64) / 127
+    tiny = 2.0**-149 * 128  # a scale that is a subnormal number is rounded itself
+    assert (np.abs(rounded_to_cache(x, "int8") - x.astype(np.float64)) <= 0.501 * step + tiny).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_int8_does_not_hide_what_is_not_finite(bad: float) -> None:
+    x = np.float32([[1, 2, bad, 4], [1, 2, 3, 4]])
+    codes, scales = to_codes(x)
+    assert (codes[0] == 0).all() and np.isnan(scales[0])
+    found = rounded_to_cache(x, "int8")
+    assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()

@@ -24,10 +24,13 @@ def plan(
     length: int = 1024,
     per_token: int = 0,
     layout: KvLayout = LAYOUT,
+    window: int | None = None,
     **options: Any,
 ) -> MemoryPlan:
     config = EngineConfig("demo", **{"memory_utilization": 1.0, **options})
-    return plan_memory(config, free, weights, length, layout, lambda tokens: tokens * per_token)
+    return plan_memory(
+        config, free, weights, length, layout, lambda tokens: tokens * per_token, window
+    )
 
 
 # --- what it chooses
@@ -51,6 +54,25 @@ def test_one_request_at_full_length_may_exceed_the_default() -> None:
     found = plan(64 * GIB, length=32 * KIB, layout=wide)
     assert found.kv_cache > DEFAULT_KV_BYTES
     assert found.max_model_len == 32 * KIB
+
+
+def test_int8_takes_a_byte_a_number_and_a_float_a_vector() -> None:
+    layers = (KvLayerShape(2, 64), KvLayerShape(3, 5))
+    layout = KvLayout(layers, 16, "int8")
+    assert layout.block_bytes == (2 * 16 * (64 + 64 + 8), 3 * 16 * (6 + 5 + 8))
+    assert layout.bytes_of(0, 128) == 136
+    found = plan(GIB, length=1600, layout=layout, max_num_seqs=1)
+    assert found.kv_cache == 100 * sum(layout.block_bytes)
+    assert any("in int8" in line for line in found.lines())
+
+
+def test_a_window_needs_itself_and_one_step() -> None:
+    """64 + 128 - 1 positions can touch 13 blocks, however long the request."""
+    found = plan(13 * KIB, length=100_000, window=64, max_num_batched_tokens=128)
+    assert (found.num_blocks, found.max_model_len) == (13, 100_000)
+    short = plan(12 * KIB, length=100_000, window=64, max_num_batched_tokens=128)
+    assert (short.num_blocks, short.max_model_len) == (12, 12 * 16)
+    assert plan(GIB, length=100, window=4096, max_num_seqs=4).num_blocks == 4 * 7
 
 
 def test_the_share_of_free_memory() -> None:

@@ -33,10 +33,11 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
+KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON = range(5)
 SILU, GELU_TANH = range(2)
 (

@@ -23,7 +23,7 @@ from quire.sampling.state import SampledRow, SampleRow
 
 __all__ = ["NativeBackend", "NativeExecutable"]
 
-KV_FORMAT_CODES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16}
+KV_FORMAT_CODES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.KV_INT8}
 
 
 class NativeBackend:

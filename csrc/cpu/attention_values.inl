@@ -1,0 +1,61 @@
+// Weighted values: a few rows of weights times the values of a range of positions.
+namespace quire {
+namespace {
+
+// Where values lie: those of position p in row p % run, `stride` numbers each, of rows[p / kWidth],
+// for p a multiple of run, itself one of kWidth.
+template <class Cache>
+struct ValueRows {
+    const Cache *const *rows;
+    int64_t stride, run;
+};
+
+// sums[m][d] += weights[m][p] * value[p][d] for the positions p in [from, to), in order, and N
+// vectors of d (`dims` < kWidth numbers in a single one that is not whole).  ahead(p), unless it is
+// null, is where as much memory lies as the values from p to the end of their run take; it is asked
+// for on the way.
+template <class V, int M, int N, bool Whole, class Cache, class Ahead>
+void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d, int64_t dims,
+                int64_t from, int64_t to, float *sums, int64_t sums_stride, Ahead ahead) {
+    typename V::Float out[M][N];
+    QUIRE_UNROLL
+    for (int m = 0; m < M; m++) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) out[m][n] = V::load(sums + m * sums_stride + n * V::kWidth);
+    }
+    for (int64_t slot = from % values.run; from < to; slot = 0) {
+        const int64_t count = smaller(values.run - slot, to - from);
+        const Cache *value = values.rows[(from - slot) / V::kWidth] + slot * values.stride + d;
+        const float *weight = weights + from;
+        const char *line = ahead(from);
+        for (int64_t i = 0; i < count; i++, value += values.stride, weight++) {
+            if (line) {
+                QUIRE_UNROLL
+                for (size_t b = 0; b < N * V::kWidth * sizeof(Cache); b += 64) {
+                    QUIRE_PREFETCH_L2(line + b);
+                }
+                line += values.stride * sizeof(Cache);
+            }
+            typename V::Float v[N];
+            QUIRE_UNROLL
+            for (int n = 0; n < N; n++) {
+                v[n] = Whole ? V::load(value + n * V::kWidth) : V::load_partial(value, dims);
+            }
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) {
+                const typename V::Float w = V::broadcast(weight[m * kChunkRoom]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) out[m][n] = V::fma(w, v[n], out[m][n]);
+            }
+        }
+        from += count;
+    }
+    QUIRE_UNROLL
+    for (int m = 0; m < M; m++) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) V::store(sums + m * sums_stride + n * V::kWidth, out[m][n]);
+    }
+}
+
+}  // namespace
+}  // namespace quire
