@@ -5,9 +5,6 @@
 namespace quire {
 namespace {
 
-// A unit of work: one panel of weights, and rows whose codes stay in the second-level cache.
-constexpr int64_t kIntegerBlockRows = 64;
-
 struct IntegerProduct {
     const QuantizedBlock *x;
     int64_t x_stride;  // bytes from row to row
@@ -189,10 +186,6 @@ void integer_panel(const IntegerProduct &p, int64_t num_rows) {
         integer_tile_of<Q, kBits, kZeros, Q::kMaxRows>(p, row, rows);
         row += rows;
     }
-}
-
-QUIRE_INLINE int64_t integer_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kPanelRows) * ceil_div(num_rows, kIntegerBlockRows);
 }
 
 // Units run over blocks of rows, then panels: the codes of a block of rows stay near.

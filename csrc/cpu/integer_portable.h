@@ -27,7 +27,7 @@ namespace {
     for (int r = 0; r < kPanelRows; r++)
 
 struct PortableInteger {
-    static constexpr int kStrips = 1, kMaxRows = 4;
+    static constexpr int kStrips = 1, kMaxRows = 2;
     static constexpr int kTogether = 1, kPlanes = 1;
 
     struct Float {

@@ -64,6 +64,12 @@ bool has_avx512vnni() {
 }
 #endif
 
+// The kernels of an instruction set that differs from another in the integer ones only.
+[[maybe_unused]] Kernels with_integers(Kernels kernels, const IntegerKernels &integers) {
+    kernels.integers = integers;
+    return kernels;
+}
+
 }  // namespace
 
 const Kernels *find_kernels(int32_t isa) {
@@ -84,8 +90,9 @@ const Kernels *find_kernels(int32_t isa) {
 #endif
 #if defined(QUIRE_WITH_AVX512VNNI)
         case QUIRE_AVX512VNNI: {
+            static const Kernels kernels = with_integers(kAvx512Kernels, kAvx512VnniIntegers);
             static const bool can_run = has_avx512vnni();
-            return can_run ? &kAvx512VnniKernels : nullptr;
+            return can_run ? &kernels : nullptr;
         }
 #endif
 #if defined(QUIRE_WITH_NEON)

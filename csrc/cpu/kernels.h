@@ -31,10 +31,13 @@ struct SplitTile {
     int32_t tile;
 };
 
+struct Kernels;
+
 // What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
 struct Run {
     const quire_program *program;
     const quire_step *step;
+    const Kernels *kernels;
     int64_t num_rows;           // T in the body, the rows of the piece in the head
     const int32_t *logit_rows;  // of the piece
     const QueryTile *tiles;
@@ -53,7 +56,19 @@ struct Run {
 using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64_t first,
                         int64_t last);
 
+// The kernels of one integer trait.  They are a table of their own, because instruction sets that
+// differ only in them share all others.
+struct IntegerKernels {
+    // Does units of one part of a linear op whose outputs begin at `column`.
+    void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
+                        int64_t first_unit, int64_t last_unit);
+    void (*quantize_row)(const float *x, int64_t cols, float *to);
+    // Multiply-adds on registers only; returns the number of operations.
+    int64_t (*spin)(int64_t iterations, float *sink);
+};
+
 struct Kernels {
+    IntegerKernels integers;
     Kernel ops[kNumOpKinds];
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
@@ -74,7 +89,6 @@ struct Kernels {
 
     // Multiply-adds on registers only; returns the number of floating-point operations.
     int64_t (*spin_fma)(int64_t iterations, float *sink);
-    int64_t (*spin_int8)(int64_t iterations, float *sink);
     // Reads numbers and adds them up; returns the number of bytes.
     int64_t (*spin_read)(const float *data, int64_t n, float *sink);
 };
@@ -87,7 +101,7 @@ extern const Kernels kAvx2Kernels;
 extern const Kernels kAvx512Kernels;
 #endif
 #if defined(QUIRE_WITH_AVX512VNNI)
-extern const Kernels kAvx512VnniKernels;
+extern const IntegerKernels kAvx512VnniIntegers;
 #endif
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;

@@ -1,4 +1,4 @@
-// All kernels of one instruction set, from one vector trait and one integer trait.
+// All kernels of one instruction set but the integer ones, from one vector trait.
 //
 // A unit that includes this file may be compiled for a machine that the rest of the library is not:
 // so nothing in it or below may leave a symbol that other units could share.  Everything is in
@@ -13,8 +13,6 @@
 #include "kv_block.h"
 #include "packed.h"
 //
-#include "quantize.inl"
-//
 #include "exp.inl"
 #include "unpack.inl"
 //
@@ -24,6 +22,7 @@
 //
 #include "norm.inl"
 #include "rope.inl"
+#include "then_quantize.inl"
 //
 #include "attention_scores.inl"
 #include "attention_values.inl"
@@ -31,7 +30,6 @@
 #include "attention_memory.inl"
 //
 #include "attention.inl"
-#include "integer_matmul.inl"
 #include "logits.inl"
 #include "matmul.inl"
 //
@@ -53,21 +51,22 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
     }
 }
 
-template <class V, class Q>
-constexpr Kernels make_kernels() {
+template <class V>
+constexpr Kernels make_kernels(const IntegerKernels &integers) {
     Kernels kernels = {};
+    kernels.integers = integers;
     kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
-    kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<V, Q, rms_norm<V>>;
-    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<V, Q, add_rms_norm<V>>;
+    kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<rms_norm<V>>;
+    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<add_rms_norm<V>>;
     kernels.ops[QUIRE_OP_ADD] = add<V>;
-    kernels.ops[QUIRE_OP_LINEAR] = linear<V, Q>;
+    kernels.ops[QUIRE_OP_LINEAR] = linear<V>;
     kernels.ops[QUIRE_OP_ROPE] = rope<V>;
     kernels.ops[QUIRE_OP_KV_WRITE] = kv_write<V>;
     kernels.ops[QUIRE_OP_ROPE_KV_WRITE] = rope_kv_write<V>;
     kernels.ops[QUIRE_OP_ATTENTION] = attention<V>;
-    kernels.ops[QUIRE_OP_GATED] = then_quantize<V, Q, gated<V>>;
+    kernels.ops[QUIRE_OP_GATED] = then_quantize<gated<V>>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
-    kernels.ops[QUIRE_OP_QUANTIZE] = quantize<V, Q>;
+    kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
     kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
     kernels.scratch_bytes = scratch_bytes<V>;
@@ -78,7 +77,6 @@ constexpr Kernels make_kernels() {
     kernels.find_all_above = find_all_above<V>;
     kernels.count_before = count_before<V>;
     kernels.spin_fma = spin_fma<V>;
-    kernels.spin_int8 = Q::spin;
     kernels.spin_read = spin_read<V>;
     return kernels;
 }

@@ -2,10 +2,12 @@
 #include "integer_avx2.h"
 #include "vector_avx2.h"
 //
+#include "integer_kernels.inl"
 #include "kernels.inl"
 
 namespace quire {
 
-constexpr Kernels kAvx2Kernels = make_kernels<Avx2Vector, Avx2Integer>();
+constexpr Kernels kAvx2Kernels =
+    make_kernels<Avx2Vector>(make_integer_kernels<Avx2Vector, Avx2Integer>());
 
 }  // namespace quire

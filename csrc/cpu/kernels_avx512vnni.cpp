@@ -1,11 +1,12 @@
-// The kernels for x86-64 with AVX-512 F, BW, DQ, VL and VNNI.  Only this unit is compiled for those.
+// The integer kernels for x86-64 with AVX-512 and VNNI; all others are those of kernels_avx512.cpp.
 #include "integer_avx512vnni.h"
 #include "vector_avx512.h"
 //
-#include "kernels.inl"
+#include "integer_kernels.inl"
 
 namespace quire {
 
-constexpr Kernels kAvx512VnniKernels = make_kernels<Avx512Vector, Avx512VnniInteger>();
+constexpr IntegerKernels kAvx512VnniIntegers =
+    make_integer_kernels<Avx512Vector, Avx512VnniInteger>();
 
 }  // namespace quire

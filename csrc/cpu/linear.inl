@@ -12,7 +12,7 @@ int64_t linear_units(const quire_op &op, const Run &run) {
     return units;
 }
 
-template <class V, class Q>
+template <class V>
 void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     int64_t start = 0, column = 0;  // of the part
     for (int i = 0; i < op.num_parts; i++) {
@@ -30,7 +30,7 @@ void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t l
                     float_part<V, BFloat16>(op, run, i, column, from, to);
                     break;
                 default:
-                    integer_part<Q>(op, run, i, column, from, to);
+                    run.kernels->integers.linear_part(op, run, i, column, from, to);
             }
         }
         start = end;

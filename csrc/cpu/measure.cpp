@@ -35,7 +35,7 @@ int64_t quire_measure_int8(quire_pool *pool, int32_t isa, int64_t iterations) {
     std::atomic<int64_t> operations{0};
     pool->threads.parallel_for(iterations, 10000, [&](int, int64_t first, int64_t last) {
         float sink = 0.0f;
-        operations += kernels->spin_int8(last - first, &sink);
+        operations += kernels->integers.spin(last - first, &sink);
     });
     return operations;
 }

@@ -23,6 +23,7 @@ class Walk {
         : program_(program), step_(step), kernels_(kernels), pool_(program.pool->threads) {
         run_.program = &program;
         run_.step = &step;
+        run_.kernels = &kernels;
     }
 
     int32_t body() {

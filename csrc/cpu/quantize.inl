@@ -21,35 +21,13 @@ QUIRE_INLINE void quantize_block(const float *x, QuantizedBlock *to) {
 }
 
 template <class V, class Q>
-QUIRE_INLINE void quantize_row(const float *x, int64_t cols, float *to) {
+void quantize_row(const float *x, int64_t cols, float *to) {
     QuantizedBlock *block = reinterpret_cast<QuantizedBlock *>(to);
     for (; cols >= kBlock; cols -= kBlock, x += kBlock) quantize_block<V, Q>(x, block++);
     if (cols > 0) {
         float padded[kBlock] = {};
         for (int64_t i = 0; i < cols; i++) padded[i] = x[i];
         quantize_block<V, Q>(padded, block);
-    }
-}
-
-template <class V, class Q>
-void quantize(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; t++) {
-        quantize_row<V, Q>(run.row(op.in[0], t), op.in[0].cols, run.row(op.out[0], t));
-    }
-}
-
-// A row kernel whose first output is quantized: it runs row by row into the thread's scratch.
-template <class V, class Q, Kernel kernel>
-void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
-    if (!op.quantized) return kernel(op, run, scratch, first, last);
-    quire_op plain = op;
-    float *row = reinterpret_cast<float *>(scratch);
-    plain.out[0].cols = op.in[0].cols;
-    plain.out[0].stride = 0;
-    plain.out[0].offset = row - run.program->arena;
-    for (int64_t t = first; t < last; t++) {
-        kernel(plain, run, scratch, t, t + 1);
-        quantize_row<V, Q>(row, op.in[0].cols, run.row(op.out[0], t));
     }
 }
 

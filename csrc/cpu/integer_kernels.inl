@@ -1,0 +1,23 @@
+// The integer kernels of one instruction set, from one vector trait and one integer trait.
+//
+// The rules of kernels.inl hold here too: no symbol that other units could share.
+#include <float.h>
+#include <stdint.h>
+
+#include "integers.h"
+#include "kernels.h"
+#include "packed.h"
+//
+#include "integer_matmul.inl"
+#include "quantize.inl"
+
+namespace quire {
+namespace {
+
+template <class V, class Q>
+constexpr IntegerKernels make_integer_kernels() {
+    return {integer_part<Q>, quantize_row<V, Q>, Q::spin};
+}
+
+}  // namespace
+}  // namespace quire

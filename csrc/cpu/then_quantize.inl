@@ -1,0 +1,28 @@
+// The quantize op, and row kernels whose first output is quantized.
+namespace quire {
+namespace {
+
+void quantize(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        run.kernels->integers.quantize_row(run.row(op.in[0], t), op.in[0].cols,
+                                           run.row(op.out[0], t));
+    }
+}
+
+// Runs row by row into the thread's scratch if the output is to be quantized.
+template <Kernel kernel>
+void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
+    if (!op.quantized) return kernel(op, run, scratch, first, last);
+    quire_op plain = op;
+    float *row = reinterpret_cast<float *>(scratch);
+    plain.out[0].cols = op.in[0].cols;
+    plain.out[0].stride = 0;
+    plain.out[0].offset = row - run.program->arena;
+    for (int64_t t = first; t < last; t++) {
+        kernel(plain, run, scratch, t, t + 1);
+        run.kernels->integers.quantize_row(row, op.in[0].cols, run.row(op.out[0], t));
+    }
+}
+
+}  // namespace
+}  // namespace quire
