@@ -62,12 +62,14 @@ INTEGER_MODELS: Mapping[str, dict[str, Any]] = {
         "quantization": "int4",
         "tie_word_embeddings": True,
         "intermediate_size": 77,
+        "num_hidden_layers": 1,
     },
     "int8": {
         "architecture": "Qwen2ForCausalLM",
         "quantization": "int8",
         "vocab_size": 131,
         "intermediate_size": 200,
+        "num_hidden_layers": 1,
     },
 }
 KV_FORMAT = {
