@@ -8,6 +8,11 @@
 #endif
 #endif
 
+#if defined(QUIRE_WITH_NEON_DOTPROD) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace quire {
 namespace {
 
@@ -64,6 +69,16 @@ bool has_avx512vnni() {
 }
 #endif
 
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+bool has_neon_dotprod() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true;  // Apple's processors and those that run Windows have it
+#endif
+}
+#endif
+
 }  // namespace
 
 const Kernels *find_kernels(int32_t isa) {
@@ -92,6 +107,12 @@ const Kernels *find_kernels(int32_t isa) {
         case QUIRE_NEON:  // every 64-bit ARM has it
             return &kNeonKernels;
 #endif
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+        case QUIRE_NEON_DOTPROD: {
+            static const bool can_run = has_neon_dotprod();
+            return can_run ? &kNeonDotprodKernels : nullptr;
+        }
+#endif
         default:
             return nullptr;
     }
@@ -104,7 +125,7 @@ int32_t quire_can_run(int32_t isa) {
 }
 
 int32_t quire_best_isa(void) {
-    int32_t isa = QUIRE_NEON;  // they stand in order: the last that runs is the best
+    int32_t isa = QUIRE_NEON_DOTPROD;  // they stand in order: the last that runs is the best
     while (!quire_can_run(isa)) isa--;
     return isa;
 }

@@ -74,6 +74,9 @@ extern const Kernels kAvx512VnniKernels;
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;
 #endif
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+extern const Kernels kNeonDotprodKernels;
+#endif
 
 }  // namespace quire
 
