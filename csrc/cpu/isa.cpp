@@ -8,6 +8,11 @@
 #endif
 #endif
 
+#if defined(QUIRE_WITH_NEON_DOTPROD) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 namespace quire {
 namespace {
 
@@ -64,6 +69,16 @@ bool has_avx512vnni() {
 }
 #endif
 
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+bool has_neon_dotprod() {
+#if defined(__linux__)
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return true;  // Apple's processors and those that run Windows have it
+#endif
+}
+#endif
+
 // The kernels of an instruction set that differs from another in the integer ones only.
 [[maybe_unused]] Kernels with_integers(Kernels kernels, const IntegerKernels &integers) {
     kernels.integers = integers;
@@ -99,6 +114,13 @@ const Kernels *find_kernels(int32_t isa) {
         case QUIRE_NEON:  // every 64-bit ARM has it
             return &kNeonKernels;
 #endif
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+        case QUIRE_NEON_DOTPROD: {
+            static const Kernels kernels = with_integers(kNeonKernels, kNeonDotprodIntegers);
+            static const bool can_run = has_neon_dotprod();
+            return can_run ? &kernels : nullptr;
+        }
+#endif
         default:
             return nullptr;
     }
@@ -111,7 +133,7 @@ int32_t quire_can_run(int32_t isa) {
 }
 
 int32_t quire_best_isa(void) {
-    int32_t isa = QUIRE_NEON;  // they stand in order: the last that runs is the best
+    int32_t isa = QUIRE_NEON_DOTPROD;  // they stand in order: the last that runs is the best
     while (!quire_can_run(isa)) isa--;
     return isa;
 }

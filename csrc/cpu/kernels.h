@@ -106,6 +106,9 @@ extern const IntegerKernels kAvx512VnniIntegers;
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;
 #endif
+#if defined(QUIRE_WITH_NEON_DOTPROD)
+extern const IntegerKernels kNeonDotprodIntegers;
+#endif
 
 }  // namespace quire
 

@@ -38,7 +38,8 @@ enum quire_isa {
     QUIRE_AVX2 = 1,
     QUIRE_AVX512 = 2,
     QUIRE_AVX512VNNI = 3,
-    QUIRE_NEON = 4
+    QUIRE_NEON = 4,
+    QUIRE_NEON_DOTPROD = 5
 };
 enum quire_status {
     QUIRE_OK = 0,

@@ -38,7 +38,7 @@ MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
 KV_INT8 = 3  # beside the first three
-PORTABLE, AVX2, AVX512, AVX512VNNI, NEON = range(5)
+PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU_TANH = range(2)
 (
     OP_EMBEDDING,
@@ -56,7 +56,7 @@ SILU, GELU_TANH = range(2)
     OP_QUANTIZE,
 ) = range(13)
 
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512vnni", "neon")
+ISA_NAMES = ("portable", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
 STATUS_TEXTS = (
     "done",
     "an op that this library does not know",
