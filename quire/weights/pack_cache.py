@@ -20,7 +20,7 @@ from quire.errors import CheckpointError
 from quire.quant.packed import BITS, PackedMatrix, packed_bytes
 from quire.weights.safetensors import SafetensorsFile
 
-__all__ = ["pack_cache_path", "read_packed", "write_packed"]
+__all__ = ["describe_files", "pack_cache_path", "read_packed", "write_packed"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +36,15 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
     The name changes with the scheme and with the name, size and time of every file of weights.
     """
-    files = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    text = json.dumps([VERSION, scheme, str(directory.resolve()), facts])
+    text = json.dumps([VERSION, scheme, str(directory.resolve()), describe_files(directory)])
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return cache_directory() / "packed" / f"{digest}.safetensors"
+
+
+def describe_files(directory: Path) -> list[tuple[str, int, int]]:
+    """The name, size and time in nanoseconds of every file of weights in a directory."""
+    files = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def read_packed(
