@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -56,7 +57,9 @@ class StoredBlocks:
 
     def save(self, key: bytes, block: int) -> None:
         """See BlockStore.  Not stored: what is stored already, and what finds the queue full."""
-        if key in self._writer.stored or key in self._writer.queued or self._jobs.full():
+        if key in self._writer.stored or key in self._writer.queued:
+            return
+        if not self._end.alive or self._jobs.full():
             return
         self._writer.queued.add(key)
         content = np.concatenate([*self._parts(block)])
@@ -64,7 +67,7 @@ class StoredBlocks:
 
     def touch(self, keys: list[bytes]) -> None:
         """See BlockStore."""
-        if not self._jobs.full():
+        if self._end.alive and not self._jobs.full():
             self._jobs.put_nowait(keys)
 
     def load(self, keys: Sequence[bytes], blocks: Sequence[int]) -> int:
@@ -143,5 +146,6 @@ class _Writer:
 
 
 def _end(jobs: queue.Queue[Job], thread: threading.Thread) -> None:
-    jobs.put(None)
-    thread.join(CLOSE_S)
+    with contextlib.suppress(queue.Full):
+        jobs.put(None, timeout=CLOSE_S)
+        thread.join(CLOSE_S)

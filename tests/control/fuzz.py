@@ -37,6 +37,8 @@ def run_worlds(first: int, count: int) -> Counter[str]:
         totals["drafted tokens"] += stats.num_draft_tokens
         totals["accepted tokens"] += stats.num_accepted_tokens
         totals["prefix hit tokens"] += stats.prefix_hit_tokens
+        totals["store hit tokens"] += stats.store_hit_tokens
+        totals["failed loads"] += 0 if world.store is None else world.store.num_failed
         totals["prefix query tokens"] += stats.prefix_query_tokens
     return totals
 

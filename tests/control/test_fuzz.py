@@ -11,6 +11,7 @@ BATCH = 100
 @pytest.mark.parametrize("first", range(0, NUM_WORLDS, BATCH))
 def test_random_worlds(first):
     totals = run_worlds(first, BATCH)
-    for event in ("preemptions", "wasted tokens", "prefix hit tokens", "aborted", "refused"):
+    cache = ("prefix hit tokens", "store hit tokens", "failed loads")
+    for event in ("preemptions", "wasted tokens", "aborted", "refused", *cache):
         assert totals[event] > 0, f"worlds without {event} prove nothing about them"
     assert totals["drafted tokens"] > totals["accepted tokens"] > 0
