@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from quire.assembly import Assembly
 from quire.config import EngineConfig
+from quire.control.prefix import block_key, root_key
 from quire.errors import ConfigError
 from quire.llm import LLM
 from quire.outputs import RequestOutput
@@ -81,6 +83,21 @@ def test_a_restart_loads_and_yields_the_same_bits(filled: Path, computed: list[A
     assert yields(generate(llm)) == computed
     assert llm.stats().scheduler.store_hit_tokens == stats.store_hit_tokens, "now in memory"
     stop(llm)
+
+
+def test_use_makes_a_chain_young_and_its_first_block_youngest(filled: Path):
+    for file in filled.iterdir():
+        os.utime(file, (0, 0))
+    llm = start(filled)
+    (output,) = llm.generate([PROMPTS[0]], SamplingParams(max_tokens=1), use_tqdm=False)
+    stop(llm)
+    ages = sorted((file.stat().st_mtime_ns, file.name) for file in filled.iterdir())
+    young = [name for time_ns, name in reversed(ages) if time_ns]
+    root = root_key(llm._assembly.model.fingerprint, b"")
+    keys = [root]
+    for at in range(0, len(output.prompt_token_ids) - 16, 16):
+        keys.append(block_key(keys[-1], output.prompt_token_ids[at : at + 16]))
+    assert young == [f"{key.hex()}.kv" for key in keys[1:]]
 
 
 def test_output_is_stored_too(filled: Path):
@@ -174,6 +191,7 @@ def test_what_changes_the_bits_changes_the_names(
     assert hits(quantization="int8") == 0
     assert hits(instruction_set="portable") == 0
     assert hits(hf_overrides={"rms_norm_eps": 1e-3}) == 0
+    assert hits(hf_overrides={"rope_theta": 20000.0}) == 0
     assert hits(load_format="dummy") == 0
     assert hits(load_format="dummy", seed=1) == 0
     assert hits(checkpoint) == 0 and hits(checkpoint) > 0

@@ -14,7 +14,7 @@ import pytest
 from quire.errors import ConfigError
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.runtime import stored_blocks
-from quire.runtime.block_files import BlockFiles
+from quire.runtime.block_files import HEADER_BYTES, BlockFiles
 from quire.runtime.stored_blocks import StoredBlocks
 
 LAYOUT = KvLayout((KvLayerShape(2, 8), KvLayerShape(1, 12)), 16, "bfloat16")
@@ -147,6 +147,16 @@ def test_a_full_disk_costs_nothing_but_a_warning(
         store.close()
     assert not any(map(store.has, KEYS))
     assert "No space left" in caplog.text and len(caplog.records) == 1
+
+
+def test_what_made_room_is_forgotten(directory: Path, cache: KvCache):
+    store = opened(directory, cache, max_bytes=4 * (LAYOUT.bytes_per_block + HEADER_BYTES))
+    for block, key in enumerate(KEYS):
+        store.save(key, block)
+    store.close()
+    there = {file.name for file in directory.iterdir()}
+    assert 3 <= len(there) <= 4
+    assert {f"{key.hex()}.kv" for key in KEYS if store.has(key)} == there
 
 
 def test_what_finds_the_queue_full_is_dropped(directory: Path, cache: KvCache, monkeypatch):
