@@ -43,7 +43,9 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
 def describe_files(directory: Path) -> list[tuple[str, int, int]]:
     """The name, size and time in nanoseconds of every file of weights in a directory."""
-    files = sorted(path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    files = sorted(
+        path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
+    )
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 

@@ -201,6 +201,11 @@ def test_what_changes_the_bits_changes_the_names(
     assert hits(checkpoint) == 0
 
 
+def test_a_link_to_nothing_beside_the_weights_is_no_trouble(directory: Path, checkpoint: Path):
+    (checkpoint / "gone.safetensors").symlink_to("nowhere")
+    stop(start(directory, checkpoint))
+
+
 def test_a_model_of_windows_is_refused(directory: Path, checkpoint: Path):
     reconfigure(checkpoint, architectures=["MistralForCausalLM"], sliding_window=64)
     with pytest.raises(ConfigError, match="every layer of this model has a window"):
