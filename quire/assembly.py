@@ -160,5 +160,6 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         config.enable_chunked_prefill,
         window=model.spec.window,
         drafter=load_speculator(config.speculative, config.num_speculative_tokens),
+        store=model.store,
     )
-    return Engine(scheduler, Runner(model.executable, model.ropes))
+    return Engine(scheduler, Runner(model.executable, model.ropes, model.store))

@@ -71,6 +71,13 @@ class EngineConfig:
     enable_prefix_caching: bool = field(
         default=True, metadata={"help": "reuse KV blocks of equal prefixes"}
     )
+    prefix_cache_dir: str | None = field(
+        default=None,
+        metadata={"help": "private folder that keeps KV blocks, hence users' texts, over restarts"},
+    )
+    prefix_cache_disk_bytes: int | None = field(
+        default=None, metadata={"help": "most bytes in prefix_cache_dir; auto is 10G"}
+    )
     enable_chunked_prefill: bool = field(
         default=True, metadata={"help": "split long prompts over several steps"}
     )
@@ -111,12 +118,17 @@ class EngineConfig:
         counts = ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs")
         for name in (*counts, "num_speculative_tokens"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        for name in ("max_model_len", "kv_cache_memory_bytes", "threads"):
+        sizes = ("max_model_len", "kv_cache_memory_bytes", "prefix_cache_disk_bytes")
+        for name in (*sizes, "threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more")
         _require(self.block_size in (16, 32), "block_size", self.block_size, "16 or 32")
         share = self.memory_utilization
         _require(0 < share <= 1, "memory_utilization", share, "above 0 and at most 1")
+        if self.prefix_cache_dir is not None and not self.enable_prefix_caching:
+            raise ConfigError("prefix_cache_dir needs enable_prefix_caching; leave out one of them")
+        if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
+            raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
 
     @classmethod
     def from_options(cls, model: str, options: Mapping[str, Any]) -> EngineConfig:

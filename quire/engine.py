@@ -99,7 +99,7 @@ class Engine:
         for request_id in output.failed:
             failed = self.scheduler.cancel(request_id, "error")
             updates += [failed] if failed is not None else []
-        updates += self.scheduler.commit(plan, output.tokens, seconds)
+        updates += self.scheduler.commit(plan, output.tokens, seconds, output.unloaded)
         for request_id, found in output.prompt_logprobs.items():
             for position, entry in found.items():
                 self._live[request_id].prompt_logprobs[position] = entry

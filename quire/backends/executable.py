@@ -61,6 +61,11 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def build(self) -> str:
+        """The code that computes: the same build gives the same bits."""
+        ...
+
     def declines(self, node: Node) -> str | None:
         """Why this backend has no body for the node; None when it has one."""
         ...

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-__all__ = ["Chunk", "Plan", "Update"]
+__all__ = ["NOTHING", "Chunk", "Plan", "Sampled", "Unloaded", "Update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Chunk:
     samples: the last token known is among them, so the step yields the next token, and one more for
     each guess that turns out right.
     output_index: how many tokens the request had generated before this step.
+    load_keys, load_blocks: contents to load from the block store before the step, and the blocks
+    right before `start` that they belong into; where one fails, the chunk is not run (see commit).
     """
 
     request_id: str
@@ -29,6 +32,8 @@ class Chunk:
     samples: bool
     output_index: int
     num_drafts: int = 0
+    load_keys: Sequence[bytes] = ()
+    load_blocks: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,11 @@ class Plan:
 
 Sampled = Mapping[str, Sequence[int]]
 """What a run gives back: request id → the new tokens: the guesses that were right, and one more."""
+
+Unloaded = Mapping[str, int]
+"""Request id → how many of the first blocks to load were loaded, where not all of them were."""
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

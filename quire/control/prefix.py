@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from quire.control.block_store import BlockStore
 from quire.control.blocks import BlockPool
 from quire.control.request import Request
 from quire.control.window import NO_BLOCK, num_passed_blocks
@@ -33,6 +34,8 @@ class PrefixCache:
     fingerprint: bytes that tell apart everything that changes a cached value while the tokens are
     the same: model, quantization scheme, KV format.  Not enabled, it finds and publishes nothing.
     window: see Scheduler.
+    store: keeps published blocks beyond this process, but none of a request with a salt.
+    num_query_tokens, num_hit_tokens: prompt tokens looked up and found, here and in the store.
     """
 
     def __init__(
@@ -42,14 +45,16 @@ class PrefixCache:
         fingerprint: bytes = b"",
         enabled: bool = True,
         window: int | None = None,
+        store: BlockStore | None = None,
     ) -> None:
-        self.num_query_tokens = 0
-        self.num_hit_tokens = 0
+        self.num_query_tokens = self.num_hit_tokens = 0
+        self.num_store_query_tokens = self.num_store_hit_tokens = 0
         self._pool = pool
         self._block_tokens = block_tokens
         self._fingerprint = fingerprint
         self._enabled = enabled
         self._window = window
+        self._store = store if enabled else None
 
     def find(self, request: Request) -> list[int]:
         """The blocks of the longest cached prefix, [] if none; the caller must hold them at once.
@@ -78,18 +83,48 @@ class PrefixCache:
         size = self._block_tokens
         return num_passed_blocks(num_blocks * size, size, self._window)
 
+    def find_stored(self, request: Request, num_found: int) -> list[bytes]:
+        """Keys of the blocks behind the first `num_found` that the store can give, [] if none."""
+        keys: list[bytes] = []
+        store = self._store_for(request)
+        if store is None or not request.use_prefix_cache:
+            return keys
+        for index in range(num_found, (len(request.tokens) - 1) // self._block_tokens):
+            key = self._key(request, index)
+            if not store.has(key):
+                break
+            keys.append(key)
+        return keys
+
     def publish(self, request: Request, start: int, end: int) -> None:
         """Publish the blocks that became full when positions start .. end - 1 were computed."""
         if not self._enabled:
             return
+        store = self._store_for(request)
         for index in range(start // self._block_tokens, end // self._block_tokens):
-            self._pool.publish(request.block_table[index], self._key(request, index))
+            block, key = request.block_table[index], self._key(request, index)
+            self._pool.publish(block, key)
+            if store is not None:
+                store.save(key, block)
 
-    def count(self, request: Request) -> None:
-        """Add a request, when it first runs, to the totals of tokens looked up and found."""
+    def finish(self, request: Request) -> None:
+        """Note in the store that the blocks of a request, which is over, were of use."""
+        store = self._store_for(request)
+        if store is not None and request.block_keys:
+            store.touch(request.block_keys)
+
+    def count(self, request: Request, num_found: int) -> None:
+        """Add a request, when it first runs, to the totals: `num_found` blocks were here."""
         if self._enabled and request.use_prefix_cache:
+            num_found_tokens = num_found * self._block_tokens
             self.num_query_tokens += request.num_prompt
-            self.num_hit_tokens += request.num_cached_tokens
+            self.num_hit_tokens += num_found_tokens
+            if self._store_for(request) is not None:
+                self.num_store_query_tokens += request.num_prompt - num_found_tokens
+
+    def _store_for(self, request: Request) -> BlockStore | None:
+        """The store, unless the request is salted: what is set apart is not written down."""
+        return None if request.cache_salt else self._store
 
     def _key(self, request: Request, index: int) -> bytes:
         """The key of one block, hashed on first use; callers ask for blocks in order."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from quire.control.block_store import BlockStore
 from quire.control.blocks import BlockPool
 from quire.control.deadlines import Deadlines
 from quire.control.drafting import Drafter, Drafting
 from quire.control.limits import Limits
-from quire.control.plan import Chunk, Plan, Sampled, Update
+from quire.control.plan import NOTHING, Chunk, Plan, Sampled, Unloaded, Update
 from quire.control.policy import Policy, fcfs
 from quire.control.prefix import PrefixCache
 from quire.control.request import Request, RequestState
@@ -49,6 +51,8 @@ class Scheduler:
     enable_chunked_prefill: False computes every prompt in one plan.  window: a token sees that many
     positions at most, in every layer, so blocks behind it are given back; None: it sees all.
     drafter: guesses tokens, which the step computes and checks beside the known ones; see Drafting.
+    store: keeps blocks beyond this process; what it has of a prompt is loaded into blocks that the
+    request needs anyway; not together with a window.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Scheduler:
         lookahead_tokens: int = 64,
         window: int | None = None,
         drafter: Drafter | None = None,
+        store: BlockStore | None = None,
     ) -> None:
         self.limits = Limits(
             num_blocks,
@@ -81,7 +86,7 @@ class Scheduler:
         self._policy = policy
         self._pool = BlockPool(num_blocks)
         self._prefix = PrefixCache(
-            self._pool, block_tokens, fingerprint, enable_prefix_caching, window
+            self._pool, block_tokens, fingerprint, enable_prefix_caching, window, store
         )
         self._requests: dict[str, Request] = {}
         self._waiting = WaitingQueue(policy)
@@ -149,19 +154,26 @@ class Scheduler:
         self._open = Plan(self._step, tuple(chunks))
         return self._open
 
-    def commit(self, plan: Plan, sampled: Sampled, seconds: float = 0.0) -> tuple[Update, ...]:
+    def commit(
+        self, plan: Plan, sampled: Sampled, seconds: float = 0.0, unloaded: Unloaded = NOTHING
+    ) -> tuple[Update, ...]:
         """Take in what a run computed; `sampled` has tokens for each chunk that samples.
 
         Several tokens for one request are taken in order up to the first that finishes it.  A
         request that is over since the plan was made is skipped, even if its id is in use again.
         It reads the plan and the requests planned, nothing that a later plan would change.
-        seconds: how long the run took, 0 if nobody looked.
+        seconds: how long the run took, 0 if nobody looked.  unloaded: requests whose chunk was not
+        run because a block could not be loaded; what is missing is computed in the steps to come.
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
         updates = []
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
             if request.state is not RequestState.RUNNING:
+                continue
+            if chunk.load_keys:
+                self._take_in_loaded(chunk, request, unloaded.get(request.id))
+            if request.id in unloaded:
                 continue
             end = chunk.start + len(chunk.tokens) - chunk.num_drafts
             new_tokens = sampled.get(request.id, ()) if chunk.samples else ()
@@ -196,6 +208,8 @@ class Scheduler:
             num_preemptions=self._num_preemptions,
             prefix_query_tokens=self._prefix.num_query_tokens,
             prefix_hit_tokens=self._prefix.num_hit_tokens,
+            store_query_tokens=self._prefix.num_store_query_tokens,
+            store_hit_tokens=self._prefix.num_store_hit_tokens,
             num_wasted_tokens=self._num_wasted_tokens,
             num_drafts=self._drafting.num_drafts,
             num_draft_tokens=self._drafting.num_draft_tokens,
@@ -271,7 +285,8 @@ class Scheduler:
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             request = self._waiting.first
             hits = self._prefix.find(request)
-            start = len(hits) * limits.block_tokens
+            stored = self._prefix.find_stored(request, len(hits))
+            start = (len(hits) + len(stored)) * limits.block_tokens
             wanted = min(len(request.tokens) - start, budget)
             whole = limits.enable_chunked_prefill or start + wanted >= request.num_prompt
             passed = hits.count(NO_BLOCK)
@@ -280,22 +295,40 @@ class Scheduler:
             spare -= self._pool.count_free(held)
             if spare < 0 or not whole:
                 break
-            self._start(request, hits, passed)
+            self._start(request, hits, passed, len(stored))
             budget -= self._schedule(request, wanted, chunks)
+            if stored:
+                blocks = request.block_table[len(hits) : len(hits) + len(stored)]
+                chunks[-1] = replace(chunks[-1], load_keys=stored, load_blocks=blocks)
         return budget
 
-    def _start(self, request: Request, hits: list[int], passed: int) -> None:
-        """Move a waiting request to the running ones, with the blocks found in the cache."""
+    def _start(self, request: Request, hits: list[int], passed: int, num_stored: int) -> None:
+        """Move a waiting request to the running ones, with the blocks found in the cache.
+
+        num_stored: blocks behind them that its first chunk loads.
+        """
         self._waiting.remove(request)
         self._running.append(request)
         self._pool.hold(hits[passed:])
         request.state = RequestState.RUNNING
-        request.block_table, request.num_passed = hits, passed
-        request.num_computed = len(hits) * self.limits.block_tokens
+        request.block_table = hits + self._pool.take(num_stored)
+        request.num_passed = passed
+        request.num_computed = len(request.block_table) * self.limits.block_tokens
         if request.first_scheduled is None:
             request.first_scheduled = self._now
             request.num_cached_tokens = request.num_computed
-            self._prefix.count(request)
+            self._prefix.count(request, len(hits))
+
+    def _take_in_loaded(self, chunk: Chunk, request: Request, num_loaded: int | None) -> None:
+        """Publish the blocks that a chunk loaded: all of them if None, else only the first ones."""
+        size = self.limits.block_tokens
+        first = chunk.start - len(chunk.load_keys) * size
+        end = chunk.start if num_loaded is None else first + num_loaded * size
+        self._prefix.publish(request, first, end)
+        request.num_computed = end
+        if request.num_peak == 0:  # the first admission, which is what is counted
+            request.num_cached_tokens = end
+            self._prefix.num_store_hit_tokens += end - first
 
     # The end of a request.
 
@@ -307,6 +340,7 @@ class Scheduler:
         request.state = RequestState.FINISHED
         del self._requests[request.id]
         self._drafting.finish(request)
+        self._prefix.finish(request)
         return request.update(tokens, finish)
 
     def _give_up_blocks(self, request: Request) -> None:

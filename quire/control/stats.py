@@ -16,6 +16,8 @@ class SchedulerStats:
     oldest_wait_s: how long the oldest waiting request had been queued at the last plan.
     num_preemptions, prefix_query_tokens, prefix_hit_tokens (both at first admission only) and
     num_wasted_tokens (computed more than once, because of preemption) are totals.
+    store_query_tokens, store_hit_tokens: likewise, what was not found here and looked up in the
+    block store, and what was loaded from it.
     num_drafts, num_draft_tokens, num_accepted_tokens are totals too: how often tokens were guessed,
     how many, and how many of them were right.
     """
@@ -35,3 +37,5 @@ class SchedulerStats:
     num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    store_query_tokens: int = 0
+    store_hit_tokens: int = 0

@@ -20,14 +20,17 @@ from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
+from quire.runtime.block_files import BlockFiles
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
 from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
 from quire.runtime.rope_tables import RopeTables
+from quire.runtime.stored_blocks import StoredBlocks
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.hub import resolve_model
 from quire.weights.loader import load_weights
+from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
 
 __all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_spec"]
@@ -37,12 +40,19 @@ logger = logging.getLogger(__name__)
 MAX_LOGIT_ROWS = 32
 """Logit rows computed at a time: bounds the logits' memory at 32 vocabularies."""
 
+DEFAULT_DISK_BYTES = 10 * 1024**3
+"""What stored blocks may take where nobody said how much."""
+
 STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to run.  fingerprint: what its cached keys and values depend on."""
+    """A model ready to run.
+
+    fingerprint: what its cached keys and values depend on, to the last bit.  store: where they
+    outlive this process, if the user wants that.
+    """
 
     directory: Path
     spec: ModelSpec
@@ -52,6 +62,7 @@ class LoadedModel:
     memory: MemoryPlan
     machine: Machine
     fingerprint: bytes
+    store: StoredBlocks | None = None
 
 
 def find_model(config: EngineConfig) -> Path:
@@ -112,8 +123,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
         )
     else:
         executable = ReferenceExecutable(program, weights, cache)
-    fingerprint = _fingerprint(config, spec, layout)
-    return LoadedModel(directory, spec, program, executable, ropes, memory, machine, fingerprint)
+    fingerprint = _fingerprint(config, program, layout, directory, backend)
+    store = _store(config, spec, cache)
+    return LoadedModel(
+        directory, spec, program, executable, ropes, memory, machine, fingerprint, store
+    )
 
 
 def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
@@ -171,7 +185,35 @@ def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
     return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 
 
-def _fingerprint(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> bytes:
-    facts: list[Any] = [repr(spec), config.model, config.revision, config.dtype]
-    facts += [config.quantization, layout.format]
+def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlocks | None:
+    """Where blocks outlive the process; refused where a request gives back its first blocks."""
+    if config.prefix_cache_dir is None:
+        return None
+    if all(block.attention.window is not None for block in spec.blocks):
+        raise ConfigError(
+            "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
+            "long prefix are not kept; leave the option out"
+        )
+    directory = Path(config.prefix_cache_dir).expanduser()
+    max_bytes = config.prefix_cache_disk_bytes or DEFAULT_DISK_BYTES
+    return StoredBlocks(BlockFiles(directory, max_bytes), cache)
+
+
+def _fingerprint(
+    config: EngineConfig,
+    program: Program,
+    layout: KvLayout,
+    directory: Path,
+    backend: ReferenceBackend | NativeBackend,
+) -> bytes:
+    """A hash over all that decides the bits of a cached block, beside its tokens.
+
+    The code is among it: which ops there are, and the library that has them, for kernels sum in
+    another order on another instruction set, and may in another version.
+    """
+    ops = [repr(node.op) for node in program.body]
+    facts: list[Any] = [backend.build, ops, repr(program.spec), repr(layout)]
+    facts += [str(directory.resolve()), config.revision, describe_files(directory)]
+    facts += [config.load_format, config.dtype, config.quantization]
+    facts += [config.seed if config.load_format == "dummy" else None]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()

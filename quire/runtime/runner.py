@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quire.backends.executable import Executable
 from quire.control.plan import Plan
 from quire.outputs import TokenLogprobs
 from quire.runtime.inputs import RunningRequest, build_inputs
 from quire.runtime.rope_tables import RopeTables
+from quire.runtime.stored_blocks import StoredBlocks
 from quire.sampling.state import SampledRow, SampleRow, SamplingState
 
 __all__ = ["Runner", "StepOutput"]
@@ -20,13 +21,14 @@ class StepOutput:
 
     tokens: the new tokens.  logprobs: one entry per new token, where asked for.  prompt_logprobs:
     for positions of the prompt, what the model said of the token standing there.
-    failed: requests whose logits held no number to choose from.
+    failed: requests whose logits held no number to choose from.  unloaded: see Scheduler.commit.
     """
 
     tokens: dict[str, list[int]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
+    unloaded: dict[str, int] = field(default_factory=dict)
 
 
 class Runner:
@@ -34,12 +36,15 @@ class Runner:
 
     Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
     tokens are taken up to the first that differs from the guess, so they, and their
-    log-probabilities, are those of one step each.
+    log-probabilities, are those of one step each.  store: what plans load blocks from.
     """
 
-    def __init__(self, executable: Executable, ropes: RopeTables) -> None:
+    def __init__(
+        self, executable: Executable, ropes: RopeTables, store: StoredBlocks | None = None
+    ) -> None:
         self.executable = executable
         self.ropes = ropes
+        self.store = store
         self._running: dict[str, RunningRequest] = {}
 
     def start(self, request_id: str, state: SamplingState) -> None:
@@ -56,10 +61,15 @@ class Runner:
 
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan's tokens, sample where the plan says so, and note the samples."""
+        output = StepOutput(unloaded=self._load(plan))
+        if output.unloaded:
+            runs = tuple(each for each in plan.chunks if each.request_id not in output.unloaded)
+            if not runs:
+                return output
+            plan = replace(plan, chunks=runs)
         inputs = build_inputs(plan, self._running, self.ropes.arrays)
         for row in inputs.rows:
             row.refresh_mask()
-        output = StepOutput()
         ended: set[str] = set()  # requests whose guesses were wrong, or are used up
         sampled = self.executable.run(inputs.batch, inputs.rows)
         for row, result, owner in zip(inputs.rows, sampled, inputs.owners, strict=True):
@@ -72,6 +82,17 @@ class Runner:
                 if result.token != row.guess:
                     ended.add(request_id)
         return output
+
+    def _load(self, plan: Plan) -> dict[str, int]:
+        """Load blocks as the plan says; where one fails, how many of the request's were loaded."""
+        unloaded = {}
+        for chunk in plan.chunks:
+            if chunk.load_keys:
+                assert self.store is not None
+                count = self.store.load(chunk.load_keys, chunk.load_blocks)
+                if count < len(chunk.load_keys):
+                    unloaded[chunk.request_id] = count
+        return unloaded
 
 
 def _take(request_id: str, row: SampleRow, result: SampledRow, output: StepOutput) -> None:

@@ -91,6 +91,10 @@ class ServerMetrics:
         self._generation = count("generation_tokens", "Tokens generated.")
         self._queries = count("prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._hits = count("prefix_cache_hits", "Prompt tokens found in the cache.")
+        self._store_queries = count(
+            "external_prefix_cache_queries", "Prompt tokens then looked up on disk."
+        )
+        self._store_hits = count("external_prefix_cache_hits", "Prompt tokens loaded from disk.")
         self._preemptions = count("num_preemptions", "Times a request lost its KV blocks.")
         self._wasted = count("wasted_tokens", "Tokens computed again after a preemption.")
         self._drafts = count("spec_decode_num_drafts", "Times that tokens were guessed.")
@@ -116,6 +120,8 @@ class ServerMetrics:
         self._generation.set(stats.num_generation_tokens)
         self._queries.set(scheduler.prefix_query_tokens)
         self._hits.set(scheduler.prefix_hit_tokens)
+        self._store_queries.set(scheduler.store_query_tokens)
+        self._store_hits.set(scheduler.store_hit_tokens)
         self._preemptions.set(scheduler.num_preemptions)
         self._wasted.set(scheduler.num_wasted_tokens)
         self._drafts.set(scheduler.num_drafts)

@@ -22,7 +22,7 @@ from quire.quant.packed import PackedMatrix
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 
-__all__ = ["pack_cache_path", "read_packed", "write_packed"]
+__all__ = ["describe_files", "pack_cache_path", "read_packed", "write_packed"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,17 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
     The name changes with the scheme and with the name, size and time of every file of weights.
     """
+    text = json.dumps([VERSION, scheme, str(directory.resolve()), describe_files(directory)])
+    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return cache_directory() / "packed" / f"{digest}.safetensors"
+
+
+def describe_files(directory: Path) -> list[tuple[str, int, int]]:
+    """The name, size and time in nanoseconds of every file of weights in a directory."""
     files = sorted(
         path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
     )
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    text = json.dumps([VERSION, scheme, str(directory.resolve()), facts])
-    digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-    return cache_directory() / "packed" / f"{digest}.safetensors"
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def read_packed(

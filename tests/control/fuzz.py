@@ -44,6 +44,8 @@ def run_worlds(first: int, count: int) -> Counter[str]:
         totals["hits behind a window"] += sum(
             life.request.num_cached_tokens >= (world.window or 10**9) for life in world.lives
         )
+        totals["store hit tokens"] += stats.store_hit_tokens
+        totals["failed loads"] += 0 if world.store is None else world.store.num_failed
         totals["prefix query tokens"] += stats.prefix_query_tokens
     return totals
 

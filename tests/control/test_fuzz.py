@@ -11,7 +11,20 @@ BATCH = 100
 @pytest.mark.parametrize("first", range(0, NUM_WORLDS, BATCH))
 def test_random_worlds(first):
     totals = run_worlds(first, BATCH)
-    for event in ("preemptions", "wasted tokens", "prefix hit tokens", "aborted", "refused",
-                  "blocks passed", "long requests", "hits behind a window"):  # fmt: skip
+    windows = ("blocks passed", "long requests", "hits behind a window")
+    for event in (
+        "preemptions",
+        "wasted tokens",
+        "prefix hit tokens",
+        "aborted",
+        "refused",
+        *windows,
+    ):
         assert totals[event] > 0, f"worlds without {event} prove nothing about them"
     assert totals["drafted tokens"] > totals["accepted tokens"] > 0
+
+
+def test_some_worlds_load_stored_blocks():
+    """They are rare: a batch of worlds may have none."""
+    totals = run_worlds(NUM_WORLDS, 3 * BATCH)
+    assert totals["store hit tokens"] > 0 and totals["failed loads"] > 0

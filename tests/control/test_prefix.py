@@ -125,3 +125,37 @@ def test_a_window_wider_than_the_prompt_needs_all_of_it(pool):
     table = filled(cache, pool, [1, 2, 3, 4, 5]).block_table
     assert cache.find(request([1, 2, 3, 4, 5])) == table[:2]
     assert cache.find(request([1, 2, 9, 4, 5])) == table[:1]
+
+
+class Shelf(dict):
+    """A block store that keeps everything."""
+
+    has = dict.__contains__
+    save = dict.__setitem__
+
+    def touch(self, keys):
+        """Nothing to note."""
+
+
+def test_what_is_published_is_stored_and_found_behind_what_is_here(pool):
+    shelf = Shelf()
+    keys = filled(PrefixCache(pool, 2, store=shelf), pool, [1, 2, 3, 4, 5, 6, 7]).block_keys
+    assert list(shelf) == keys
+    cache = PrefixCache(BlockPool(4), 2, store=shelf)
+    assert cache.find_stored(request([1, 2, 3, 4, 5, 6]), 0) == keys[:2]
+    cache.find(later := request([1, 2, 3, 4, 5, 6, 7]))
+    assert cache.find_stored(later, 1) == keys[1:]
+    del shelf[keys[1]]
+    assert cache.find_stored(request([1, 2, 3, 4, 5, 6, 7]), 0) == keys[:1]
+
+
+def test_what_is_salted_or_not_cached_is_neither_stored_nor_found(pool):
+    shelf = Shelf()
+    filled(PrefixCache(pool, 2, store=shelf), pool, [1, 2, 3], cache_salt=b"tenant")
+    filled(PrefixCache(pool, 2, store=shelf, enabled=False), pool, [1, 2, 3])
+    assert not shelf
+    cache = PrefixCache(pool, 2, store=shelf)
+    filled(cache, pool, [1, 2, 3])
+    assert cache.find_stored(request([1, 2, 3]), 0) == list(shelf) != []
+    assert cache.find_stored(request([1, 2, 3], use_prefix_cache=False), 0) == []
+    assert PrefixCache(pool, 2, store=shelf, enabled=False).find_stored(request([1, 2, 3]), 0) == []

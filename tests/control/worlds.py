@@ -124,6 +124,47 @@ class FakeDrafter:
         self.started.discard(request)
 
 
+class FakeStore:
+    """Keeps contents of blocks, but drops some, and fails to load some: then it forgets them."""
+
+    def __init__(self, random: random.Random, model: FakeModel, reliable: float) -> None:
+        self.random = random
+        self.model = model
+        self.reliable = reliable
+        self.contents: dict[bytes, list[int]] = {}
+        self.num_loaded = self.num_failed = 0
+
+    def has(self, key: bytes) -> bool:
+        return key in self.contents
+
+    def save(self, key: bytes, block: int) -> None:
+        content = self.model.slots[self._slots(block)]
+        assert self.contents.get(key, content) == content, "one key, two contents"
+        if self.random.random() < self.reliable:
+            self.contents[key] = content
+
+    def touch(self, keys: list[bytes]) -> None:
+        assert keys
+
+    def load(self, chunk: Chunk) -> int:
+        """Load what a chunk asks for; how many of the first blocks were loaded."""
+        size, keys, blocks = self.model.block_tokens, chunk.load_keys, chunk.load_blocks
+        first = chunk.start // size - len(keys)
+        assert list(blocks) == list(chunk.block_table[first : chunk.start // size])
+        for count, (key, block) in enumerate(zip(keys, blocks, strict=True)):
+            if key not in self.contents or self.random.random() >= self.reliable:
+                self.contents.pop(key, None)
+                self.num_failed += 1
+                return count
+            self.model.slots[self._slots(block)] = self.contents[key]
+            self.num_loaded += 1
+        return len(keys)
+
+    def _slots(self, block: int) -> slice:
+        size = self.model.block_tokens
+        return slice(block * size, (block + 1) * size)
+
+
 class FakeModel:
     """Runs plans over slots of numbers.
 
@@ -206,6 +247,10 @@ class World:
         self.policy = rng.choice(sorted(POLICIES))
         right = rng.choice([None, None, 0.0, 0.7, 1.0])
         self.drafter = None if right is None else FakeDrafter(rng, right, self._truth)
+        self.model = FakeModel(num_blocks, self.block_tokens, self.window)
+        reliable = rng.choice([None, 0.5, 0.5, 0.8, 1.0])
+        stores = reliable is not None and self.window is None
+        self.store = FakeStore(rng, self.model, reliable or 0.0) if stores else None
         self.scheduler = Scheduler(
             num_blocks,
             self.block_tokens,
@@ -219,8 +264,8 @@ class World:
             lookahead_tokens=rng.choice([0, 0, 0, 1, 4, 64]),
             window=self.window,
             drafter=self.drafter,
+            store=self.store,
         )
-        self.model = FakeModel(num_blocks, self.block_tokens, self.window)
         self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
         self.hurry = rng.random() < 0.2
         self.meddle = rng.choice([0.0, 0.0, 0.01, 0.06])
@@ -250,15 +295,21 @@ class World:
         scheduler.check()
         self._check_plan(plan, before)
         owners = {chunk.request_id: self.live[chunk.request_id] for chunk in plan.chunks}
-        sampled = {}
+        sampled, unloaded = {}, {}
         self._meddle(now)
         for chunk in plan.chunks:
+            if chunk.load_keys:
+                assert self.store is not None
+                count = self.store.load(chunk)
+                if count < len(chunk.load_keys):
+                    unloaded[chunk.request_id] = count
+                    continue
             tokens = self.model.run(chunk, owners[chunk.request_id].request)
             if chunk.samples:
                 sampled[chunk.request_id] = tokens
         self.model.write()
         self._meddle(now)
-        updates = scheduler.commit(plan, sampled, 0.5 if plan.chunks else 0.0)
+        updates = scheduler.commit(plan, sampled, 0.5 if plan.chunks else 0.0, unloaded)
         self._check_window()
         for update in updates:
             assert self.live[update.request_id] is owners[update.request_id], "a stale update"
@@ -406,5 +457,5 @@ class World:
         assert stats.num_preemptions <= bursts * (limits.max_num_seqs - 1), "thrashing"
         assert stats.num_wasted_tokens <= stats.num_preemptions * limits.max_model_len
         known = sum(len(life.request.tokens) for life in self.lives)
-        idle = 24
+        idle = 24 + (0 if self.store is None else self.store.num_failed)
         assert self.steps <= known + stats.num_wasted_tokens + idle, "steps without progress"

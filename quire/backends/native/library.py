@@ -10,6 +10,7 @@ import functools
 import sys
 from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
     "best_isa",
     "check",
     "choose_isa",
+    "library_path",
     "load",
 ]
 
@@ -211,6 +213,11 @@ def load() -> ctypes.CDLL:
     _check_sizes(library)
     _declare(library)
     return library
+
+
+def library_path() -> Path:
+    """The file that `load` loaded."""
+    return Path(load()._name)
 
 
 def _declare(library: ctypes.CDLL) -> None:

@@ -38,6 +38,12 @@ class NativeBackend:
     def __init__(self, instruction_set: str = "auto") -> None:
         self._isa = c.choose_isa(instruction_set)
 
+    @property
+    def build(self) -> str:
+        """The instruction set, and the size and time of the library's file."""
+        file = c.library_path().stat()
+        return f"native {c.ISA_NAMES[self._isa]}, {file.st_size} bytes of {file.st_mtime_ns}"
+
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""
         return None if type(node.op) in BODIES else f"no C++ body for {node.name}"

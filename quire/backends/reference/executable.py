@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from quire.backends.executable import LoadedWeights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
@@ -19,6 +21,11 @@ class ReferenceBackend:
     """Has a body for every op: the op's own reference."""
 
     name = "reference"
+
+    @property
+    def build(self) -> str:
+        """numpy."""
+        return f"reference, numpy {np.__version__}"
 
     def declines(self, node: Node) -> str | None:
         """Never."""
