@@ -68,7 +68,7 @@ class NativeExecutable:
         self._library = c.load()
         self._isa = c.choose_isa(instruction_set)
         self._pool = c.ThreadPool(num_threads)
-        self._weights = weights
+        self.weights = weights
         self._writer = RecordWriter(program.buffers, weights, frequencies)
         self._body = self._records(program.body)
         self._head = self._records(program.head)

@@ -61,7 +61,7 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     threads = config.threads or inspect_machine().cores
     machine = Machine(threads, c.choose_isa(config.instruction_set))
-    for _ in range(3):
+    for _ in range(8):
         machine.calibrate()
     print(f"{name}, {c.ISA_NAMES[machine.isa]}, {threads} threads", HEADINGS, sep="\n")
     found = []

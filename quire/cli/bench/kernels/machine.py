@@ -21,6 +21,7 @@ READ_BYTES, ITERATIONS = 32 << 20, 100_000
 """Of one look at a rate: short, so that some have all cores to themselves."""
 
 LOOKS = 8
+WAKING_BARRIERS = 20  # after which no thread of the pool sleeps
 MIN_CALLS = 3
 
 Call = Callable[[], None]
@@ -74,6 +75,7 @@ class Machine:
         return best
 
     def _note(self, name: str, measure: Callable[..., int], *arguments: Any) -> None:
+        c.load().quire_measure_barriers(self.pool.handle, WAKING_BARRIERS)
         start = self.clock()
         count = measure(*arguments)
         self.rates[name] = max(self.rates[name], count / (self.clock() - start))
