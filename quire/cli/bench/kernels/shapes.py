@@ -16,6 +16,8 @@ __all__ = ["QWEN2_5_0_5B", "KernelShapes", "LinearShape"]
 QWEN2_5_0_5B: Mapping[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
     "hidden_act": "silu",
     "hidden_size": 896,
     "intermediate_size": 4864,
