@@ -13,7 +13,6 @@ import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from quire.assembly import Assembly
@@ -43,7 +42,7 @@ class Dictated:
         """Run, and replace what was drawn."""
         sampled = self.inner.run(batch, rows)
         return [
-            replace(one, token=self.texts[row.state.seed][row.output_index])
+            one._replace(token=self.texts[row.state.seed][row.output_index])
             for one, row in zip(sampled, rows, strict=True)
         ]
 

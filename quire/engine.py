@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from quire.control.plan import Plan, Update
 from quire.control.request import Request
@@ -17,8 +18,7 @@ from quire.sampling.state import SamplingState
 __all__ = ["Engine", "EngineStats", "Event"]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """What happened to one request in one step.
 
     logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
@@ -142,11 +142,13 @@ class Engine:
             live.metrics = replace(live.metrics, first_token_s=now)
             if params.prompt_logprobs is not None:
                 prompt_logprobs = tuple(live.prompt_logprobs)
-        live.metrics = replace(
-            live.metrics,
-            first_scheduled_s=live.request.first_scheduled or 0.0,
-            num_preemptions=live.request.num_preemptions,
-        )
+        request, known = live.request, live.metrics
+        scheduled = request.first_scheduled or 0.0
+        facts = (scheduled, request.num_preemptions)
+        if facts != (known.first_scheduled_s, known.num_preemptions):
+            live.metrics = replace(
+                known, first_scheduled_s=scheduled, num_preemptions=request.num_preemptions
+            )
         logprobs = output.logprobs.get(update.request_id)
         kept = None if logprobs is None else tuple(logprobs[: len(update.tokens)])
         if update.finish_reason is not None:

@@ -34,11 +34,7 @@ class Completion:
 
     def delta(self, event: Event) -> Delta:
         """The text and facts that an event of this request adds."""
-        delta = self.assembler.push(event.update, event.logprobs)
-        prompt = event.prompt_logprobs
-        if prompt is not None:
-            prompt = tuple(entry and self.assembler.name_tokens(entry) for entry in prompt)
-        return replace(delta, prompt_logprobs=prompt, metrics=event.metrics)
+        return self.assembler.push(*event)
 
 
 @dataclass(frozen=True, slots=True)

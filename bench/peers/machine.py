@@ -17,7 +17,11 @@ from quire.runtime.machine import inspect_machine
 
 __all__ = ["PEAKS", "MachineRates", "describe"]
 
-PEAKS: Mapping[Precision, str] = {"bf16": "quire_measure_fma"}
+PEAKS: Mapping[Precision, str] = {
+    "bf16": "quire_measure_fma",
+    "int8": "quire_measure_int8",
+    "int4": "quire_measure_int8",
+}
 """The call that counts the multiply-adds of a precision; one that is missing here gives no roof."""
 
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "asimddp")

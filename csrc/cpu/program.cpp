@@ -8,6 +8,7 @@
 #include "packed.h"
 #include "rope_angles.h"
 #include "sampler.h"
+#include "stopwatch.h"
 #include "thread_pool.h"
 
 namespace quire {
@@ -28,7 +29,7 @@ class Walk {
 
     int32_t body() {
         run_.num_rows = step_.num_tokens;
-        return walk(program_.body, program_.num_body);
+        return walk(program_.body, program_.num_body, 0);
     }
 
     int32_t head_and_sample() {
@@ -37,7 +38,8 @@ class Walk {
             const int32_t left = step_.num_logit_rows - first, rows = left < piece ? left : piece;
             run_.num_rows = rows;
             run_.logit_rows = step_.logit_rows + first;
-            if (const int32_t status = walk(program_.head, program_.num_head)) return status;
+            if (const int32_t status = walk(program_.head, program_.num_head, program_.num_body))
+                return status;
             float *logits = run_.row(program_.logits, 0);
             const int64_t stride = program_.logits.stride;
             if (step_.logits_out) {
@@ -47,6 +49,7 @@ class Walk {
                 }
             }
             if (!step_.rows || !step_.results) continue;
+            const Stopwatch watch = time_of(program_.num_body + program_.num_head);
             const int32_t status = sample_rows(pool_, kernels_, logits, stride, vocab, rows,
                                                step_.rows + first, step_.results + first);
             if (status) return status;
@@ -55,11 +58,17 @@ class Walk {
     }
 
   private:
-    int32_t walk(const quire_op *ops, int32_t num_ops) {
+    // first: the place of the first of the ops among all of the Program.
+    int32_t walk(const quire_op *ops, int32_t num_ops, int32_t first) {
         for (int32_t i = 0; i < num_ops; i++) {
+            const Stopwatch watch = time_of(first + i);
             if (const int32_t status = run_op(ops[i])) return status;
         }
         return QUIRE_OK;
+    }
+
+    Stopwatch time_of(int32_t place) const {
+        return Stopwatch(step_.op_nanoseconds ? step_.op_nanoseconds + place : nullptr);
     }
 
     int32_t run_op(const quire_op &op) {

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 3
+#define QUIRE_ABI_VERSION 4
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
@@ -192,7 +192,9 @@ typedef struct {
     const int32_t *token_ids, *positions, *rope_rows, *query_start, *block_tables, *logit_rows;
     const quire_sample_row *rows;
     quire_sample_result *results;
-    float *logits_out; /* [S, V], or NULL; a copy of the logits as the model gave them */
+    float *logits_out;       /* [S, V], or NULL; a copy of the logits as the model gave them */
+    int64_t *op_nanoseconds; /* [num_body + num_head + 1], or NULL; the time of each op of body and
+                                head, and of the sampler, is added to it */
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from quire.control.blocks import BlockPool
@@ -70,7 +69,7 @@ class Drafting:
             draft = draft[: self._take_room(request, running, len(draft))]
             if draft:
                 tokens = [*chunks[index].tokens, *draft]
-                chunks[index] = replace(chunks[index], tokens=tokens, num_drafts=len(draft))
+                chunks[index] = chunks[index]._replace(tokens=tokens, num_drafts=len(draft))
 
     def count(self, chunk: Chunk, request: Request, new_tokens: Sequence[int]) -> int:
         """How many guesses of a chunk that was run are right: all new tokens but the last."""

@@ -1,16 +1,19 @@
-"""The frozen orders for one step, and what comes back from running them."""
+"""The frozen orders for one step, and what comes back from running them.
+
+What exists once a request and step is a NamedTuple, which is made in a quarter of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 __all__ = ["NOTHING", "Chunk", "Plan", "Sampled", "Unloaded", "Update"]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The tokens of one request that this step computes.
 
     tokens: for positions start .. start + len(tokens) - 1: known ones, then num_drafts guesses.
@@ -58,8 +61,7 @@ Unloaded = Mapping[str, int]
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """What one step changed for one request.
 
     finish_reason: "stop", "length", "abort" or "error" when the request is over, else None.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from quire.control.block_store import BlockStore
@@ -299,7 +298,7 @@ class Scheduler:
             budget -= self._schedule(request, wanted, chunks)
             if stored:
                 blocks = request.block_table[len(hits) : len(hits) + len(stored)]
-                chunks[-1] = replace(chunks[-1], load_keys=stored, load_blocks=blocks)
+                chunks[-1] = chunks[-1]._replace(load_keys=stored, load_blocks=blocks)
         return budget
 
     def _start(self, request: Request, hits: list[int], passed: int, num_stored: int) -> None:

@@ -65,38 +65,42 @@ def build_inputs(
     frequencies: tuple[npt.NDArray[np.float32], ...],
 ) -> StepInputs:
     """Lay the chunks side by side and list the rows whose logits are wanted."""
-    counts = [len(chunk.tokens) for chunk in plan.chunks]
-    query_start = np.zeros(len(counts) + 1, np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    total = int(query_start[-1])
-    token_ids, positions = np.empty(total, np.int32), np.empty(total, np.int32)
-    rope_rows = np.zeros(total, np.int32)
-    tables = [running[chunk.request_id].blocks.follow(chunk.block_table) for chunk in plan.chunks]
-    block_tables = np.zeros((len(counts), max((len(t) for t in tables), default=0)), np.int32)
+    # Lists first: most chunks have one token, and numpy takes as long for one as for a hundred.
+    token_ids: list[int] = []
+    positions: list[int] = []
+    rope_rows: list[int] = []
+    query_start, logit_rows = [0], []
     rows: list[SampleRow] = []
     owners: list[tuple[str, int]] = []
-    logit_rows: list[int] = []
-    for r, chunk in enumerate(plan.chunks):
-        first, last = int(query_start[r]), int(query_start[r + 1])
-        request = running[chunk.request_id]
-        token_ids[first:last] = chunk.tokens
-        positions[first:last] = np.arange(chunk.start, chunk.start + last - first)
-        rope_rows[first:last] = request.rope_row
-        block_tables[r, : len(tables[r])] = tables[r]
+    for chunk in plan.chunks:
+        request, first, count = running[chunk.request_id], len(token_ids), len(chunk.tokens)
+        token_ids += chunk.tokens
+        positions += range(chunk.start, chunk.start + count)
+        rope_rows += [request.rope_row] * count
+        query_start.append(first + count)
         for position, row in _wanted_rows(chunk, request):
             logit_rows.append(first + position - chunk.start)
             rows.append(row)
             owners.append((chunk.request_id, position))
     batch = Batch(
-        token_ids,
-        positions,
-        rope_rows,
-        query_start,
-        block_tables,
-        np.asarray(logit_rows, np.int32),
+        np.array(token_ids, np.int32),
+        np.array(positions, np.int32),
+        np.array(rope_rows, np.int32),
+        np.array(query_start, np.int32),
+        _block_tables(plan, running),
+        np.array(logit_rows, np.int32),
         frequencies,
     )
     return StepInputs(batch, tuple(rows), tuple(owners))
+
+
+def _block_tables(plan: Plan, running: Mapping[str, RunningRequest]) -> npt.NDArray[np.int32]:
+    """Each chunk's block table, with zeros behind the shorter ones."""
+    longest = max((len(chunk.block_table) for chunk in plan.chunks), default=0)
+    tables = np.zeros((len(plan.chunks), longest), np.int32)
+    for row, chunk in zip(tables, plan.chunks, strict=True):
+        row[: len(chunk.block_table)] = running[chunk.request_id].blocks.follow(chunk.block_table)
+    return tables
 
 
 def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, SampleRow]]:
@@ -115,8 +119,9 @@ def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, Sampl
     if chunk.samples:
         num_logprobs = -1 if state.params.logprobs is None else state.params.logprobs
         num_known = len(chunk.tokens) - chunk.num_drafts
-        guesses = chunk.tokens[num_known:]
-        state.guess(guesses)
+        guesses = chunk.tokens[num_known:] if chunk.num_drafts else ()
+        if guesses:
+            state.guess(guesses)
         for place, guess in enumerate((*guesses, -1)):
             row = SampleRow(state, num_logprobs, num_guesses=place, guess=guess)
             wanted.append((chunk.start + num_known - 1 + place, row))

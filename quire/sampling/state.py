@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +59,7 @@ class SamplingState:
         self.mask = np.zeros(-(-vocab_size // 32), np.int32) if grammar is not None else None
         self._output = np.zeros(16, np.int32)
         self.num_output = 0
-        self.native: Any = None  # the native backend keeps its record of this state here
+        self.native: Any = None  # the native backend keeps its record of this state here, as bytes
 
     @property
     def output(self) -> Int32:
@@ -97,8 +96,7 @@ class SamplingState:
             self._output, self.native = grown, None
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """What one row of logits is for.
 
     target < 0: draw the next token.  target >= 0: draw nothing, report on that token (the next
@@ -129,8 +127,7 @@ class SampleRow:
             state.mask[:] = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SampledRow:
+class SampledRow(NamedTuple):
     """What came of a SampleRow; token -1: the logits held nothing to choose from.
 
     logprobs: the token first, then the most likely ones; None when not asked for.

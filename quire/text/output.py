@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quire.control.plan import Update
-from quire.outputs import Delta, TokenLogprobs
+from quire.outputs import Delta, RequestMetrics, TokenLogprobs
 from quire.sampling_params import SamplingParams
 from quire.text.detokenize import Detokenizer
 from quire.text.stop_strings import StopStringFinder
@@ -41,15 +41,18 @@ class OutputAssembler:
         self,
         update: Update,
         logprobs: Sequence[TokenLogprobs] | None = None,
+        prompt_logprobs: Sequence[TokenLogprobs | None] | None = None,
+        metrics: RequestMetrics | None = None,
     ) -> Delta:
         """Add what one step brought.
 
-        logprobs: one entry per token of the update; entries get their tokens' text here.
+        logprobs: one entry per token of the update; prompt_logprobs: one per token of the prompt,
+        the first of them None; entries get their tokens' text here.
         The token that ended the completion is in the delta's token_ids but not in its text, unless
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
         if self.finished:
-            return self._last
+            return replace(self._last, metrics=metrics)
         text, num_taken = self._read(update)
         finish_reason: str | None = update.finish_reason
         stop_reason: str | int | None = update.stop_reason
@@ -63,6 +66,9 @@ class OutputAssembler:
             self._last = Delta(
                 self.index, "", (), finish_reason=finish_reason, stop_reason=stop_reason
             )
+        prompt = prompt_logprobs
+        if prompt is not None:
+            prompt = tuple(entry and self.name_tokens(entry) for entry in prompt)
         return Delta(
             self.index,
             text,
@@ -71,6 +77,8 @@ class OutputAssembler:
             finish_reason=finish_reason,
             stop_reason=stop_reason,
             num_cached_tokens=update.num_cached_tokens,
+            prompt_logprobs=prompt,
+            metrics=metrics,
         )
 
     def name_tokens(self, entry: TokenLogprobs) -> TokenLogprobs:

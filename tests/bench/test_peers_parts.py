@@ -6,13 +6,14 @@ import pytest
 
 from bench.peers.llama_cpp import parse_batched_bench
 from bench.peers.load import summarize
+from bench.peers.machine import PEAKS
 from bench.peers.peer import last_json
 from bench.peers.process import EngineFailed
 from bench.peers.registry import DEFAULT_PEERS, known_peers, select
 from bench.peers.results import Cell, Results, Row
 from bench.peers.roofline import roof
 from bench.peers.runner import rounds
-from bench.peers.shapes import Shape
+from bench.peers.shapes import PRECISIONS, Shape
 from bench.peers.tokenizer_files import FIRST_WORD, bpe
 from bench.peers.workloads import WORKLOADS, Prompt, Workload, chosen
 from quire.cli.bench.client import Outcome
@@ -97,6 +98,7 @@ def test_roofs_are_memory_at_one_row_and_arithmetic_at_many():
     four_bits = roof(QWEN, "int4", one, rates)
     assert four_bits is not None and 3.3 < four_bits / alone < 32 / 9
     assert roof(QWEN, "int4", many, rates) is None  # its arithmetic was not measured
+    assert PEAKS.keys() == set(PRECISIONS)  # but on a machine it is
     assert roof(QWEN, "bf16", chosen(["serve-1"])[0], rates) is None
 
 

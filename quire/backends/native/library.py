@@ -35,7 +35,7 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
@@ -155,6 +155,7 @@ class Step(ctypes.Structure):
         ("rows", c_void_p),
         ("results", c_void_p),
         ("logits_out", c_void_p),
+        ("op_nanoseconds", c_void_p),
     ]
 
 

@@ -74,7 +74,7 @@ class NativeExecutable:
         self._library = c.load()
         self._isa = c.choose_isa(instruction_set)
         self._pool = c.ThreadPool(num_threads)
-        self._weights = weights
+        self.weights = weights
         self._writer = RecordWriter(program.buffers, weights, frequencies)
         self._body = self._records(program.body)
         self._head = self._records(program.head)
@@ -82,6 +82,7 @@ class NativeExecutable:
         self._layer_offsets = np.asarray(kv_cache.layer_offsets, np.int64)
         self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
         self._bound = self._bind()
+        self._op_nanoseconds: npt.NDArray[np.int64] | None = None
 
     @property
     def summary(self) -> str:
@@ -106,6 +107,11 @@ class NativeExecutable:
         self._run(step)
         return out
 
+    def time_ops(self) -> npt.NDArray[np.int64]:
+        """From now on, add each op's nanoseconds to what is returned: body, head, the sampler."""
+        self._op_nanoseconds = np.zeros(len(self._body) + len(self._head) + 1, np.int64)
+        return self._op_nanoseconds
+
     def _run(self, step: Any) -> None:
         c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
 
@@ -125,6 +131,7 @@ class NativeExecutable:
             None,
             None,
             None,
+            None if self._op_nanoseconds is None else self._op_nanoseconds.ctypes.data,
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:

@@ -19,43 +19,51 @@ class SampleBatch:
 
     def __init__(self, rows: Sequence[SampleRow]) -> None:
         self._rows = rows
-        self.records = np.zeros(len(rows), SAMPLE_ROW)
+        self.records = _records(rows)
         self.results = np.zeros(len(rows), SAMPLE_RESULT)
         most = max((row.num_logprobs for row in rows), default=0)
         self._top_ids = np.zeros((len(rows), max(most, 1)), np.int32)
         self._top_logprobs = np.zeros((len(rows), max(most, 1)), np.float32)
-        for i, row in enumerate(rows):
-            self._fill(i, row)
-        if len(rows):
+        if most > 0:
             self.results["top_ids"] = _row_addresses(self._top_ids)
             self.results["top_logprobs"] = _row_addresses(self._top_logprobs)
 
     def sampled(self) -> list[SampledRow]:
         """The results, once the sampler has run."""
-        return [self._result(i, row) for i, row in enumerate(self._rows)]
+        tokens = self.results["token"].tolist()
+        return [
+            SampledRow(token)
+            if row.num_logprobs < 0 or token < 0
+            else SampledRow(token, self._logprobs(i, row, token))
+            for i, (row, token) in enumerate(zip(self._rows, tokens, strict=True))
+        ]
 
-    def _fill(self, i: int, row: SampleRow) -> None:
-        state = row.state
-        if state.native is None:
-            state.native = _record(state)
-        self.records[i] = state.native
-        record = self.records[i]
-        record["output_index"] = record["num_output"] = row.output_index
-        record["num_logprobs"], record["target"] = row.num_logprobs, row.target
-        if row.output_index >= state.params.min_tokens:
-            record["num_forbidden"] = 0
-
-    def _result(self, i: int, row: SampleRow) -> SampledRow:
+    def _logprobs(self, i: int, row: SampleRow, token: int) -> dict[int, Logprob]:
+        """The token's first, then those of the most likely ones."""
         result = self.results[i]
-        token = int(result["token"])
-        if row.num_logprobs < 0 or token < 0:
-            return SampledRow(token)
         entries = {token: Logprob(float(result["logprob"]), int(result["rank"]))}
         for rank in range(row.num_logprobs):
             other = int(self._top_ids[i, rank])
             if other >= 0 and other not in entries:
                 entries[other] = Logprob(float(self._top_logprobs[i, rank]), rank + 1)
-        return SampledRow(token, entries)
+        return entries
+
+
+def _records(rows: Sequence[SampleRow]) -> np.ndarray[Any, Any]:
+    """What each row wants from the sampler: what its state says, and what changes every step."""
+    if not rows:
+        return np.zeros(0, SAMPLE_ROW)
+    for row in rows:
+        if row.state.native is None:
+            row.state.native = _record(row.state).tobytes()
+    records = np.frombuffer(bytearray().join(row.state.native for row in rows), SAMPLE_ROW)
+    records["output_index"] = records["num_output"] = [row.output_index for row in rows]
+    records["num_logprobs"] = [row.num_logprobs for row in rows]
+    records["target"] = [row.target for row in rows]
+    for i, row in enumerate(rows):
+        if len(row.state.forbidden) and row.output_index >= row.state.params.min_tokens:
+            records["num_forbidden"][i] = 0
+    return records
 
 
 def _record(state: SamplingState) -> Any:
@@ -79,4 +87,4 @@ def _record(state: SamplingState) -> Any:
 
 def _row_addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     first, step = array.ctypes.data, array.strides[0]
-    return np.asarray([first + i * step for i in range(len(array))], np.uintp)
+    return np.asarray(first + step * np.arange(len(array)), np.uintp)

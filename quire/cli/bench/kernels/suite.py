@@ -1,0 +1,43 @@
+"""The list of everything that `quire bench kernel` times for one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from quire.backends.native import library as c
+from quire.cli.bench.kernels.cases import GROUP_SIZES, Case, attention, linear, row_op
+from quire.cli.bench.kernels.machine import Machine
+from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
+from quire.cli.bench.kernels.shapes import KernelShapes
+from quire.runtime.load import MAX_LOGIT_ROWS
+
+__all__ = ["cases"]
+
+ATTENTIONS = ((1, 1, 1024), (1, 1, 8192), (8, 1, 1024), (1, 512, 512), (1, 512, 4096))
+"""Requests, new tokens of each, and the length of each with them."""
+
+ROW_OP_ROWS, SAMPLER_ROWS = (1, 16, 512), (1, 8)
+
+
+def cases(
+    machine: Machine, shapes: KernelShapes, formats: Sequence[str], rows: Sequence[int]
+) -> Iterator[Case]:
+    """Each is made when it is asked for.  formats, rows: of the linear layers."""
+    for format in formats:
+        for shape in shapes.linears:
+            for count in rows:
+                if not shape.in_head or count <= MAX_LOGIT_ROWS:  # more are never computed at once
+                    yield linear(machine, format, count, shape)
+    for each in shapes.attentions:
+        for requests, tokens, context in ATTENTIONS:
+            yield attention(machine, shapes.kv_format, each, requests, tokens, context)
+    for count in ROW_OP_ROWS:
+        yield row_op(machine, "rms_norm", c.OP_RMS_NORM, count, shapes.width, 2)
+        yield row_op(machine, "add_rms_norm", c.OP_ADD_RMS_NORM, count, shapes.width, 4)
+        if GROUP_SIZES.keys() & set(formats):
+            yield row_op(machine, "quantize", c.OP_QUANTIZE, count, shapes.width, 2)
+        for width in shapes.gated_widths:
+            yield row_op(machine, "gated", c.OP_GATED, count, width, 3)
+    for count in SAMPLER_ROWS:
+        for name in SAMPLINGS:
+            yield sampler(machine, name, shapes.vocab_size, count)
