@@ -113,7 +113,7 @@ def test_both_starts_run_on_mapped_weights() -> None:
     for _ in range(2):
         config = EngineConfig("demo", quantization="int4", **SMALL)
         executable: Any = load_model(config).executable
-        weights = [w for w in executable._weights.values() if w.dtype == "INT4"]
+        weights = [w for w in executable.weights.values() if w.dtype == "INT4"]
         assert weights and not any(weight.data.flags.owndata for weight in weights)
 
 
@@ -174,7 +174,7 @@ def test_dtype_is_of_the_weights_that_stay_floats(monkeypatch: pytest.MonkeyPatc
     config = EngineConfig("demo", quantization="int8", dtype="float16", **SMALL)
     executable: Any = load_model(config).executable
     assert set(packed_from) == {"BF16"}
-    assert {weight.dtype for weight in executable._weights.values()} == {"INT8", "F16"}
+    assert {weight.dtype for weight in executable.weights.values()} == {"INT8", "F16"}
 
 
 # --- what is refused
