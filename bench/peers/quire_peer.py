@@ -18,6 +18,7 @@ __all__ = ["Quire"]
 
 WORKER = Path(__file__).parent / "workers" / "run_quire.py"
 SPARE_TOKENS = 64
+DEFAULT_STEP = 2048
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Quire:
         if workload.filled:  # the KV cache is written through first, so no larger than needed
             tokens = workload.batch * (workload.input + workload.output + SPARE_TOKENS)
             options["kv_cache_memory_bytes"] = tokens * case.checkpoint.shape.kv_values * 2
+        if workload.kind == "decode":  # all prompts in one step, so that all decode together
+            options["max_num_batched_tokens"] = max(DEFAULT_STEP, workload.batch * workload.input)
         job = {
             "model": str(case.checkpoint.directory()), "options": options, "started": time.time(),
             "input": workload.input, "output": workload.output, "batch": workload.batch,
