@@ -28,7 +28,8 @@ class QuantizedMatrix:
     [rows, groups]; minimums, [rows, groups]; table, [2**bits], the value of each code.  Without
     any of them codes are signed numbers moved up by 2**(bits - 1).
     order: int32 [cols], if columns are stored in another order: codes[:, j] are the weights of
-    input order[j]; groups are runs of stored columns.  Raises ValueError for arrays that do not fit.
+    input order[j]; groups are runs of stored columns.  Raises ValueError for arrays that do
+    not fit.
     """
 
     name: str
