@@ -53,21 +53,23 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
     from quire.runtime.load import kv_layout, read_spec
-    from quire.runtime.quantize import integer_bits
+    from quire.runtime.quantize import integer_bits, row_formats
 
     spec = read_spec(config, _directory(config))
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    backend = _backend(config)
     explanation = explain(
         spec,
         kv_layout(config, spec),
         weight_format,
-        _Chooser(config).choose,
+        _Chooser(backend).choose,
         context,
         tokens,
         bits,
+        row_formats(backend, spec, weight_format, bits),
     )
     print(render(explanation))
     return 0
@@ -76,8 +78,8 @@ def run(namespace: argparse.Namespace) -> int:
 class _Chooser:
     """Asks the backend of a config what it would run."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._backend = _backend(config)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def choose(self, node: Node) -> BodyChoice:
         from quire.graph.explain import BodyChoice

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import RmsNorm
 from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
-from quire.ops.quantize import Quantized
+from quire.ops.quantize import Quantized, RowFormat
 from quire.ops.selection import Columns
 
 __all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
@@ -129,14 +129,16 @@ def explain(
     context: int,
     prompt: int,
     integer_bits: Mapping[str, float] = MappingProxyType({}),
+    row_formats: Mapping[str, RowFormat] = MappingProxyType({}),
 ) -> Explanation:
     """Explain the graph of a spec; nothing is loaded and nothing runs.
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.
+    integer_bits: matrix in integers → bits per element.  row_formats: matrix → what its inputs are
+    rounded to.
     """
-    fused, passes = _run_passes(lower(spec), integer_bits)
+    fused, passes = _run_passes(lower(spec), row_formats)
     refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
     graph = decompose(fused, lambda node: choose(node).body is not None)
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
@@ -158,10 +160,12 @@ def explain(
     )
 
 
-def _run_passes(graph: Graph, integers: Collection[str]) -> tuple[Graph, tuple[PassRun, ...]]:
+def _run_passes(
+    graph: Graph, formats: Mapping[str, RowFormat]
+) -> tuple[Graph, tuple[PassRun, ...]]:
     runs = []
-    if integers:
-        before, graph = _num_ops(graph), quantize_inputs(graph, integers)
+    if any(each != "float32" for each in formats.values()):
+        before, graph = _num_ops(graph), quantize_inputs(graph, formats)
         runs.append(PassRun(quantize_inputs.__name__, before, _num_ops(graph)))
     for run_pass in PASSES:
         before, graph = _num_ops(graph), run_pass(graph)
@@ -238,7 +242,7 @@ def _detail(node: Node) -> str:
 
 
 def _width(value: Value) -> str:
-    return f"{value.width} int8" if value.quantized else str(value.width)
+    return str(value.width) + ("" if value.format == "float32" else f" {value.format}")
 
 
 def _settings(op: Op) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from quire.backends.native.library import ISA_NAMES, available_isas
+from quire.backends.reference.executable import ReferenceBackend
 from quire.cli.main import main
 from quire.config import EngineConfig
 from quire.graph.explain import BodyChoice, Explanation, Step, Work, explain
@@ -18,7 +19,7 @@ from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.runtime.load import kv_layout
-from quire.runtime.quantize import integer_bits, quantize_weights
+from quire.runtime.quantize import integer_bits, quantize_weights, row_formats
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.tensor import RawTensor
 
@@ -47,7 +48,8 @@ def explained(
 ) -> Explanation:
     layout = kv_layout(EngineConfig("x"), spec)
     bits = {} if quantization == "auto" else integer_bits(spec, quantization)
-    return explain(spec, layout, "bfloat16", choose, context, 64, bits)
+    rows = row_formats(ReferenceBackend(), spec, "bfloat16", bits)
+    return explain(spec, layout, "bfloat16", choose, context, 64, bits, rows)
 
 
 def test_facts_of_the_model() -> None:
