@@ -52,14 +52,18 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
-    from quire.runtime.load import kv_layout, read_spec
+    from quire.runtime.load import kv_layout, read_config
     from quire.runtime.quantize import integer_bits
+    from quire.runtime.stored_weights import described
 
-    spec = read_spec(config, _directory(config))
+    directory = _directory(config)
+    spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    stored = described(spec, quantization, directory, config.dtype)
+    bits |= {name: each.bits for name, each in stored.items() if each.integer}
     explanation = explain(
         spec,
         kv_layout(config, spec),
@@ -68,6 +72,7 @@ def run(namespace: argparse.Namespace) -> int:
         context,
         tokens,
         bits,
+        stored,
     )
     print(render(explanation))
     return 0

@@ -24,7 +24,17 @@ from quire.ops.op import Cost, FusedOp, Op
 from quire.ops.quantize import Quantized
 from quire.ops.selection import Columns
 
-__all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
+__all__ = [
+    "BodyChoice",
+    "Explanation",
+    "Group",
+    "OpLine",
+    "PassRun",
+    "Step",
+    "StoredAs",
+    "Work",
+    "explain",
+]
 
 ACTIVATION_BYTES = 4
 
@@ -36,6 +46,18 @@ class BodyChoice:
     op: str
     body: str | None
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAs:
+    """How a checkpoint stores a matrix, in words, and the bits of an element in memory.
+
+    integer: integer kernels multiply it.
+    """
+
+    label: str
+    bits: float
+    integer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +151,14 @@ def explain(
     context: int,
     prompt: int,
     integer_bits: Mapping[str, float] = MappingProxyType({}),
+    stored: Mapping[str, StoredAs] = MappingProxyType({}),
 ) -> Explanation:
     """Explain the graph of a spec; nothing is loaded and nothing runs.
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.
+    integer_bits: matrix in integers → bits per element.  stored: matrix → how a quantized
+    checkpoint has it, whether it is in `integer_bits` or becomes floats in memory.
     """
     fused, passes = _run_passes(lower(spec), integer_bits)
     refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
@@ -142,8 +166,9 @@ def explain(
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
+    bits.update({name: each.bits for name, each in stored.items()})
     bits.update(integer_bits)
-    measure = _Measure(bits, layout, steps, choose)
+    measure = _Measure(bits, layout, steps, choose, stored)
     return Explanation(
         spec,
         weight_format,
@@ -194,15 +219,23 @@ class _Measure:
         layout: KvLayout,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
+        stored: Mapping[str, StoredAs],
     ) -> None:
         self._bits, self._layout = bits, layout
         self._steps = steps
         self._choose = choose
+        self._stored = stored
 
     def line(self, node: Node) -> OpLine:
         """The line; equal for nodes that differ in layer and weight names only."""
         decode, prefill = (self._work(node, step) for step in self._steps)
-        return OpLine(_name(node.op), _detail(node), self._choose(node), decode, prefill)
+        detail = ", ".join([_detail(node), *self._labels(node.op)])
+        return OpLine(_name(node.op), detail, self._choose(node), decode, prefill)
+
+    def _labels(self, op: Op) -> list[str]:
+        """How the checkpoint stores the matrices that an op reads, each way once."""
+        parts = [self._stored.get(part.weight) for part in _matrices(op)]
+        return list(dict.fromkeys(each.label for each in parts if each is not None))
 
     def _work(self, node: Node, step: Step) -> Work:
         """Only the last token's logits are wanted; a prompt's tokens see half of it on average."""
@@ -216,11 +249,22 @@ class _Measure:
         return Work(node.op.cost(rows, seen, *widths).flops, bytes_)
 
     def _bytes(self, node: Node, cost: Cost) -> int:
-        """All matrices that one op reads stand in one format."""
-        bits = self._bits[node.op.weight_names[0]] if node.op.weight_names else 0
+        """The matrices that one op reads may stand in several formats."""
+        names = node.op.weight_names
+        bits = self._bits[names[0]] if names else 0
+        if parts := _matrices(node.op):
+            bits = sum(self._bits[part.weight] * part.out for part in parts)
+            bits /= sum(part.out for part in parts)
         weights = math.ceil(cost.weights * bits / 8)
         kv = self._layout.bytes_of(node.layer, cost.kv) if cost.kv else 0
         return weights + kv + cost.activations * ACTIVATION_BYTES
+
+
+def _matrices(op: Op) -> tuple[LinearPart, ...]:
+    """The matrices of a product; nothing for another op."""
+    if isinstance(op, Quantized):
+        return _matrices(op.op)
+    return op.parts if isinstance(op, MatMul) else ()
 
 
 def _name(op: Op) -> str:
