@@ -54,7 +54,7 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain_table import render
     from quire.runtime.load import kv_layout, read_config
     from quire.runtime.quantize import integer_bits
-    from quire.runtime.stored_weights import described
+    from quire.runtime.stored_formats import stored_formats
 
     directory = _directory(config)
     spec, quantization = read_config(config, directory)
@@ -62,8 +62,8 @@ def run(namespace: argparse.Namespace) -> int:
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
-    stored = described(spec, quantization, directory, config.dtype)
-    bits |= {name: each.bits for name, each in stored.items() if each.integer}
+    found = stored_formats(spec, quantization, directory)
+    bits |= found.integer_bits
     explanation = explain(
         spec,
         kv_layout(config, spec),
@@ -72,7 +72,7 @@ def run(namespace: argparse.Namespace) -> int:
         context,
         tokens,
         bits,
-        stored,
+        found.stored_as,
     )
     print(render(explanation))
     return 0

@@ -12,20 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
-from quire.graph.explain import StoredAs
 from quire.models.spec import Linear, ModelSpec
-from quire.ops.number_formats import from_float32, storage_dtype, to_float32
+from quire.ops.number_formats import from_float32, to_float32
 from quire.quant.formats.registry import Quantization
-from quire.quant.formats.scheme import Scheme
-from quire.quant.packed import PANEL_ROWS
 from quire.quant.packing import SCALE_ERROR, pack_matrix
-from quire.weights.checkpoint import WEIGHT_FILES, Checkpoint, open_checkpoint
+from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import load_weights
 from quire.weights.pack_cache import Kept, kept_or_made, pack_cache_path
 from quire.weights.quantized import StoredMatrix, find_matrices
 from quire.weights.tensor import RawTensor
 
-__all__ = ["STORED_AS", "described", "find_stored", "float_matrix", "read_weights", "serve_matrix"]
+__all__ = ["STORED_AS", "find_stored", "float_matrix", "read_weights", "serve_matrix"]
 
 logger = logging.getLogger(__name__)
 
@@ -76,37 +73,6 @@ def find_stored(
     return find_matrices(checkpoint, linears, quantization.scheme_of)
 
 
-def described(
-    spec: ModelSpec, quantization: Quantization | None, directory: Path, dtype: str
-) -> dict[str, StoredAs]:
-    """How a checkpoint's quantized matrices are stored and served, without reading any of them.
-
-    Where the directory has no weights, config.json alone says which they are.
-    """
-    if quantization is None:
-        return {}
-    shapes = {each.weight.name: each.weight.shape for each in spec.linears()}
-    if any((directory / file).is_file() for file in WEIGHT_FILES):
-        found = find_stored(open_checkpoint(directory), spec, quantization)
-        schemes = {name: matrix.scheme for name, matrix in found.items()}
-    else:
-        named = {name: quantization.scheme_of(name.removesuffix(".weight")) for name in shapes}
-        schemes = {name: each for name, each in named.items() if each is not None}
-        if spec.tied:
-            schemes.pop(spec.head.weight.name, None)
-    return {name: _described(each, shapes[name][1], dtype) for name, each in schemes.items()}
-
-
-def _described(scheme: Scheme, cols: int, dtype: str) -> StoredAs:
-    """What becomes of a matrix of this scheme, from one without weights."""
-    packed = pack_matrix(scheme.blank(PANEL_ROWS, cols))
-    if packed is not None:
-        bits = packed.data.nbytes * 8 / (PANEL_ROWS * cols)
-        return StoredAs(f"{scheme.label} → {packed.dtype}", bits, True)
-    format_ = "float16" if dtype == "auto" else dtype
-    return StoredAs(f"{scheme.label} → floats", 8.0 * storage_dtype(format_).itemsize, False)
-
-
 def serve_matrix(stored: StoredMatrix, dtype: str) -> Kept:
     """One matrix, packed for the integer kernels; as floats where they have no layout for it."""
     matrix = stored.read()
@@ -142,7 +108,7 @@ def _serve_all(stored: Mapping[str, StoredMatrix], dtype: str) -> dict[str, Kept
 
 def _report(stored: Mapping[str, StoredMatrix], matrices: Mapping[str, Kept]) -> None:
     """Say once what is served as what."""
-    served = Counter((stored[name].scheme.label, each.dtype) for name, each in matrices.items())
+    served = Counter((stored[name].label, each.dtype) for name, each in matrices.items())
     for (label, dtype), count in served.items():
         logger.info("%d matrices stored as %s are served as %s", count, label, dtype)
     floats = {label for (label, dtype) in served if dtype in STORED_AS.values()}

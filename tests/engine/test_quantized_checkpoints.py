@@ -276,6 +276,23 @@ def test_layers_that_are_left_alone_are_plain(tmp_path: Path) -> None:
     assert len(packed) == 6 and all("layers.1" in name for name in packed)
 
 
+def test_names_with_another_prefix(tmp_path: Path) -> None:
+    """Exports put different words before the same layers, and the lists use theirs."""
+    config = {**awq.config(32), "modules_to_not_convert": ["model.language_model.layers.0"]}
+    tensors: dict[str, Stored] = {}
+
+    def kind_of(module: str) -> str | None:
+        return None if "layers.0" in module or module == "lm_head" else "awq"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.save", lambda path, written: tensors.update(written))
+        write_checkpoint(tmp_path / "m", kind_of, config)
+    renamed = {n.replace("model.", "model.language_model.", 1): t for n, t in tensors.items()}
+    save(tmp_path / "m" / "model.safetensors", renamed)
+    weights = read(tmp_path / "m").weights
+    assert sum(weight.dtype == "INT4" for weight in weights.values()) == 7
+
+
 def test_dynamic_rules_of_gptq(tmp_path: Path) -> None:
     config = gptq.config(4, 32, True)
     config["dynamic"] = {r"-:.*k_proj": {}, r"+:.*down_proj": {"bits": 8, "sym": False}}
