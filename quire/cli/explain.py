@@ -52,14 +52,18 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
-    from quire.runtime.load import kv_layout, read_spec
+    from quire.runtime.load import kv_layout, read_config
     from quire.runtime.quantize import integer_bits, row_formats
+    from quire.runtime.stored_formats import stored_formats
 
-    spec = read_spec(config, _directory(config))
+    directory = _directory(config)
+    spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    found = stored_formats(spec, quantization, directory)
+    bits |= found.integer_bits
     backend = _backend(config)
     explanation = explain(
         spec,
@@ -70,6 +74,7 @@ def run(namespace: argparse.Namespace) -> int:
         tokens,
         bits,
         row_formats(backend, spec, weight_format, bits),
+        found.stored_as,
     )
     print(render(explanation))
     return 0
