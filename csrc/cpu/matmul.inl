@@ -9,13 +9,9 @@ namespace quire {
 namespace {
 
 // A unit of work: weights that stay in the second-level cache while they meet all rows of a block.
-constexpr int64_t kBlockCols = 24;            // weight rows
-constexpr int64_t kBlockRows = 64;            // activation rows, fewer where they are long
-constexpr int64_t kBlockFloats = 128 * 1024;  // of these activations
+constexpr int64_t kBlockCols = 24;  // weight rows
 
 constexpr int kRowsOnce = 3;  // so few rows wait for the weights
-
-constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
 
 // Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
 template <class V>
@@ -112,6 +108,7 @@ struct Product {
     const float *bias;
     float *out;  // [M, N]
     int64_t out_stride;
+    const quire_tuning *tuning;
 };
 
 // M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
@@ -119,8 +116,10 @@ template <class V, int M, int N, class Weight>
 void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
     tile.clear();
-    const Weight *w = p.w + n * p.depth, *next = w + kTilesAhead * N * p.depth;
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, m == 0 ? next : nullptr);
+    const Weight *w = p.w + n * p.depth;
+    const bool asks = m == 0 && M >= p.tuning->ahead_rows;
+    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
+              asks ? w + p.tuning->ahead_bytes / sizeof(Weight) : nullptr);
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
@@ -156,30 +155,24 @@ QUIRE_INLINE void multiply(const Product<Weight> &p, int64_t num_rows, int64_t h
     product_block<V, R>(p, num_rows, first, last);
 }
 
-QUIRE_INLINE int64_t block_rows(const quire_matrix &part) {
-    const int64_t fit = kBlockFloats / (part.cols + 1) / 8 * 8;
-    return fit < 16 ? 16 : smaller(fit, kBlockRows);
-}
-
 // Units run over blocks of columns, then blocks of rows.
-QUIRE_INLINE int64_t float_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, block_rows(part));
-}
-
 template <class V, class Weight>
 void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
                 int64_t last_unit) {
     const quire_matrix &matrix = op.parts[part];
-    const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
+    const quire_tuning &tuning = tuning_of(run, matrix);
+    const int64_t most_rows = block_rows(tuning, matrix),
+                  row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
         const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
         const Product<Weight> product = {
             run.row(op.in[0], m), op.in[0].stride,
             matrix.cols,          static_cast<const Weight *>(matrix.data),
             op.vectors[part],     run.row(op.out[0], m) + column,
-            op.out[0].stride};
+            op.out[0].stride,     &tuning};
         const int64_t num_rows = smaller(run.num_rows - m, most_rows);
-        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, V::kTileRows));
+        const int64_t height =
+            ceil_div(num_rows, ceil_div(num_rows, tile_rows(tuning, V::kTileRows)));
         multiply<V, V::kTileRows>(product, num_rows, height, n,
                                   smaller(n + kBlockCols, matrix.rows));
     }
