@@ -82,9 +82,9 @@ def _physical_cores(cpus: set[int], devices: Path) -> int:
 
 
 def _level2_bytes(cpus: set[int], devices: Path) -> int | None:
-    """The smallest share of a second-level cache that a core has, of the cores to be used."""
+    """A core's share of its second-level cache; of two kinds of cores, the smaller one."""
     shares = []
-    for cpu in cpus:
+    for cpu in {min(cpus), max(cpus)}:  # cores of one kind are numbered one after the other
         for cache in (devices / "cpu" / f"cpu{cpu}" / "cache").glob("index*"):
             size = (_read(cache / "size") or "").removesuffix("K")
             if _read(cache / "level") == "2" and size.isdigit():

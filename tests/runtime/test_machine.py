@@ -97,7 +97,7 @@ def test_a_cache_of_each_core(trees: Trees) -> None:
 def test_a_cache_that_cores_share_and_a_smaller_one(trees: Trees) -> None:
     for cpu in range(4):
         caches(trees[2], cpu, "4096K", "0-3", str(cpu))
-    caches(trees[2], 4, "2048K", "4", "4")
+    caches(trees[2], 7, "2048K", "7", "7")
     assert inspect_machine(*trees).level2_bytes == 1024 * 1024
 
 
