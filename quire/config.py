@@ -100,6 +100,10 @@ class EngineConfig:
     instruction_set: InstructionSet = field(
         default="auto", metadata={"help": "instruction set of the native kernels"}
     )
+    tuning: str = field(
+        default="auto",
+        metadata={"help": "of the native kernels: what `quire tune` kept, off, or a file of it"},
+    )
     generation_config: str = field(
         default="auto",
         metadata={"help": "sampling defaults: auto takes the model's, 'vllm' takes none"},
@@ -131,6 +135,11 @@ class EngineConfig:
             raise ConfigError("prefix_cache_dir needs enable_prefix_caching; leave out one of them")
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
+        if self.tuning not in ("auto", "off") and self.backend == "reference":
+            raise ConfigError(
+                f"tuning is {self.tuning!r}, but the reference backend has nothing to tune; leave "
+                "out one of them"
+            )
 
     @classmethod
     def from_options(cls, model: str, options: Mapping[str, Any]) -> EngineConfig:

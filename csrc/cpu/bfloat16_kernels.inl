@@ -6,6 +6,7 @@
 #include "integers.h"
 #include "kernels.h"
 #include "packed.h"
+#include "tuning.h"
 //
 #include "each_vector.inl"
 #include "matmul.inl"

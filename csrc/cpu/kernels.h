@@ -43,6 +43,7 @@ struct Run {
     const QueryTile *tiles;
     const KeySpan *spans;
     const SplitTile *split_tiles;
+    const quire_tuning *tunings;
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
 
@@ -59,6 +60,7 @@ using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64
 // The kernels of one integer trait.  They are a table of their own, because instruction sets that
 // differ only in them share all others.
 struct IntegerKernels {
+    int32_t tile_rows;  // most activation rows that a product takes at once
     // Does units of one part of a linear op whose outputs begin at `column`.
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
@@ -78,6 +80,7 @@ struct Bfloat16Kernels {
 struct Kernels {
     IntegerKernels integers;
     Bfloat16Kernels bfloat16s;
+    int32_t tile_rows;  // of products with float weights
     Kernel ops[kNumOpKinds];
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
@@ -101,6 +104,9 @@ struct Kernels {
     // Reads numbers and adds them up; returns the number of bytes.
     int64_t (*spin_read)(const float *data, int64_t n, float *sink);
 };
+
+// What quire_default_tunings writes.
+void default_tunings(const Kernels &kernels, quire_tuning *tunings);
 
 extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)

@@ -12,6 +12,7 @@
 #include "kernels.h"
 #include "kv_block.h"
 #include "packed.h"
+#include "tuning.h"
 //
 #include "each_vector.inl"
 #include "exp.inl"
@@ -56,6 +57,7 @@ template <class V>
 constexpr Kernels make_kernels(const IntegerKernels &integers) {
     Kernels kernels = {};
     kernels.integers = integers;
+    kernels.tile_rows = V::kTileRows;
     kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
     kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<rms_norm<V>>;
     kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<add_rms_norm<V>>;

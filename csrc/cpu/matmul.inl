@@ -9,13 +9,10 @@ namespace quire {
 namespace {
 
 // A unit of work: weights that stay in the second-level cache while they meet all rows of a block.
-constexpr int64_t kBlockCols = 24;            // weight rows
-constexpr int64_t kBlockRows = 64;            // activation rows, fewer where they are long
-constexpr int64_t kBlockFloats = 128 * 1024;  // of these activations
+constexpr int64_t kBlockCols = 24;  // weight rows
 
 constexpr int kRowsOnce = 3;  // so few rows wait for the weights
 
-constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
 constexpr int64_t kBytesAhead = 2048;  // of a row that is read alone
 
 // Weights in any format, converted to float32 on the way, and activations in float32.
@@ -142,6 +139,7 @@ struct Product {
     const float *bias;
     float *out;  // [M, N]
     int64_t out_stride;
+    const quire_tuning *tuning;
 };
 
 // M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
@@ -149,10 +147,11 @@ template <class P, int M, int N>
 void product_tile(const Product<P> &p, int64_t m, int64_t n) {
     Tile<P, M, N> tile;
     tile.clear();
-    constexpr int64_t kAhead = kBytesAhead / sizeof(typename P::Weight);
     const typename P::Weight *w = p.w + n * p.depth;
-    const typename P::Weight *next = w + (N == 1 ? kAhead : kTilesAhead * N * p.depth);
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, m == 0 ? next : nullptr);
+    const int64_t ahead = N == 1 ? kBytesAhead : p.tuning->ahead_bytes;
+    const bool asks = m == 0 && M >= p.tuning->ahead_rows;
+    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
+              asks ? w + ahead / int64_t(sizeof(typename P::Weight)) : nullptr);
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
@@ -188,23 +187,16 @@ QUIRE_INLINE void multiply(const Product<P> &p, int64_t num_rows, int64_t height
     product_block<P, R>(p, num_rows, first, last);
 }
 
-QUIRE_INLINE int64_t block_rows(const quire_matrix &part) {
-    const int64_t fit = kBlockFloats / (part.cols + 1) / 8 * 8;
-    return fit < 16 ? 16 : smaller(fit, kBlockRows);
-}
-
 // Units run over blocks of columns, then blocks of rows.
-QUIRE_INLINE int64_t float_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, block_rows(part));
-}
-
 template <class P>
 void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
                 int64_t last_unit) {
     using Input = typename P::Input;
     constexpr int kTileRows = P::V::kTileRows;
     const quire_matrix &matrix = op.parts[part];
-    const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
+    const quire_tuning &tuning = tuning_of(run, matrix);
+    const int64_t most_rows = block_rows(tuning, matrix),
+                  row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
         const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
         const Product<P> product = {reinterpret_cast<const Input *>(run.row(op.in[0], m)),
@@ -213,9 +205,10 @@ void float_part(const quire_op &op, const Run &run, int part, int64_t column, in
                                     static_cast<const typename P::Weight *>(matrix.data),
                                     op.vectors[part],
                                     run.row(op.out[0], m) + column,
-                                    op.out[0].stride};
+                                    op.out[0].stride,
+                                    &tuning};
         const int64_t num_rows = smaller(run.num_rows - m, most_rows);
-        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, kTileRows));
+        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, tile_rows(tuning, kTileRows)));
         multiply<P, kTileRows>(product, num_rows, height, n, smaller(n + kBlockCols, matrix.rows));
     }
 }

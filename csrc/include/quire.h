@@ -31,7 +31,14 @@ extern "C" {
 #define QUIRE_ABI_VERSION 5
 #define QUIRE_MAX_PARTS 4
 
-enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
+enum quire_dtype {
+    QUIRE_F32 = 0,
+    QUIRE_F16 = 1,
+    QUIRE_BF16 = 2,
+    QUIRE_INT4 = 3,
+    QUIRE_INT8 = 4,
+    QUIRE_NUM_DTYPES = 5
+};
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
     QUIRE_PORTABLE = 0,
@@ -115,6 +122,19 @@ typedef struct {
 
 typedef struct quire_pool quire_pool;
 
+/* How products with matrices of one dtype are cut into pieces of work, and what they ask for before
+ * they need it.  No field changes the order of a sum: every tuning gives the same bits. */
+typedef struct {
+    int32_t tile_rows;   /* most activation rows that share each weight while it is in a register;
+                            more than the kernel has room for count as so many */
+    int32_t ahead_rows;  /* tiles of so many rows or more ask the memory for the weights behind the
+                            ones in hand */
+    int32_t ahead_bytes; /* ... that stand so far behind */
+    int32_t block_bytes; /* of activation rows that meet a block of weights before the next block
+                            does: half of a second-level cache */
+    int32_t chunk_bytes; /* of weights that a thread takes at once */
+} quire_tuning;
+
 /* A Program bound to its memory.
  *
  * The body runs once a step over T rows; the head (select_rows first) and the sampler run over the
@@ -140,6 +160,8 @@ typedef struct {
     quire_tensor logits;
     quire_pool *pool;
     int32_t isa, reserved;
+    const quire_tuning
+        *tunings; /* one for each quire_dtype; NULL: those of quire_default_tunings */
 } quire_program;
 
 /* What one logit row wants from the sampler.
@@ -200,14 +222,17 @@ typedef struct {
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
- * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
-QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
+ * quire_sample_result, quire_step, quire_tuning; returns QUIRE_ABI_VERSION. */
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[8]);
 
 /* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
 QUIRE_API int32_t quire_can_run(int32_t isa);
 
 /* The one of them to choose. */
 QUIRE_API int32_t quire_best_isa(void);
+
+/* What is right nearly everywhere, for an instruction set that can run; returns a quire_status. */
+QUIRE_API int32_t quire_default_tunings(int32_t isa, quire_tuning tunings[QUIRE_NUM_DTYPES]);
 
 /* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.
  */

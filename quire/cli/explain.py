@@ -27,6 +27,8 @@ FORMAT_OPTIONS = (
     "block_size",
     "backend",
     "instruction_set",
+    "threads",
+    "tuning",
 )
 
 
@@ -77,7 +79,28 @@ def run(namespace: argparse.Namespace) -> int:
         found.stored_as,
     )
     print(render(explanation))
+    if config.backend != "reference":
+        print("\n" + _tuning(config, weight_format))
     return 0
+
+
+def _tuning(config: EngineConfig, weight_format: str) -> str:
+    """How the products of the model's formats of weights would be cut, and who says so."""
+    from quire.backends.native.library import choose_isa
+    from quire.cli.tune import table
+    from quire.runtime.machine import inspect_machine
+    from quire.runtime.quantize import SCHEMES
+    from quire.runtime.stored_weights import STORED_AS
+    from quire.runtime.tuning import choose_tunings
+
+    machine = inspect_machine()
+    threads = config.threads or machine.cores
+    chosen = choose_tunings(config.tuning, choose_isa(config.instruction_set), threads, machine)
+    used = [STORED_AS[weight_format]]
+    if config.quantization != "auto":
+        used = [SCHEMES[config.quantization][0]]
+    tunings = {dtype: chosen.tunings[dtype] for dtype in used}
+    return "\n".join([f"Tuning for {threads} threads: {chosen.source}", *table(tunings)])
 
 
 class _Chooser:

@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, Command] = {
     "generate": Command("quire.cli.generate", "complete one prompt"),
     "bench": Command("quire.cli.bench", "measure latency, throughput, or a running server"),
     "explain": Command("quire.cli.explain", "show a model's ops, kernels, bytes and FLOPs"),
+    "tune": Command("quire.cli.tune", "measure which cut of the kernels' work is fastest here"),
     "doctor": Command("quire.cli.doctor", "show what this machine has and what is missing"),
 }
 

@@ -29,6 +29,7 @@ from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.stored_weights import STORED_AS, read_weights
+from quire.runtime.tuning import choose_tunings
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.hub import resolve_model
@@ -154,8 +155,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):
+        chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
-            program, weights, cache, ropes.arrays, threads, config.instruction_set
+            program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
         )
     else:
         executable = ReferenceExecutable(program, weights, cache)

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.backends.native import library as c
+from quire.backends.native.program import KV_FORMAT_CODES
 from quire.cli.bench.kernels.machine import Call, Machine
 from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
 from quire.models.spec import Attention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
+from quire.ops.kv_cache import KvLayerShape
 from quire.ops.quantize import RowFormat, row_floats
 
 __all__ = ["FORMATS", "GROUP_SIZES", "Case", "attention", "linear", "row_op"]
@@ -28,7 +30,6 @@ PEAKS: dict[int, Peak] = {c.F32: "fma", c.BF16: "bfloat16", c.INT8: "int8"}
 GROUP_SIZES = {"int8": 128, "int4": 32}
 """Columns that share a scale; of the formats in integers."""
 
-FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MOST_COPIES = 64  # of weights or caches that are used in turn
 KV_BLOCK = 16
 
@@ -91,8 +92,8 @@ def attention(
 ) -> Case:
     """The last `tokens` tokens of each of some requests, over the caches of several layers."""
     blocks = -(-context // KV_BLOCK)
-    per_token = 2 * shape.kv_heads * shape.head_dim * FLOAT_BYTES[kv_format]
-    layer_bytes = requests * blocks * KV_BLOCK * per_token
+    block_bytes = KvLayerShape(shape.kv_heads, shape.head_dim).block_bytes(KV_BLOCK, kv_format)
+    layer_bytes = requests * blocks * block_bytes
     memory = machine.memory(layer_bytes)
     layers = max(1, min(MOST_COPIES, memory.size // layer_bytes))
     total, width = requests * tokens, shape.heads * shape.head_dim
@@ -101,7 +102,7 @@ def attention(
     starts = np.arange(0, total + 1, tokens, dtype=np.int32)
     tables = np.arange(requests * blocks, dtype=np.int32).reshape(requests, blocks)
     offsets = np.arange(layers, dtype=np.int64) * layer_bytes
-    strides = np.full(layers, KV_BLOCK * per_token, np.int64)
+    strides = np.full(layers, block_bytes, np.int64)
     step = c.Step(
         num_tokens=total, num_requests=requests, block_table_stride=blocks,
         positions=positions.ctypes.data, query_start=starts.ctypes.data,
@@ -119,12 +120,12 @@ def attention(
         calls.append(_bind(
             machine, op, arena, step, *kept, kv=memory.ctypes.data,
             kv_layer_offset=offsets.ctypes.data, kv_block_bytes=strides.ctypes.data,
-            kv_dtype=FORMATS[kv_format], block_tokens=KV_BLOCK,
+            kv_dtype=KV_FORMAT_CODES[kv_format], block_tokens=KV_BLOCK,
         ))  # fmt: skip
     window = shape.window or context
     seen = [min(window, end) for end in range(context - tokens + 1, context + 1)]
     text = f"{requests}x{tokens}/{context} heads {shape.heads}/{shape.kv_heads}"
-    read = requests * min(context, window + tokens - 1) * per_token
+    read = requests * min(context, window + tokens - 1) * block_bytes / KV_BLOCK
     operations = 4 * requests * sum(seen) * width
     return Case("attention", kv_format, total, text, calls, read, operations)
 
