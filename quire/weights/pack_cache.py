@@ -14,6 +14,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,12 +38,14 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
 FLOATS = ("F32", "F16", "BF16")
+FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
+"""What is said of a packed matrix beside its bytes."""
 
 Kept: TypeAlias = PackedMatrix | RawTensor
 Shapes = Mapping[str, tuple[int, ...]]
@@ -128,7 +131,7 @@ def _is_float(matrix: Kept) -> bool:
 
 def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
     packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
-    facts = {m.name: [m.dtype, *m.shape, m.group_size, m.has_zero_points] for m in packed}
+    facts = {m.name: {fact: getattr(m, fact) for fact in FACTS} for m in packed}
     header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
     at = 0
     for matrix in matrices:
@@ -146,14 +149,17 @@ def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
 
 
 def _matrix(
-    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, list[Any]]
+    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, dict[str, Any]]
 ) -> Kept:
     tensor = file.tensor(name)
     if tensor.dtype in FLOATS:
         if tensor.shape != tuple(shape):
             raise ValueError(f"{name!r} is {list(tensor.shape)}, not {list(shape)}")
         return tensor
-    dtype, rows, cols, group_size, has_zero_points = facts[name]
-    if (rows, cols) != tuple(shape):
-        raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
-    return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, tensor.data)
+    stored = facts[name]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{name!r} is described by {stored!r:.80}")
+    said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    if set(said) != set(FACTS) or said["shape"] != tuple(shape):
+        raise ValueError(f"{name!r} is {facts[name]}, not {' × '.join(map(str, shape))}")
+    return PackedMatrix(name=name, data=tensor.data, **said)

@@ -148,7 +148,7 @@ def _nf4(random: np.random.Generator, shape: tuple[int, int]) -> Layer:
 
 def _int8_rows(random: np.random.Generator, shape: tuple[int, int]) -> Layer:
     values = random.integers(-127, 128, shape, np.int8)
-    scb = (random.uniform(0.5, 1.5, shape[0]) * 1.7 / shape[1] ** 0.5).astype(np.float32)
+    scb = (random.uniform(0.5, 1.5, shape[0]) / shape[1] ** 0.5).astype(np.float32)
     weights = values * (scb / np.float32(127))[:, None]
     tensors = {"weight": plain(values), "SCB": plain(scb)}
     return {**tensors, "weight_format": plain(np.array(0, np.uint8))}, weights

@@ -262,7 +262,7 @@ def test_an_unknown_key_is_an_error_that_names_it(name: str) -> None:
         (hqq.schemes, {"quant_config": {"weight_quant_params": {"nbits": 5}}}, "nbits"),
         (torchao.schemes, {}, "quant_type"),
         (compressed_tensors.schemes, {"format": "marlin-24"}, "marlin-24"),
-        (compressed_tensors.schemes, {"quantization_status": "frozen"}, "frozen"),
+        (compressed_tensors.schemes, {"quantization_status": "calibration"}, "calibration"),
         (compressed_tensors.schemes, {}, "config_groups"),
         (compressed_tensors.schemes, {"config_groups": {"a": 1}}, "config_groups.a"),
     ],
@@ -318,6 +318,7 @@ def test_targets_by_name_come_before_patterns_and_classes() -> None:
         ("model.layers.10.mlp.up_proj", ["model.layers.1"], False),
         ("model.layers.1.mlp.up_proj", ["model.layers.1"], True),
         ("model.layers.1.mlp.up_proj", ["model.layers.*.up_proj"], True),
+        ("model.layers.1.mlp.up_proj", ["re:.*up_proj"], True),
         ("model.layers.1.mlp.up_proj", ["("], False),
         ("model.layers.1.mlp.up_proj", [], False),
     ],
@@ -331,6 +332,128 @@ def test_configs_without_quantization() -> None:
     assert find_quantization({"quantization_config": None}) is None
     older = find_quantization({"compression_config": compressed_tensors.config(4, 32, True)})
     assert older is not None and older.method == "compressed-tensors"
+
+
+REAL: tuple[dict[str, Any], ...] = (
+    {
+        "bits": 4,
+        "group_size": 128,
+        "damp_percent": 0.01,
+        "desc_act": True,
+        "static_groups": False,
+        "sym": True,
+        "true_sequential": True,
+        "model_name_or_path": None,
+        "model_file_base_name": "model",
+        "is_marlin_format": False,
+        "quant_method": "gptq",
+    },
+    {
+        "bits": 4,
+        "checkpoint_format": "gptq",
+        "desc_act": False,
+        "dynamic": None,
+        "group_size": 128,
+        "lm_head": False,
+        "meta": {"damp_percent": 0.05, "quantizer": ["gptqmodel:4.0"], "static_groups": False},
+        "pack_dtype": "int32",
+        "quant_method": "gptq",
+        "sym": True,
+    },
+    {
+        "amp": True,
+        "autoround_version": "0.3.1",
+        "batch_size": 4,
+        "bits": 4,
+        "data_type": "int",
+        "desc_act": False,
+        "enable_minmax_tuning": True,
+        "group_size": 128,
+        "iters": 1000,
+        "nsamples": 512,
+        "quant_method": "gptq",
+        "sym": True,
+        "true_sequential": False,
+    },
+    {"w_bit": 4, "q_group_size": 128, "zero_point": True, "version": "GEMM", "quant_method": "awq"},
+    {
+        "_load_in_4bit": True,
+        "_load_in_8bit": False,
+        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_has_fp16_weight": False,
+        "llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"],
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": True,
+        "load_in_8bit": False,
+        "quant_method": "bitsandbytes",
+    },
+    {"load_in_8bit": True, "llm_int8_threshold": 6.0},
+    {
+        "activation_scheme": "static",
+        "ignored_layers": ["re:.*lm_head"],
+        "kv_cache_scheme": "static",
+        "quant_method": "fp8",
+    },
+    {
+        "config_groups": {
+            "group_0": {
+                "input_activations": {"num_bits": 8, "type": "float", "dynamic": True},
+                "output_activations": None,
+                "targets": ["Linear"],
+                "weights": {
+                    "actorder": None,
+                    "block_structure": None,
+                    "dynamic": False,
+                    "group_size": None,
+                    "num_bits": 8,
+                    "observer": "minmax",
+                    "observer_kwargs": {},
+                    "strategy": "channel",
+                    "symmetric": True,
+                    "type": "float",
+                },
+            }
+        },
+        "format": "float-quantized",
+        "global_compression_ratio": 1.46,
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "frozen",
+        "sparsity_config": {},
+        "transform_config": {},
+        "version": "0.13.0",
+    },
+    {
+        "producer": {"name": "modelopt", "version": "0.23.0"},
+        "quant_method": "modelopt",
+        "quantization": {
+            "exclude_modules": ["lm_head", "model.layers.0*"],
+            "group_size": 16,
+            "kv_cache_quant_algo": "FP8",
+            "quant_algo": "NVFP4",
+        },
+    },
+)
+"""What the writers' own checkpoints say, all of it."""
+
+
+@pytest.mark.parametrize("config", REAL, ids=lambda config: config.get("quant_method", "none"))
+def test_configs_as_they_are_found(config: dict[str, Any]) -> None:
+    found = find_quantization({"quantization_config": config})
+    assert found is not None and found.scheme_of("model.layers.2.mlp.up_proj") is not None
+    assert found.scheme_of("lm_head") is None
+
+
+def test_modelopt_lists_modules_with_stars() -> None:
+    config = {"quant_algo": "NVFP4", "exclude_modules": ["model.layers.0*", "*k_proj"]}
+    scheme_of = nvfp4.schemes(config)
+    assert scheme_of("model.layers.0.mlp.up_proj") is scheme_of("model.layers.1.k_proj") is None
+    assert scheme_of("model.layers.1.mlp.up_proj") is not None
 
 
 @pytest.mark.parametrize("value", ["awq", ["awq"], {"bits": 4}, {"quant_method": 4}])

@@ -49,5 +49,5 @@ def test_it_decodes_to_the_same_bits(method: str, case: str) -> None:
 
 
 def test_there_are_files_of_every_writer() -> None:
-    assert len(CASES) == 56
+    assert len(CASES) == 58
     assert set(FILES) == {"awq", "bitsandbytes", "compressed-tensors", "gptq", "hqq", "torchao"}

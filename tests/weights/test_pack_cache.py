@@ -49,7 +49,7 @@ def assert_same(found: dict[str, PackedMatrix] | None, seed: int = 0) -> None:
     assert found is not None and list(found) == list(WANTED)
     for matrix in matrices(seed):
         other = found[matrix.name]
-        for fact in ("name", "dtype", "shape", "group_size", "has_zero_points"):
+        for fact in ("name", *pack_cache.FACTS):
             assert getattr(other, fact) == getattr(matrix, fact)
         np.testing.assert_array_equal(other.data, matrix.data)
 
@@ -126,9 +126,9 @@ def change_header(path: Path, change: Callable[[dict[str, Any], dict[str, Any]],
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
 
 
-def set_fact(index: int, value: object) -> Callable[[Path], None]:
+def set_fact(fact: str, value: object) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        change_header(path, lambda header, facts: facts["a"].__setitem__(index, value))
+        change_header(path, lambda header, facts: facts["a"].__setitem__(fact, value))
 
     return damage
 
@@ -158,7 +158,7 @@ def no_fact(path: Path) -> None:
 
 
 def facts_of_another_kind(path: Path) -> None:
-    change_header(path, lambda header, facts: facts.__setitem__("a", {"rows": 20}))
+    change_header(path, lambda header, facts: facts.__setitem__("a", [20, 70]))
 
 
 def deep_facts(path: Path) -> None:
@@ -180,20 +180,22 @@ def deep_facts(path: Path) -> None:
         no_fact,
         facts_of_another_kind,
         deep_facts,
-        set_fact(0, "INT5"),
-        set_fact(0, "INT8"),
-        set_fact(0, ["INT4"]),
-        set_fact(1, 21),
-        set_fact(1, "20"),
-        set_fact(1, None),
-        set_fact(2, 71),
-        set_fact(3, 0),
-        set_fact(3, 16),
-        set_fact(3, 48),
-        set_fact(3, -32),
-        set_fact(3, 64),
-        set_fact(3, 32.5),
-        set_fact(4, True),
+        set_fact("dtype", "INT5"),
+        set_fact("dtype", "INT8"),
+        set_fact("dtype", ["INT4"]),
+        set_fact("shape", [21, 70]),
+        set_fact("shape", ["20", 70]),
+        set_fact("shape", [None, 70]),
+        set_fact("shape", [20, 71]),
+        set_fact("shape", None),
+        set_fact("colour", "red"),
+        set_fact("group_size", 0),
+        set_fact("group_size", 16),
+        set_fact("group_size", 48),
+        set_fact("group_size", -32),
+        set_fact("group_size", 64),
+        set_fact("group_size", 32.5),
+        set_fact("has_zero_points", True),
     ],
 )
 def test_damage_means_packing_again_with_a_warning(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quire.quant.formats.calibration_keys import CALIBRATION
 from quire.quant.formats.half_scales import half_scales, zeros_of
 from quire.quant.formats.scheme import ModuleSchemes, Scheme, Tensors, whole_rows
 from quire.quant.formats.settings import Settings, is_listed
@@ -28,20 +29,23 @@ __all__ = ["config", "read", "schemes", "write"]
 
 BITS = 4
 OUTPUTS_OF_NIBBLES = np.array([0, 2, 4, 6, 1, 3, 5, 7])
-UNUSED = ("do_fuse", "exllama_config", "fuse_max_seq_len", "modules_to_fuse", "backend")
-"""Which kernels another engine should take."""
 
 
 def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     """How a checkpoint with this quantization_config stores each linear layer."""
     settings = Settings(config, "quantization_config (awq)")
     settings.get("quant_method")
-    settings.integer("bits", BITS, (BITS,))
-    group_size = settings.group_size("group_size", 128)
-    settings.choice("version", "gemm", ("gemm",))
-    settings.flag("zero_point", True)  # without them the file holds zero points of 8
+    for bits in ("bits", "w_bit"):
+        settings.integer(bits, BITS, (BITS,))
+    group_size = settings.group_size("group_size", settings.integer("q_group_size", 128))
+    for layout in ("version", "format", "checkpoint_format"):
+        settings.choice(layout, "gemm", ("gemm",))
+    settings.choice("pack_dtype", "int32", ("int32",))
+    settings.choice("data_type", "int", ("int",))
+    for how in ("zero_point", "sym"):  # symmetric files hold zero points of 8
+        settings.flag(how, True)
     plain = settings.names("modules_to_not_convert")
-    settings.skip(*UNUSED)
+    settings.skip(*CALIBRATION)
     settings.finish()
     label = f"awq {BITS} bits, {_groups(group_size)}"
     parts = ("qweight", "qzeros", "scales")

@@ -47,8 +47,8 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     """How a checkpoint with this quantization_config stores each linear layer."""
     settings = Settings(config, "quantization_config (bitsandbytes)")
     settings.get("quant_method")
-    four = settings.flag("load_in_4bit", False) or settings.flag("_load_in_4bit", False)
-    eight = settings.flag("load_in_8bit", False) or settings.flag("_load_in_8bit", False)
+    four = settings.flag("load_in_4bit", False) | settings.flag("_load_in_4bit", False)
+    eight = settings.flag("load_in_8bit", False) | settings.flag("_load_in_8bit", False)
     if four == eight:
         raise settings.error("load_in_4bit", four, "one of load_in_4bit and load_in_8bit as true")
     kind = settings.choice("bnb_4bit_quant_type", "fp4", ("nf4", "fp4"))

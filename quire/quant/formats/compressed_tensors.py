@@ -65,7 +65,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     settings = Settings(config, "quantization_config (compressed-tensors)")
     settings.get("quant_method")
     default = settings.choice("format", "mixed-precision", (*FORMATS, "mixed-precision"))
-    settings.choice("quantization_status", "compressed", ("compressed",))
+    settings.choice("quantization_status", "compressed", ("compressed", "frozen"))
     sparsity = settings.section("sparsity_config")
     if sparsity:
         sparsity.choice("format", "dense", ("dense",))

@@ -41,7 +41,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     if block is not None and not (sizes and min(block) > 0):
         raise settings.error("weight_block_size", block, "two positive numbers")
     plain = settings.names("modules_to_not_convert", "ignored_layers")
-    settings.skip("dequantize")
+    settings.skip("dequantize", "expert_dtype", "kv_cache_scheme")
     settings.finish()
     scheme = _whole() if block is None else _blocks((block[0], block[1]))
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ModelError
+from quire.quant.formats.calibration_keys import CALIBRATION
 from quire.quant.formats.group_order import groups_in_order, order_of_groups
 from quire.quant.formats.half_scales import half_scales, zeros_of
 from quire.quant.formats.scheme import ModuleSchemes, Scheme, Tensors, whole_rows
@@ -32,37 +33,6 @@ from quire.quant.matrix import QuantizedMatrix
 __all__ = ["Options", "config", "read", "schemes", "write"]
 
 BITS = (2, 3, 4, 8)
-UNUSED = (
-    "act_group_aware",
-    "auto_dequant",
-    "backend",
-    "batch_size",
-    "block_name_to_quantize",
-    "cache_block_outputs",
-    "damp_auto_increment",
-    "damp_percent",
-    "dataset",
-    "disable_exllama",
-    "exllama_config",
-    "inside_layer_modules",
-    "lm_head",
-    "max_input_length",
-    "meta",
-    "model_file_base_name",
-    "model_name_or_path",
-    "model_seqlen",
-    "module_name_preceding_first_block",
-    "modules_in_block_to_quantize",
-    "mse",
-    "pad_token_id",
-    "quantizer",
-    "static_groups",
-    "tokenizer",
-    "true_sequential",
-    "use_cuda_fp16",
-    "use_exllama",
-)
-"""How the codes were found, and which kernels another engine should take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +54,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     version = settings.choice(format_key, "gptq", ("gptq", "gptq_v2"))
     settings.choice("format", version, (version,))
     settings.choice("pack_dtype", "int32", ("int32",))
+    settings.choice("data_type", "int", ("int",))
     options = Options(
         settings.integer("bits", 4, BITS),
         settings.group_size("group_size", 128),
@@ -94,7 +65,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     rules = _rules(settings, options)
     plain = settings.names("modules_to_not_convert")
     head = settings.flag("lm_head", False)
-    settings.skip(*UNUSED)
+    settings.skip(*CALIBRATION)
     settings.finish()
 
     def scheme_of(module: str) -> Scheme | None:
@@ -221,6 +192,6 @@ def _changed(options: Options, values: Mapping[str, Any], where: str) -> Options
         symmetric=changes.flag("sym", options.symmetric),
         desc_act=changes.flag("desc_act", options.desc_act),
     )
-    changes.skip(*UNUSED)
+    changes.skip(*CALIBRATION)
     changes.finish()
     return changed

@@ -20,7 +20,7 @@ import numpy as np
 
 from quire.quant.formats.fp8 import read_whole
 from quire.quant.formats.scheme import ModuleSchemes, Scheme, Tensors
-from quire.quant.formats.settings import Settings, is_listed
+from quire.quant.formats.settings import Settings, is_named
 from quire.quant.formats.small_floats import E2M1, E4M3
 from quire.quant.formats.words import pairs_of_nibbles
 from quire.quant.matrix import QuantizedMatrix
@@ -50,8 +50,8 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
         stored = Scheme("float8 (modelopt)", 8, None, "table", parts, read_whole, (), UNUSED)
 
     def scheme_of(module: str) -> Scheme | None:
-        named = any(fnmatch.fnmatchcase(module, pattern) for pattern in plain)
-        return None if named or is_listed(module, plain) else stored
+        matched = any(fnmatch.fnmatchcase(module, pattern) for pattern in plain)
+        return None if matched or is_named(module, plain) else stored
 
     return scheme_of
 

@@ -75,4 +75,6 @@ def _method(config: Any) -> str | None:
     if not isinstance(config, dict):
         return None
     method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        method = "bitsandbytes"  # which did not say so at first
     return method.lower().replace("_", "-") if isinstance(method, str) else None

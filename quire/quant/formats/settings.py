@@ -8,7 +8,7 @@ from typing import Any
 
 from quire.errors import ModelError
 
-__all__ = ["Settings", "is_listed"]
+__all__ = ["Settings", "is_listed", "is_named"]
 
 
 class Settings:
@@ -106,18 +106,23 @@ class Settings:
         return ModelError(f"{self.where}: {key} is {value!r:.200}; Quire reads {wanted}")
 
 
+def is_named(module: str, names: Sequence[str]) -> bool:
+    """Whether a name is a run of whole parts of the module's path ("lm_head", "mlp.gate")."""
+    path = f".{module}."
+    return any(f".{name.strip('.')}." in path for name in names)
+
+
 def is_listed(module: str, names: Sequence[str]) -> bool:
     """Whether a list of modules to leave alone names this one.
 
-    A name counts as any run of whole parts of the module's path ("lm_head", "mlp.gate",
-    "model.layers.0"), or as a regular expression that matches it from its start up to the end of
-    a part, as transformers has it.
+    A name counts as in `is_named`, or as a regular expression, perhaps after "re:", that matches
+    the module from its start up to the end of a part, as transformers has it.
     """
-    path = f".{module}."
-    return any(f".{name.strip('.')}." in path or _matches(name, module) for name in names)
+    return is_named(module, names) or any(_matches(name, module) for name in names)
 
 
 def _matches(pattern: str, module: str) -> bool:
+    pattern = pattern.removeprefix("re:")
     try:
         return re.match(rf"(?:{pattern})(?:(?<=\.)|(?=\.|$))", module) is not None
     except re.error:

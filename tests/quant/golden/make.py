@@ -91,8 +91,9 @@ def hqq(source):
     from hqq.core.utils import encode_safetensor_type
 
     for bits in (1, 2, 3, 4, 8):
-        for axis in (0, 1):
-            params = {"nbits": bits, "group_size": GROUP, "axis": axis}
+        # 32 along rows of 96; 64 ends inside one; 192 is two.
+        for axis, size in ((0, GROUP), (1, GROUP), *([(1, 64), (1, 192)] if bits == 4 else ())):
+            params = {"nbits": bits, "group_size": size, "axis": axis}
             w_q, meta = Quantizer.quantize(
                 torch.randn(ROWS, COLS), **params, device="cpu", compute_dtype=torch.float32
             )
@@ -104,7 +105,7 @@ def hqq(source):
             inner = {"weight_quant_params": weights, "scale_quant_params": None}
             inner |= {"zero_quant_params": None, "offload_meta": False}
             config = {"quant_method": "hqq", "quant_config": inner, "skip_modules": ["lm_head"]}
-            add(f"hqq{bits}-axis{axis}", config, parts, decoded)
+            add(f"hqq{bits}-axis{axis}-{size}", config, parts, decoded)
 
 
 def bitsandbytes():
