@@ -46,8 +46,8 @@ SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 
 def _words(digits: str, letters: str = r"\p{L}") -> str:
     """Words with the character in front of them, numbers, runs of symbols, and white space."""
-    symbols = rf" ?[^\s{letters}\p{{N}}]+[\r\n]*"
-    return rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[{letters}]+|{digits}|{symbols}|{SPACES}"
+    symbols = rf" ?[^\s{letters.strip('[]')}\p{{N}}]+[\r\n]*"
+    return rf"{ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?{letters}+|{digits}|{symbols}|{SPACES}"
 
 
 def _cased_words(ending: str, digits: str) -> str:
@@ -100,7 +100,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "pixtral", "falcon3", "lfm2"), _LLAMA_3),
     "qwen2": _QWEN_2,
     **dict.fromkeys(("deepseek-r1-qwen", "megrez", "hunyuan"), replace(_QWEN_2, nfc=False)),
-    "qwen35": PreTokenizer((_words(r"\p{N}", r"\p{L}\p{M}"),)),
+    "qwen35": PreTokenizer((_words(r"\p{N}", r"[\p{L}\p{M}]"),)),
     **dict.fromkeys(("glm4", "chatglm-bpe"), _GLM_4),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), _GPT_4O),
     "tekken": PreTokenizer((_cased_words("", r"\p{N}"),), ignore_merges=True, add_bos=True),

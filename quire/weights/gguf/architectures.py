@@ -72,13 +72,13 @@ TENSORS_OF_LAYER: Mapping[str, str] = {
 class Architecture:
     """One value of `general.architecture`.
 
-    family: what config.json's `architectures` calls it.  keys: as KEYS, where it differs; None: it
-    changes nothing here.  flags: key of config.json → the tensor whose presence makes it true.
-    turned: tensors of a layer whose rows are stored for rotations of neighbours, head by head, and
-    the key that says how many heads.
+    families: what config.json's `architectures` calls it; a file is read as the first of them.
+    keys: as KEYS, where it differs; None: it changes nothing here.  flags: key of config.json → the
+    tensor whose presence makes it true.  turned: tensors of a layer whose rows are stored for
+    rotations of neighbours, head by head, and the key that says how many heads.
     """
 
-    family: str
+    families: tuple[str, ...]
     keys: Mapping[str, str | None] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
     turned: Mapping[str, str] = field(default_factory=dict)
@@ -91,10 +91,10 @@ ATTENTION_BIAS = {"attention_bias": "blk.0.attn_q.bias"}
 ARCHITECTURES: Mapping[str, Architecture] = {
     # Mistral's models before Mistral 3 are among them.
     "llama": Architecture(
-        "LlamaForCausalLM",
+        ("LlamaForCausalLM", "MistralForCausalLM"),
         flags={**ATTENTION_BIAS, "mlp_bias": "blk.0.ffn_gate.bias"},
         turned={"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"},
     ),
-    "qwen2": Architecture("Qwen2ForCausalLM"),
-    "qwen3": Architecture("Qwen3ForCausalLM", flags=ATTENTION_BIAS),
+    "qwen2": Architecture(("Qwen2ForCausalLM",)),
+    "qwen3": Architecture(("Qwen3ForCausalLM",), flags=ATTENTION_BIAS),
 }

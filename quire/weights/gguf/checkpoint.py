@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,28 @@ from quire.weights.tensor import RawTensor
 __all__ = ["GgufCheckpoint"]
 
 OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class GgufMatrix:
+    """A quantized matrix of a file, to be decoded when it is read.
+
+    label: its format, for people.  sources: the checkpoint's tensors that it is made of.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    label: str
+    checkpoint: GgufCheckpoint
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The one tensor."""
+        return (self.name,)
+
+    def read(self) -> QuantizedMatrix:
+        """Decode it."""
+        return self.checkpoint.matrix(self.name)
 
 
 class GgufCheckpoint:
@@ -42,17 +65,9 @@ class GgufCheckpoint:
         """Say whether there is a tensor of this name."""
         return name in self._own_name
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor; raises CheckpointError if there is none of this name."""
-        return self._gguf.tensors[self._own(name)].shape
-
-    def format(self, name: str) -> str:
-        """The type of a tensor as the file calls it."""
-        return self._gguf.tensors[self._own(name)].dtype
-
     def is_quantized(self, name: str) -> bool:
-        """Say whether a tensor is stored in blocks."""
-        return self.format(name) in BLOCK_FORMATS
+        """Say whether a tensor is stored in blocks; raises CheckpointError if there is none."""
+        return self._gguf.tensors[self._own(name)].dtype in BLOCK_FORMATS
 
     def tensor(self, name: str) -> RawTensor:
         """Return a tensor of plain numbers; raises CheckpointError for one in blocks."""
@@ -64,14 +79,32 @@ class GgufCheckpoint:
         return RawTensor.from_bytes(name, tensor.dtype, tensor.shape, self._rows(name).reshape(-1))
 
     def matrix(self, name: str) -> QuantizedMatrix:
-        """Decode a quantized matrix; raises CheckpointError for one of more than two axes."""
+        """Decode a quantized matrix; raises CheckpointError for one that has not two axes."""
         tensor = self._gguf.tensors[self._own(name)]
-        if len(tensor.shape) > 2:
+        if len(tensor.shape) != 2:
             raise CheckpointError(
                 f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, "
                 "a matrix has two axes"
             )
         return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name))
+
+    def matrices(self, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, GgufMatrix]:
+        """Those of the wanted tensors, name → shape, that are quantized here.
+
+        Raises CheckpointError for one of another shape.
+        """
+        found = {}
+        for name, shape in wanted.items():
+            if not self.has(name) or not self.is_quantized(name):
+                continue
+            tensor = self._gguf.tensors[self._own(name)]
+            if tensor.shape != tuple(shape):
+                raise CheckpointError(
+                    f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, the "
+                    f"metadata say {list(shape)}"
+                )
+            found[name] = GgufMatrix(name, tensor.shape, tensor.dtype, self)
+        return found
 
     def _own(self, name: str) -> str:
         if name not in self._own_name:

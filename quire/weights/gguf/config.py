@@ -9,6 +9,7 @@ import numpy as np
 
 from quire.errors import CheckpointError, ModelError, RequestError
 from quire.models.generation import SAMPLING_KEYS, GenerationDefaults
+from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.sampling_params import SamplingParams
 from quire.weights.gguf.architectures import ARCHITECTURES, KEYS, REDUNDANT, Architecture
 from quire.weights.gguf.container import Strings
@@ -61,13 +62,16 @@ def gguf_config(gguf: GgufModel) -> dict[str, Any]:
     if EMBEDDING not in gguf.tensors:
         raise CheckpointError(f"{gguf.origin}: has no tensor {EMBEDDING!r}; is it a whole model?")
     config: dict[str, Any] = {
-        "architectures": [architecture.family],
+        "architectures": [architecture.families[0]],
         "torch_dtype": _dtype(gguf),
         "vocab_size": gguf.tensors[EMBEDDING].shape[0],
         "tie_word_embeddings": HEAD not in gguf.tensors,
         **{key: True for key, name in architecture.flags.items() if name in gguf.tensors},
         **_tokens(gguf),
     }
+    blocks = sorted({each.dtype for each in gguf.tensors.values()} & BLOCK_FORMATS.keys())
+    if blocks:
+        config["quantization_config"] = {"quant_method": "gguf", "formats": blocks}
     settings = _settings(gguf)
     rope = {key: settings.pop(key) for key in list(settings) if key.startswith("rope.")}
     names = {**KEYS, **dict.fromkeys(REDUNDANT), **architecture.keys}
