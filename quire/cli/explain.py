@@ -1,8 +1,9 @@
-"""`quire explain MODEL`: what the model's graph does and costs; config.json is all it needs."""
+"""`quire explain MODEL`: what the model's graph does and costs; config.json, or GGUF, will do."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,14 +53,20 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
+    from quire.runtime.gguf_formats import gguf_formats
     from quire.runtime.load import kv_layout, read_spec
     from quire.runtime.quantize import integer_bits
 
-    spec = read_spec(config, _directory(config))
+    directory = _directory(config)
+    spec = read_spec(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    stored_as: Mapping[str, str] = {}
+    if directory.suffix == ".gguf":
+        found = gguf_formats(directory, spec)
+        stored_as, bits = found.stored_as, {**bits, **found.integer_bits}
     explanation = explain(
         spec,
         kv_layout(config, spec),
@@ -68,6 +75,7 @@ def run(namespace: argparse.Namespace) -> int:
         context,
         tokens,
         bits,
+        stored_as,
     )
     print(render(explanation))
     return 0

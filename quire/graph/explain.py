@@ -129,12 +129,14 @@ def explain(
     context: int,
     prompt: int,
     integer_bits: Mapping[str, float] = MappingProxyType({}),
+    stored_as: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
     """Explain the graph of a spec; nothing is loaded and nothing runs.
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.
+    integer_bits: matrix in integers → bits per element.  stored_as: matrix → what its file calls
+    its format, for people.
     """
     fused, passes = _run_passes(lower(spec), integer_bits)
     refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
@@ -143,7 +145,7 @@ def explain(
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
     bits.update(integer_bits)
-    measure = _Measure(bits, layout, steps, choose)
+    measure = _Measure(bits, layout, steps, choose, stored_as)
     return Explanation(
         spec,
         weight_format,
@@ -194,15 +196,27 @@ class _Measure:
         layout: KvLayout,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
+        stored_as: Mapping[str, str],
     ) -> None:
         self._bits, self._layout = bits, layout
         self._steps = steps
         self._choose = choose
+        self._stored_as = stored_as
 
     def line(self, node: Node) -> OpLine:
         """The line; equal for nodes that differ in layer and weight names only."""
         decode, prefill = (self._work(node, step) for step in self._steps)
-        return OpLine(_name(node.op), _detail(node), self._choose(node), decode, prefill)
+        detail = ", ".join([_detail(node), *self._formats(node.op)])
+        return OpLine(_name(node.op), detail, self._choose(node), decode, prefill)
+
+    def _formats(self, op: Op) -> Iterator[str]:
+        """What the file calls the formats of the op's matrices; one for all if they agree."""
+        matrices = op.weight_names
+        if isinstance(op, MatMul):
+            matrices = tuple(part.weight for part in op.parts)
+        found = [self._stored_as[name] for name in matrices if name in self._stored_as]
+        if found:
+            yield found[0] if len(set(found)) == 1 else " | ".join(found)
 
     def _work(self, node: Node, step: Step) -> Work:
         """Only the last token's logits are wanted; a prompt's tokens see half of it on average."""
@@ -216,11 +230,16 @@ class _Measure:
         return Work(node.op.cost(rows, seen, *widths).flops, bytes_)
 
     def _bytes(self, node: Node, cost: Cost) -> int:
-        """All matrices that one op reads stand in one format."""
-        bits = self._bits[node.op.weight_names[0]] if node.op.weight_names else 0
-        weights = math.ceil(cost.weights * bits / 8)
+        weights = math.ceil(cost.weights * self._mean_bits(node.op) / 8)
         kv = self._layout.bytes_of(node.layer, cost.kv) if cost.kv else 0
         return weights + kv + cost.activations * ACTIVATION_BYTES
+
+    def _mean_bits(self, op: Op) -> float:
+        """Of an element of the op's matrices, each of which reads the same input."""
+        if isinstance(op, MatMul):
+            rows = sum(part.out for part in op.parts)
+            return sum(self._bits[part.weight] * part.out for part in op.parts) / rows
+        return self._bits[op.weight_names[0]] if op.weight_names else 0
 
 
 def _name(op: Op) -> str:

@@ -78,15 +78,18 @@ class GgufCheckpoint:
             )
         return RawTensor.from_bytes(name, tensor.dtype, tensor.shape, self._rows(name).reshape(-1))
 
-    def matrix(self, name: str) -> QuantizedMatrix:
-        """Decode a quantized matrix; raises CheckpointError for one that has not two axes."""
+    def matrix(self, name: str, most_rows: int | None = None) -> QuantizedMatrix:
+        """Decode a quantized matrix, or its first rows.
+
+        Raises CheckpointError for one that has not two axes.
+        """
         tensor = self._gguf.tensors[self._own(name)]
         if len(tensor.shape) != 2:
             raise CheckpointError(
                 f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, "
                 "a matrix has two axes"
             )
-        return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name))
+        return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
 
     def matrices(self, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, GgufMatrix]:
         """Those of the wanted tensors, name → shape, that are quantized here.
