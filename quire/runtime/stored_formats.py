@@ -1,4 +1,4 @@
-"""Says what a quantized checkpoint's matrices are stored as and served as, reading no weights."""
+"""Says what a quantized checkpoint's matrices are stored as and served as, reading few weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 
 from quire.models.spec import ModelSpec
 from quire.quant.formats.registry import Quantization
-from quire.quant.formats.scheme import Scheme
+from quire.quant.matrix import QuantizedMatrix
 from quire.quant.packed import PANEL_ROWS
 from quire.quant.packing import pack_matrix
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import WEIGHT_FILES, open_checkpoint
+from quire.weights.gguf.model import SUFFIX
 
 __all__ = ["StoredFormats", "stored_formats"]
 
@@ -33,27 +34,29 @@ def stored_formats(
 
     Where the directory has no weights, config.json alone says which layers are quantized.
     """
-    shapes = {each.weight.name: each.weight.shape for each in spec.linears()}
     stored_as, bits = {}, {}
-    for name, scheme in _schemes(spec, quantization, directory).items():
-        packed = pack_matrix(scheme.blank(PANEL_ROWS, shapes[name][1]))
-        stored_as[name] = f"{scheme.label} → {packed.dtype if packed else 'floats'}"
+    for name, (label, sample) in _samples(spec, quantization, directory).items():
+        packed = pack_matrix(sample)
+        stored_as[name] = f"{label} → {packed.dtype if packed else 'floats'}"
         if packed is not None:
-            bits[name] = packed.data.nbytes * 8 / (PANEL_ROWS * shapes[name][1])
+            bits[name] = packed.data.nbytes * 8 / (PANEL_ROWS * sample.shape[1])
     return StoredFormats(stored_as, bits)
 
 
-def _schemes(
+def _samples(
     spec: ModelSpec, quantization: Quantization | None, directory: Path
-) -> dict[str, Scheme]:
+) -> dict[str, tuple[str, QuantizedMatrix]]:
+    """Matrix → what its format is called, and a few rows in it."""
     if quantization is None:
         return {}
-    if any((directory / file).is_file() for file in WEIGHT_FILES):
+    is_file = directory.suffix == SUFFIX
+    if is_file or any((directory / file).is_file() for file in WEIGHT_FILES):
         found = find_stored(open_checkpoint(directory), spec, quantization)
-        return {name: matrix.scheme for name, matrix in found.items()}
-    named = {
-        linear.weight.name: quantization.scheme_of(linear.weight.name.removesuffix(".weight"))
-        for linear in spec.linears()
-        if linear.weight.name != spec.embedding.weight.name
-    }
-    return {name: scheme for name, scheme in named.items() if scheme is not None}
+        return {name: (each.label, each.sample(PANEL_ROWS)) for name, each in found.items()}
+    samples = {}
+    for linear in spec.linears():
+        name, cols = linear.weight.name, linear.weight.shape[1]
+        scheme = quantization.scheme_of(name.removesuffix(".weight"))
+        if scheme is not None and name != spec.embedding.weight.name:
+            samples[name] = scheme.label, scheme.blank(PANEL_ROWS, cols)
+    return samples

@@ -45,6 +45,10 @@ class StoredMatrix:
         """How it is stored, for people."""
         return self.scheme.label
 
+    def sample(self, rows: int) -> QuantizedMatrix:
+        """So many rows of its kind, without a weight in them."""
+        return self.scheme.blank(rows, self.shape[1])
+
     def read(self) -> QuantizedMatrix:
         """Unpack it; raises CheckpointError, naming the layer, for tensors that do not fit."""
         found = {part: self.checkpoint.tensor(f"{self.module}.{part}") for part in self.parts}
