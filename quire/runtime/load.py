@@ -33,7 +33,7 @@ from quire.weights.loader import load_weights
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
 
-__all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_spec"]
+__all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_spec", "tie_missing_head"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     directory, machine = find_model(config), inspect_machine()
     spec = read_spec(config, directory)
     checkpoint = _open(config, spec, directory)
-    spec = _tie_missing_head(spec, checkpoint)
+    spec = tie_missing_head(spec, checkpoint)
     weights: LoadedWeights = _read_weights(checkpoint, spec)
     threads = config.threads or machine.cores
     if config.quantization != "auto":
@@ -163,7 +163,7 @@ def _read_weights(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, RawTenso
     return load_weights(checkpoint, wanted)
 
 
-def _tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
     if spec.tied or checkpoint.has(spec.head.weight.name) or spec.head.bias is not None:
         return spec

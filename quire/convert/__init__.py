@@ -1,0 +1,1 @@
+"""Makes quantized checkpoints: calibrates, rounds, measures, writes; nothing at run time needs it."""
