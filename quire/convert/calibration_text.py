@@ -8,7 +8,7 @@ are taken: old prose and poems in English and Chinese, documentation, and code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from quire.errors import ConfigError
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_TEXT", "read_sequences", "spread", "start_token", "windows"]
+__all__ = ["DEFAULT_TEXT", "read_sequences", "read_texts_of", "spread", "start_token", "windows"]
 
 DEFAULT_TEXT = Path(__file__).with_name("calibration.jsonl")
 
@@ -35,7 +35,7 @@ def read_sequences(paths: Sequence[str], tokenizer: Tokenizer, length: int) -> l
     for path in [Path(path) for path in paths] or [DEFAULT_TEXT]:
         start = start_token(tokenizer)
         tokens: list[int] = []
-        for text in _texts(path, tokenizer):
+        for text in read_texts_of(path, tokenizer):
             tokens += [*([start] if tokens else []), *tokenizer.encode(text, False)]
         if not tokens:
             raise ConfigError(f"{path} holds no text; give a .txt or .jsonl file that does")
@@ -64,17 +64,16 @@ def spread(sequences: Sequence[Tokens], most_tokens: int) -> list[int]:
     return sorted({i * len(sequences) // count for i in range(count)})
 
 
-def _texts(path: Path, tokenizer: Tokenizer) -> Iterator[str]:
+def read_texts_of(path: Path, tokenizer: Tokenizer) -> list[str]:
+    """The texts of one file.  Raises ConfigError for a file that is not in its format."""
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
     if path.suffix != ".jsonl":
-        yield content
-        return
-    for number, line in enumerate(content.splitlines(), 1):
-        if line.strip():
-            yield _text_of(f"{path}, line {number}", line, tokenizer)
+        return [content] if content.strip() else []
+    lines = [(i, line) for i, line in enumerate(content.splitlines(), 1) if line.strip()]
+    return [_text_of(f"{path}, line {i}", line, tokenizer) for i, line in lines]
 
 
 def _text_of(where: str, line: str, tokenizer: Tokenizer) -> str:

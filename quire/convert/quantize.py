@@ -30,6 +30,7 @@ from quire.convert.observe import Statistics
 from quire.convert.output import CheckpointWriter
 from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign, module_of
+from quire.convert.report import peak_memory_bytes
 from quire.convert.rounding import round_matrix
 from quire.convert.source import Source, block_weights
 from quire.models.spec import Linear
@@ -52,11 +53,16 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run did: figures of the whole, and records of each block with its matrices."""
+    """What a run did: figures of the whole, and records of each block with its matrices.
+
+    tokens: calibrated on.  bytes: of the output's tensors.  peak_memory: of any of its processes.
+    """
 
     figures: dict[str, float]
     blocks: list[dict[str, Any]]
     tokens: int
+    bytes: int
+    peak_memory: int
 
 
 def read_texts(source: Source, asked: Quantization) -> Texts:
@@ -140,6 +146,7 @@ class _Run:
         record["bytes"] = self.writer.write_shard(step, tensors)
         record["tensors"] = [tensor.name for tensor in tensors]
         record["seconds"] = round(time.perf_counter() - started, 3)
+        record["peak_memory"] = peak_memory_bytes()
         self.progress.finish_step(record, streams)
         self._streams = streams
 
@@ -160,7 +167,13 @@ class _Run:
         self.writer.write_rest(config, self.source.directory, records)
         self.progress.finish()
         tokens = sum(map(len, self.texts.calibration)) if self.algorithms.observes else 0
-        return Measured(records[-1]["figures"], records[1:-1], tokens)
+        return Measured(
+            figures=records[-1]["figures"],
+            blocks=records[1:-1],
+            tokens=tokens,
+            bytes=sum(record["bytes"] for record in records),
+            peak_memory=max(record["peak_memory"] for record in records),
+        )
 
     def _is_tied_head(self, linear: Linear) -> bool:
         tied = self.source.spec.tied and self.rotation is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -38,8 +39,11 @@ class Source:
     tokenizer: Tokenizer
 
     def floats(self, names: Iterable[str]) -> dict[str, Float32]:
-        """Tensors as float32, in memory."""
-        return {name: self.weights[name].float32() for name in names}
+        """Tensors as float32, in memory; the pages they were read from are given back."""
+        found = {name: self.weights[name].float32() for name in names}
+        for name in found:
+            _drop_pages(self.weights[name].data)
+        return found
 
     def format_of(self, name: str) -> str:
         """The format that a tensor is stored in: float32, float16 or bfloat16."""
@@ -66,6 +70,15 @@ def open_source(config: EngineConfig) -> Source:
     weights = load_weights(checkpoint, wanted)
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))
+
+
+def _drop_pages(data: npt.NDArray[Any]) -> None:
+    """Let the system forget a mapped file's pages, which it would else count as this process's."""
+    owner: Any = data
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    if isinstance(owner, mmap.mmap) and hasattr(owner, "madvise"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def block_weights(block: Block) -> tuple[str, ...]:
