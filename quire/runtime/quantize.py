@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from quire.backends.executable import LoadedWeights
@@ -11,11 +10,9 @@ from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
-from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
+from quire.weights.pack_cache import kept_or_made, pack_cache_path
 
 __all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "integer_weights", "quantize_weights"]
-
-logger = logging.getLogger(__name__)
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
@@ -44,13 +41,7 @@ def quantize_weights(
     """
     wanted = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
     path = pack_cache_path(directory, scheme) if directory else None
-    packed = read_packed(path, wanted) if path else None
-    if packed is None:
-        packed = _pack(weights, wanted, scheme, threads)
-        if path and write_packed(path, packed.values()):
-            logger.info("packed weights are kept in %s", path)
-            # Mapped pages can be dropped and read again; what was packed in memory cannot.
-            packed = read_packed(path, wanted) or packed
+    packed = kept_or_made(path, wanted, lambda: _pack(weights, wanted, scheme, threads))
     return {**weights, **packed}
 
 

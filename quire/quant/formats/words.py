@@ -20,7 +20,8 @@ def unpack_words(words: npt.NDArray[np.int32], bits: int, count: int) -> Codes:
     """The codes [..., count] of 1 to 8 bits in words [..., words]; a code may cross two words."""
     octets: Codes = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
     if bits == 8:
-        return octets[..., :count].copy()
+        whole: Codes = octets[..., :count].copy()
+        return whole
     if bits == 4:
         return pairs_of_nibbles(octets)[..., :count]
     stream = np.unpackbits(octets, axis=-1, bitorder="little", count=count * bits)

@@ -1,0 +1,65 @@
+"""Which quantized checkpoints Quire reads, and the way from config.json to the schemes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quire.errors import ModelError
+from quire.quant.formats import awq, compressed_tensors, fp8, gptq, mxfp4, nvfp4
+from quire.quant.formats.scheme import ModuleSchemes
+
+__all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
+
+METHODS: Mapping[str, Callable[[Mapping[str, Any]], ModuleSchemes]] = {
+    "awq": awq.schemes,
+    "compressed-tensors": compressed_tensors.schemes,
+    "fp8": fp8.schemes,
+    "gptq": gptq.schemes,
+    "modelopt": nvfp4.schemes,
+    "mxfp4": mxfp4.schemes,
+}
+"""quant_method → its reader."""
+
+KEYS = ("quantization_config", "compression_config")
+"""Of config.json; the second is the older name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a checkpoint is quantized.  key: changes with everything that its config says."""
+
+    method: str
+    key: str
+    scheme_of: ModuleSchemes
+
+
+def find_quantization(values: Mapping[str, Any]) -> Quantization | None:
+    """What a parsed config.json says of quantization; None: nothing, the weights are floats.
+
+    Raises ModelError for a method that is not read, with those that are, and for settings that
+    are not understood.
+    """
+    config = next((values[key] for key in KEYS if values.get(key)), None)
+    if config is None:
+        return None
+    method = _method(config)
+    if method is None or method not in METHODS:
+        raise ModelError(
+            f"this checkpoint is quantized as {method or json.dumps(config):.300}, which Quire "
+            f"does not read; it reads {', '.join(sorted(METHODS))}: use another checkpoint of "
+            "this model, or the original"
+        )
+    text = json.dumps(config, sort_keys=True)
+    key = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return Quantization(method, f"{method}-{key}", METHODS[method](config))
+
+
+def _method(config: Any) -> str | None:
+    if not isinstance(config, dict):
+        return None
+    method = config.get("quant_method")
+    return method.lower().replace("_", "-") if isinstance(method, str) else None
