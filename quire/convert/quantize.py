@@ -39,6 +39,7 @@ from quire.weights.tensor import RawTensor
 
 __all__ = ["Measured", "Texts", "quantize_model", "read_texts"]
 
+HEAD = "lm_head"
 Float32 = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 
@@ -155,9 +156,9 @@ class _Run:
         records = self.progress.records
         config = dict(self.source.config)
         unquantized = [
-            module_of(linear.weight.name)
+            self._module(linear)
             for linear in self.source.spec.linears()
-            if linear.weight.name not in self.schemes and not self._is_tied_head(linear)
+            if linear.weight.name not in self.schemes
         ]
         config["quantization_config"] = quantization_config(
             self.asked.format, self.schemes, unquantized
@@ -178,6 +179,11 @@ class _Run:
     def _is_tied_head(self, linear: Linear) -> bool:
         tied = self.source.spec.tied and self.rotation is None
         return tied and linear is self.source.spec.head
+
+    def _module(self, linear: Linear) -> str:
+        """What other engines call a layer; a tied head is a layer of its own to them."""
+        is_embedding = linear.weight.name == self.source.spec.embedding.weight.name
+        return HEAD if is_embedding else module_of(linear.weight.name)
 
     def _current(self) -> dict[str, Stream]:
         if self._streams is None:
@@ -251,7 +257,7 @@ class _Run:
             else:
                 stored = self._stored(each, weights[each])
                 # An untied copy of the embedding needs a name of its own.
-                own = "lm_head.weight" if each == spec.embedding.weight.name else each
+                own = f"{HEAD}.weight" if each == spec.embedding.weight.name else each
                 tensors.append(replace(stored, name=own))
         figures = self._divergence(weights, rounded, streams)
         return {"figures": figures}, {}, tensors
