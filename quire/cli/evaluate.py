@@ -1,4 +1,4 @@
-"""`quire evaluate MODEL --text F`: perplexity, divergence from another model, answers to questions."""
+"""`quire evaluate MODEL --text F`: perplexity, divergence from another model, answers."""
 
 from __future__ import annotations
 
@@ -35,9 +35,7 @@ OF_THE_NUMBERS = ("dtype", "quantization", "kv_cache_dtype")
 
 def add_arguments(parser: CommandParser) -> None:
     """Add the command's options."""
-    parser.add_argument(
-        "--text", metavar="FILE", nargs="+", help=".txt or .jsonl files to predict"
-    )
+    parser.add_argument("--text", metavar="FILE", nargs="+", help=".txt or .jsonl files to predict")
     parser.add_argument(
         "--against",
         metavar="MODEL",
@@ -119,6 +117,10 @@ def _table(results: dict[str, Any]) -> str:
             )
     for found in results.get("tasks", ()):
         kinds = (("multiple_choice", "accuracy"), ("exact_match", "matched"))
-        shown = [f"{found[n]} {n.replace('_', ' ')}, {found[s]:.1%} right" for n, s in kinds if n in found]
+        shown = [
+            f"{found[n]} {n.replace('_', ' ')}, {found[s]:.1%} right"
+            for n, s in kinds
+            if n in found
+        ]
         lines.append(f"{found['tasks']}: {'; '.join(shown)}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from quire.cli.engine_options import add_engine_options, engine_config
 from quire.cli.options import add_options, given_options
@@ -41,7 +42,9 @@ def run(namespace: argparse.Namespace) -> int:
     if output is None:
         raise UsageError("where to? give --output DIR, a directory that does not exist yet")
     given = given_options(namespace, Quantization)
-    listed = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    listed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
     asked = Quantization(**listed)
     report = quantize_to_directory(engine_config(namespace), asked, Path(output))
     figures = report["figures"]

@@ -1,1 +1,1 @@
-"""Makes quantized checkpoints: calibrates, rounds, measures, writes; nothing at run time needs it."""
+"""Makes quantized checkpoints and measures them; nothing at run time needs it."""

@@ -113,7 +113,7 @@ class BlockForward:
         made: set[Value] = {value for node in self._front for value in node.outputs}
         free = {v for node in self._front if not node.inputs for v in node.outputs}
         free -= {v for node in self._front for v in node.outputs if _is_embedding(node)}
-        hidden = []
+        hidden: list[Value] = []
         for nodes in stages:
             own = {value for node in nodes for value in node.outputs}
             read = {value for node in nodes for value in node.inputs} - own - free

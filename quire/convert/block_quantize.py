@@ -30,8 +30,8 @@ Float32 = npt.NDArray[np.float32]
 class QuantizedBlock:
     """A block's matrices, rounded, and its floats as they were changed to match.
 
-    floats: every tensor after rotation and scaling, not rounded.  strengths: of the scales that were
-    folded, by source.
+    floats: every tensor after rotation and scaling, not rounded.  strengths: of the scales that
+    were folded, by source.
     """
 
     matrices: dict[str, QuantizedMatrix]

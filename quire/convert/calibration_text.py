@@ -44,7 +44,7 @@ def read_sequences(paths: Sequence[str], tokenizer: Tokenizer, length: int) -> l
 
 
 def windows(tokens: Sequence[int], start: int, length: int) -> list[Tokens]:
-    """Consecutive pieces of length - 1 tokens, each behind the token `start`; the last is shorter."""
+    """Pieces of length - 1 tokens, each behind the token `start`; the last may be shorter."""
     cuts = range(0, len(tokens), length - 1)
     return [np.asarray([start, *tokens[cut : cut + length - 1]], np.int32) for cut in cuts]
 

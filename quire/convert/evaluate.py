@@ -1,7 +1,7 @@
 """Perplexity of a model on texts, and how far its predictions are from another model's.
 
-A text is cut into pieces of window - 1 tokens, each scored behind one beginning-of-text token; every
-token of the text is predicted once, and nothing carries over.
+A text is cut into pieces of window - 1 tokens, each scored behind one beginning-of-text token;
+every token of the text is predicted once, and nothing carries over.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Where a factor for each channel can be taken out of one matrix and put into another, exactly.
 
-    norm → q, k, v        norm.weight / s, columns of q, k, v * s
-    norm → gate, up       the same
-    v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
-    up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
+norm → q, k, v        norm.weight / s, columns of q, k, v * s
+norm → gate, up       the same
+v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
+up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
 """
 
 from __future__ import annotations

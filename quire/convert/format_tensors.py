@@ -1,4 +1,4 @@
-"""A quantized matrix as the tensors of a checkpoint format, and the format's part of config.json."""
+"""A quantized matrix as tensors of a checkpoint format, and what config.json says of the format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from quire.weights.tensor import RawTensor
 
 __all__ = ["check_format", "quantization_config", "tensors_of"]
 
-DTYPES = {"int8": "I8", "uint8": "U8", "int32": "I32", "int64": "I64", "float16": "F16", "float32": "F32"}
+DTYPES = {
+    "int8": "I8",
+    "uint8": "U8",
+    "int32": "I32",
+    "int64": "I64",
+    "float16": "F16",
+    "float32": "F32",
+}
 
 
 def check_format(format: CheckpointFormat, schemes: Mapping[str, Scheme]) -> None:
@@ -38,10 +45,13 @@ def check_format(format: CheckpointFormat, schemes: Mapping[str, Scheme]) -> Non
 
 
 def tensors_of(
-    format: CheckpointFormat, matrix: QuantizedMatrix, scheme: Scheme
+    format: CheckpointFormat, name: str, matrix: QuantizedMatrix, scheme: Scheme
 ) -> list[RawTensor]:
-    """The tensors of one layer, named after it."""
-    module = module_of(matrix.name)
+    """The tensors of the layer whose weight has this name.
+
+    Raises ConfigError for a matrix that the format cannot hold.
+    """
+    module = module_of(name)
     try:
         if format == "awq":
             return _raw(awq.write(module, matrix))
@@ -53,7 +63,7 @@ def tensors_of(
             return _mxfp4(module, matrix)
         return _raw(compressed_tensors.write(module, matrix, _layout(scheme)))
     except ValueError as error:
-        raise ConfigError(f"format {format!r} cannot hold this matrix: {error}") from error
+        raise ConfigError(f"format {format!r} cannot hold {module}: {error}") from error
 
 
 def quantization_config(

@@ -61,7 +61,7 @@ class Grid:
 
     def encode(self, x: Float32, ranges: Ranges) -> Codes:
         """The nearest codes of x; ranges broadcast against it."""
-        scales = np.where(ranges.scales == 0, np.float32(1), ranges.scales)
+        scales: Float32 = np.where(ranges.scales == 0, np.float32(1), ranges.scales)
         if self.scheme.numbers != "integer":
             return _nearest_in_table(x / scales, self.scheme.bits)
         codes = np.rint(x / scales)
@@ -110,7 +110,9 @@ class Grid:
         return Ranges(scales, np.zeros(scales.shape, np.float32))
 
     def _stored(self, scales: Float32) -> Float32:
-        return to_float32(from_float32(scales.astype(np.float32), self.scale_format), self.scale_format)
+        return to_float32(
+            from_float32(scales.astype(np.float32), self.scale_format), self.scale_format
+        )
 
 
 @cache

@@ -1,7 +1,7 @@
 """Rotates the residual stream and the values of attention, so that no channel stands out.
 
-RMS norms with weight 1 commute with a rotation R of their input: norm(x R) = norm(x) R.  So with every
-norm's weight moved into the matrices behind it,
+RMS norms with weight 1 commute with a rotation R of their input: norm(x R) = norm(x) R.  So with
+every norm's weight moved into the matrices behind it,
 
     embedding R;   q, k, v, gate, up: W diag(norm) R;   o, down: R^T W;   head: W diag(norm) R
 
@@ -9,7 +9,9 @@ is the same model, its residual stream rotated.  Likewise each head of v is rota
 turned back.  R is a Kronecker product of Hadamard matrices, with signs drawn from a seed; a factor
 of the width that is no power of two gets a random orthogonal matrix.
 
-Sources: arXiv:2404.00456 (QuaRot), arXiv:2405.16406 (SpinQuant); what is folded, nothing at run time.
+Only what folds is done, nothing at run time.
+
+Sources: arXiv:2404.00456 (QuaRot), arXiv:2405.16406 (SpinQuant).
 """
 
 from __future__ import annotations
@@ -65,7 +67,9 @@ class HadamardRotation:
     def block(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
-        self.reading(block.attention_norm, (attention.query, attention.key, attention.value), weights)
+        self.reading(
+            block.attention_norm, (attention.query, attention.key, attention.value), weights
+        )
         self.reading(block.mlp_norm, (mlp.gate, mlp.up), weights)
         self._values(block, weights)
         for linear in (attention.output, mlp.down):

@@ -43,7 +43,8 @@ class Importance:
     def of_errors(self, errors: Float32) -> Float32:
         """The weight [rows, groups] of errors [rows, groups, size]."""
         if self.blocks.ndim == 2:
-            return np.einsum("rgi,gi->rg", errors * errors, self.blocks)
+            by_column: Float32 = np.einsum("rgi,gi->rg", errors * errors, self.blocks)
+            return by_column
         by_group = errors.transpose(1, 0, 2)  # [groups, rows, size]
         weights: Float32 = np.einsum("gri,gri->rg", by_group @ self.blocks, by_group)
         return weights

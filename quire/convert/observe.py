@@ -1,7 +1,7 @@
 """Calibration as a graph pass: observers stand before matrices and note what flows in.
 
-    x → matmul q                        x → observe → matmul q
-    x → matmul k                 ⇒      x ----------→ matmul k
+x → matmul q                        x → observe → matmul q
+x → matmul k                 ⇒      x ----------→ matmul k
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes a checkpoint directory as Hugging Face has it: shards, their index, config.json, tokenizer."""
+"""Writes a checkpoint directory as Hugging Face has it: shards, index, config.json, tokenizer."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ def bar_chart(title: str, values: Sequence[float], label: str, marked: int = 3) 
     ]
     for decade in range(floor, top + 1):
         y = _height_of(10.0**decade, floor, top)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(
-            f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>'
+            f'<line x1="{LEFT}" x2="{WIDTH - 10}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>'
         )
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">1e{decade}</text>')
     every = max(1, math.ceil(len(values) / 24))
     for i, value in enumerate(values):
         x, y = LEFT + i * step, _height_of(value, floor, top)
@@ -46,7 +46,9 @@ def bar_chart(title: str, values: Sequence[float], label: str, marked: int = 3) 
                 f'<text x="{x + step / 2:.1f}" y="{HEIGHT - BOTTOM + 15}" '
                 f'text-anchor="middle">{i}</text>'
             )
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 5}" text-anchor="middle">{label}</text></svg>')
+    parts.append(
+        f'<text x="{WIDTH / 2}" y="{HEIGHT - 5}" text-anchor="middle">{label}</text></svg>'
+    )
     return "\n".join(parts) + "\n"
 
 

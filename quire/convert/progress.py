@@ -81,4 +81,3 @@ class Progress:
 
     def _streams(self, step: int) -> Path:
         return self._folder / f"streams-{step}.safetensors"
-

@@ -31,9 +31,10 @@ from quire.convert.output import CheckpointWriter
 from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign, module_of
 from quire.convert.report import peak_memory_bytes
-from quire.convert.rounding import round_matrix
+from quire.convert.rounding import group_size_of, round_matrix
 from quire.convert.source import Source, block_weights
 from quire.models.spec import Linear
+from quire.quant.matrix import QuantizedMatrix
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
 
@@ -95,6 +96,10 @@ def quantize_model(
     """
     schemes = assign(source.spec, asked)
     check_format(asked.format, schemes)
+    for linear in source.spec.linears():
+        name, cols = linear.weight.name, linear.weight.shape[1]
+        if name in schemes:
+            group_size_of(name, schemes[name], cols)
     progress = Progress(output, _fingerprint(source, asked, texts))
     run = _Run(source, asked, texts, progress)
     names = [f"block {i}" for i in range(len(source.spec.blocks))]
@@ -222,13 +227,13 @@ class _Run:
         left["original"], samples = forward.observed(
             layer, result.floats, streams["original"], with_moment=False
         )
-        matrices = {name: self._matrix_record(result, name, samples[name]) for name in result.matrices}
+        matrices = {
+            name: self._matrix_record(result, name, samples[name]) for name in result.matrices
+        }
         rounded = {**result.floats, **{n: m.float32() for n, m in result.matrices.items()}}
         left["quantized"] = forward.block(layer, rounded, streams["quantized"], self.kinds)
         if self.algorithms.rounding == "gptq":
-            left["calibration"] = forward.block(
-                layer, rounded, streams["calibration"], self.kinds
-            )
+            left["calibration"] = forward.block(layer, rounded, streams["calibration"], self.kinds)
         record = {
             "error": _relative_error(left["quantized"], left["original"]),
             "matrices": matrices,
@@ -253,7 +258,7 @@ class _Run:
             if each in self.grids:
                 matrix = round_matrix(each, weights[each], self.grids[each])
                 rounded[each] = matrix.float32()
-                tensors += tensors_of(self.asked.format, matrix, self.schemes[each])
+                tensors += self._tensors_of(each, matrix)
             else:
                 stored = self._stored(each, weights[each])
                 # An untied copy of the embedding needs a name of its own.
@@ -280,9 +285,7 @@ class _Run:
                 )
         return found.figures()
 
-    def _matrix_record(
-        self, result: QuantizedBlock, name: str, seen: Statistics
-    ) -> dict[str, Any]:
+    def _matrix_record(self, result: QuantizedBlock, name: str, seen: Statistics) -> dict[str, Any]:
         """The scheme of a matrix and what its products lose on measured text, inputs exact."""
         matrix = result.matrices[name]
         original = result.floats[name]
@@ -290,17 +293,20 @@ class _Run:
         products = sample @ original.T
         lost = sample @ matrix.float32().T - products
         error = float(np.vdot(lost, lost)) / (float(np.vdot(products, products)) or 1.0)
-        size = sum(t.nbytes for t in tensors_of(self.asked.format, matrix, self.schemes[name]))
+        size = sum(tensor.nbytes for tensor in self._tensors_of(name, matrix))
         return {"scheme": self.schemes[name].name, "error": error, "bytes": size}
 
     def _block_tensors(self, result: QuantizedBlock) -> list[RawTensor]:
         tensors: list[RawTensor] = []
         for name, values in result.floats.items():
             if name in result.matrices:
-                tensors += tensors_of(self.asked.format, result.matrices[name], self.schemes[name])
+                tensors += self._tensors_of(name, result.matrices[name])
             else:
                 tensors.append(self._stored(name, values))
         return tensors
+
+    def _tensors_of(self, name: str, matrix: QuantizedMatrix) -> list[RawTensor]:
+        return tensors_of(self.asked.format, name, matrix, self.schemes[name])
 
     def _stored(self, name: str, values: Float32) -> RawTensor:
         return self.source.stored(name, values)

@@ -1,4 +1,4 @@
-"""What a quantization run is asked for: the options, the algorithms' order, a scheme for each matrix."""
+"""What a quantization run is asked for: options, steps, and a scheme for each matrix."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALGORITHMS: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """What to do to a model.  Raises ConfigError, naming the option, for what cannot be honoured."""
+    """What to do to a model.  Raises ConfigError, naming the option, for what cannot be done."""
 
     scheme: str = field(
         default="w4a16", metadata={"help": f"how matrices are stored: {', '.join(SCHEMES)}"}
@@ -40,7 +40,9 @@ class Quantization:
     )
     override: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "PATTERN=SCHEME for matrices by name, as down_proj=w8a16 or lm_head=none"},
+        metadata={
+            "help": "PATTERN=SCHEME for matrices by name, as down_proj=w8a16 or lm_head=none"
+        },
     )
     target: str | None = field(
         default=None,
@@ -83,7 +85,9 @@ class Algorithms:
     @classmethod
     def of(cls, asked: Quantization) -> Algorithms:
         """The steps that an option like "smoothquant+gptq" asks for.  Raises ConfigError."""
-        names = _usual(asked).split("+") if asked.algorithm == "auto" else asked.algorithm.split("+")
+        names = (
+            _usual(asked).split("+") if asked.algorithm == "auto" else asked.algorithm.split("+")
+        )
         for name in names:
             if name not in ALGORITHMS:
                 raise ConfigError(

@@ -96,13 +96,14 @@ class Report:
                 "",
                 "| | original | quantized |",
                 "| --- | --- | --- |",
-                f"| perplexity | {f['perplexity_original']:.3f} | {f['perplexity']:.3f} ({change:+.2%}) |",
+                f"| perplexity | {f['perplexity_original']:.3f} | {f['perplexity']:.3f} "
+                f"({change:+.2%}) |",
                 f"| KL divergence, nats a token: mean, 99th percentile | | {f['kl_mean']:.5f}, "
                 f"{f['kl_p99']:.4f} |",
                 f"| same most likely token | | {f['top1_agreement']:.2%} |",
                 "",
-                f"Over {f['tokens']:.0f} tokens, in float32 arithmetic with weights and inputs rounded as the "
-                "scheme says. `quire evaluate` measures with the kernels that serve.",
+                f"Over {f['tokens']:.0f} tokens, in float32 arithmetic, weights and inputs rounded "
+                "as the scheme says. `quire evaluate` measures with the kernels that serve.",
             ]
         )
 
@@ -110,7 +111,10 @@ class Report:
         lines = ["## The worst matrices", "", "| matrix | scheme | error |", "| --- | --- | --- |"]
         for name, record in worst_matrices(self.blocks)[:SHOWN]:
             lines.append(f"| {name} | {record['scheme']} | {record['error']:.2e} |")
-        lines += ["", "An error is the squared loss of a matrix's products, as a share of their square."]
+        lines += [
+            "",
+            "An error is the squared loss of a matrix's products, as a share of their square.",
+        ]
         unseen = [name for block in self.blocks for name in block["unseen"]]
         if unseen:
             lines += ["", f"No calibration token reached: {', '.join(unseen)}."]
@@ -118,7 +122,8 @@ class Report:
             lines += [
                 "",
                 f"Storing {len(self.suggestion.overrides)} of them in 8 bits takes away "
-                f"{self.suggestion.removed:.0%} of the summed error for {_mib(self.suggestion.bytes)}:",
+                f"{self.suggestion.removed:.0%} of the summed error for "
+                f"{_mib(self.suggestion.bytes)}:",
                 "",
                 "```text",
                 *(f"--override {each}" for each in self.suggestion.overrides),

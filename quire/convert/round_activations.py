@@ -53,9 +53,9 @@ def rounded_tokens(x: Float32, kind: Activations) -> Float32:
     largest = np.abs(x).max(axis=-1, keepdims=True)
     most = np.float32(127) if kind == "int8" else np.nanmax(code_values(8))
     scales = np.where(largest > 0, largest / most, np.float32(1))
-    if kind == "int8":
-        return np.rint(x / scales) * scales
-    return _to_float8(x / scales) * scales
+    codes: Float32 = np.rint(x / scales) if kind == "int8" else _to_float8(x / scales)
+    rounded: Float32 = codes * scales
+    return rounded
 
 
 def round_activations(nodes: Sequence[Node], kinds: Mapping[str, Activations]) -> tuple[Node, ...]:
@@ -79,4 +79,5 @@ def _to_float8(x: Float32) -> Float32:
     """Nearest E4M3 numbers, ties to even: three bits behind the first, exponents from -6."""
     _, exponents = np.frexp(x)  # |x| = fraction * 2^exponent, fraction in [0.5, 1)
     steps = np.ldexp(np.float32(1), np.maximum(exponents - 1, -6) - 3)
-    return (np.rint(x / steps) * steps).clip(-448, 448).astype(np.float32)
+    nearest: Float32 = (np.rint(x / steps) * steps).clip(-448, 448).astype(np.float32)
+    return nearest

@@ -1,7 +1,7 @@
 """Rounds a matrix to a scheme: ranges that lose least are searched, then every weight is rounded.
 
-For each group of a row, several ranges are tried, and the one kept whose rounding error weighs least.
-With calibration the weight is that of `importance`, which makes this AWQ's clipping
+For each group of a row, several ranges are tried, and the one kept whose rounding error weighs
+least.  With calibration the weight is that of `importance`, which makes this AWQ's clipping
 (arXiv:2306.00978); without, every error weighs alike.
 """
 
@@ -28,6 +28,7 @@ Float32 = npt.NDArray[np.float32]
 ROWS_AT_A_TIME = 1 << 19
 """Elements that a thread works on: what stays in its share of the cache."""
 
+
 def round_matrix(
     name: str,
     weights: Float32,
@@ -37,8 +38,8 @@ def round_matrix(
 ) -> QuantizedMatrix:
     """The nearest matrix to weights [rows, cols], with the best ranges.
 
-    importance: of errors; None: all weigh alike.  search: ranges; False: each reaches to its group's
-    largest magnitude.
+    importance: of errors; None: all weigh alike.  search: ranges; False: each reaches to its
+    group's largest magnitude.
     Raises ConfigError where groups do not divide the columns.
     """
     size = group_size_of(name, grid.scheme, weights.shape[1])
@@ -75,17 +76,13 @@ def search_ranges(
     return Ranges(scales, zeros)
 
 
-def quantized(
-    name: str, grid: Grid, size: int, codes: Codes, ranges: Ranges
-) -> QuantizedMatrix:
+def quantized(name: str, grid: Grid, size: int, codes: Codes, ranges: Ranges) -> QuantizedMatrix:
     """Codes and ranges as a matrix."""
     scheme = grid.scheme
     integer = scheme.numbers == "integer"
     zeros = ranges.zeros.astype(np.uint8) if integer and not scheme.symmetric else None
     table = None if integer else code_values(scheme.bits)
-    return QuantizedMatrix(
-        name, scheme.bits, size, codes, ranges.scales, zeros=zeros, table=table
-    )
+    return QuantizedMatrix(name, scheme.bits, size, codes, ranges.scales, zeros=zeros, table=table)
 
 
 def group_size_of(name: str, scheme: Scheme, cols: int) -> int:

@@ -18,9 +18,9 @@ Activations = Literal["int8", "float8"] | None
 class Scheme:
     """How the matrices of linear layers are stored.
 
-    numbers: integers, or small floats (float8 is E4M3, float4 E2M1).  group_size: columns that share
-    a scale; None: the whole row.  symmetric: zero is the middle code; else each group has its own
-    zero point.  power_of_two: scales are powers of two (the MX formats).
+    numbers: integers, or small floats (float8 is E4M3, float4 E2M1).  group_size: columns that
+    share a scale; None: the whole row.  symmetric: zero is the middle code; else each group has a
+    zero point of its own.  power_of_two: scales are powers of two (the MX formats).
     """
 
     name: str
@@ -33,7 +33,7 @@ class Scheme:
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits of a code with its share of a group's scale and zero point; whole rows count none."""
+        """Bits of a code with its share of a group's scale and zero point; a row's count none."""
         if self.group_size is None:
             return float(self.bits)
         scale = 8 if self.power_of_two else 16

@@ -49,4 +49,6 @@ def smoothquant_loss(situation: Situation, factors: Float32) -> float:
 
 
 def _positive(values: Float32) -> Float32:
-    return np.maximum(values, np.float32(1e-5) * values.max() + np.float32(1e-12))
+    floor = np.float32(1e-5) * values.max() + np.float32(1e-12)
+    positive: Float32 = np.maximum(values, floor)
+    return positive

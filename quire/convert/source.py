@@ -1,4 +1,4 @@
-"""The float model that a run starts from: its spec, its weights as they are stored, its tokenizer."""
+"""The float model that a run starts from: its spec, its weights as stored, its tokenizer."""
 
 from __future__ import annotations
 
@@ -91,8 +91,6 @@ def block_weights(block: Block) -> tuple[str, ...]:
 def _walk(part: Any, found: list[str]) -> None:
     """Collect weights from a spec's value and the values inside it."""
 
-
-
     if isinstance(part, Weight):
         found.append(part.name)
     elif isinstance(part, tuple):
@@ -101,5 +99,3 @@ def _walk(part: Any, found: list[str]) -> None:
     elif is_dataclass(part):
         for each in fields(part):
             _walk(getattr(part, each.name), found)
-
-

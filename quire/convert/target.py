@@ -1,9 +1,9 @@
 """Chooses which matrices get 8 bits, so that a run reaches a size or a divergence.
 
-A first run says what each matrix loses and takes.  Matrices are then raised to 8 bits in the order of
-the error that a byte removes: as many as the size allows, or the fewest that bring the divergence
-below the target, found by halving.  Each try is a run of its own; what it found is kept beside
-the output until the last one is done.
+A first run says what each matrix loses and takes.  Matrices are then raised to 8 bits in the order
+of the error that a byte removes: as many as the size allows, or the fewest that bring the
+divergence below the target, found by halving.  Each try is a run of its own; what it found is kept
+beside the output until the last one is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Run = Callable[[Quantization, Path], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """kl: the most nats a token that predictions may move.  size: the most of the original bytes."""
+    """kl: the most nats a token that predictions may move.  size: the most of the original."""
 
     kind: Literal["kl", "size"]
     value: float
@@ -70,7 +70,9 @@ class _Trials:
     def __init__(self, asked: Quantization, output: Path, run: Run) -> None:
         scheme = find_scheme(asked.scheme, asked.group_size)
         if scheme.bits >= 8:
-            raise ConfigError(f"target needs a scheme below 8 bits to start from, not {scheme.name}")
+            raise ConfigError(
+                f"target needs a scheme below 8 bits to start from, not {scheme.name}"
+            )
         self._asked = replace(asked, target=None)
         self._raised = "w8a8" if scheme.activations == "int8" else "w8a16"
         self._run = run

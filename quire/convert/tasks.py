@@ -36,7 +36,9 @@ def read_questions(path: str) -> list[Question]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    found = [_question(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()]
+    found = [
+        _question(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line.strip()
+    ]
     if not found:
         raise ConfigError(f"{path} holds no questions")
     return found
@@ -67,8 +69,9 @@ def _chosen(llm: LLM, question: Question) -> str:
         # Where a token spans the end of the question, it counts to the choice.
         same = next((i for i, (a, b) in enumerate(zip(start, ids, strict=False)) if a != b), None)
         first = max(1, min(len(start), len(ids) - 1) if same is None else same)
-        entries = output.prompt_logprobs[first:]
-        nats = sum(e[token].logprob for token, e in zip(ids[first:], entries, strict=True))
+        entries = (output.prompt_logprobs or [])[first:]
+        pairs = zip(ids[first:], entries, strict=True)
+        nats = sum(entry[token].logprob for token, entry in pairs if entry is not None)
         scores.append(nats / max(len(choice.encode()), 1))
     return question.choices[scores.index(max(scores))]
 

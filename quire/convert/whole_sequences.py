@@ -1,7 +1,7 @@
 """Attention over whole sequences in place of a paged cache: calibration has every token at hand.
 
-    k, v → kv_write                    q, k, v → causal attention
-    q    → paged attention      ⇒
+k, v → kv_write                    q, k, v → causal attention
+q    → paged attention      ⇒
 """
 
 from __future__ import annotations
