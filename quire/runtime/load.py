@@ -31,6 +31,8 @@ from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.stored_weights import STORED_AS, read_weights
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
+from quire.weights.gguf.config import gguf_config
+from quire.weights.gguf.model import SUFFIX, open_gguf
 from quire.weights.hub import resolve_model
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
@@ -94,8 +96,8 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
     Raises ModelError for a model or a quantization that is not read, ConfigError for options that
     do not go with a quantized checkpoint.
     """
-    values = {**read_json(directory / "config.json"), **config.hf_overrides}
-    quantization = find_quantization(_with_quantization(values, directory))
+    values = {**_read_values(directory), **config.hf_overrides}
+    quantization = find_quantization(values)
     if quantization is not None and config.quantization != "auto":
         raise ConfigError(
             f"quantization is {config.quantization!r} and the checkpoint is quantized already "
@@ -110,8 +112,11 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
     return build_spec(plain, config.strict_config), quantization
 
 
-def _with_quantization(values: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """config.json, with what older writers put into a file of its own."""
+def _read_values(directory: Path) -> dict[str, Any]:
+    """config.json, with what older writers put into a file of its own; GGUF in the same words."""
+    if directory.suffix == SUFFIX:
+        return gguf_config(open_gguf(directory))
+    values = read_json(directory / "config.json")
     if any(values.get(key) for key in QUANTIZATION_KEYS):
         return values
     for name, method in QUANTIZATION_FILES.items():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +18,15 @@ from quire.ops.number_formats import from_float32, to_float32
 from quire.quant.formats.registry import Quantization
 from quire.quant.packing import SCALE_ERROR, pack_matrix
 from quire.weights.checkpoint import Checkpoint
+from quire.weights.gguf.checkpoint import GgufCheckpoint, GgufMatrix
 from quire.weights.loader import load_weights
 from quire.weights.pack_cache import Kept, kept_or_made, pack_cache_path
 from quire.weights.quantized import StoredMatrix, find_matrices
 from quire.weights.tensor import RawTensor
 
 __all__ = ["STORED_AS", "find_stored", "float_matrix", "read_weights", "serve_matrix"]
+
+Stored: TypeAlias = StoredMatrix | GgufMatrix
 
 logger = logging.getLogger(__name__)
 
@@ -65,15 +69,17 @@ def read_weights(
 
 def find_stored(
     checkpoint: Checkpoint, spec: ModelSpec, quantization: Quantization | None
-) -> dict[str, StoredMatrix]:
+) -> Mapping[str, Stored]:
     """The quantized matrices that a checkpoint has, by the name of their weight."""
     if quantization is None:
         return {}
+    if isinstance(checkpoint, GgufCheckpoint):
+        return checkpoint.matrices({name: w.shape for name, w in spec.weights().items()})
     linears: dict[str, Linear] = {linear.weight.name: linear for linear in spec.linears()}
     return find_matrices(checkpoint, linears, quantization.scheme_of)
 
 
-def serve_matrix(stored: StoredMatrix, dtype: str) -> Kept:
+def serve_matrix(stored: Stored, dtype: str) -> Kept:
     """One matrix, packed for the integer kernels; as floats where they have no layout for it."""
     matrix = stored.read()
     packed = pack_matrix(matrix)
@@ -101,14 +107,14 @@ def _is_near(narrow: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) 
     return bool((off <= SCALE_ERROR * np.abs(weights).max(axis=1, initial=0)).all())
 
 
-def _serve_all(stored: Mapping[str, StoredMatrix], dtype: str) -> dict[str, Kept]:
+def _serve_all(stored: Mapping[str, Stored], dtype: str) -> dict[str, Kept]:
     """One at a time, so that no more than one stands unpacked in memory."""
     return {name: serve_matrix(matrix, dtype) for name, matrix in stored.items()}
 
 
-def _report(stored: Mapping[str, StoredMatrix], matrices: Mapping[str, Kept]) -> None:
+def _report(stored: Mapping[str, Stored], matrices: Mapping[str, Kept]) -> None:
     """Say once what is served as what."""
-    served = Counter((stored[name].scheme.label, each.dtype) for name, each in matrices.items())
+    served = Counter((stored[name].label, each.dtype) for name, each in matrices.items())
     for (label, dtype), count in served.items():
         logger.info("%d matrices stored as %s are served as %s", count, label, dtype)
     floats = {label for (label, dtype) in served if dtype in STORED_AS.values()}

@@ -22,6 +22,7 @@ import numpy as np
 from quire.config import cache_directory
 from quire.errors import CheckpointError
 from quire.quant.packed import PackedMatrix
+from quire.weights.gguf.model import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor
@@ -59,10 +60,18 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
 
 def describe_files(directory: Path) -> list[tuple[str, int, int]]:
-    """The name, size and time in nanoseconds of every file of weights in a directory."""
-    files = sorted(
-        path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
-    )
+    """The name, size and time in nanoseconds of every file of weights in a directory.
+
+    Of a GGUF model, of its file or its parts.
+    """
+    if directory.suffix == SUFFIX:
+        files = parts_of(directory)
+    else:
+        files = sorted(
+            path
+            for path in directory.iterdir()
+            if path.suffix in WEIGHT_SUFFIXES and path.is_file()
+        )
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 

@@ -40,6 +40,11 @@ class StoredMatrix:
         """The checkpoint's tensors that belong to it."""
         return (*(f"{self.module}.{part}" for part in self.parts), *self.left)
 
+    @property
+    def label(self) -> str:
+        """How it is stored, for people."""
+        return self.scheme.label
+
     def read(self) -> QuantizedMatrix:
         """Unpack it; raises CheckpointError, naming the layer, for tensors that do not fit."""
         found = {part: self.checkpoint.tensor(f"{self.module}.{part}") for part in self.parts}
