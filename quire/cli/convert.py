@@ -31,6 +31,6 @@ def run(namespace: argparse.Namespace) -> int:
     for name in ("output", "format"):
         if not hasattr(namespace, name):
             raise UsageError(f"--{name} is missing (see quire convert --help)")
-    size = convert_checkpoint(engine_config(namespace), Path(namespace.output), namespace.format)
-    print(f"{namespace.output}: {size / 2**20:.1f} MiB as {namespace.format}")
+    convert_checkpoint(engine_config(namespace), Path(namespace.output), namespace.format)
+    print(f"{namespace.output} holds the model as {namespace.format}")
     return 0

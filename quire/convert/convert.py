@@ -1,13 +1,13 @@
-"""Writes a quantized checkpoint in another format, its numbers unchanged.
+"""Writes a checkpoint in another format, its numbers unchanged.
 
-    compressed-tensors, awq, gptq, …  →  QuantizedMatrix  →  compressed-tensors, awq, gptq, floats
+    compressed-tensors, awq, gptq  →  QuantizedMatrix  →  the same, gguf, or plain floats
 
-What a format cannot hold is refused, never rounded again.
+What a format cannot hold is refused, never rounded again.  Only plain floats lose: they are rounded
+to the model's own dtype.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,106 +19,96 @@ from tqdm import tqdm
 
 from quire.config import EngineConfig
 from quire.convert.format_tensors import check_format, quantization_config, tensors_of
+from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
 from quire.convert.output import CheckpointWriter
 from quire.convert.recipe import module_of
 from quire.convert.scheme import Scheme
 from quire.convert.source import block_weights
+from quire.convert.stored_model import StoredModel, open_stored_model
 from quire.errors import ConfigError
-from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 from quire.ops.number_formats import FORMATS, from_float32
 from quire.quant.formats.registry import KEYS
 from quire.quant.matrix import QuantizedMatrix
-from quire.runtime.load import find_model, read_config, tie_missing_head
-from quire.runtime.stored_weights import find_stored
-from quire.weights.checkpoint import open_checkpoint
-from quire.weights.loader import load_weights
-from quire.weights.quantized import StoredMatrix
 from quire.weights.tensor import RawTensor
 
 __all__ = ["Format", "convert_checkpoint", "scheme_of_matrix"]
 
-logger = logging.getLogger(__name__)
-
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
-Format = Literal["compressed-tensors", "awq", "gptq", "float"]
+Format = Literal["compressed-tensors", "awq", "gptq", "gguf", "float"]
 
 
 def convert_checkpoint(
     config: EngineConfig, output: Path, format: Format, show_progress: bool = True
-) -> int:
-    """Write a quantized model to `output`, a new directory; the bytes of its tensors.
+) -> None:
+    """Write a model to `output`, a new directory.
 
-    Raises ConfigError for a model of plain floats, an output that exists, and what the format
-    cannot hold, naming the matrix.
+    Raises ConfigError for a model of plain floats (which only GGUF takes as it is), an output that
+    exists, and what the format cannot hold, naming the matrix.
     """
     if output.exists():
         raise ConfigError(f"{output} exists; give another --output, or delete it first")
-    directory = find_model(config)
-    spec, quantization = read_config(config, directory)
-    checkpoint = open_checkpoint(directory)
-    spec = tie_missing_head(spec, checkpoint)
-    stored = find_stored(checkpoint, spec, quantization)
-    if not stored:
+    model = open_stored_model(config)
+    if not model.matrices and format != "gguf":
         raise ConfigError(f"{config.model} holds plain floats; use `quire quantize` on it")
-    wanted = {name: w.shape for name, w in spec.weights().items() if name not in stored}
-    used = [source for matrix in stored.values() for source in matrix.sources]
-    plain = load_weights(checkpoint, wanted, used=used)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    writing = _Writing(spec, stored, plain, format)
-    groups = list(_groups(spec))
-    writer = CheckpointWriter(partial, len(groups))
+    if format == "gguf":
+        write_gguf_file(model, partial / GGUF_NAME, Path(config.model).name)
+    else:
+        _write_safetensors(model, partial, format, show_progress)
+    os.replace(partial, output)
+
+
+def _write_safetensors(
+    model: StoredModel, directory: Path, format: Format, show_progress: bool
+) -> None:
+    writing = _Writing(model, format)
+    groups = list(_groups(model.spec))
+    writer = CheckpointWriter(directory, len(groups))
     records: list[dict[str, Any]] = []
     for number, names in enumerate(tqdm(groups, desc="Converting", disable=not show_progress)):
         tensors = [tensor for name in names for tensor in writing.tensors(name)]
         size = writer.write_shard(number, tensors)
         records.append({"bytes": size, "tensors": [tensor.name for tensor in tensors]})
-    values = {**read_json(directory / "config.json"), **config.hf_overrides}
-    writer.write_rest(writing.config(values), directory, records)
-    os.replace(partial, output)
-    return sum(int(record["bytes"]) for record in records)
+    writer.write_rest(writing.config(model.config), model.directory, records)
 
 
 class _Writing:
     """Reads each weight once and makes the tensors of the new format."""
 
-    def __init__(
-        self,
-        spec: ModelSpec,
-        stored: Mapping[str, StoredMatrix],
-        plain: Mapping[str, RawTensor],
-        format: Format,
-    ) -> None:
-        self._spec, self._stored, self._plain = spec, stored, plain
-        self._format = format
+    def __init__(self, model: StoredModel, format: Format) -> None:
+        self._model, self._format = model, format
         self._schemes: dict[str, Scheme] = {}
 
     def tensors(self, name: str) -> list[RawTensor]:
         """The tensors that hold one weight."""
-        if name not in self._stored:
-            return [self._plain[name]]
-        matrix = self._stored[name].read()
+        weight, spec = self._model[name], self._model.spec
+        if isinstance(weight, RawTensor):
+            return [weight]
         if self._format == "float":
-            kept = self._spec.dtype if self._spec.dtype in FORMATS else "bfloat16"
-            values = from_float32(matrix.float32(), kept)
-            return [RawTensor(name, DTYPES[kept], matrix.shape, values)]
-        scheme = scheme_of_matrix(name, matrix)
+            kept = spec.dtype if spec.dtype in FORMATS else "bfloat16"
+            values = from_float32(weight.float32(), kept)
+            return [RawTensor(name, DTYPES[kept], weight.shape, values)]
+        assert self._format != "gguf"
+        scheme = scheme_of_matrix(name, weight)
         self._schemes[name] = scheme
         check_format(self._format, self._schemes)
-        return tensors_of(self._format, name, matrix, scheme)
+        return tensors_of(self._format, name, weight, scheme)
 
     def config(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """config.json of the new checkpoint, when all weights were written."""
         config = {key: value for key, value in values.items() if key not in KEYS}
-        if self._format == "float":
+        if self._format in ("float", "gguf"):
             return config
-        names = [linear.weight.name for linear in self._spec.linears()]
+        spec = self._model.spec
+        names = [linear.weight.name for linear in spec.linears()]
         unquantized = [module_of(name) for name in names if name not in self._schemes]
-        if self._spec.tied:
-            unquantized = ["lm_head"]
+        if spec.tied:
+            unquantized[-1:] = ["lm_head"]
+        assert self._format != "float" and self._format != "gguf"
         section = quantization_config(self._format, self._schemes, unquantized)
         return {**config, "quantization_config": section}
 

@@ -38,6 +38,8 @@ def check_format(format: CheckpointFormat, schemes: Mapping[str, Scheme]) -> Non
     for scheme in distinct:
         if scheme.activations is not None and format != "compressed-tensors":
             raise ConfigError(f"{scheme.name} rounds activations, which {format!r} does not say")
+        if format == "gguf" and (scheme.numbers != "integer" or scheme.bits not in (4, 8)):
+            raise ConfigError(f"format 'gguf' holds integers of 4 and 8 bits, not {scheme.name}")
         if format == "awq" and (scheme.numbers != "integer" or scheme.bits != 4):
             raise ConfigError(f"format 'awq' holds w4a16 and w4a16_asym, not {scheme.name}")
         if format == "gptq" and (scheme.numbers != "integer" or scheme.bits not in (2, 3, 4, 8)):

@@ -64,10 +64,10 @@ class Grid:
         scales: Float32 = np.where(ranges.scales == 0, np.float32(1), ranges.scales)
         if self.scheme.numbers != "integer":
             return _nearest_in_table(x / scales, self.scheme.bits)
-        codes = np.rint(x / scales)
-        codes += ranges.zeros
-        np.clip(codes, 0, (1 << self.scheme.bits) - 1, out=codes)
-        return codes.astype(np.uint8)
+        numbers: Float32 = np.rint(x / scales)
+        numbers += ranges.zeros
+        np.clip(numbers, 0, (1 << self.scheme.bits) - 1, out=numbers)
+        return numbers.astype(np.uint8)
 
     def decode(self, codes: Codes, ranges: Ranges) -> Float32:
         """The numbers that codes stand for."""
@@ -141,4 +141,5 @@ def _sorted_codes(bits: int) -> tuple[Codes, Float32]:
 
 def _nearest_in_table(x: Float32, bits: int) -> Codes:
     codes, middles = _sorted_codes(bits)
-    return codes[np.searchsorted(middles, x)]
+    nearest: Codes = codes[np.searchsorted(middles, x)]
+    return nearest

@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from quire.config import EngineConfig
 from quire.convert.block_forward import LOGIT_ROWS, BlockForward, Stream
 from quire.convert.block_quantize import BlockQuantizer, QuantizedBlock
 from quire.convert.calibration_text import DEFAULT_TEXT, read_sequences, spread
 from quire.convert.divergence import Divergence
 from quire.convert.format_tensors import check_format, quantization_config, tensors_of
+from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
 from quire.convert.grid import Grid
 from quire.convert.hadamard import HadamardRotation
 from quire.convert.observe import Statistics
@@ -33,6 +35,7 @@ from quire.convert.recipe import Algorithms, Quantization, assign, module_of
 from quire.convert.report import peak_memory_bytes
 from quire.convert.rounding import group_size_of, round_matrix
 from quire.convert.source import Source, block_weights
+from quire.convert.stored_model import open_stored_model
 from quire.models.spec import Linear
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.pack_cache import describe_files
@@ -171,6 +174,8 @@ class _Run:
         if self.rotation is not None and self.source.spec.tied:
             config["tie_word_embeddings"] = False
         self.writer.write_rest(config, self.source.directory, records)
+        if self.asked.format == "gguf":
+            self._join_to_gguf()
         self.progress.finish()
         tokens = sum(map(len, self.texts.calibration)) if self.algorithms.observes else 0
         return Measured(
@@ -180,6 +185,15 @@ class _Run:
             bytes=sum(record["bytes"] for record in records),
             peak_memory=max(record["peak_memory"] for record in records),
         )
+
+    def _join_to_gguf(self) -> None:
+        """Write the finished shards as one file in their place."""
+        directory = self.progress.directory
+        model = open_stored_model(EngineConfig(str(directory)))
+        write_gguf_file(model, directory / GGUF_NAME, self.source.directory.name)
+        for path in directory.iterdir():
+            if path.is_file() and path.name != GGUF_NAME:
+                path.unlink()
 
     def _is_tied_head(self, linear: Linear) -> bool:
         tied = self.source.spec.tied and self.rotation is None
