@@ -1,4 +1,4 @@
-"""Writes a model as one GGUF file: integers of 4 and 8 bits keep their codes, floats stay floats."""
+"""Writes a model as one GGUF file: integers of 4 and 8 bits keep their codes."""
 
 from __future__ import annotations
 

@@ -19,12 +19,14 @@ from quire.ops.op import Cost, Environment, Float32
 __all__ = ["Observe", "Statistics", "observe_inputs"]
 
 SAMPLE_ROWS = 512
+ROWS_AT_A_TIME = 4096
+"""Rows gathered for one product: many small ones would mostly move the moment to and fro."""
 
 
 class Statistics:
     """What was seen of one input, a row for each token.
 
-    moment: the sum of x^T x, [width, width], if it is wanted.  largest: max |x| by column.
+    moment: the sum of x^T x, [width, width]; None unless it is wanted.  largest: max |x| by column.
     total: the sum of |x| by column.  sample: some of the rows.
     """
 
@@ -32,9 +34,16 @@ class Statistics:
         self.rows = 0
         self.largest = np.zeros(width, np.float32)
         self.total = np.zeros(width, np.float64)
-        self.moment = np.zeros((width, width), np.float32) if with_moment else None
+        self._moment = np.zeros((width, width), np.float32) if with_moment else None
+        self._waiting: list[Float32] = []
         self._stride = max(1, expected_rows // SAMPLE_ROWS)
         self._sample: list[Float32] = []
+
+    @property
+    def moment(self) -> Float32 | None:
+        """The sum of x^T x."""
+        self._multiply()
+        return self._moment
 
     @property
     def mean_magnitude(self) -> Float32:
@@ -50,8 +59,10 @@ class Statistics:
         """What would have been seen if every column were divided by its factor."""
         other = copy(self)
         other.largest, other.total = self.largest / factors, self.total / factors
-        if self.moment is not None:
-            other.moment = self.moment / factors / factors[:, None]
+        moment = self.moment
+        if moment is not None:
+            other._moment = moment / factors
+            other._moment /= factors[:, None]
         other._sample = [rows / factors for rows in self._sample]
         return other
 
@@ -63,8 +74,17 @@ class Statistics:
         magnitudes = np.abs(x)
         np.maximum(self.largest, magnitudes.max(axis=0), out=self.largest)
         self.total += magnitudes.sum(axis=0, dtype=np.float64)
-        if self.moment is not None:
-            self.moment += x.T @ x
+        if self._moment is not None:
+            self._waiting.append(x)
+            if sum(map(len, self._waiting)) >= ROWS_AT_A_TIME:
+                self._multiply()
+
+    def _multiply(self) -> None:
+        """Add the products of the rows that wait."""
+        if self._waiting and self._moment is not None:
+            rows = np.concatenate(self._waiting)
+            self._moment += rows.T @ rows
+            self._waiting.clear()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -54,7 +54,7 @@ class Quantization:
     calibration: tuple[str, ...] = field(
         default=(), metadata={"help": ".txt or .jsonl files; default: texts that ship with Quire"}
     )
-    calibration_tokens: int = field(default=16384, metadata={"help": "most tokens to calibrate on"})
+    calibration_tokens: int = field(default=8192, metadata={"help": "most tokens to calibrate on"})
     evaluation: tuple[str, ...] = field(
         default=(), metadata={"help": "files for the report; default: calibration text held back"}
     )
