@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
-from quire.convert.quantize import quantize_model, read_texts
+from quire.convert.quantize import quantize_model
 from quire.convert.recipe import Algorithms, Quantization, assign
 from quire.convert.report import Report, peak_memory_bytes, write_report
 from quire.convert.source import Source, open_source
 from quire.convert.speed import measured_speed
 from quire.convert.suggestion import suggest
 from quire.convert.target import reach_target, read_target
+from quire.convert.texts import read_texts
 
 __all__ = ["quantize_to_directory"]
 

@@ -14,6 +14,7 @@ from quire.quant.matrix import QuantizedMatrix
 from quire.runtime.load import find_model, read_config, tie_missing_head
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import open_checkpoint
+from quire.weights.gguf.checkpoint import GgufMatrix
 from quire.weights.loader import load_weights
 from quire.weights.quantized import StoredMatrix
 from quire.weights.tensor import RawTensor
@@ -31,7 +32,7 @@ class StoredModel(Mapping[str, "RawTensor | QuantizedMatrix"]):
     directory: Path
     config: dict[str, Any]
     spec: ModelSpec
-    matrices: Mapping[str, StoredMatrix]
+    matrices: Mapping[str, StoredMatrix | GgufMatrix]
     floats: Mapping[str, RawTensor]
 
     def __getitem__(self, name: str) -> RawTensor | QuantizedMatrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,11 +18,13 @@ import pytest
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.progress import Progress
-from quire.convert.quantize import Measured, quantize_model, read_texts
+from quire.convert.quantize import quantize_model
 from quire.convert.recipe import Algorithms, Quantization
 from quire.convert.run import quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.source import Source, open_source
+from quire.convert.steps import Measured
+from quire.convert.texts import read_texts
 from quire.errors import ConfigError
 from tests.convert.tiny import write_tiny
 
@@ -155,7 +158,8 @@ def test_output_loads_and_says_what_the_report_says(
     (found,) = evaluate_texts(served, original, [text], 64)
     figures = report["figures"]
     assert found["perplexity_original"] == pytest.approx(figures["perplexity_original"], rel=1e-3)
-    assert found["perplexity"] == pytest.approx(figures["perplexity"], rel=0.03)
+    nats, expected = (math.log(each["perplexity"]) for each in (found, figures))
+    assert nats == pytest.approx(expected, rel=0.005)  # inputs are rounded otherwise
     assert figures["kl_mean"] > 0
 
 
@@ -250,4 +254,4 @@ def test_an_empty_text_is_refused(source: Source, asked: Quantization, tmp_path:
 
 def test_the_usual_algorithm_depends_on_the_scheme() -> None:
     found = {s: str(Algorithms.of(Quantization(s))) for s in ("w4a16", "w8a8", "fp8", "w8a16")}
-    assert found == {"w4a16": "awq+gptq", "w8a8": "smoothquant", "fp8": "rtn", "w8a16": "rtn"}
+    assert found == {"w4a16": "gptq", "w8a8": "smoothquant", "fp8": "rtn", "w8a16": "rtn"}
