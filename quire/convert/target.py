@@ -20,7 +20,7 @@ from quire.convert.safetensors_file import replace_file
 from quire.convert.scheme import find_scheme
 from quire.errors import ConfigError
 
-__all__ = ["Run", "Target", "reach_target", "read_target"]
+__all__ = ["Run", "Target", "most_raised", "reach_target", "read_target"]
 
 Run = Callable[[Quantization, Path], Mapping[str, Any]]
 """Quantizes as asked into a directory; the report as JSON."""
@@ -56,7 +56,7 @@ def reach_target(asked: Quantization, output: Path, run: Run) -> Mapping[str, An
     first = trials.report(0)
     order = _order(first)
     if target.kind == "size":
-        count = _most_raised(first, order, target.value)
+        count = most_raised(first, order, target.value)
     else:
         count = _fewest_raised(trials, order, target.value)
     report = run(trials.recipe(count, order), output)
@@ -113,7 +113,7 @@ def _order(report: Mapping[str, Any]) -> list[str]:
     return sorted(low, key=lambda name: (-low[name]["error"] / low[name]["bytes"], name))
 
 
-def _most_raised(report: Mapping[str, Any], order: list[str], share: float) -> int:
+def most_raised(report: Mapping[str, Any], order: list[str], share: float) -> int:
     """How many matrices can be raised before the checkpoint is too large."""
     room = share * report["original_bytes"] - report["bytes"]
     if room < 0:

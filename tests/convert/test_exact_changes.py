@@ -22,6 +22,7 @@ CASES = {
     "biases": {"attention_bias": True, "mlp_bias": True},
     "mha": {"num_key_value_heads": 4},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "window": {"architectures": ["MistralForCausalLM"], "sliding_window": 8},
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 

@@ -75,6 +75,9 @@ def test_quantizing_into_a_format_is_converting_to_it(
         assert all((one[name] == two[name]).all() for name in one)
     config = json.loads((direct / "config.json").read_text())
     assert config["quantization_config"]["quant_method"] == format
+    convert_checkpoint(EngineConfig(str(direct)), tmp_path / "ct", "compressed-tensors", False)
+    section = json.loads((tmp_path / "ct" / "config.json").read_text())["quantization_config"]
+    assert section["ignore"] == ["lm_head"]  # tied: a layer of its own to others
 
 
 def test_gguf_is_the_same_model(source: Source, asked: Quantization, tmp_path: Path) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from quire.convert.foldings import Folding
 from quire.convert.gptq import gptq, spread_of
 from quire.convert.grid import Grid, Ranges, code_values
 from quire.convert.importance import Importance
+from quire.convert.observe import Statistics
 from quire.convert.rounding import round_matrix
+from quire.convert.scaling import Situation
 from quire.convert.scheme import SCHEMES, Scheme, find_scheme
+from quire.convert.smoothquant import smoothquant_candidates, smoothquant_loss
 from quire.errors import ConfigError
+from quire.models.spec import Linear, Norm, Weight
 from quire.quant.matrix import QuantizedMatrix
 
 BELOW_8 = [scheme for scheme in SCHEMES.values() if scheme.bits < 8]
@@ -114,6 +121,23 @@ def test_zero_groups_stay_zero() -> None:
 def test_groups_that_do_not_divide_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"no groups of 128.*64 or 32"):
         round_matrix("a.weight", np.zeros((2, 192), np.float32), Grid(find_scheme("w4a16")))
+
+
+def test_smoothquant_weighs_what_inputs_lose() -> None:
+    """One loud input channel: rounding each token loses most, unless the scheme leaves inputs."""
+    x = np.random.default_rng(2).standard_normal((64, 32)).astype(np.float32)
+    x[:, 5] *= 100
+    seen = Statistics(32, 64, with_moment=False)
+    seen.add(x)
+    w = weights(16, 32)
+    norm = Norm(Weight("norm", (32,)), 1e-5)
+    folding = Folding(norm, (Linear(Weight("w", (16, 32))),))
+    situation = Situation(folding, seen, (w,), (Grid(find_scheme("w8a8")),))
+    floats = replace(situation, grids=(Grid(find_scheme("w8a16")),))
+    plain = smoothquant_loss(situation, np.ones(32, np.float32))
+    assert smoothquant_loss(floats, np.ones(32, np.float32)) < 0.5 * plain
+    best = min(smoothquant_loss(situation, c.scales) for c in smoothquant_candidates(situation))
+    assert best < 0.2 * plain
 
 
 def test_ranges_choose_element_by_element() -> None:

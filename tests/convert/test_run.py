@@ -24,6 +24,7 @@ from quire.convert.run import quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.source import Source, open_source
 from quire.convert.steps import Measured
+from quire.convert.target import most_raised
 from quire.convert.texts import read_texts
 from quire.errors import ConfigError
 from tests.convert.tiny import write_tiny
@@ -188,6 +189,15 @@ def test_a_size_is_reached_from_below(tiny: Path, asked: Quantization, tmp_path:
     assert report["options"]["override"]
     assert plain["bytes"] < report["bytes"] <= share * report["original_bytes"]
     assert not list(tmp_path.glob("*trial*"))
+
+
+def test_as_many_are_raised_as_fit() -> None:
+    """Each of three 4-bit matrices of 100 bytes takes 100 x (8 / 4.125 - 1) = 94 more."""
+    record = {"scheme": "w4a16", "bytes": 100, "error": 0.1}
+    blocks = [{"matrices": dict.fromkeys("abc", record)}]
+    for room, count in ((93, 0), (94, 1), (187, 1), (188, 2), (283, 3), (9999, 3)):
+        report = {"original_bytes": 1000, "bytes": 300, "blocks": blocks}
+        assert most_raised(report, ["a", "b", "c"], (300 + room) / 1000) == count
 
 
 def test_a_divergence_is_reached(tiny: Path, asked: Quantization, tmp_path: Path) -> None:
