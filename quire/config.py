@@ -18,7 +18,9 @@ KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
-InstructionSet = Literal["auto", "portable", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod"]
+InstructionSet = Literal[
+    "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod"
+]
 Source = Literal["huggingface", "modelscope"]
 Speculation = Literal["off", "ngram", "suffix"]
 

@@ -67,8 +67,17 @@ struct IntegerKernels {
     int64_t (*spin)(int64_t iterations, float *sink);
 };
 
+// The kernels that multiply bfloat16 by bfloat16; all null where an instruction set has none.
+struct Bfloat16Kernels {
+    void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
+                        int64_t first_unit, int64_t last_unit);
+    void (*round_row)(const float *x, int64_t cols, float *to);
+    int64_t (*spin)(int64_t iterations, float *sink);
+};
+
 struct Kernels {
     IntegerKernels integers;
+    Bfloat16Kernels bfloat16s;
     Kernel ops[kNumOpKinds];
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
@@ -102,6 +111,9 @@ extern const Kernels kAvx512Kernels;
 #endif
 #if defined(QUIRE_WITH_AVX512VNNI)
 extern const IntegerKernels kAvx512VnniIntegers;
+#endif
+#if defined(QUIRE_WITH_AVX512BF16)
+extern const Bfloat16Kernels kAvx512Bfloat16s;
 #endif
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;

@@ -13,6 +13,7 @@
 #include "kv_block.h"
 #include "packed.h"
 //
+#include "each_vector.inl"
 #include "exp.inl"
 #include "unpack.inl"
 //
@@ -47,7 +48,7 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
         default:
-            return op.quantized ? sizeof(float) * op.in[0].cols : 0;
+            return op.row_dtype != QUIRE_F32 ? sizeof(float) * op.in[0].cols : 0;
     }
 }
 

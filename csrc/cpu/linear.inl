@@ -21,13 +21,15 @@ void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t l
         if (from < to) {
             switch (op.parts[i].dtype) {
                 case QUIRE_F32:
-                    float_part<V, float>(op, run, i, column, from, to);
+                    float_part<FloatProducts<V, float>>(op, run, i, column, from, to);
                     break;
                 case QUIRE_F16:
-                    float_part<V, Half>(op, run, i, column, from, to);
+                    float_part<FloatProducts<V, Half>>(op, run, i, column, from, to);
                     break;
                 case QUIRE_BF16:
-                    float_part<V, BFloat16>(op, run, i, column, from, to);
+                    op.row_dtype == QUIRE_BF16
+                        ? run.kernels->bfloat16s.linear_part(op, run, i, column, from, to)
+                        : float_part<FloatProducts<V, BFloat16>>(op, run, i, column, from, to);
                     break;
                 default:
                     run.kernels->integers.linear_part(op, run, i, column, from, to);

@@ -40,6 +40,18 @@ int64_t quire_measure_int8(quire_pool *pool, int32_t isa, int64_t iterations) {
     return operations;
 }
 
+int64_t quire_measure_bfloat16(quire_pool *pool, int32_t isa, int64_t iterations) {
+    const quire::Kernels *kernels = quire::find_kernels(isa);
+    if (!kernels || !kernels->bfloat16s.spin) return 0;
+    std::lock_guard<std::mutex> turn(pool->threads.lock());
+    std::atomic<int64_t> operations{0};
+    pool->threads.parallel_for(iterations, 10000, [&](int, int64_t first, int64_t last) {
+        float sink = 0.0f;
+        operations += kernels->bfloat16s.spin(last - first, &sink);
+    });
+    return operations;
+}
+
 // Each job ends only after every thread has come: what an op with work for all of them pays.
 int64_t quire_measure_barriers(quire_pool *pool, int64_t count) {
     std::lock_guard<std::mutex> turn(pool->threads.lock());

@@ -52,22 +52,29 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
-    from quire.runtime.load import kv_layout, read_spec
-    from quire.runtime.quantize import integer_bits
+    from quire.runtime.load import kv_layout, read_config
+    from quire.runtime.quantize import integer_bits, row_formats
+    from quire.runtime.stored_formats import stored_formats
 
-    spec = read_spec(config, _directory(config))
+    directory = _directory(config)
+    spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    found = stored_formats(spec, quantization, directory)
+    bits |= found.integer_bits
+    backend = _backend(config)
     explanation = explain(
         spec,
         kv_layout(config, spec),
         weight_format,
-        _Chooser(config).choose,
+        _Chooser(backend).choose,
         context,
         tokens,
         bits,
+        row_formats(backend, spec, weight_format, bits),
+        found.stored_as,
     )
     print(render(explanation))
     return 0
@@ -76,8 +83,8 @@ def run(namespace: argparse.Namespace) -> int:
 class _Chooser:
     """Asks the backend of a config what it would run."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._backend = _backend(config)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def choose(self, node: Node) -> BodyChoice:
         from quire.graph.explain import BodyChoice

@@ -25,7 +25,7 @@ from quire.quant.formats.registry import Quantization, find_quantization
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
+from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.stored_weights import STORED_AS, read_weights
@@ -142,15 +142,16 @@ def load_model(config: EngineConfig) -> LoadedModel:
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
     weights = _in_dtype(weights, config.dtype)
-    integers = integer_weights(weights)
     backend = _backend(config)
+    row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
-        return compile_program(spec, limits, lambda node: backend.declines(node) is None, integers)
+        has_body = lambda node: backend.declines(node) is None  # noqa: E731
+        return compile_program(spec, limits, has_body, row_formats)
 
     memory = plan_memory(
         config,

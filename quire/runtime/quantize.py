@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
-from quire.backends.executable import LoadedWeights
+from quire.backends.executable import Backend, LoadedWeights
 from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
+from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
 from quire.weights.pack_cache import kept_or_made, pack_cache_path
 
-__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "integer_weights", "quantize_weights"]
+__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "quantize_weights", "row_formats"]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
 INTEGER_DTYPES = tuple(BITS)
-
-
-def integer_weights(weights: LoadedWeights) -> frozenset[str]:
-    """The names of the weights that integer kernels multiply."""
-    return frozenset(name for name, weight in weights.items() if weight.dtype in INTEGER_DTYPES)
 
 
 def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
@@ -29,6 +26,18 @@ def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
     dtype, group_size = SCHEMES[scheme]
     bits = BITS[dtype] + 16 / group_size
     return {linear.weight.name: bits for linear in spec.linears()}
+
+
+def row_formats(
+    backend: Backend, spec: ModelSpec, weight_format: str, integers: Collection[str]
+) -> dict[str, RowFormat]:
+    """Each linear layer's matrix → what its inputs are rounded to.
+
+    weight_format: of the matrices that are not in integers.
+    """
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    names = [linear.weight.name for linear in spec.linears()]
+    return {name: backend.row_format("INT8" if name in integers else stored) for name in names}
 
 
 def quantize_weights(

@@ -12,7 +12,7 @@ from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["WEIGHT_FILES", "Checkpoint", "open_checkpoint"]
 
 MAX_INDEX_BYTES = 100_000_000
 

@@ -17,6 +17,7 @@ from quire.quant.packed import PackedMatrix, pack
 from quire.weights import pack_cache
 from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
 from quire.weights.safetensors import SafetensorsFile
+from quire.weights.tensor import RawTensor
 
 WANTED = {"a": (20, 70), "b": (3, 33)}
 
@@ -93,6 +94,20 @@ def test_writers_at_once_leave_one_whole_file(path: Path) -> None:
     found = read_packed(path, WANTED)
     assert found is not None
     assert_same(found, int((found["a"].data != matrices(0)[0].data).any()))
+
+
+def test_floats_are_kept_beside_them(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They stand last, so that the packed ones stay at whole addresses."""
+    values = np.arange(15, dtype=np.float16).reshape(5, 3)
+    odd = RawTensor("odd", "F16", (5, 3), values)
+    assert write_packed(path, [odd, *matrices()])
+    wanted = {"odd": (5, 3), **WANTED}
+    found = read_packed(path, wanted)
+    assert found is not None and found["odd"].dtype == "F16"
+    np.testing.assert_array_equal(found["odd"].data, values)
+    assert not any(found[name].data.ctypes.data % 16 for name in WANTED)
+    assert read_packed(path, {**wanted, "odd": (3, 5)}) is None
+    assert "packing the weights again" in caplog.text
 
 
 # --- damage

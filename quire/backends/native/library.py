@@ -35,7 +35,7 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
@@ -58,7 +58,9 @@ SILU, GELU_TANH = range(2)
     OP_QUANTIZE,
 ) = range(13)
 
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
+ISA_NAMES = (
+    "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
+)  # fmt: skip
 STATUS_TEXTS = (
     "done",
     "an op that this library does not know",
@@ -110,7 +112,7 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
-        ("quantized", c_int32),
+        ("row_dtype", c_int32),
         ("reserved", c_int32),
     ]
 
@@ -226,6 +228,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "quire_abi_sizes": (c_int32, [c_int32 * 7]),
         "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
+        "quire_row_dtype": (c_int32, [c_int32, c_int32]),
         "quire_pool_create": (c_void_p, [c_int32]),
         "quire_pool_destroy": (None, [c_void_p]),
         "quire_run": (c_int32, [POINTER(Program), POINTER(Step)]),
@@ -237,6 +240,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "quire_measure_read": (c_int64, [c_void_p, c_int32, c_void_p, c_int64]),
         "quire_measure_fma": (c_int64, [c_void_p, c_int32, c_int64]),
         "quire_measure_int8": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_measure_bfloat16": (c_int64, [c_void_p, c_int32, c_int64]),
         "quire_pack": (c_int32, [c_void_p, POINTER(Matrix), POINTER(Matrix)]),
         "quire_matrix_bytes": (c_int64, [POINTER(Matrix)]),
         "quire_measure_barriers": (c_int64, [c_void_p, c_int64]),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
-from quire.backends.native.records import BODIES, RecordWriter
+from quire.backends.native.records import BODIES, DTYPE_CODES, ROW_DTYPES, RecordWriter
 from quire.backends.native.sample_rows import SampleBatch
 from quire.graph.ir import Node
 from quire.graph.program import Program
@@ -19,6 +19,7 @@ from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
+from quire.ops.quantize import RowFormat
 from quire.sampling.state import SampledRow, SampleRow
 
 __all__ = ["NativeBackend", "NativeExecutable"]
@@ -43,6 +44,11 @@ class NativeBackend:
         """The instruction set, and the size and time of the library's file."""
         file = c.library_path().stat()
         return f"native {c.ISA_NAMES[self._isa]}, {file.st_size} bytes of {file.st_mtime_ns}"
+
+    def row_format(self, weight_dtype: str) -> RowFormat:
+        """See Backend."""
+        code = c.load().quire_row_dtype(self._isa, DTYPE_CODES[weight_dtype])
+        return next(format for format, dtype in ROW_DTYPES.items() if dtype == code)
 
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""

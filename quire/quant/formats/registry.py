@@ -9,19 +9,33 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import ModelError
-from quire.quant.formats import awq, compressed_tensors, fp8, gguf, gptq, mxfp4, nvfp4
+from quire.quant.formats import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gguf,
+    gptq,
+    hqq,
+    mxfp4,
+    nvfp4,
+    torchao,
+)
 from quire.quant.formats.scheme import ModuleSchemes
 
 __all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
 
 METHODS: Mapping[str, Callable[[Mapping[str, Any]], ModuleSchemes]] = {
     "awq": awq.schemes,
+    "bitsandbytes": bitsandbytes.schemes,
     "compressed-tensors": compressed_tensors.schemes,
     "fp8": fp8.schemes,
     "gguf": gguf.schemes,
     "gptq": gptq.schemes,
+    "hqq": hqq.schemes,
     "modelopt": nvfp4.schemes,
     "mxfp4": mxfp4.schemes,
+    "torchao": torchao.schemes,
 }
 """quant_method → its reader."""
 

@@ -103,6 +103,23 @@ class Scheme:
     unused: tuple[str, ...] = ()
     reordered: bool = False
 
+    def blank(self, rows: int, cols: int) -> QuantizedMatrix:
+        """A matrix as this scheme stores it, with nothing in it: shows what kernels make of it."""
+        size = whole_rows(self.group_size, cols)
+        groups = (rows, -(-cols // size))
+        codes, scales = np.zeros((rows, cols), np.uint8), np.ones(groups, np.float32)
+        return QuantizedMatrix(
+            self.label,
+            self.bits,
+            size,
+            codes,
+            scales,
+            zeros=np.zeros(groups, np.uint8) if self.meaning == "zeros" else None,
+            minimums=scales if self.meaning == "minimums" else None,
+            table=np.arange(1 << self.bits, dtype=np.float32) if self.meaning == "table" else None,
+            order=np.arange(cols, dtype=np.int32)[::-1].copy() if self.reordered else None,
+        )
+
     @property
     def marks(self) -> tuple[str, ...]:
         """Ends of names that only a quantized layer has."""

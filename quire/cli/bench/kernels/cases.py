@@ -15,13 +15,16 @@ from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
 from quire.models.spec import Attention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
-from quire.ops.quantize import quantized_floats
+from quire.ops.quantize import RowFormat, row_floats
 
 __all__ = ["FORMATS", "GROUP_SIZES", "Case", "attention", "linear", "row_op"]
 
 FORMATS = {
     "float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.INT8, "int4": c.INT4,
 }  # fmt: skip
+ROW_FORMATS: dict[int, RowFormat] = {c.F32: "float32", c.BF16: "bfloat16", c.INT8: "int8"}
+PEAKS: dict[int, Peak] = {c.F32: "fma", c.BF16: "bfloat16", c.INT8: "int8"}
+"""Of the activations' dtype: whose multiply-adds a product does."""
 GROUP_SIZES = {"int8": 128, "int4": 32}
 """Columns that share a scale; of the formats in integers."""
 
@@ -57,20 +60,20 @@ class Case:
 
 def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case:
     """x [rows, K] times every matrix of the shape, from as many copies as fill the memory."""
-    quantized = format in GROUP_SIZES
     k, out = shape.inputs, sum(shape.outputs)
-    width = quantized_floats(k) if quantized else k
+    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format])
+    width = row_floats(k, ROW_FORMATS[row_dtype])
     parts = [c.Matrix(None, n, k, FORMATS[format], GROUP_SIZES.get(format, 0))
              for n in shape.outputs]  # fmt: skip
     sizes = [int(c.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
     room = sum(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)
     memory = machine.memory(room)
     arena = _activations(rows * (width + out))
-    if quantized:
-        _quantize_rows(machine, arena, rows, k)
+    if row_dtype != c.F32:
+        _quantize_rows(machine, arena, rows, k, row_dtype)
     calls = []
     for copy in range(max(1, min(MOST_COPIES, memory.size // room))):
-        op = c.Op(kind=c.OP_LINEAR, num_parts=len(parts))
+        op = c.Op(kind=c.OP_LINEAR, num_parts=len(parts), row_dtype=row_dtype)
         op.inputs[0], op.outputs[0] = c.Tensor(0, width, k), c.Tensor(rows * width, out, out)
         address = memory.ctypes.data + copy * room
         for i, (part, size) in enumerate(zip(parts, sizes, strict=True)):
@@ -78,7 +81,7 @@ def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case
             op.parts[i].data = address
             address += -(-size // CACHE_LINE) * CACHE_LINE
         calls.append(_bind(machine, op, arena, c.Step(num_tokens=rows), memory))
-    peak: Peak = "int8" if quantized else "fma"
+    peak = PEAKS[row_dtype]
     operations = 2 * rows * k * out
     return Case("linear", format, rows, str(shape), calls, sum(sizes), operations, peak)
 
@@ -133,7 +136,7 @@ def row_op(machine: Machine, name: str, kind: int, rows: int, width: int, stream
     """
     arena = _activations((streams + 1) * rows * width)
     weight = np.ones(width, np.float32)
-    op = c.Op(kind=kind, eps=1e-6, heads=1)
+    op = c.Op(kind=kind, eps=1e-6, heads=1, row_dtype=c.INT8 if kind == c.OP_QUANTIZE else c.F32)
     op.vectors[0] = weight.ctypes.data
     for i in range(2):
         op.inputs[i] = c.Tensor(i * rows * width, width, width)
@@ -142,11 +145,11 @@ def row_op(machine: Machine, name: str, kind: int, rows: int, width: int, stream
     return Case(name, "float32", rows, str(width), [call], 4 * rows * width * streams)
 
 
-def _quantize_rows(machine: Machine, arena: Any, rows: int, width: int) -> None:
+def _quantize_rows(machine: Machine, arena: Any, rows: int, width: int, row_dtype: int) -> None:
     """Fill the first rows of the arena with a quantized input, from numbers of their own."""
-    floats = quantized_floats(width)
+    floats = row_floats(width, ROW_FORMATS[row_dtype])
     own = _activations(rows * (floats + width))
-    op = c.Op(kind=c.OP_QUANTIZE)
+    op = c.Op(kind=c.OP_QUANTIZE, row_dtype=row_dtype)
     op.inputs[0] = c.Tensor(rows * floats, width, width)
     op.outputs[0] = c.Tensor(0, floats, width)
     _bind(machine, op, own, c.Step(num_tokens=rows))()
