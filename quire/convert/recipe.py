@@ -171,7 +171,7 @@ def _usual(asked: Quantization) -> str:
         return "rtn"
     if scheme.bits == 8:
         return "smoothquant" if scheme.activations else "rtn"
-    return "gptq"
+    return "awq+gptq"
 
 
 def _rule(text: str) -> tuple[str, Scheme | None]:

@@ -264,4 +264,4 @@ def test_an_empty_text_is_refused(source: Source, asked: Quantization, tmp_path:
 
 def test_the_usual_algorithm_depends_on_the_scheme() -> None:
     found = {s: str(Algorithms.of(Quantization(s))) for s in ("w4a16", "w8a8", "fp8", "w8a16")}
-    assert found == {"w4a16": "gptq", "w8a8": "smoothquant", "fp8": "rtn", "w8a16": "rtn"}
+    assert found == {"w4a16": "awq+gptq", "w8a8": "smoothquant", "fp8": "rtn", "w8a16": "rtn"}
