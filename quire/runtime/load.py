@@ -38,7 +38,15 @@ from quire.weights.hub import resolve_model
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
 
-__all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_config", "read_spec"]
+__all__ = [
+    "LoadedModel",
+    "find_model",
+    "kv_layout",
+    "load_model",
+    "read_config",
+    "read_spec",
+    "tie_missing_head",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +136,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     directory, machine = find_model(config), inspect_machine()
     spec, quantization = read_config(config, directory)
     checkpoint = _open(config, spec, directory)
-    spec = _tie_missing_head(spec, checkpoint)
+    spec = tie_missing_head(spec, checkpoint)
     weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
     if config.quantization != "auto":
@@ -202,7 +210,7 @@ def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
     return open_checkpoint(directory)
 
 
-def _tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
     head = spec.head.weight.name.removesuffix("weight")
     if spec.tied or spec.head.bias is not None:

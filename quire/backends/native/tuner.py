@@ -21,7 +21,7 @@ from quire.backends.native.tuning import Tuning, Tunings, tuning_records
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import row_floats
 
-__all__ = ["PARAMETERS", "Gain", "tune"]
+__all__ = ["PARAMETERS", "Gain", "Parameter", "tune"]
 
 KIB = 1024
 CLEARLY = 0.95

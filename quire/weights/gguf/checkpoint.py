@@ -17,7 +17,7 @@ from quire.weights.gguf.config import ROPE_FACTORS, architecture_of
 from quire.weights.gguf.model import GgufModel
 from quire.weights.tensor import RawTensor
 
-__all__ = ["GgufCheckpoint"]
+__all__ = ["GgufCheckpoint", "GgufMatrix"]
 
 OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 
