@@ -59,9 +59,10 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The token table [V, E]."""
+    """The token table [V, E], or its rows from token `first` on."""
 
     weight: Weight
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
