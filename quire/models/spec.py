@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Literal, TypeVar
 
+from quire.models.attention_rules import QueryRule
 from quire.models.places import Place
 from quire.models.rope import Rope
 
@@ -85,6 +86,11 @@ class Attention:
     """Grouped-query attention; q and k norms, if any, act on each head before the rotation.
 
     window: each token sees the last `window` positions including its own; None: all of them.
+    chunk: it sees those from the last multiple of `chunk` on; not together with a window.
+    rope: None where positions turn nothing.  softcap c: a score s becomes c tanh(s / c).
+    slopes: what scores lose per position between query and key, for each head.  sinks [H]: a score
+    of each head that stands beside the others and has no value.  query_rule: what queries are
+    multiplied by.
     """
 
     query: Linear
@@ -95,10 +101,20 @@ class Attention:
     kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    slopes: tuple[float, ...] = ()
+    sinks: Weight | None = None
+    query_rule: QueryRule | None = None
+
+    @property
+    def reach(self) -> int | None:
+        """The most positions that a token sees; None: all there are."""
+        return self.window or self.chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +169,14 @@ class ModelSpec:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct rotations of its layers, in order of first use."""
-        return tuple(dict.fromkeys(block.attention.rope for block in self.blocks))
+        ropes = (block.attention.rope for block in self.blocks)
+        return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
 
     @property
     def window(self) -> int | None:
         """The widest window of its layers; None where a layer sees all positions."""
-        windows = [block.attention.window for block in self.blocks]
-        return max((each for each in windows if each), default=None) if all(windows) else None
+        reaches = [block.attention.reach for block in self.blocks]
+        return max((each for each in reaches if each), default=None) if all(reaches) else None
 
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""
