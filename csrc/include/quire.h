@@ -69,9 +69,10 @@ enum quire_op_kind {
     QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
+                                  D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
+                                  the last; the product in float32, sine and cosine accurate to
+                                  float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */

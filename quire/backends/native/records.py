@@ -78,7 +78,7 @@ class RecordWriter:
         return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies."""
+        """The address of a table of inverse frequencies and factors."""
         return int(self._frequencies[table].ctypes.data)
 
     def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
@@ -125,7 +125,7 @@ def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
 def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
-    record.scale, record.rope_dims = op.scale, op.dims
+    record.rope_dims = op.dims
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
