@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 5
+#define QUIRE_ABI_VERSION 6
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -69,9 +69,10 @@ enum quire_op_kind {
     QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
+                                  D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
+                                  the last; the product in float32, sine and cosine accurate to
+                                  float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */
@@ -80,12 +81,21 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all.  Query head h reads kv head h / (heads / kv_heads). */
+                                 all; or, with a chunk, over p - p % chunk .. p.  Query head h reads
+                                 kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
+                                 head a score beside the others that has no value.  vectors[1],
+                                 unless NULL: for each head what a score loses per position between
+                                 query and key.  softcap c > 0: before that a score s becomes
+                                 c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12     /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
 };
+
+/* What the scale of a query at position p is multiplied by: with LOG max(1, log(p + 1) / log(length)),
+ * with STEPS 1 + factor * log(1 + floor((p + offset) / length)), the fields query_*. */
+enum quire_query_rule { QUIRE_QUERY_PLAIN = 0, QUIRE_QUERY_LOG = 1, QUIRE_QUERY_STEPS = 2 };
 
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
 
@@ -117,6 +127,8 @@ typedef struct {
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, rms_norm, add_rms_norm, gated */
+    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
+    float query_factor, softcap;
     int32_t reserved;
 } quire_op;
 

@@ -48,7 +48,7 @@ class _Lowering:
     def _angles_of(self, rope: Rope) -> Value:
         if rope not in self.angles:
             table = len(self.angles)
-            op = RopeAngles(table, rope.dims, rope.scaling.attention_factor)
+            op = RopeAngles(table, rope.dims)
             self.angles[rope] = self.build.add(op, name=f"angles{table}")
         return self.angles[rope]
 
@@ -60,16 +60,29 @@ class _Lowering:
 
     def _attention(self, layer: int, a: Attention, x: Value) -> Value:
         q, k = self._linear(a.query, x, "q"), self._linear(a.key, x, "k")
-        v, angles = self._linear(a.value, x, "v"), self._angles_of(a.rope)
+        v = self._linear(a.value, x, "v")
         if a.query_norm is not None:
             q = self._norm(a.query_norm, q, "q_norm", a.heads)
         if a.key_norm is not None:
             k = self._norm(a.key_norm, k, "k_norm", a.kv_heads)
-        dims, pairing = a.rope.dims, a.rope.pairing
-        q = self.build.add(Rotate(a.heads, dims, pairing), q, angles, name="q_rotated")
-        k = self.build.add(Rotate(a.kv_heads, dims, pairing), k, angles, name="k_rotated")
+        if a.rope is not None:
+            angles, dims, pairing = self._angles_of(a.rope), a.rope.dims, a.rope.pairing
+            q = self.build.add(Rotate(a.heads, dims, pairing), q, angles, name="q_rotated")
+            k = self.build.add(Rotate(a.kv_heads, dims, pairing), k, angles, name="k_rotated")
         self.build.effect(KvWrite(layer, a.kv_heads), k, v)
-        op = PagedAttention(layer, a.heads, a.kv_heads, a.head_dim, a.scale, a.window)
+        op = PagedAttention(
+            layer,
+            a.heads,
+            a.kv_heads,
+            a.head_dim,
+            a.scale,
+            a.window,
+            a.chunk,
+            a.softcap,
+            a.slopes,
+            a.sinks.name if a.sinks else None,
+            a.query_rule,
+        )
         return self._linear(a.output, self.build.add(op, q, name="attended"), "attention")
 
     def _mlp(self, mlp: GatedMLP, x: Value) -> Value:

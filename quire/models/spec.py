@@ -1,6 +1,7 @@
 """What a model is: immutable values that name every weight, its shape and how it splits over ranks.
 
-A spec holds no tensor, no rank and no quantization scheme.  Names are those of the checkpoint.
+A spec holds no tensor, no rank and no quantization scheme.  Names are Llama's wherever it has one;
+where checkpoints of a family have others, each weight says so in `stored`.
 Notation: E model width, H query heads, K key/value heads, D head size, F MLP width, V vocabulary.
 """
 
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Literal, TypeVar
 
+from quire.models.attention_rules import QueryRule
+from quire.models.places import Place
 from quire.models.rope import Rope
 
 __all__ = [
@@ -33,12 +36,26 @@ Split = Literal["rows", "columns"] | None
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One tensor of the checkpoint; `split_unit` rows or columns must stay together (a head)."""
+    """One array of numbers; `split_unit` rows or columns must stay together (a head).
+
+    stored: where a checkpoint may have it.
+    """
 
     name: str
     shape: tuple[int, ...]
     split: Split = None
     split_unit: int = 1
+    stored: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where to look for it, in order: a tensor of its own name, then what `stored` says.
+
+        A place of the same name says all of it.
+        """
+        if any(place.name == self.name for place in self.stored):
+            return self.stored
+        return (Place(self.name, self.shape), *self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +87,11 @@ class Attention:
     """Grouped-query attention; q and k norms, if any, act on each head before the rotation.
 
     window: each token sees the last `window` positions including its own; None: all of them.
+    chunk: it sees those from the last multiple of `chunk` on; not together with a window.
+    rope: None where positions turn nothing.  softcap c: a score s becomes c tanh(s / c).
+    slopes: what scores lose per position between query and key, for each head.  sinks [H]: a score
+    of each head that stands beside the others and has no value.  query_rule: what queries are
+    multiplied by.
     """
 
     query: Linear
@@ -80,10 +102,20 @@ class Attention:
     kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    slopes: tuple[float, ...] = ()
+    sinks: Weight | None = None
+    query_rule: QueryRule | None = None
+
+    @property
+    def reach(self) -> int | None:
+        """The most positions that a token sees; None: all there are."""
+        return self.window or self.chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +170,14 @@ class ModelSpec:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct rotations of its layers, in order of first use."""
-        return tuple(dict.fromkeys(block.attention.rope for block in self.blocks))
+        ropes = (block.attention.rope for block in self.blocks)
+        return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
 
     @property
     def window(self) -> int | None:
         """The widest window of its layers; None where a layer sees all positions."""
-        windows = [block.attention.window for block in self.blocks]
-        return max((each for each in windows if each), default=None) if all(windows) else None
+        reaches = [block.attention.reach for block in self.blocks]
+        return max((each for each in reaches if each), default=None) if all(reaches) else None
 
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""

@@ -70,7 +70,7 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
     Positions before those are not computed here: their keys stand in the cache already.
     """
     random = np.random.default_rng(seed)
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = tuple(np.float32([rope.table_row()]) for rope in spec.ropes)
     positions = np.int32([0, 1, 2, 3, 4, 18, 7, 8, 9])
     return Batch(
         token_ids=random.integers(0, spec.vocab_size, 9).astype(np.int32),

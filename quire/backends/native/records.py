@@ -28,6 +28,7 @@ DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -71,8 +72,13 @@ class RecordWriter:
             self._vectors[name] = np.ascontiguousarray(self._weights[name].float32())
         return int(self._vectors[name].ctypes.data)
 
+    def constants(self, values: tuple[float, ...]) -> int:
+        """The address of some float32 numbers."""
+        self.kept.append(np.array(values, np.float32))
+        return int(self.kept[-1].ctypes.data)
+
     def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies."""
+        """The address of a table of inverse frequencies and factors."""
         return int(self._frequencies[table].ctypes.data)
 
     def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
@@ -119,7 +125,7 @@ def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
 def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
-    record.scale, record.rope_dims = op.scale, op.dims
+    record.rope_dims = op.dims
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
@@ -144,7 +150,16 @@ def _rotate_kv_write(writer: RecordWriter, record: Any, op: RotateKvWrite) -> No
 def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
-    record.scale, record.window = op.scale, op.window or 0
+    record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
+    record.softcap = op.softcap or 0.0
+    if op.sinks is not None:
+        record.vectors[0] = writer.vector(op.sinks)
+    if op.slopes:
+        record.vectors[1] = writer.constants(op.slopes)
+    if op.query_rule is not None:
+        rule = op.query_rule
+        record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
+        record.query_factor, record.query_offset = rule.factor, rule.offset
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:

@@ -48,7 +48,7 @@ def write_model(
     key, architecture = _architecture(spec)
     sources = {_own_name(each, architecture): each for each in spec.weights()}
     shapes = {own: spec.weights()[source].shape for own, source in sources.items()}
-    factors = _rope_factors(spec.blocks[0].attention.rope)
+    factors = _rope_factors(_rope(spec))
     if factors is not None:
         shapes[ROPE_FACTORS] = factors.shape
     turned = _turned(spec, architecture)
@@ -88,10 +88,18 @@ def _own_name(name: str, architecture: Architecture) -> str:
     raise ModelError(f"GGUF has no name for the weight {name!r} of this architecture")
 
 
+def _rope(spec: ModelSpec) -> Rope:
+    """The rotation of the first block."""
+    rope = spec.blocks[0].attention.rope
+    if rope is None:
+        raise ModelError(f"{spec.architecture} rotates nothing; GGUF has no words for it here")
+    return rope
+
+
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
-    rope = attention.rope
+    rope = _rope(spec)
     is_linear = rope.scaling.kind == "linear"
     return {
         "context_length": rope.scaling.original_length if is_linear else spec.max_length,
