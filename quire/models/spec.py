@@ -1,6 +1,7 @@
 """What a model is: immutable values that name every weight, its shape and how it splits over ranks.
 
-A spec holds no tensor, no rank and no quantization scheme.  Names are those of the checkpoint.
+A spec holds no tensor, no rank and no quantization scheme.  Names are Llama's wherever it has one;
+where checkpoints of a family have others, each weight says so in `stored`.
 Notation: E model width, H query heads, K key/value heads, D head size, F MLP width, V vocabulary.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Literal, TypeAlias, TypeVar
 
+from quire.models.places import Place
 from quire.models.rope import Rope
 
 __all__ = [
@@ -39,12 +41,26 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_sq
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One tensor of the checkpoint; `split_unit` rows or columns must stay together (a head)."""
+    """One array of numbers; `split_unit` rows or columns must stay together (a head).
+
+    stored: where a checkpoint may have it.
+    """
 
     name: str
     shape: tuple[int, ...]
     split: Split = None
     split_unit: int = 1
+    stored: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where to look for it, in order: a tensor of its own name, then what `stored` says.
+
+        A place of the same name says all of it.
+        """
+        if any(place.name == self.name for place in self.stored):
+            return self.stored
+        return (Place(self.name, self.shape), *self.stored)
 
 
 @dataclass(frozen=True, slots=True)
