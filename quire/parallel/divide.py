@@ -120,7 +120,7 @@ def _(part: Embedding, division: _Division) -> Embedding:
     if part.weight.split is None:
         return part
     start, stop = _rows_of(part.weight.shape[0], division.rank)
-    return Embedding(division.take(part.weight, start, stop), start)
+    return replace(part, weight=division.take(part.weight, start, stop), first=start)
 
 
 @_divide_part.register
