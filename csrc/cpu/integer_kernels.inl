@@ -4,9 +4,11 @@
 #include <float.h>
 #include <stdint.h>
 
+#include "formats.h"
 #include "integers.h"
 #include "kernels.h"
-#include "packed.h"
+#include "packed_format.h"
+#include "unroll.h"
 //
 #include "integer_matmul.inl"
 #include "quantize.inl"

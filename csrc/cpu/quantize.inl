@@ -17,7 +17,8 @@ QUIRE_INLINE void quantize_block(const float *x, QuantizedBlock *to) {
     const float amax = V::max_lane(largest);
     to->scale = amax / 127.0f + V::sum(wrong);
     const float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-    Q::quantize(x, inverse <= FLT_MAX ? inverse : 0.0f, to->codes, &to->correction);
+    Q::quantize(x, inverse <= FLT_MAX ? inverse : 0.0f, to->codes, to->code_sums, &to->correction);
+    to->sum = float(to->code_sums[0] + to->code_sums[1]) * to->scale;
 }
 
 template <class V, class Q>

@@ -28,10 +28,17 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 4
+#define QUIRE_ABI_VERSION 5
 #define QUIRE_MAX_PARTS 4
 
-enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
+enum quire_dtype {
+    QUIRE_F32 = 0,
+    QUIRE_F16 = 1,
+    QUIRE_BF16 = 2,
+    QUIRE_INT4 = 3,
+    QUIRE_INT8 = 4,
+    QUIRE_TABLE4 = 5 /* 4-bit codes that stand for the 16 numbers of a table */
+};
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
     QUIRE_PORTABLE = 0,
@@ -50,7 +57,7 @@ enum quire_status {
 };
 
 /* Every activation is float32, unless an op quantizes it: then a row stands as csrc/cpu/packed.h
- * says, in 10 floats per block of 32 columns. */
+ * says, in 12 floats per block of 32 columns. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
     QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
@@ -81,14 +88,14 @@ enum quire_op_kind {
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
- * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
- * of 32. */
+ * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, 16 or a
+ * multiple of 32.  All weights are times 2^exponent.  table: of QUIRE_TABLE4. */
 typedef struct {
     const void *data;
     int64_t rows, cols;
     int32_t dtype;
-    int32_t group_size, has_zero_points;
-    int32_t reserved;
+    int32_t group_size, has_zero_points, has_minimums, exponent;
+    int8_t table[16];
 } quire_matrix;
 
 /* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in.

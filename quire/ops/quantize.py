@@ -19,8 +19,8 @@ BLOCK = 32
 
 
 def quantized_floats(width: int) -> int:
-    """The room of one quantized row in float32: a scale, a correction and 32 codes per block."""
-    return -(-width // BLOCK) * (2 + BLOCK // 4)
+    """The room of one quantized row in float32: four numbers and 32 codes per block."""
+    return -(-width // BLOCK) * (4 + BLOCK // 4)
 
 
 def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:

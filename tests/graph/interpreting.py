@@ -119,7 +119,7 @@ def interpret_in_arena(program: Program, env: Environment) -> Float32:
 
 
 def place(program: Program, value: Value, arena: Float32, rows: int) -> Float32:
-    """A value's rows in the arena, as a view; those of a quantized one are 10 floats a block."""
+    """A value's rows in the arena, as a view; those of a quantized one are 12 floats a block."""
     tensor = program.buffers.tensors[value]
     width = value.floats if value.quantized else tensor.width
     ends = tensor.offset + (rows - 1) * tensor.stride + width
@@ -134,9 +134,9 @@ def _stored(value: Value, x: Float32) -> Float32:
     if not value.quantized:
         return x
     codes, scales = quantized_codes(x)
-    blocks = np.zeros((*codes.shape[:2], 10), np.float32)
+    blocks = np.zeros((*codes.shape[:2], 12), np.float32)
     blocks[..., :1] = scales
-    blocks[..., 2:] = codes.astype(np.int8).view(np.float32)
+    blocks[..., 4:] = codes.astype(np.int8).view(np.float32)
     return blocks.reshape(len(x), -1)
 
 
@@ -144,8 +144,8 @@ def _restored(value: Value, stored: Float32) -> Float32:
     """The inverse of `_stored`."""
     if not value.quantized:
         return stored
-    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 10))
-    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32)
+    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 12))
+    codes = np.ascontiguousarray(blocks[..., 4:]).view(np.int8).astype(np.float32)
     return (codes * blocks[..., :1]).reshape(len(stored), -1)[:, : value.width]
 
 

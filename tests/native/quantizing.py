@@ -13,7 +13,15 @@ from tests.native.one_op import run
 
 Array = np.ndarray[Any, Any]
 
-ROW_BLOCK = np.dtype([("scale", "<f4"), ("correction", "<i4"), ("codes", "i1", 32)])
+ROW_BLOCK = np.dtype(
+    [
+        ("scale", "<f4"),
+        ("sum", "<f4"),
+        ("correction", "<i4"),
+        ("code_sums", "<i2", 2),
+        ("codes", "i1", 32),
+    ]
+)
 """struct QuantizedBlock of csrc/cpu/packed.h."""
 
 
@@ -34,12 +42,24 @@ def random_packed(
     dtype: PackedDtype,
     shape: tuple[int, int],
     group_size: int,
-    zeros: bool = False,
+    offset: str = "",
+    table: tuple[int, ...] = (),
 ) -> PackedMatrix:
-    """Codes of every value, scales of both signs, zero points of every value if there are any."""
+    """Codes of every value, scales of both signs; offset: "", "zero points" or "minimums"."""
     rows, cols = shape
     codes = rng.integers(0, 1 << BITS[dtype], shape, np.uint8)
     groups = -(-cols // group_size)
     scales = rng.normal(0, 0.1, (rows, groups)).astype(np.float16)
-    points = rng.integers(0, 1 << BITS[dtype], (rows, groups), np.uint8) if zeros else None
-    return pack("w", dtype, group_size, codes, scales, points)
+    zeros = rng.integers(0, 1 << BITS[dtype], (rows, groups), np.uint8)
+    minimums = rng.normal(0, 1, (rows, groups)).astype(np.float16)
+    return pack(
+        "w",
+        dtype,
+        group_size,
+        codes,
+        scales,
+        zeros if offset == "zero points" else None,
+        minimums=minimums if offset == "minimums" else None,
+        exponent=int(rng.integers(-3, 4)),
+        table=table,
+    )

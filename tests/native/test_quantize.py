@@ -15,11 +15,14 @@ WIDTHS = [1, 7, 31, 32, 33, 64, 100, 257]
 
 
 def check(rows, x):
-    """That rows hold the codes and scales of x; a correction is what the sums start from."""
+    """That rows hold the codes, scales and sums of x."""
     found = blocks_of(rows)
     codes, scales = quantized_codes(x)
     np.testing.assert_array_equal(found["codes"], codes)
     assert numbers.same_bits(np.ascontiguousarray(found["scale"]), scales[..., 0])
+    sums = codes.reshape(*codes.shape[:2], 2, 16).sum(-1)
+    np.testing.assert_array_equal(found["code_sums"], sums)
+    assert numbers.same_bits(np.ascontiguousarray(found["sum"]), sums.sum(-1) * scales[..., 0])
 
 
 @pytest.mark.parametrize("width", WIDTHS)

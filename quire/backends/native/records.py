@@ -22,9 +22,11 @@ from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "RecordWriter"]
+__all__ = ["BODIES", "DTYPE_CODES", "RecordWriter", "matrix_of"]
 
-DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
+DTYPE_CODES = {
+    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
+}  # fmt: skip
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
@@ -54,11 +56,8 @@ class RecordWriter:
     def matrix(self, name: str) -> Any:
         """A weight as it stands in memory."""
         weight = self._weights[name]
-        rows, cols = weight.shape
-        data = self._keep(weight)
-        matrix = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
-        if isinstance(weight, PackedMatrix):
-            matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix = matrix_of(weight)
+        matrix.data = self._keep(weight).ctypes.data
         return matrix
 
     def vector(self, name: str) -> int:
@@ -77,6 +76,17 @@ class RecordWriter:
             data = np.ascontiguousarray(data).copy()
         self.kept.append(data)
         return data
+
+
+def matrix_of(weight: StoredWeight) -> Any:
+    """The record of a weight, which says everything of it but where it stands."""
+    rows, cols = weight.shape
+    matrix = c.Matrix(None, rows, cols, DTYPE_CODES[weight.dtype])
+    if isinstance(weight, PackedMatrix):
+        matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix.has_minimums, matrix.exponent = weight.has_minimums, weight.exponent
+        matrix.table[: len(weight.table)] = weight.table
+    return matrix
 
 
 def _tensor(tensor: Tensor) -> Any:

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.backends.native import library as c
+from quire.backends.native.program import KV_FORMAT_CODES
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Call, Machine
 from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
@@ -17,13 +19,7 @@ from quire.models.spec import Attention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import quantized_floats
 
-__all__ = ["FORMATS", "GROUP_SIZES", "Case", "attention", "linear", "row_op"]
-
-FORMATS = {
-    "float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.INT8, "int4": c.INT4,
-}  # fmt: skip
-GROUP_SIZES = {"int8": 128, "int4": 32}
-"""Columns that share a scale; of the formats in integers."""
+__all__ = ["Case", "attention", "linear", "row_op"]
 
 FLOAT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 MOST_COPIES = 64  # of weights or caches that are used in turn
@@ -57,11 +53,10 @@ class Case:
 
 def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case:
     """x [rows, K] times every matrix of the shape, from as many copies as fill the memory."""
-    quantized = format in GROUP_SIZES
+    quantized = FORMATS[format].quantizes_inputs
     k, out = shape.inputs, sum(shape.outputs)
     width = quantized_floats(k) if quantized else k
-    parts = [c.Matrix(None, n, k, FORMATS[format], GROUP_SIZES.get(format, 0))
-             for n in shape.outputs]  # fmt: skip
+    parts = [FORMATS[format].matrix(n, k) for n in shape.outputs]
     sizes = [int(c.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
     room = sum(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)
     memory = machine.memory(room)
@@ -116,7 +111,7 @@ def attention(
         calls.append(_bind(
             machine, op, arena, step, *kept, kv=memory.ctypes.data,
             kv_layer_offset=offsets.ctypes.data, kv_block_bytes=strides.ctypes.data,
-            kv_dtype=FORMATS[kv_format], block_tokens=KV_BLOCK,
+            kv_dtype=KV_FORMAT_CODES[kv_format], block_tokens=KV_BLOCK,
         ))  # fmt: skip
     window = shape.window or context
     seen = [min(window, end) for end in range(context - tokens + 1, context + 1)]
