@@ -60,6 +60,7 @@ struct Avx2Integer {
     static QUIRE_INLINE Sums4 start8(int plane, int32_t correction) {
         return plane ? start4(correction) : _mm256_setzero_si256();
     }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return times(correction, wide(zeros));
     }

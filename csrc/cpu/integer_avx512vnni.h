@@ -48,6 +48,7 @@ struct Avx512VnniInteger {
     static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm512_set1_epi32(correction); }
     static QUIRE_INLINE Sums4 start8(int, int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)zeros));
         return _mm512_mullo_epi32(_mm512_set1_epi32(correction >> 3), wide);

@@ -68,6 +68,8 @@ struct BlockSums {
             auto &sums = of[m][s].plane(plane);
             if constexpr (F::kCodes == Codes::kSmallTable) {
                 sums = Q::start_small_table(correction);
+            } else if constexpr (F::kOffset == Offset::kMinimums) {
+                sums = F::kSums8 ? Q::start8_at_zero(correction) : Q::start4(0);
             } else if constexpr (F::kSums8) {
                 sums = Q::start8(plane, correction, zeros...);
             } else {
@@ -193,7 +195,6 @@ struct IntegerTile {
     }
     template <int kHalf>
     static QUIRE_INLINE int32_t correction_of(const QuantizedBlock &x) {
-        if (F::kOffset == Offset::kMinimums) return 0;
         return kHalf < 0 ? x.correction : Q::correction(x.code_sums[kHalf < 0 ? 0 : kHalf]);
     }
     template <int kHalf>

@@ -49,6 +49,9 @@ struct NeonDotprodInteger {
     static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return vdupq_n_s32(correction); }
     static QUIRE_INLINE Sums4 start8(int, int32_t) { return vdupq_n_s32(0); }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t correction) {
+        return start4(-16 * correction);
+    }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return vmulq_n_s32(wide(zeros), correction / 8);
     }

@@ -6,6 +6,7 @@
 //   kTogether          strips whose sums are kept at once
 //   kPlanes            1, or 2 where 8-bit codes are summed as two 4-bit ones; codes8 gives a plane
 //   Sums4, Sums8       the running sums of one strip; start from a correction, add products
+//   start8_at_zero     the start of sums of 8-bit codes whose zero point is 0
 //   start_small_table  only with two planes: the start of sums of codes whose zero point is 16
 //   correction         of half a block, from the sum of its codes
 //   Bytes              64 / kStrips loaded bytes; low and high give the 4-bit codes in them
@@ -88,6 +89,7 @@ struct PortableInteger {
         return out;
     }
     static QUIRE_INLINE Sums start8(int, int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums start4(int32_t correction, const uint8_t *zeros) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction / 8 * zeros[r];

@@ -29,6 +29,9 @@ void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t l
                 case QUIRE_BF16:
                     float_part<V, BFloat16>(op, run, i, column, from, to);
                     break;
+                case QUIRE_FLOAT8:
+                    float_part<V, Float8>(op, run, i, column, from, to);
+                    break;
                 default:
                     run.kernels->integers.linear_part(op, run, i, column, from, to);
             }

@@ -65,7 +65,8 @@ struct Tile {
         if (next) {
             // A request a step; a line's worth of float32 at once, else lines are asked for twice.
             constexpr int64_t kLine = 64 / sizeof(Weight);
-            constexpr int64_t kStride = sizeof(Weight) == 4 ? kLine : V::kWidth;
+            constexpr int64_t kLeast = sizeof(Weight) == 4 ? kLine : kLine / 4;
+            constexpr int64_t kStride = V::kWidth < kLeast ? kLeast : V::kWidth;
             for (; k + kStride <= depth; k += kStride) {
                 QUIRE_UNROLL
                 for (int64_t i = 0; i < kStride * N; i += kLine)
@@ -78,6 +79,16 @@ struct Tile {
         if (k < depth) {
             add_products([&](int m) { return V::load_partial(x + m * x_stride + k, depth - k); },
                          [&](int n) { return V::load_partial(w + n * w_stride + k, depth - k); });
+        }
+    }
+
+    // Adds another tile's sums, each column's times its scale.
+    QUIRE_INLINE void add(const Tile &other, const float *scales, int64_t stride, float unit) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) {
+            const auto scale = V::broadcast(scales[n * stride] * unit);
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) sums[m][n] = V::fma(other.sums[m][n], scale, sums[m][n]);
         }
     }
 
@@ -112,6 +123,8 @@ struct Product {
     const float *bias;
     float *out;  // [M, N]
     int64_t out_stride;
+    const float *scales;  // [N, groups], of Float8
+    int64_t group, groups;
 };
 
 // M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
@@ -120,7 +133,18 @@ void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
     Tile<V, M, N> tile;
     tile.clear();
     const Weight *w = p.w + n * p.depth, *next = w + kTilesAhead * N * p.depth;
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, m == 0 ? next : nullptr);
+    if (m != 0) next = nullptr;
+    if constexpr (sizeof(Weight) > 1) {
+        tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, next);
+    } else {
+        for (int64_t g = 0, k = 0; g < p.groups; g++, k += p.group) {
+            Tile<V, M, N> group;
+            group.clear();
+            group.walk(p.x + m * p.x_stride + k, p.x_stride, w + k, p.depth,
+                       smaller(p.group, p.depth - k), next ? next + k * N : nullptr);
+            tile.add(group, p.scales + n * p.groups + g, p.groups, kFloat8Unit);
+        }
+    }
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
@@ -170,6 +194,13 @@ template <class V, class Weight>
 void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
                 int64_t last_unit) {
     const quire_matrix &matrix = op.parts[part];
+    const float *scales = nullptr;
+    int64_t groups = 0;
+    if (sizeof(Weight) == 1) {
+        scales = reinterpret_cast<const float *>(static_cast<const char *>(matrix.data) +
+                                                 float8_bytes(matrix));
+        groups = ceil_div(matrix.cols, matrix.group_size);
+    }
     const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
         const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
@@ -177,7 +208,8 @@ void float_part(const quire_op &op, const Run &run, int part, int64_t column, in
             run.row(op.in[0], m), op.in[0].stride,
             matrix.cols,          static_cast<const Weight *>(matrix.data),
             op.vectors[part],     run.row(op.out[0], m) + column,
-            op.out[0].stride};
+            op.out[0].stride,     scales,
+            matrix.group_size,    groups};
         const int64_t num_rows = smaller(run.num_rows - m, most_rows);
         const int64_t height = ceil_div(num_rows, ceil_div(num_rows, V::kTileRows));
         multiply<V, V::kTileRows>(product, num_rows, height, n,

@@ -59,7 +59,15 @@ QUIRE_INLINE PackedLayout packed_layout(const quire_matrix &matrix) {
             kPanelRows * kBlock / (matrix.dtype == QUIRE_INT8 ? 1 : 2)};
 }
 
+// Where the scales of a QUIRE_FLOAT8 begin.
+QUIRE_INLINE int64_t float8_bytes(const quire_matrix &matrix) {
+    return round_up(matrix.rows * matrix.cols, 4);
+}
+
 QUIRE_INLINE int64_t matrix_bytes(const quire_matrix &matrix) {
+    if (matrix.dtype == QUIRE_FLOAT8) {
+        return float8_bytes(matrix) + 4 * matrix.rows * ceil_div(matrix.cols, matrix.group_size);
+    }
     if (!is_packed(matrix)) return matrix.rows * matrix.cols * (matrix.dtype == QUIRE_F32 ? 4 : 2);
     return (matrix.rows + kPanelRows - 1) / kPanelRows * packed_layout(matrix).panel_bytes();
 }

@@ -21,14 +21,19 @@ QUIRE_INLINE void quantize_block(const float *x, QuantizedBlock *to) {
     to->sum = float(to->code_sums[0] + to->code_sums[1]) * to->scale;
 }
 
+// order: which number of x is the k-th; null: the k-th.
 template <class V, class Q>
-void quantize_row(const float *x, int64_t cols, float *to) {
+void quantize_row(const float *x, const int32_t *order, int64_t cols, float *to) {
     QuantizedBlock *block = reinterpret_cast<QuantizedBlock *>(to);
-    for (; cols >= kBlock; cols -= kBlock, x += kBlock) quantize_block<V, Q>(x, block++);
-    if (cols > 0) {
-        float padded[kBlock] = {};
-        for (int64_t i = 0; i < cols; i++) padded[i] = x[i];
-        quantize_block<V, Q>(padded, block);
+    for (int64_t k = 0; k < cols; k += kBlock, block++) {
+        if (!order && cols - k >= kBlock) {
+            quantize_block<V, Q>(x + k, block);
+            continue;
+        }
+        float gathered[kBlock] = {};
+        const int64_t count = smaller(cols - k, kBlock);
+        for (int64_t i = 0; i < count; i++) gathered[i] = x[order ? order[k + i] : k + i];
+        quantize_block<V, Q>(gathered, block);
     }
 }
 

@@ -37,7 +37,7 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
             return embedding_rows<V, BFloat16>(op, run, first, last);
         default:
             for (int64_t t = first; t < last; t++) {
-                unpack_row(op.parts[0], run.step->token_ids[t], run.row(op.out[0], t));
+                unpack_row(op.parts[0], run.step->token_ids[t], op.order, run.row(op.out[0], t));
             }
     }
 }

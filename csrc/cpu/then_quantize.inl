@@ -4,7 +4,7 @@ namespace {
 
 void quantize(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     for (int64_t t = first; t < last; t++) {
-        run.kernels->integers.quantize_row(run.row(op.in[0], t), op.in[0].cols,
+        run.kernels->integers.quantize_row(run.row(op.in[0], t), op.order, op.in[0].cols,
                                            run.row(op.out[0], t));
     }
 }
@@ -20,7 +20,7 @@ void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t fi
     plain.out[0].offset = row - run.program->arena;
     for (int64_t t = first; t < last; t++) {
         kernel(plain, run, scratch, t, t + 1);
-        run.kernels->integers.quantize_row(row, op.in[0].cols, run.row(op.out[0], t));
+        run.kernels->integers.quantize_row(row, op.order, op.in[0].cols, run.row(op.out[0], t));
     }
 }
 

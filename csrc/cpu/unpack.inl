@@ -8,8 +8,20 @@ QUIRE_INLINE float read_half(const uint8_t *from) {
     return to_float(half);
 }
 
-// One weight row in float32.
-QUIRE_INLINE void unpack_row(const quire_matrix &matrix, int64_t row, float *to) {
+QUIRE_INLINE void unpack_float8_row(const quire_matrix &matrix, int64_t row, float *to) {
+    const char *data = static_cast<const char *>(matrix.data);
+    const Float8 *from = reinterpret_cast<const Float8 *>(data) + row * matrix.cols;
+    const float *scales = reinterpret_cast<const float *>(data + float8_bytes(matrix)) +
+                          row * ceil_div(matrix.cols, matrix.group_size);
+    for (int64_t k = 0; k < matrix.cols; k++) {
+        to[k] = to_float(from[k]) * kFloat8Unit * scales[k / matrix.group_size];
+    }
+}
+
+// One weight row in float32.  order: which column of `to` is the matrix's k-th; null: the k-th.
+QUIRE_INLINE void unpack_row(const quire_matrix &matrix, int64_t row, const int32_t *order,
+                             float *to) {
+    if (matrix.dtype == QUIRE_FLOAT8) return unpack_float8_row(matrix, row, to);
     const PackedLayout layout = packed_layout(matrix);
     const int64_t r = row % kPanelRows, headers = layout.headers * layout.header_bytes,
                   group_bytes = headers + layout.blocks_per_group * layout.block_bytes;
@@ -37,7 +49,7 @@ QUIRE_INLINE void unpack_row(const quire_matrix &matrix, int64_t row, float *to)
             const int zero = matrix.has_zero_points ? offsets[r] : bytes_each ? 128 : 8;
             weight = float(code - zero) * scale;
         }
-        to[k] = weight * factor;
+        to[order ? order[k] : k] = weight * factor;
     }
 }
 

@@ -2,6 +2,7 @@
 
 Each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and its
 codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares the codes.
+A matrix whose columns were sorted reads blocks of columns in its order.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quire.ops.column_order import ColumnOrder
 from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
 
 __all__ = ["BLOCK", "Quantize", "Quantized", "quantized_codes", "quantized_floats"]
@@ -41,7 +43,12 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """x, rounded to what int8 codes and a scale per block of 32 columns can say."""
+    """x, rounded to what int8 codes and a scale per block of 32 columns can say.
+
+    order: in which columns make blocks; None: as they stand.
+    """
+
+    order: ColumnOrder | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the input."""
@@ -50,8 +57,10 @@ class Quantize:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Codes times scales, as float32."""
         rows, width = inputs[0].shape
-        codes, scales = quantized_codes(inputs[0])
-        return ((codes * scales).reshape(rows, -1)[:, :width].astype(np.float32),)
+        x = inputs[0] if self.order is None else self.order.stored(inputs[0])
+        codes, scales = quantized_codes(x)
+        rounded = (codes * scales).reshape(rows, -1)[:, :width].astype(np.float32)
+        return (rounded if self.order is None else self.order.restored(rounded),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A few operations per element."""
@@ -71,6 +80,7 @@ class Quantized(FusedOp):
     op: Op
     num_inputs: int
     num_outputs: int
+    order: ColumnOrder | None = None
 
     @property
     def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
@@ -78,4 +88,8 @@ class Quantized(FusedOp):
         inputs = tuple(range(self.num_inputs))
         outputs = tuple(range(self.num_inputs, self.num_inputs + self.num_outputs))
         plain = self.num_inputs + self.num_outputs
-        return (self.op, inputs, (plain, *outputs[1:])), (Quantize(), (plain,), outputs[:1])
+        return (self.op, inputs, (plain, *outputs[1:])), (
+            Quantize(self.order),
+            (plain,),
+            outputs[:1],
+        )

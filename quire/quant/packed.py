@@ -3,7 +3,7 @@
 A weight is (code - zero point) * scale, code * scale - minimum, or table[code] * scale, and all of
 it is times 2**exponent.  Scales and minimums are float16, zero points uint8, one for each row and
 group of columns; a table has 16 int8 numbers.  Without zero points and minimums the zero point is 8
-or 128.
+or 128.  "F8_E4M3" holds floats instead: quire/quant/packed_floats.py has that layout.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from quire.ops.column_order import ColumnOrder
+from quire.quant import packed_floats
 from quire.quant.packed_blocks import (
     BLOCK,
     HALF_BLOCK,
@@ -24,19 +26,32 @@ from quire.quant.packed_blocks import (
     write_blocks,
 )
 
-__all__ = ["BITS", "PackedDtype", "PackedMatrix", "Unpacked", "pack", "packed_bytes"]
+__all__ = [
+    "BITS",
+    "INTEGER_DTYPES",
+    "PackedDtype",
+    "PackedMatrix",
+    "Unpacked",
+    "pack",
+    "packed_bytes",
+]
 
-BITS = {"INT4": 4, "INT8": 8, "TABLE4": 4}
+BITS = {"INT4": 4, "INT8": 8, "TABLE4": 4, "F8_E4M3": 8}
 """Of a code."""
+INTEGER_DTYPES = ("INT4", "INT8", "TABLE4")
+"""What kernels multiply with activations in integers."""
 
-PackedDtype = Literal["INT4", "INT8", "TABLE4"]
+PackedDtype = Literal["INT4", "INT8", "TABLE4", "F8_E4M3"]
 Bytes = npt.NDArray[np.uint8]
 Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 
 
 class Unpacked(NamedTuple):
-    """Codes [rows, cols], and for each of them [rows, groups]: scales, zero points, minimums."""
+    """Codes [rows, cols], and for each of them [rows, groups]: scales, zero points, minimums.
+
+    Columns stand in the matrix's own order.
+    """
 
     codes: Bytes
     scales: Float16
@@ -46,10 +61,11 @@ class Unpacked(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """One matrix [rows, cols] of packed integers.
+    """One matrix [rows, cols] of packed integers, or of floats of 8 bits.
 
-    group_size: columns that share a scale, 16 or a multiple of 32.  data: uint8, `packed_bytes` of
-    them.  table: the 16 numbers that the codes of "TABLE4" stand for.
+    group_size: columns that share a scale, 16 or a multiple of 32; of floats any.  data: uint8,
+    `packed_bytes` of them.  table: the 16 numbers that the codes of "TABLE4" stand for.  order: in
+    which columns are stored, if it is not the input's.
     Raises ValueError for a format that does not exist and data that are not as long as it says.
     """
 
@@ -62,14 +78,18 @@ class PackedMatrix:
     has_minimums: bool = False
     exponent: int = 0
     table: tuple[int, ...] = ()
+    order: ColumnOrder | None = None
 
     def __post_init__(self) -> None:
-        whole = self.group_size >= BLOCK and self.group_size % BLOCK == 0
-        if self.dtype not in BITS or not (whole or self.group_size == HALF_BLOCK):
+        is_float, size = self.dtype == "F8_E4M3", self.group_size
+        fits = size == HALF_BLOCK or (size >= BLOCK and size % BLOCK == 0)
+        if self.dtype not in BITS or not (fits or (is_float and size > 0)):
             raise ValueError(
                 f"{self.name!r} is {self.dtype!r} in groups of {self.group_size!r} columns; "
                 f"give one of {', '.join(BITS)} and {HALF_BLOCK} or a multiple of {BLOCK}"
             )
+        if is_float and (self.has_zero_points or self.has_minimums or self.exponent or self.order):
+            raise ValueError(f"{self.name!r} is {self.dtype!r} with more than scales")
         self._check_offsets()
         size = packed_bytes(
             self.shape, self.dtype, self.group_size, self.has_zero_points, self.has_minimums
@@ -81,7 +101,9 @@ class PackedMatrix:
             )
 
     def float32(self) -> Float32:
-        """The weights, as float32: [rows, cols]."""
+        """The weights, as float32: [rows, cols], columns in the order of the input."""
+        if self.dtype == "F8_E4M3":
+            return packed_floats.float32(self.data, self.shape, self.group_size)
         codes, scales, zeros, minimums = self.unpack()
         group = np.arange(codes.shape[1]) // self.group_size
         if self.dtype == "TABLE4":
@@ -90,7 +112,8 @@ class PackedMatrix:
             values = codes.astype(np.float32) - zeros.astype(np.float32)[:, group]
         values *= scales.astype(np.float32)[:, group]
         values -= minimums.astype(np.float32)[:, group]
-        return np.ldexp(values, self.exponent)
+        weights: Float32 = np.ldexp(values, self.exponent)
+        return weights if self.order is None else self.order.restored(weights)
 
     def unpack(self) -> Unpacked:
         """What the bytes hold; zero points and minimums also where the matrix has none."""
@@ -151,6 +174,8 @@ def packed_bytes(
 ) -> int:
     """The size of a packed matrix."""
     rows, cols = shape
+    if dtype == "F8_E4M3":
+        return packed_floats.num_bytes(shape, group_size)
     headers = sum(count for _, count in _groups(cols, group_size))
     codes = padded(cols) * PANEL_ROWS * BITS[dtype] // 8
     return -(-rows // PANEL_ROWS) * (headers * _header_bytes(zeros, minimums) + codes)
@@ -167,6 +192,7 @@ def pack(
     minimums: Float16 | None = None,
     exponent: int = 0,
     table: tuple[int, ...] = (),
+    order: ColumnOrder | None = None,
 ) -> PackedMatrix:
     """Pack codes [rows, cols] and, [rows, groups], scales and what else the matrix has.
 
@@ -198,6 +224,7 @@ def pack(
         minimums is not None,
         exponent,
         table,
+        order,
     )
 
 

@@ -20,10 +20,11 @@ from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
+from quire.quant.packed import PackedMatrix
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
+from quire.runtime.quantize import column_orders, integer_weights, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
@@ -94,7 +95,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
     weights = _in_dtype(weights, config.dtype)
-    integers = integer_weights(weights)
+    integers, orders = integer_weights(weights), column_orders(weights)
     backend = _backend(config)
     layout = kv_layout(config, spec)
 
@@ -102,7 +103,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
-        return compile_program(spec, limits, lambda node: backend.declines(node) is None, integers)
+        return compile_program(
+            spec, limits, lambda node: backend.declines(node) is None, integers, orders
+        )
 
     memory = plan_memory(
         config,
@@ -180,7 +183,7 @@ def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
 
 def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
     stored_as = STORED_AS[dtype]
-    if weight.dtype in (stored_as, *INTEGER_DTYPES):
+    if weight.dtype == stored_as or isinstance(weight, PackedMatrix):
         return weight
     return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 

@@ -10,21 +10,30 @@ from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
-from quire.quant.packed import BITS, PackedDtype, PackedMatrix
+from quire.ops.column_order import ColumnOrder
+from quire.quant.packed import BITS, INTEGER_DTYPES, PackedDtype, PackedMatrix
 from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
 
-__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "integer_weights", "quantize_weights"]
+__all__ = ["SCHEMES", "column_orders", "integer_bits", "integer_weights", "quantize_weights"]
 
 logger = logging.getLogger(__name__)
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-INTEGER_DTYPES = tuple(BITS)
 
 
 def integer_weights(weights: LoadedWeights) -> frozenset[str]:
     """The names of the weights that integer kernels multiply."""
     return frozenset(name for name, weight in weights.items() if weight.dtype in INTEGER_DTYPES)
+
+
+def column_orders(weights: LoadedWeights) -> dict[str, ColumnOrder]:
+    """The orders of the columns of those matrices that have one."""
+    return {
+        name: weight.order
+        for name, weight in weights.items()
+        if isinstance(weight, PackedMatrix) and weight.order is not None
+    }
 
 
 def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from quire.config import cache_directory
 from quire.errors import CheckpointError
+from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
@@ -26,11 +27,16 @@ __all__ = ["describe_files", "pack_cache_path", "read_packed", "write_packed"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
+FACTS = (
+    "dtype", "shape", "group_size", "has_zero_points", "has_minimums", "exponent", "table",
+)  # fmt: skip
+"""The fields of a PackedMatrix that stand in the header, behind whether it has an order of columns,
+which follows its bytes."""
 
 
 def pack_cache_path(directory: Path, scheme: str) -> Path:
@@ -89,11 +95,11 @@ def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
 
 
 def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
-    facts = {m.name: [m.dtype, *m.shape, m.group_size, m.has_zero_points] for m in matrices}
+    facts = {m.name: [m.order is not None, *(getattr(m, each) for each in FACTS)] for m in matrices}
     header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
     at = 0
     for matrix in matrices:
-        size = matrix.data.nbytes
+        size = matrix.data.nbytes + _order_bytes(matrix)
         header[matrix.name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
@@ -102,13 +108,24 @@ def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
     yield text
     for matrix in matrices:
         yield matrix.data.data
+        if matrix.order is not None:
+            yield matrix.order.columns.astype("<i4").data
+
+
+def _order_bytes(matrix: PackedMatrix) -> int:
+    return 0 if matrix.order is None else 4 * matrix.shape[1]
 
 
 def _matrix(
     file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, list[Any]]
 ) -> PackedMatrix:
-    data = file.tensor(name).data
-    dtype, rows, cols, group_size, has_zero_points = facts[name]
+    has_order, *values = facts[name]
+    fields = dict(zip(FACTS, values, strict=True))
+    rows, cols = fields["shape"]
     if (rows, cols) != tuple(shape):
         raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
-    return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, data)
+    data, order = file.tensor(name).data, None
+    if has_order:
+        data, order = data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4"))
+    fields |= {"shape": (rows, cols), "table": tuple(fields["table"])}
+    return PackedMatrix(name, data=data, order=order, **fields)

@@ -21,7 +21,7 @@ RATES = {"read": 10e9, "fma": 100e9, "int8": 400e9}
 BITS = {
     "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8 + 16 / 128, "int4": 4.5,
     "awq": 4 + 24 / 128, "q2_k": 4 + 32 / 16, "q3_k": 5, "q4_k": 5, "q5_k": 9, "q6_k": 9,
-    "iq4_nl": 4.5, "nf4": 4.25, "mxfp4": 4.5, "nvfp4": 5,
+    "iq4_nl": 4.5, "nf4": 4.25, "mxfp4": 4.5, "nvfp4": 5, "fp8": 8 + 32 / 128,
 }  # fmt: skip
 QWEN = KernelShapes.of(build_spec(QWEN2_5_0_5B))
 
@@ -61,7 +61,7 @@ def test_every_format_s_linear_layer_runs_and_counts_its_weights(
     case = linear(machine, format, 3, LinearShape(256, (64, 32)))
     assert case.num_bytes == 96 * 256 * BITS[format] / 8
     assert case.operations == 2 * 3 * 96 * 256
-    assert case.peak == ("fma" if "float" in format else "int8")
+    assert case.peak == ("fma" if "float" in format or format == "fp8" else "int8")
     assert len(case.calls) > 1  # weights that are not those of the call before
     case.calls[0]()
     case.calls[-1]()

@@ -14,6 +14,7 @@ from quire.graph.passes.decompose import decompose
 from quire.graph.passes.fuse_quantize import fuse_quantize
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
+from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add, GatedActivation
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
@@ -149,6 +150,44 @@ def test_float_and_integer_readers_of_one_value_stay_apart() -> None:
     products = [node for node in merged if isinstance(node.op, MatMul)]
     found = [([p.weight for p in node.op.parts], node.inputs[0].quantized) for node in products]
     assert found == [(["float0", "float1"], False), (["int0", "int1"], True)]
+
+
+def test_readers_whose_columns_stand_in_different_orders_stay_apart() -> None:
+    """Three orders of one value: two matrices share one, and are merged."""
+    orders = {f"w{i}": ColumnOrder(np.roll(np.arange(8, dtype=np.int32), i % 2)) for i in range(3)}
+    build = GraphBuilder()
+    x = build.add(EmbeddingLookup("e", 8), name="x")
+    parts = [build.add(MatMul((LinearPart(f"w{i}", 8),)), x, name=f"p{i}") for i in range(4)]
+    total = build.add(Add(), parts[0], parts[1], name="sum")
+    for i in (2, 3):
+        total = build.add(Add(), total, parts[i], name=f"sum{i}")
+    selected = build.add(SelectRows(), total, name="selected", rows="outputs")
+    weights = {f"w{i}" for i in range(4)}
+    graph = quantize_inputs(Graph(tuple(build.nodes), selected), weights, orders)
+    merged = optimize(graph)
+    check_order(merged)
+    products = [node for node in merged if isinstance(node.op, MatMul)]
+    assert [[p.weight for p in node.op.parts] for node in products] == [
+        ["w0", "w2"],
+        ["w1"],
+        ["w3"],
+    ]
+    found = [node.op.order for node in merged if isinstance(node.op, Quantize)]
+    assert found == [orders["w0"], orders["w1"], None]
+
+
+def test_an_order_says_which_columns_make_blocks_and_nothing_else() -> None:
+    spec = tiny_spec("llama")
+    env, random = environment(spec, mixed_batch(spec)), np.random.default_rng(0)
+    x = random.normal(0, 1, (3, 70)).astype(np.float32)
+    order = ColumnOrder(random.permutation(70).astype(np.int32))
+    (found,) = Quantize(order).reference(env, x)
+    np.testing.assert_array_equal(found[:, order.columns], rounded(x[:, order.columns]))
+    assert not np.array_equal(found, rounded(x))
+    fused = Quantized(GatedActivation("silu"), 2, 1, order)
+    (both,) = fused.reference(env, x, x)
+    (plain,) = GatedActivation("silu").reference(env, x, x)
+    np.testing.assert_array_equal(both, Quantize(order).reference(env, plain)[0])
 
 
 # --- fuse_quantize

@@ -21,7 +21,7 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.runtime.quantize import integer_weights
+from quire.runtime.quantize import column_orders, integer_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -130,12 +130,12 @@ def bind(
     limits: StepLimits,
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
-    integers = integer_weights(loaded.weights)
+    weights = (integer_weights(loaded.weights), column_orders(loaded.weights))
     if backend == "reference":
-        program = compile_program(loaded.spec, limits, lambda node: True, integers)
+        program = compile_program(loaded.spec, limits, lambda node: True, *weights)
         return ReferenceExecutable(program, loaded.weights, cache)
     native, isa = NativeBackend(), backend.removeprefix("native-")
-    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None, integers)
+    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None, *weights)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from quire.backends.native import library as c
+from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import quantized_codes
 from quire.quant.packed import BITS, pack
 from tests.native import numbers
-from tests.native.one_op import Batch, add_packed_part, run, try_run
+from tests.native.one_op import Batch, add_packed_part, address, run, try_run
 from tests.native.quantizing import quantize, random_packed
 
 DTYPES = ["INT4", "INT8"]
@@ -201,6 +204,16 @@ def test_embedding_rows_come_back_exactly(pool, isa, rng, dtype, group_size, off
         add_packed_part(op, weight, offset=4)
         (out,) = run(pool, isa, op, [], [width], rows=50, batch=Batch(token_ids=tokens))
         assert numbers.same_bits(out, weight.float32()[tokens])
+
+
+def test_embedding_rows_of_sorted_columns_come_back_in_the_input_s_order(pool, isa, rng):
+    table = random_packed(rng, "INT4", (50, 70), 32)
+    order = ColumnOrder(rng.permutation(70).astype(np.int32))
+    op = c.Op(kind=c.OP_EMBEDDING, order=address(order.columns))
+    add_packed_part(op, table)
+    (out,) = run(pool, isa, op, [], [70], rows=50, batch=Batch(token_ids=np.arange(50)))
+    assert numbers.same_bits(out, replace(table, order=order).float32())
+    assert numbers.same_bits(out[:, order.columns], table.float32())
 
 
 def test_embedding_refuses_a_token_outside_a_packed_table(pool, isa, rng):

@@ -91,3 +91,18 @@ def test_fused_is_the_op_and_then_quantize(pool, isa, rng, width):
         fused, *same_sums = run(pool, isa, op, inputs, [quantized_floats(width), *others])
         assert numbers.same_bits(fused, quantize(pool, isa, plain))
         assert all(map(numbers.same_bits, sums, same_sums))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_columns_in_another_order(pool, isa, rng, width):
+    """Of quantize and of what is fused with it: the row is sorted and then rounded."""
+    x, y = rng.standard_normal((2, 5, width)).astype(np.float32)
+    order = rng.permutation(width).astype(np.int32)
+    op = c.Op(kind=c.OP_QUANTIZE, order=address(order))
+    (out,) = run(pool, isa, op, [x], [quantized_floats(width)])
+    assert numbers.same_bits(out, quantize(pool, isa, x[:, order]))
+    op = c.Op(kind=c.OP_GATED, activation=c.SILU)
+    (plain,) = run(pool, isa, op, [x, y], [width])
+    op.quantized, op.order = 1, address(order)
+    (fused,) = run(pool, isa, op, [x, y], [quantized_floats(width)])
+    assert numbers.same_bits(fused, quantize(pool, isa, plain[:, order]))

@@ -112,7 +112,7 @@ def test_half_a_block_has_a_header_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("dtype", "group_size", "length", "said"),
     [
-        ("INT4", 48, 576, "groups of 48 columns; give one of INT4, INT8, TABLE4 and 16"),
+        ("INT4", 48, 576, "groups of 48 columns; give one of INT4, INT8, TABLE4, F8_E4M3 and 16"),
         ("INT4", 0, 576, "groups of 0"),
         ("INT5", 32, 576, "'INT5'"),
         ("INT4", 32, 575, "not 576 bytes"),

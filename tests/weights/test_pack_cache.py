@@ -13,23 +13,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix, pack
+from quire.quant.packed_floats import pack_bytes
 from quire.weights import pack_cache
 from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
 from quire.weights.safetensors import SafetensorsFile
 
-WANTED = {"a": (20, 70), "b": (3, 33)}
+WANTED = {"a": (20, 70), "b": (3, 33), "c": (20, 70), "d": (3, 33), "e": (3, 33)}
 
 
 def matrices(seed: int = 0) -> list[PackedMatrix]:
-    """One of each format, with and without zero points."""
+    """One of each layout, with and without zero points, minimums and an order of columns."""
     random = np.random.default_rng(seed)
     codes = {name: random.integers(0, 16, shape, np.uint8) for name, shape in WANTED.items()}
     scales = random.normal(0, 1, (20, 3)).astype(np.float16)
     zeros = random.integers(0, 16, (3, 1), np.uint8)
+    order = ColumnOrder(random.permutation(70).astype(np.int32))
     return [
         pack("a", "INT4", 32, codes["a"], scales),
         pack("b", "INT8", 64, codes["b"], scales[:3, :1], zeros),
+        pack("c", "INT4", 32, codes["c"], scales, minimums=scales, exponent=-9, order=order),
+        pack("d", "TABLE4", 16, codes["d"], scales[:3], table=tuple(range(-3, 13))),
+        PackedMatrix("e", "F8_E4M3", (3, 33), 20, False, pack_bytes(codes["e"], scales[:3, :2])),
     ]
 
 
@@ -48,7 +54,7 @@ def assert_same(found: dict[str, PackedMatrix] | None, seed: int = 0) -> None:
     assert found is not None and list(found) == list(WANTED)
     for matrix in matrices(seed):
         other = found[matrix.name]
-        for fact in ("name", "dtype", "shape", "group_size", "has_zero_points"):
+        for fact in ("name", *pack_cache.FACTS, "order"):
             assert getattr(other, fact) == getattr(matrix, fact)
         np.testing.assert_array_equal(other.data, matrix.data)
 
@@ -111,9 +117,9 @@ def change_header(path: Path, change: Callable[[dict[str, Any], dict[str, Any]],
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
 
 
-def set_fact(index: int, value: object) -> Callable[[Path], None]:
+def set_fact(index: int, value: object, name: str = "a") -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        change_header(path, lambda header, facts: facts["a"].__setitem__(index, value))
+        change_header(path, lambda header, facts: facts[name].__setitem__(index, value))
 
     return damage
 
@@ -132,6 +138,15 @@ def empty(path: Path) -> None:
 
 def noise(path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def wrong_order(path: Path) -> None:
+    """One column twice: kernels would read what is not there."""
+    raw = bytearray(path.read_bytes())
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    end = 8 + int.from_bytes(raw[:8], "little") + header["c"]["data_offsets"][1]
+    raw[end - 4 : end] = raw[end - 8 : end - 4]
+    path.write_bytes(raw)
 
 
 def no_metadata(path: Path) -> None:
@@ -165,20 +180,30 @@ def deep_facts(path: Path) -> None:
         no_fact,
         facts_of_another_kind,
         deep_facts,
-        set_fact(0, "INT5"),
-        set_fact(0, "INT8"),
-        set_fact(0, ["INT4"]),
-        set_fact(1, 21),
-        set_fact(1, "20"),
-        set_fact(1, None),
-        set_fact(2, 71),
+        wrong_order,
+        set_fact(0, True),
+        set_fact(0, None, "c"),
+        set_fact(1, "INT5"),
+        set_fact(1, "INT8"),
+        set_fact(1, ["INT4"]),
+        set_fact(1, "F8_E4M3"),
+        set_fact(2, [21, 70]),
+        set_fact(2, ["20", 70]),
+        set_fact(2, None),
+        set_fact(2, [20, 71]),
         set_fact(3, 0),
+        set_fact(3, 0, "e"),
         set_fact(3, 16),
         set_fact(3, 48),
         set_fact(3, -32),
         set_fact(3, 64),
         set_fact(3, 32.5),
         set_fact(4, True),
+        set_fact(5, True),
+        set_fact(6, 200),
+        set_fact(6, "1"),
+        set_fact(7, [1]),
+        set_fact(7, [300] * 16, "d"),
     ],
 )
 def test_damage_means_packing_again_with_a_warning(

@@ -38,7 +38,7 @@ __all__ = [
 ABI_VERSION = 5
 MAX_PARTS = 4
 
-F32, F16, BF16, INT4, INT8, TABLE4 = range(6)
+F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU_TANH = range(2)
@@ -102,6 +102,7 @@ class Op(ctypes.Structure):
         ("outputs", Tensor * 2),
         ("parts", Matrix * MAX_PARTS),
         ("vectors", c_void_p * MAX_PARTS),
+        ("order", c_void_p),
         ("num_parts", c_int32),
         ("heads", c_int32),
         ("kv_heads", c_int32),

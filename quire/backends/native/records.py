@@ -12,6 +12,7 @@ from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
 from quire.ops.attention import PagedAttention
+from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add, GatedActivation
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import MatMul
@@ -25,7 +26,8 @@ from quire.quant.packed import PackedMatrix
 __all__ = ["BODIES", "DTYPE_CODES", "RecordWriter", "matrix_of"]
 
 DTYPE_CODES = {
-    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
+    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
+    "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
 }  # fmt: skip
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
@@ -66,6 +68,18 @@ class RecordWriter:
             self._vectors[name] = np.ascontiguousarray(self._weights[name].float32())
         return int(self._vectors[name].ctypes.data)
 
+    def order(self, order: ColumnOrder | None) -> int | None:
+        """The address of an order of columns."""
+        if order is None:
+            return None
+        self.kept.append(order.columns)
+        return int(order.columns.ctypes.data)
+
+    def order_of(self, name: str) -> int | None:
+        """The address of the order in which a matrix has its columns."""
+        weight = self._weights[name]
+        return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
+
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
         return int(self._frequencies[table].ctypes.data)
@@ -96,6 +110,7 @@ def _tensor(tensor: Tensor) -> Any:
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.kind = c.OP_EMBEDDING
     record.parts[0] = writer.matrix(op.table)
+    record.order = writer.order_of(op.table)
     record.num_parts = 1
 
 
@@ -164,11 +179,12 @@ def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
 
 def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
     record.kind = c.OP_QUANTIZE
+    record.order = writer.order(op.order)
 
 
 def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
-    record.quantized = 1
+    record.quantized, record.order = 1, writer.order(op.order)
 
 
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:

@@ -31,7 +31,7 @@ class KernelBench:
         default=(),
         metadata={
             "help": "of the weights: float32 float16 bfloat16 int8 int4, which are the default,"
-            " awq q2_k q3_k q4_k q5_k q6_k iq4_nl nf4 mxfp4 nvfp4"
+            " awq q2_k q3_k q4_k q5_k q6_k iq4_nl nf4 mxfp4 nvfp4 fp8"
         },
     )
     rows: tuple[int, ...] = field(

@@ -26,7 +26,8 @@ def fuse_quantize(graph: Graph) -> Graph:
         maker = makers.get(node.inputs[0]) if isinstance(node.op, Quantize) else None
         if maker is None or graph.readers(node.inputs[0]) != [node]:
             continue
-        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs))
+        assert isinstance(node.op, Quantize)
+        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs), node.op.order)
         outputs = (*node.outputs, *maker.outputs[1:])
         fused[id(maker)] = (Node(op, maker.inputs, outputs, maker.layer),)
         fused[id(node)] = ()

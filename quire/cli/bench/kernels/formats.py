@@ -52,6 +52,7 @@ FORMATS = {
     "nf4": WeightFormat(c.TABLE4, 64, table=WIDE_TABLE),
     "mxfp4": WeightFormat(c.TABLE4, 32, table=SMALL_TABLE),
     "nvfp4": WeightFormat(c.TABLE4, 16, table=SMALL_TABLE),
+    "fp8": WeightFormat(c.FLOAT8, 128),
 }
 USUAL_FORMATS = ("float32", "float16", "bfloat16", "int8", "int4")
 """What is timed where nobody says which."""
