@@ -8,6 +8,7 @@
 #include "integers.h"
 #include "kernels.h"
 #include "packed_format.h"
+#include "tuning.h"
 #include "unroll.h"
 //
 #include "integer_matmul.inl"
@@ -18,7 +19,7 @@ namespace {
 
 template <class V, class Q>
 constexpr IntegerKernels make_integer_kernels() {
-    return {integer_part<Q>, quantize_row<V, Q>, Q::spin};
+    return {Q::kMaxRows, integer_part<Q>, quantize_row<V, Q>, Q::spin};
 }
 
 }  // namespace

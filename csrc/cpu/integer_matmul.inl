@@ -16,6 +16,7 @@ struct IntegerProduct {
     const float *bias;
     float *out;
     int64_t out_stride, columns;  // of the panel
+    const quire_tuning *tuning;
 };
 
 QUIRE_INLINE const QuantizedBlock *row(const QuantizedBlock *x, int64_t m, int64_t stride) {
@@ -225,23 +226,23 @@ struct IntegerTile {
 template <int kLines>
 QUIRE_INLINE void ask_ahead(const uint8_t *w) {
     QUIRE_UNROLL
-    for (int line = 0; line < kLines; line++) QUIRE_PREFETCH_L2(w + 4096 + 64 * line);
+    for (int line = 0; line < kLines; line++) QUIRE_PREFETCH_L2(w + 64 * line);
 }
 
 template <class Q, class F, int M>
 QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
-    constexpr bool kAsksAhead = M >= (F::kStoredBits == 4 ? 3 : 5);
     IntegerTile<Q, F, M> tile;
     tile.clear();
     const Tables<Q, F> tables(p.table);
     const int64_t stride = p.x_stride, block_bytes = p.layout.block_bytes;
     const QuantizedBlock *x = row(p.x, first_row, stride);
     const uint8_t *w = p.w;
+    const bool asks = first_row == 0 && M >= p.tuning->ahead_rows;
     for (int64_t left = p.layout.blocks; left > 0;) {
         const uint8_t *header = w;
         w += F::kHeaders * F::kHeaderBytes;
         for (int64_t i = smaller(p.layout.blocks_per_group, left); i > 0; i--, left--) {
-            if (kAsksAhead && first_row == 0) ask_ahead<F::kLines>(w);
+            if (asks) ask_ahead<F::kLines>(w + p.tuning->ahead_bytes);
             tile.add_block(x++, stride, header, w, tables);
             w += block_bytes;
         }
@@ -263,8 +264,9 @@ QUIRE_INLINE int64_t integer_tile_of(const IntegerProduct &p, int64_t first_row,
 // All rows times one panel, in the fewest tiles, which are then as even as can be.
 template <class Q, class F>
 void integer_panel(const IntegerProduct &p, int64_t num_rows) {
+    const int64_t most = tile_rows(*p.tuning, Q::kMaxRows);
     for (int64_t row = 0; row < num_rows;) {
-        const int64_t left = num_rows - row, tiles = ceil_div(left, Q::kMaxRows);
+        const int64_t left = num_rows - row, tiles = ceil_div(left, most);
         row += integer_tile_of<Q, F, Q::kMaxRows>(p, row, ceil_div(left, tiles));
     }
 }
@@ -277,12 +279,14 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
     const PackedLayout layout = packed_layout(matrix);
     const int64_t panels = ceil_div(matrix.rows, kPanelRows);
     const float factor = float_from_bits(uint32_t(matrix.exponent + 127) << 23);
+    const quire_tuning &tuning = tuning_of(run, matrix);
+    const int64_t most_rows = block_rows(tuning, matrix);
     with_format<(Q::kPlanes > 1)>(matrix, [&](auto format) {
         using F = decltype(format);
         uint8_t table[16];
         for (int i = 0; i < 16; i++) table[i] = uint8_t(matrix.table[i] + F::kTableOffset);
         for (int64_t unit = first_unit; unit < last_unit; unit++) {
-            const int64_t m = unit / panels * kIntegerBlockRows, panel = unit % panels;
+            const int64_t m = unit / panels * most_rows, panel = unit % panels;
             const int64_t n = panel * kPanelRows;
             const IntegerProduct product = {
                 reinterpret_cast<const QuantizedBlock *>(run.row(op.in[0], m)),
@@ -294,8 +298,9 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
                 op.vectors[part] ? op.vectors[part] + n : nullptr,
                 run.row(op.out[0], m) + column + n,
                 op.out[0].stride,
-                smaller(matrix.rows - n, kPanelRows)};
-            integer_panel<Q, F>(product, smaller(run.num_rows - m, kIntegerBlockRows));
+                smaller(matrix.rows - n, kPanelRows),
+                &tuning};
+            integer_panel<Q, F>(product, smaller(run.num_rows - m, most_rows));
         }
     });
 }

@@ -32,8 +32,11 @@ constexpr int kPanelRows = 16;
 constexpr int kBlock = 32;  // columns that share an activation's scale
 constexpr int kHalfBlock = kBlock / 2;
 
+QUIRE_INLINE bool is_packed(int32_t dtype) {
+    return dtype >= QUIRE_INT4 && dtype <= QUIRE_TABLE4;
+}
 QUIRE_INLINE bool is_packed(const quire_matrix &matrix) {
-    return matrix.dtype >= QUIRE_INT4 && matrix.dtype <= QUIRE_TABLE4;
+    return is_packed(matrix.dtype);
 }
 
 struct PackedLayout {
@@ -81,13 +84,6 @@ struct QuantizedBlock {
     int16_t code_sums[2];  // of the first and of the last 16 codes
     int8_t codes[kBlock];
 };
-
-// A unit of work: one panel of weights, and rows whose codes stay in the second-level cache.
-constexpr int64_t kIntegerBlockRows = 64;
-
-QUIRE_INLINE int64_t integer_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kPanelRows) * ceil_div(num_rows, kIntegerBlockRows);
-}
 
 }  // namespace
 }  // namespace quire

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from quire.graph.buffers import BufferPlan, Tensor, plan_buffers
@@ -13,6 +13,7 @@ from quire.graph.passes.decompose import decompose
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.column_order import ColumnOrder
+from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns
 
 __all__ = ["Program", "StepLimits", "compile_program"]
@@ -58,15 +59,15 @@ def compile_program(
     spec: ModelSpec,
     limits: StepLimits,
     has_body: Callable[[Node], bool],
-    integer_weights: Collection[str] = (),
+    row_formats: Mapping[str, RowFormat] | None = None,
     orders: Mapping[str, ColumnOrder] | None = None,
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
-    integer_weights: names of the matrices whose inputs are to be quantized.  orders: of the columns
-    of those that were sorted.
+    row_formats: weight → what its inputs are to be rounded to.  orders: of the columns of those
+    that were sorted.
     """
-    graph = quantize_inputs(lower(spec), integer_weights, orders)
+    graph = quantize_inputs(lower(spec), row_formats or {}, orders)
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]

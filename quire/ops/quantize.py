@@ -1,28 +1,34 @@
-"""Rounds activations to int8, so that integer kernels can multiply them.
+"""Rounds activations to int8 or bfloat16, for kernels that multiply those.
 
-Each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and its
-codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares the codes.
+int8: each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and
+its codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares them.
 A matrix whose columns were sorted reads blocks of columns in its order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from quire.ops.column_order import ColumnOrder
+from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
 
-__all__ = ["BLOCK", "Quantize", "Quantized", "quantized_codes", "quantized_floats"]
+__all__ = ["BLOCK", "Quantize", "Quantized", "RowFormat", "quantized_codes", "row_floats"]
 
 BLOCK = 32
 """Columns that share an activation scale."""
 
+RowFormat = Literal["float32", "bfloat16", "int8"]
+"""How rows of activations are stored."""
 
-def quantized_floats(width: int) -> int:
-    """The room of one quantized row in float32: four numbers and 32 codes per block."""
-    return -(-width // BLOCK) * (4 + BLOCK // 4)
+
+def row_floats(width: int, format: RowFormat) -> int:
+    """The room of one row in float32; an int8 block has four numbers and 32 codes."""
+    per_block = {"float32": BLOCK, "bfloat16": BLOCK // 2, "int8": 4 + BLOCK // 4}[format]
+    return width if format == "float32" else -(-width // BLOCK) * per_block
 
 
 def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
@@ -43,11 +49,12 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """x, rounded to what int8 codes and a scale per block of 32 columns can say.
+    """x, rounded to what bfloat16, or int8 codes and a scale per block of 32 columns, can say.
 
     order: in which columns make blocks; None: as they stand.
     """
 
+    format: RowFormat = "int8"
     order: ColumnOrder | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
@@ -55,7 +62,9 @@ class Quantize:
         return inputs
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
-        """Codes times scales, as float32."""
+        """Rounded, as float32."""
+        if self.format == "bfloat16":
+            return (float32_from_bfloat16(bfloat16_bits(inputs[0])),)
         rows, width = inputs[0].shape
         x = inputs[0] if self.order is None else self.order.stored(inputs[0])
         codes, scales = quantized_codes(x)
@@ -80,6 +89,7 @@ class Quantized(FusedOp):
     op: Op
     num_inputs: int
     num_outputs: int
+    format: RowFormat = "int8"
     order: ColumnOrder | None = None
 
     @property
@@ -89,7 +99,7 @@ class Quantized(FusedOp):
         outputs = tuple(range(self.num_inputs, self.num_inputs + self.num_outputs))
         plain = self.num_inputs + self.num_outputs
         return (self.op, inputs, (plain, *outputs[1:])), (
-            Quantize(self.order),
+            Quantize(self.format, self.order),
             (plain,),
             outputs[:1],
         )

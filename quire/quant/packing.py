@@ -153,9 +153,9 @@ def _half(numbers: _Numbers, matrix: QuantizedMatrix) -> tuple[Float16, Float16 
     largest = np.abs(scales).max(initial=0)
     if numbers.minimums is not None:
         largest = max(largest, np.abs(numbers.minimums).max(initial=0))
-    if not 0 < largest < np.inf:
+    if not largest < np.inf:
         return None
-    exponent = int(np.frexp(largest)[1]) - TOP_EXPONENT
+    exponent = int(np.frexp(largest)[1]) - TOP_EXPONENT if largest else 0
     return _rounded(scales, numbers.minimums, exponent)
 
 

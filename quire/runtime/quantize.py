@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from quire.backends.executable import LoadedWeights
+from quire.backends.executable import Backend, LoadedWeights
 from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
 from quire.ops.column_order import ColumnOrder
-from quire.quant.packed import BITS, INTEGER_DTYPES, PackedDtype, PackedMatrix
-from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
+from quire.ops.quantize import RowFormat
+from quire.quant.packed import BITS, PackedDtype, PackedMatrix
+from quire.weights.pack_cache import kept_or_made, pack_cache_path
 
-__all__ = ["SCHEMES", "column_orders", "integer_bits", "integer_weights", "quantize_weights"]
-
-logger = logging.getLogger(__name__)
+__all__ = [
+    "SCHEMES",
+    "column_orders",
+    "packed_bits",
+    "packed_formats",
+    "quantize_weights",
+    "row_formats",
+]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-
-
-def integer_weights(weights: LoadedWeights) -> frozenset[str]:
-    """The names of the weights that integer kernels multiply."""
-    return frozenset(name for name, weight in weights.items() if weight.dtype in INTEGER_DTYPES)
 
 
 def column_orders(weights: LoadedWeights) -> dict[str, ColumnOrder]:
@@ -36,11 +37,28 @@ def column_orders(weights: LoadedWeights) -> dict[str, ColumnOrder]:
     }
 
 
-def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
+def packed_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
     """What an element of each matrix takes in a scheme, its share of a float16 scale included."""
     dtype, group_size = SCHEMES[scheme]
     bits = BITS[dtype] + 16 / group_size
     return {linear.weight.name: bits for linear in spec.linears()}
+
+
+def packed_formats(spec: ModelSpec, scheme: str) -> dict[str, PackedDtype]:
+    """The format of each matrix in a scheme."""
+    return {linear.weight.name: SCHEMES[scheme][0] for linear in spec.linears()}
+
+
+def row_formats(
+    backend: Backend, spec: ModelSpec, weight_format: str, packed: Mapping[str, PackedDtype]
+) -> dict[str, RowFormat]:
+    """Each linear layer's matrix → what its inputs are rounded to.
+
+    packed: the format of those that are quantized.  weight_format: of the others.
+    """
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    names = [linear.weight.name for linear in spec.linears()]
+    return {name: backend.row_format(packed.get(name, stored)) for name in names}
 
 
 def quantize_weights(
@@ -53,13 +71,7 @@ def quantize_weights(
     """
     wanted = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
     path = pack_cache_path(directory, scheme) if directory else None
-    packed = read_packed(path, wanted) if path else None
-    if packed is None:
-        packed = _pack(weights, wanted, scheme, threads)
-        if path and write_packed(path, packed.values()):
-            logger.info("packed weights are kept in %s", path)
-            # Mapped pages can be dropped and read again; what was packed in memory cannot.
-            packed = read_packed(path, wanted) or packed
+    packed = kept_or_made(path, wanted, lambda: _pack(weights, wanted, scheme, threads))
     return {**weights, **packed}
 
 

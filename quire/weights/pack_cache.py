@@ -1,7 +1,8 @@
 """Keeps packed matrices on disk, so that the next start maps them instead of making them again.
 
-One safetensors file per checkpoint and scheme: each matrix as its bytes, and their shapes and
-formats in the header.  The name is a hash of everything that the contents depend on.
+One safetensors file per checkpoint and scheme: each packed matrix as its bytes, with its shape and
+format in the header; those that have no such layout as floats.  The name is a hash of
+everything that the contents depend on.
 """
 
 from __future__ import annotations
@@ -12,31 +13,46 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from quire.config import cache_directory
 from quire.errors import CheckpointError
 from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix
+from quire.weights.gguf.model import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
+from quire.weights.tensor import RawTensor
 
-__all__ = ["describe_files", "pack_cache_path", "read_packed", "write_packed"]
+__all__ = [
+    "Kept",
+    "describe_files",
+    "kept_or_made",
+    "pack_cache_path",
+    "read_packed",
+    "write_packed",
+]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
-FACTS = (
-    "dtype", "shape", "group_size", "has_zero_points", "has_minimums", "exponent", "table",
-)  # fmt: skip
-"""The fields of a PackedMatrix that stand in the header, behind whether it has an order of columns,
-which follows its bytes."""
+FLOATS = ("F32", "F16", "BF16")
+FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
+"""What is said of a packed matrix beside its bytes; of an order of columns, whether there is one:
+then it stands behind the bytes."""
+
+Kept: TypeAlias = PackedMatrix | RawTensor
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def pack_cache_path(directory: Path, scheme: str) -> Path:
@@ -50,16 +66,42 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
 
 def describe_files(directory: Path) -> list[tuple[str, int, int]]:
-    """The name, size and time in nanoseconds of every file of weights in a directory."""
-    files = sorted(
-        path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
-    )
+    """The name, size and time in nanoseconds of every file of weights in a directory.
+
+    Of a GGUF model, of its file or its parts.
+    """
+    if directory.suffix == SUFFIX:
+        files = parts_of(directory)
+    else:
+        files = sorted(
+            path
+            for path in directory.iterdir()
+            if path.suffix in WEIGHT_SUFFIXES and path.is_file()
+        )
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def read_packed(
-    path: Path, wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, PackedMatrix] | None:
+def kept_or_made(
+    path: Path | None, wanted: Shapes, make: Callable[[], Mapping[str, Kept]]
+) -> Mapping[str, Kept]:
+    """The wanted matrices, mapped if they are kept at `path`, else made, and kept for next time.
+
+    path: None keeps nothing.
+    """
+    if path is None:
+        return make()
+    found = read_packed(path, wanted)
+    if found is not None:
+        return found
+    made = make()
+    if not write_packed(path, made.values()):
+        return made
+    logger.info("packed weights are kept in %s", path)
+    # Mapped pages can be dropped and read again; what was packed in memory cannot.
+    return read_packed(path, wanted) or made
+
+
+def read_packed(path: Path, wanted: Shapes) -> dict[str, Kept] | None:
     """The wanted matrices, mapped; None when there is no such file, or not one to rely on."""
     try:
         if not path.is_file():
@@ -72,14 +114,14 @@ def read_packed(
         return None
 
 
-def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
+def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
     """Write matrices to a new file in one move; False, with a warning, when that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(list(matrices)):
+                for piece in _pieces(sorted(matrices, key=_alignment, reverse=True)):
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -94,38 +136,67 @@ def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
     return True
 
 
-def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
-    facts = {m.name: [m.order is not None, *(getattr(m, each) for each in FACTS)] for m in matrices}
+def _alignment(matrix: Kept) -> int:
+    """The power of two that divides its size: odd ones stand last, so that all have good places."""
+    size = _num_bytes(matrix)
+    return min(size & -size, ALIGNMENT)
+
+
+def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
+    packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
+    facts = {matrix.name: _facts(matrix) for matrix in packed}
     header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
     at = 0
     for matrix in matrices:
-        size = matrix.data.nbytes + _order_bytes(matrix)
-        header[matrix.name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        size = _num_bytes(matrix)
+        is_float = isinstance(matrix, RawTensor)
+        dtype, shape = (matrix.dtype, list(matrix.shape)) if is_float else ("U8", [size])
+        header[matrix.name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     yield len(text).to_bytes(8, "little")
     yield text
     for matrix in matrices:
-        yield matrix.data.data
-        if matrix.order is not None:
-            yield matrix.order.columns.astype("<i4").data
+        for piece in _arrays(matrix):
+            yield np.ascontiguousarray(piece).data
 
 
-def _order_bytes(matrix: PackedMatrix) -> int:
-    return 0 if matrix.order is None else 4 * matrix.shape[1]
+def _arrays(matrix: Kept) -> list[np.ndarray]:
+    if isinstance(matrix, PackedMatrix) and matrix.order is not None:
+        return [matrix.data, matrix.order.columns.astype("<i4")]
+    return [matrix.data]
+
+
+def _num_bytes(matrix: Kept) -> int:
+    return sum(array.nbytes for array in _arrays(matrix))
+
+
+def _facts(matrix: PackedMatrix) -> dict[str, object]:
+    return {**{fact: getattr(matrix, fact) for fact in FACTS}, "order": matrix.order is not None}
 
 
 def _matrix(
-    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, list[Any]]
-) -> PackedMatrix:
-    has_order, *values = facts[name]
-    fields = dict(zip(FACTS, values, strict=True))
-    rows, cols = fields["shape"]
-    if (rows, cols) != tuple(shape):
-        raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
-    data, order = file.tensor(name).data, None
-    if has_order:
-        data, order = data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4"))
-    fields |= {"shape": (rows, cols), "table": tuple(fields["table"])}
-    return PackedMatrix(name, data=data, order=order, **fields)
+    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, dict[str, Any]]
+) -> Kept:
+    tensor = file.tensor(name)
+    if tensor.dtype in FLOATS:
+        if tensor.shape != tuple(shape):
+            raise ValueError(f"{name!r} is {list(tensor.shape)}, not {list(shape)}")
+        return tensor
+    stored = facts[name]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{name!r} is described by {stored!r:.80}")
+    said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    if set(said) != set(FACTS) or said["shape"] != tuple(shape):
+        raise ValueError(f"{name!r} is {facts[name]}, not {' × '.join(map(str, shape))}")
+    data, said["order"] = _split_order(tensor.data, shape[1], said["order"])
+    return PackedMatrix(name=name, data=data, **said)
+
+
+def _split_order(
+    data: npt.NDArray[np.uint8], cols: int, has_order: bool
+) -> tuple[npt.NDArray[np.uint8], ColumnOrder | None]:
+    if not has_order:
+        return data, None
+    return data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4"))

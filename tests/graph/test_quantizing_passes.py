@@ -20,7 +20,7 @@ from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Environment, FusedOp
-from quire.ops.quantize import Quantize, Quantized
+from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.selection import SelectRows
 from tests.graph.interpreting import (
     CONFIGS,
@@ -111,7 +111,7 @@ def test_taken_apart_again_it_computes_the_same(name: str, kept: tuple[type, ...
 
 def test_without_integers_nothing_changes() -> None:
     graph = lower(tiny_spec("llama"))
-    assert quantize_inputs(graph, ()) == graph
+    assert quantize_inputs(graph, {}) == graph
 
 
 def test_every_input_is_quantized_once_for_all_its_readers() -> None:
@@ -121,8 +121,8 @@ def test_every_input_is_quantized_once_for_all_its_readers() -> None:
     readers = [len(graph.readers(node.outputs[0])) for node in quantizers]
     assert readers == [3, 1, 2, 1] * 2 + [1]
     for node in graph:
-        quantized = isinstance(node.op, MatMul)
-        assert all(value.quantized == quantized for value in node.inputs)
+        expected = "int8" if isinstance(node.op, MatMul) else "float32"
+        assert all(value.format == expected for value in node.inputs)
 
 
 def mixed_readers() -> Graph:
@@ -142,14 +142,34 @@ def mixed_readers() -> Graph:
 
 
 def test_float_and_integer_readers_of_one_value_stay_apart() -> None:
-    graph = quantize_inputs(mixed_readers(), {"int0", "int1"})
+    graph = quantize_inputs(mixed_readers(), {"int0": "int8", "int1": "int8"})
     check_order(graph)
     assert names(graph)[2:6] == ["MatMul", "Quantize", "MatMul", "MatMul"]
     merged = optimize(graph)
     check_order(merged)
     products = [node for node in merged if isinstance(node.op, MatMul)]
-    found = [([p.weight for p in node.op.parts], node.inputs[0].quantized) for node in products]
-    assert found == [(["float0", "float1"], False), (["int0", "int1"], True)]
+    found = [([p.weight for p in node.op.parts], node.inputs[0].format) for node in products]
+    assert found == [(["float0", "float1"], "float32"), (["int0", "int1"], "int8")]
+
+
+def test_each_format_is_made_once_of_one_value() -> None:
+    formats: dict[str, RowFormat] = {"float0": "bfloat16", "float1": "bfloat16", "int1": "int8"}
+    graph = quantize_inputs(mixed_readers(), formats)
+    made = [node.op.format for node in graph if isinstance(node.op, Quantize)]
+    assert made == ["bfloat16", "int8"]
+    products = [node for node in optimize(graph) if isinstance(node.op, MatMul)]
+    assert [len(node.op.parts) for node in products if isinstance(node.op, MatMul)] == [2, 1, 1]
+
+
+def test_bfloat16_rounds_each_number() -> None:
+    x = np.array([[1.0, 1.00390625, 1.01171875, -3.1415927, 1e-41, np.inf]], np.float32)
+    (found,) = Quantize("bfloat16").reference(
+        environment(tiny_spec("llama"), mixed_batch(tiny_spec("llama"))), x
+    )
+    np.testing.assert_array_equal(
+        found.view(np.uint32) >> 16, [[0x3F80, 0x3F80, 0x3F82, 0xC049, 0, 0x7F80]]
+    )
+    assert not (found.view(np.uint32) & 0xFFFF).any()
 
 
 def test_readers_whose_columns_stand_in_different_orders_stay_apart() -> None:
@@ -162,7 +182,7 @@ def test_readers_whose_columns_stand_in_different_orders_stay_apart() -> None:
     for i in (2, 3):
         total = build.add(Add(), total, parts[i], name=f"sum{i}")
     selected = build.add(SelectRows(), total, name="selected", rows="outputs")
-    weights = {f"w{i}" for i in range(4)}
+    weights: dict[str, RowFormat] = {f"w{i}": "int8" for i in range(4)}
     graph = quantize_inputs(Graph(tuple(build.nodes), selected), weights, orders)
     merged = optimize(graph)
     check_order(merged)
@@ -181,13 +201,13 @@ def test_an_order_says_which_columns_make_blocks_and_nothing_else() -> None:
     env, random = environment(spec, mixed_batch(spec)), np.random.default_rng(0)
     x = random.normal(0, 1, (3, 70)).astype(np.float32)
     order = ColumnOrder(random.permutation(70).astype(np.int32))
-    (found,) = Quantize(order).reference(env, x)
+    (found,) = Quantize("int8", order).reference(env, x)
     np.testing.assert_array_equal(found[:, order.columns], rounded(x[:, order.columns]))
     assert not np.array_equal(found, rounded(x))
-    fused = Quantized(GatedActivation("silu"), 2, 1, order)
+    fused = Quantized(GatedActivation("silu"), 2, 1, "int8", order)
     (both,) = fused.reference(env, x, x)
     (plain,) = GatedActivation("silu").reference(env, x, x)
-    np.testing.assert_array_equal(both, Quantize(order).reference(env, plain)[0])
+    np.testing.assert_array_equal(both, Quantize("int8", order).reference(env, plain)[0])
 
 
 # --- fuse_quantize
@@ -206,7 +226,7 @@ def test_makers_whose_only_reader_quantizes_are_fused() -> None:
 
 
 def test_a_value_that_others_read_too_is_not_fused() -> None:
-    graph = quantize_inputs(mixed_readers(), {"int0", "int1"})
+    graph = quantize_inputs(mixed_readers(), {"int0": "int8", "int1": "int8"})
     assert fuse_quantize(graph) == graph
 
 
@@ -220,7 +240,7 @@ def two_outputs(read: int) -> Graph:
     build.nodes.append(type(node)(AddRmsNorm(RmsNorm("n", 1e-6)), node.inputs, made))
     product = build.add(MatMul((LinearPart("int", 8),)), made[read], name="product")
     selected = build.add(SelectRows(), product, name="selected", rows="outputs")
-    return quantize_inputs(Graph(tuple(build.nodes), selected), {"int"})
+    return quantize_inputs(Graph(tuple(build.nodes), selected), {"int": "int8"})
 
 
 def test_only_the_first_output_of_a_maker_can_be_quantized_with_it() -> None:
@@ -233,7 +253,7 @@ def test_what_no_maker_made_is_left() -> None:
     x = build.add(EmbeddingLookup("e", 8), name="x")
     product = build.add(MatMul((LinearPart("int", 8),)), x, name="product")
     selected = build.add(SelectRows(), product, name="selected", rows="outputs")
-    graph = quantize_inputs(Graph(tuple(build.nodes), selected), {"int"})
+    graph = quantize_inputs(Graph(tuple(build.nodes), selected), {"int": "int8"})
     assert fuse_quantize(graph) == graph
     assert names(graph) == ["EmbeddingLookup", "Quantize", "MatMul", "SelectRows"]
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
-from quire.ops.quantize import quantized_floats
+from quire.ops.quantize import row_floats
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix, pack
+from quire.quant.packed_floats import pack_bytes
 from tests.native.one_op import run
 
 Array = np.ndarray[Any, Any]
@@ -26,9 +27,9 @@ ROW_BLOCK = np.dtype(
 
 
 def quantize(pool: c.ThreadPool, isa: int, x: Array) -> Array:
-    """Rows of QuantizedBlock, as float32 [M, 10 * blocks], of x [M, K]."""
+    """Rows of QuantizedBlock, as float32 [M, 12 * blocks], of x [M, K]."""
     op = c.Op(kind=c.OP_QUANTIZE)
-    (out,) = run(pool, isa, op, [x], [quantized_floats(x.shape[1])])
+    (out,) = run(pool, isa, op, [x], [row_floats(x.shape[1], "int8")])
     return out
 
 
@@ -63,3 +64,12 @@ def random_packed(
         exponent=int(rng.integers(-3, 4)),
         table=table,
     )
+
+
+def random_float8(
+    rng: np.random.Generator, shape: tuple[int, int], group_size: int, codes: Array | None = None
+) -> PackedMatrix:
+    """A matrix with every code, and scales of both signs."""
+    codes = rng.integers(0, 256, shape, np.uint8) if codes is None else codes
+    scales = rng.normal(0, 0.1, (shape[0], -(-shape[1] // group_size))).astype(np.float32)
+    return PackedMatrix("w", "F8_E4M3", shape, group_size, False, pack_bytes(codes, scales))

@@ -6,19 +6,11 @@ import numpy as np
 import pytest
 
 from quire.backends.native import library as c
-from quire.quant.packed import PackedMatrix
-from quire.quant.packed_floats import pack_bytes
 from tests.native import numbers
 from tests.native.one_op import Batch, add_packed_part, add_part, run
+from tests.native.quantizing import random_float8
 
 SIZES = [(1, 1), (9, 7), (24, 33), (25, 300), (37, 128)]
-
-
-def float8(rng, n, k, group_size, codes=None):
-    """A matrix with every code, and scales of both signs."""
-    codes = rng.integers(0, 256, (n, k), np.uint8) if codes is None else codes
-    scales = rng.normal(0, 0.1, (n, -(-k // group_size))).astype(np.float32)
-    return PackedMatrix("w", "F8_E4M3", (n, k), group_size, False, pack_bytes(codes, scales))
 
 
 def linear(pool, isa, x, weight, bias=None, offset=0):
@@ -39,7 +31,7 @@ def check(out, x, weight, bias=None):
 @pytest.mark.parametrize("group_size", [1, 16, 32, 100, 128, 512])
 def test_linear(pool, isa, rng, group_size):
     for n, k in SIZES:
-        weight = float8(rng, n, k, group_size)
+        weight = random_float8(rng, (n, k), group_size)
         for m in (1, 2, 5, 13, 70):
             x = rng.standard_normal((m, k)).astype(np.float32)
             check(linear(pool, isa, x, weight, offset=4), x, weight)
@@ -47,14 +39,17 @@ def test_linear(pool, isa, rng, group_size):
 
 def test_every_code_is_exact(pool, isa, rng):
     codes = np.arange(256, dtype=np.uint8)[:, None]
-    weight = float8(rng, 256, 1, 32, codes)
+    weight = random_float8(rng, (256, 1), 32, codes)
     out = linear(pool, isa, np.ones((3, 1), np.float32), weight)
     assert numbers.same_bits(out, np.broadcast_to(weight.float32().T, (3, 256)) + np.float32(0))
 
 
 def test_beside_other_formats(pool, isa, rng):
     x = rng.standard_normal((6, 40)).astype(np.float32)
-    weight, plain = float8(rng, 21, 40, 32), rng.standard_normal((5, 40)).astype(np.float32)
+    weight, plain = (
+        random_float8(rng, (21, 40), 32),
+        rng.standard_normal((5, 40)).astype(np.float32),
+    )
     bias = rng.standard_normal(21).astype(np.float32)
     op = c.Op(kind=c.OP_LINEAR)
     add_part(op, plain, c.F32)
@@ -68,7 +63,7 @@ def test_a_row_gives_the_same_bits_in_every_batch_and_on_every_pool(
     pools, isa, rng, n, k, group_size
 ):
     x = rng.standard_normal((70, k)).astype(np.float32)
-    weight, bias = float8(rng, n, k, group_size), rng.standard_normal(n).astype(np.float32)
+    weight, bias = random_float8(rng, (n, k), group_size), rng.standard_normal(n).astype(np.float32)
     expected = np.concatenate([linear(pools[1], isa, row[None], weight, bias) for row in x])
     check(expected, x, weight, bias)
     for m in [*range(2, 21), 64, 70]:
@@ -80,7 +75,7 @@ def test_a_row_gives_the_same_bits_in_every_batch_and_on_every_pool(
 @pytest.mark.parametrize("group_size", [1, 32, 64])
 def test_embedding_rows_come_back_exactly(pool, isa, rng, group_size):
     for width in (1, 31, 130):
-        table = float8(rng, 50, width, group_size)
+        table = random_float8(rng, (50, width), group_size)
         tokens = rng.permutation(50)
         op = c.Op(kind=c.OP_EMBEDDING)
         add_packed_part(op, table, offset=4)

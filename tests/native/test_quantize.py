@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quire.backends.native import library as c
-from quire.ops.quantize import quantized_codes, quantized_floats
+from quire.ops.quantize import quantized_codes, row_floats
 from tests.native import numbers
 from tests.native.one_op import address, run
 from tests.native.quantizing import blocks_of, quantize
@@ -87,8 +87,8 @@ def test_fused_is_the_op_and_then_quantize(pool, isa, rng, width):
         op.vectors[0] = address(weight)
         others = [width] if kind == c.OP_ADD_RMS_NORM else []
         plain, *sums = run(pool, isa, op, inputs, [width, *others])
-        op.quantized = 1
-        fused, *same_sums = run(pool, isa, op, inputs, [quantized_floats(width), *others])
+        op.row_dtype = c.INT8
+        fused, *same_sums = run(pool, isa, op, inputs, [row_floats(width, "int8"), *others])
         assert numbers.same_bits(fused, quantize(pool, isa, plain))
         assert all(map(numbers.same_bits, sums, same_sums))
 
@@ -98,11 +98,11 @@ def test_columns_in_another_order(pool, isa, rng, width):
     """Of quantize and of what is fused with it: the row is sorted and then rounded."""
     x, y = rng.standard_normal((2, 5, width)).astype(np.float32)
     order = rng.permutation(width).astype(np.int32)
-    op = c.Op(kind=c.OP_QUANTIZE, order=address(order))
-    (out,) = run(pool, isa, op, [x], [quantized_floats(width)])
+    op = c.Op(kind=c.OP_QUANTIZE, row_dtype=c.INT8, order=address(order))
+    (out,) = run(pool, isa, op, [x], [row_floats(width, "int8")])
     assert numbers.same_bits(out, quantize(pool, isa, x[:, order]))
     op = c.Op(kind=c.OP_GATED, activation=c.SILU)
     (plain,) = run(pool, isa, op, [x, y], [width])
-    op.quantized, op.order = 1, address(order)
-    (fused,) = run(pool, isa, op, [x, y], [quantized_floats(width)])
+    op.row_dtype, op.order = c.INT8, address(order)
+    (fused,) = run(pool, isa, op, [x, y], [row_floats(width, "int8")])
     assert numbers.same_bits(fused, quantize(pool, isa, plain[:, order]))

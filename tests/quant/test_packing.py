@@ -172,6 +172,12 @@ def test_the_scale_of_a_group_of_zeros_does_not_matter() -> None:
     np.testing.assert_array_equal(packed.float32(), matrix.float32())
 
 
+def test_a_matrix_of_zeros_whose_scales_do_not_fit() -> None:
+    packed = pack_matrix(made(4, (1, 64), 64, codes=np.full((1, 64), 8, np.uint8),
+                              scales=np.full((1, 1), 1e30, np.float32)))  # fmt: skip
+    assert packed is not None and not packed.float32().any()
+
+
 def test_large_zero_points_of_4_bits_become_minimums() -> None:
     zeros = np.full((2, 2), 17, np.uint8)
     packed = pack_matrix(made(4, (2, 64), 32, "zeros", zeros=zeros))

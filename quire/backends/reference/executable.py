@@ -12,6 +12,8 @@ from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
+from quire.ops.quantize import RowFormat
+from quire.quant.packed import INTEGER_DTYPES
 from quire.sampling.state import SampledRow, SampleRow
 
 __all__ = ["ReferenceBackend", "ReferenceExecutable"]
@@ -26,6 +28,10 @@ class ReferenceBackend:
     def build(self) -> str:
         """numpy."""
         return f"reference, numpy {np.__version__}"
+
+    def row_format(self, weight_dtype: str) -> RowFormat:
+        """int8 where the weights are integers, as kernels have it."""
+        return "int8" if weight_dtype in INTEGER_DTYPES else "float32"
 
     def declines(self, node: Node) -> str | None:
         """Never."""

@@ -24,8 +24,8 @@ class WeightFormat:
     table: tuple[int, ...] = ()
 
     @property
-    def quantizes_inputs(self) -> bool:
-        """Whether kernels multiply it with quantized activations."""
+    def is_integer(self) -> bool:
+        """Whether kernels multiply it with activations in int8."""
         return self.dtype in (c.INT4, c.INT8, c.TABLE4)
 
     def matrix(self, rows: int, cols: int) -> Any:
