@@ -37,7 +37,9 @@ enum quire_dtype {
     QUIRE_BF16 = 2,
     QUIRE_INT4 = 3,
     QUIRE_INT8 = 4,
-    QUIRE_NUM_DTYPES = 5
+    QUIRE_TABLE4 = 5, /* 4-bit codes that stand for the 16 numbers of a table */
+    QUIRE_FLOAT8 = 6, /* e4m3: 4 bits of exponent, 3 of fraction; no infinities, NaN is not known */
+    QUIRE_NUM_DTYPES = 7
 };
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
@@ -58,7 +60,7 @@ enum quire_status {
 };
 
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
- * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
+ * csrc/cpu/packed.h says, in 12 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
@@ -114,14 +116,16 @@ enum quire_activation {
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
- * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
- * of 32. */
+ * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, 16 or a
+ * multiple of 32.  All weights are times 2^exponent.  table: of QUIRE_TABLE4.
+ * QUIRE_FLOAT8 is row-major, filled up to a multiple of 4 bytes; float32 scales [rows, groups] of
+ * group_size columns follow, the last of which may be short. */
 typedef struct {
     const void *data;
     int64_t rows, cols;
     int32_t dtype;
-    int32_t group_size, has_zero_points;
-    int32_t reserved;
+    int32_t group_size, has_zero_points, has_minimums, exponent;
+    int8_t table[16];
 } quire_matrix;
 
 /* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in.
@@ -138,6 +142,9 @@ typedef struct {
     quire_tensor in[4], out[2];
     quire_matrix parts[QUIRE_MAX_PARTS];
     const float *vectors[QUIRE_MAX_PARTS];
+    const int32_t *order; /* of quantize and where out0 is quantized: which column of the plain row
+                             is the j-th of the rounded one; of embedding: which column the table's
+                             j-th is; NULL: the j-th */
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale, cap;

@@ -22,10 +22,11 @@ from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
+from quire.quant.packed import PackedMatrix
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
+from quire.runtime.quantize import column_orders, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.stored_weights import STORED_AS, read_weights
@@ -143,6 +144,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
     weights = _in_dtype(weights, config.dtype)
+    orders = column_orders(weights)
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
@@ -152,7 +154,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
         has_body = lambda node: backend.declines(node) is None  # noqa: E731
-        return compile_program(spec, limits, has_body, row_formats)
+        return compile_program(spec, limits, has_body, row_formats, orders)
 
     memory = plan_memory(
         config,
@@ -230,7 +232,7 @@ def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
 
 def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
     stored_as = STORED_AS[dtype]
-    if weight.dtype in (stored_as, *INTEGER_DTYPES):
+    if weight.dtype == stored_as or isinstance(weight, PackedMatrix):
         return weight
     return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 

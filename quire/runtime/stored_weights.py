@@ -44,7 +44,7 @@ def read_weights(
     """Every weight of the spec.
 
     quantization: of the checkpoint; its packed matrices are kept in the user's cache.  dtype: what
-    the user wants floats in, or "auto"; it decides about matrices that no integer kernel takes.
+    the user wants floats in, or "auto"; it decides about matrices that no kernel takes packed.
     Raises CheckpointError, naming the layer, for what is missing or does not fit.
     """
     stored = find_stored(checkpoint, spec, quantization)
@@ -80,7 +80,7 @@ def find_stored(
 
 
 def serve_matrix(stored: Stored, dtype: str) -> Kept:
-    """One matrix, packed for the integer kernels; as floats where they have no layout for it."""
+    """One matrix, packed for the kernels; as floats where they have no layout for it."""
     matrix = stored.read()
     packed = pack_matrix(matrix)
     if packed is not None:
@@ -120,6 +120,6 @@ def _report(stored: Mapping[str, Stored], matrices: Mapping[str, Kept]) -> None:
     floats = {label for (label, dtype) in served if dtype in STORED_AS.values()}
     if floats:
         logger.warning(
-            "no integer kernel multiplies %s: these matrices take the memory and time of floats",
+            "no kernel multiplies %s as it is: these matrices take the memory and time of floats",
             "; ".join(sorted(floats)),
         )

@@ -139,9 +139,9 @@ def _stored(value: Value, x: Float32) -> Float32:
         padded[:, : value.width] = bfloat16_bits(x)
         return padded.view(np.float32)
     codes, scales = quantized_codes(x)
-    blocks = np.zeros((*codes.shape[:2], 10), np.float32)
+    blocks = np.zeros((*codes.shape[:2], 12), np.float32)
     blocks[..., :1] = scales
-    blocks[..., 2:] = codes.astype(np.int8).view(np.float32)
+    blocks[..., 4:] = codes.astype(np.int8).view(np.float32)
     return blocks.reshape(len(x), -1)
 
 
@@ -152,8 +152,8 @@ def _restored(value: Value, stored: Float32) -> Float32:
     if value.format == "bfloat16":
         bits = np.ascontiguousarray(stored).view(np.uint16)
         return float32_from_bfloat16(bits[:, : value.width])
-    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 10))
-    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32)
+    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 12))
+    codes = np.ascontiguousarray(blocks[..., 4:]).view(np.int8).astype(np.float32)
     return (codes * blocks[..., :1]).reshape(len(stored), -1)[:, : value.width]
 
 

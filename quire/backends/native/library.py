@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int8, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,8 +39,8 @@ __all__ = [
 ABI_VERSION = 6
 MAX_PARTS = 4
 
-F32, F16, BF16, INT4, INT8 = range(5)
-NUM_DTYPES = 5
+F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
+NUM_DTYPES = 7
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED = range(6)
@@ -87,7 +87,9 @@ class Matrix(ctypes.Structure):
         ("dtype", c_int32),
         ("group_size", c_int32),
         ("has_zero_points", c_int32),
-        ("reserved", c_int32),
+        ("has_minimums", c_int32),
+        ("exponent", c_int32),
+        ("table", c_int8 * 16),
     ]
 
 
@@ -107,6 +109,7 @@ class Op(ctypes.Structure):
         ("outputs", Tensor * 2),
         ("parts", Matrix * MAX_PARTS),
         ("vectors", c_void_p * MAX_PARTS),
+        ("order", c_void_p),
         ("num_parts", c_int32),
         ("heads", c_int32),
         ("kv_heads", c_int32),

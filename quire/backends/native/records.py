@@ -13,6 +13,7 @@ from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import MatMul
@@ -23,9 +24,12 @@ from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "matrix_of"]
 
-DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
+DTYPE_CODES = {
+    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
+    "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
+}  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 QUERY_RULES = {"log": 1, "steps": 2}
@@ -60,11 +64,8 @@ class RecordWriter:
     def matrix(self, name: str) -> Any:
         """A weight as it stands in memory."""
         weight = self._weights[name]
-        rows, cols = weight.shape
-        data = self._keep(weight)
-        matrix = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
-        if isinstance(weight, PackedMatrix):
-            matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix = matrix_of(weight)
+        matrix.data = self._keep(weight).ctypes.data
         return matrix
 
     def vector(self, name: str, offset: float = 0.0) -> int:
@@ -84,6 +85,18 @@ class RecordWriter:
         self.kept.append(np.array(values, np.float32))
         return int(self.kept[-1].ctypes.data)
 
+    def order(self, order: ColumnOrder | None) -> int | None:
+        """The address of an order of columns."""
+        if order is None:
+            return None
+        self.kept.append(order.columns)
+        return int(order.columns.ctypes.data)
+
+    def order_of(self, name: str) -> int | None:
+        """The address of the order in which a matrix has its columns."""
+        weight = self._weights[name]
+        return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
+
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies and factors."""
         return int(self._frequencies[table].ctypes.data)
@@ -96,6 +109,17 @@ class RecordWriter:
         return data
 
 
+def matrix_of(weight: StoredWeight) -> Any:
+    """The record of a weight, which says everything of it but where it stands."""
+    rows, cols = weight.shape
+    matrix = c.Matrix(None, rows, cols, DTYPE_CODES[weight.dtype])
+    if isinstance(weight, PackedMatrix):
+        matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix.has_minimums, matrix.exponent = weight.has_minimums, weight.exponent
+        matrix.table[: len(weight.table)] = weight.table
+    return matrix
+
+
 def _tensor(tensor: Tensor) -> Any:
     return c.Tensor(tensor.offset, tensor.stride, tensor.width)
 
@@ -103,6 +127,7 @@ def _tensor(tensor: Tensor) -> Any:
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
+    record.order = writer.order_of(op.table)
     record.num_parts = 1
 
 
@@ -200,10 +225,12 @@ def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
 
 def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
     record.kind = c.OP_QUANTIZE
+    record.order = writer.order(op.order)
 
 
 def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
+    record.order = writer.order(op.order)
 
 
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:

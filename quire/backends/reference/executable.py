@@ -13,7 +13,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
 from quire.ops.quantize import RowFormat
-from quire.quant.packed import BITS
+from quire.quant.packed import INTEGER_DTYPES
 from quire.sampling.state import SampledRow, SampleRow
 
 __all__ = ["ReferenceBackend", "ReferenceExecutable"]
@@ -31,7 +31,7 @@ class ReferenceBackend:
 
     def row_format(self, weight_dtype: str) -> RowFormat:
         """int8 where the weights are integers, as kernels have it."""
-        return "int8" if weight_dtype in BITS else "float32"
+        return "int8" if weight_dtype in INTEGER_DTYPES else "float32"
 
     def declines(self, node: Node) -> str | None:
         """Never."""

@@ -4,7 +4,8 @@
     x → matmul k (int4)       ⇒                     x' → matmul k (int4)
     x → matmul router (f32)            x → matmul router (f32)
 
-It runs before matrices are merged: those that read x and those that read x' stay apart.
+It runs before matrices are merged: those that read x and those that read x' stay apart, and so do
+those whose columns stand in different orders, for each order makes an x' of its own.
 """
 
 from __future__ import annotations
@@ -13,18 +14,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from quire.graph.ir import Graph, Node, Value
+from quire.ops.column_order import ColumnOrder
 from quire.ops.linear import MatMul
 from quire.ops.quantize import Quantize, RowFormat
 
 __all__ = ["quantize_inputs"]
 
 
-def quantize_inputs(graph: Graph, formats: Mapping[str, RowFormat]) -> Graph:
+def quantize_inputs(
+    graph: Graph,
+    formats: Mapping[str, RowFormat],
+    orders: Mapping[str, ColumnOrder] | None = None,
+) -> Graph:
     """The graph with a quantize before the first product of each value with narrow weights.
 
-    formats: weight → what its kernels multiply it with; float32 where it is not named.
+    formats: weight → what its kernels multiply it with; float32 where it is not named.  orders: of
+    the columns of those matrices that were sorted.
     """
-    done: dict[tuple[Value, RowFormat], Value] = {}
+    orders = orders or {}
+    done: dict[tuple[Value, RowFormat, ColumnOrder | None], Value] = {}
 
     def change(node: Node) -> tuple[Node, ...]:
         if not isinstance(node.op, MatMul):
@@ -33,10 +41,15 @@ def quantize_inputs(graph: Graph, formats: Mapping[str, RowFormat]) -> Graph:
         format = formats.get(part.weight, "float32")
         if format == "float32":
             return (node,)
-        nodes = []
-        if (x, format) not in done:
-            done[x, format] = replace(x, name=f"{x.name}_{format}", format=format)
-            nodes.append(Node(Quantize(format), (x,), (done[x, format],), node.layer))
-        return (*nodes, replace(node, inputs=(done[x, format],)))
+        key, nodes = (x, format, orders.get(part.weight)), []
+        if key not in done:
+            done[key] = _rounded(*key)
+            nodes.append(Node(Quantize(*key[1:]), (x,), (done[key],), node.layer))
+        return (*nodes, replace(node, inputs=(done[key],)))
 
     return graph.rewrite(change)
+
+
+def _rounded(x: Value, format: RowFormat, order: ColumnOrder | None) -> Value:
+    name = f"{x.name}_{format}" if order is None else f"{x.name}_{format}_{order.digest}"
+    return replace(x, name=name, format=format)
