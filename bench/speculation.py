@@ -21,7 +21,7 @@ from quire.config import EngineConfig
 from quire.control.scheduler import Scheduler
 from quire.engine import Engine
 from quire.ops.batch import Batch
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SampleRow
 from quire.sampling_params import SamplingParams
 from quire.speculative.methods import load_speculator
 from quire.weights.hub import DEMO
@@ -38,13 +38,10 @@ class Dictated:
         self.inner = inner
         self.texts: dict[int, Sequence[int]] = {}
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> SampledRows:
         """Run, and replace what was drawn."""
-        sampled = self.inner.run(batch, rows)
-        return [
-            one._replace(token=self.texts[row.state.seed][row.output_index])
-            for one, row in zip(sampled, rows, strict=True)
-        ]
+        logprobs = self.inner.run(batch, rows).logprobs
+        return SampledRows([self.texts[row.state.seed][row.output_index] for row in rows], logprobs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -26,8 +26,8 @@ class Event(NamedTuple):
     """
 
     update: Update
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    logprobs: Sequence[TokenLogprobs] | None = None
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
     metrics: RequestMetrics | None = None
 
 
@@ -48,12 +48,24 @@ class EngineStats:
 
 @dataclass(slots=True)
 class _Live:
-    """What the engine keeps of an unfinished request beside the scheduler."""
+    """What the engine keeps of an unfinished request beside the scheduler.
+
+    prompt_logprobs: one per token of the prompt, as they come; None where nobody asked.
+    """
 
     request: Request
-    state: SamplingState
-    prompt_logprobs: list[TokenLogprobs | None]
+    prompt_logprobs: list[TokenLogprobs | None] | None
     metrics: RequestMetrics
+
+    def note(self, now: float, is_first: bool, is_over: bool) -> None:
+        """Bring the metrics up to date when a first token came, or all is over."""
+        self.metrics = replace(
+            self.metrics,
+            first_scheduled_s=self.request.first_scheduled or 0.0,
+            first_token_s=now if is_first else self.metrics.first_token_s,
+            finished_s=now if is_over else 0.0,
+            num_preemptions=self.request.num_preemptions,
+        )
 
 
 class Engine:
@@ -77,14 +89,17 @@ class Engine:
         """Queue a request.  Raises QueueFullError, or RequestError if it can never run."""
         self.scheduler.submit(request)
         self.runner.start(request.id, state)
-        prompt_logprobs: list[TokenLogprobs | None] = [None] * request.num_prompt
-        metrics = RequestMetrics(arrival_s=request.arrival)
-        self._live[request.id] = _Live(request, state, prompt_logprobs, metrics)
+        asked = state.params.prompt_logprobs is not None
+        self._live[request.id] = _Live(
+            request,
+            [None] * request.num_prompt if asked else None,
+            RequestMetrics(arrival_s=request.arrival),
+        )
 
     def cancel(self, request_id: str, finish_reason: str = "abort") -> Event | None:
         """End a request now; None when it is unknown or over."""
         update = self.scheduler.cancel(request_id, finish_reason)
-        return None if update is None else self._event(update, StepOutput())
+        return None if update is None else self._event(update, StepOutput(), self._clock())
 
     def step(self) -> list[Event]:
         """Plan, run, commit once; the events of every request that moved."""
@@ -101,10 +116,11 @@ class Engine:
             updates += [failed] if failed is not None else []
         updates += self.scheduler.commit(plan, output.tokens, seconds, output.unloaded)
         for request_id, found in output.prompt_logprobs.items():
+            entries = self._live[request_id].prompt_logprobs
+            assert entries is not None
             for position, entry in found.items():
-                self._live[request_id].prompt_logprobs[position] = entry
-        self._count(plan.num_tokens, updates)
-        return [self._event(update, output) for update in updates]
+                entries[position] = entry
+        return self._note_step(plan.num_tokens, updates, output)
 
     def stats(self) -> EngineStats:
         """Counts and gauges now."""
@@ -120,39 +136,35 @@ class Engine:
             self.scheduler.commit(plan, {})
             raise
 
-    def _count(self, step_tokens: int, updates: list[Update]) -> None:
-        first = [
-            u for u in updates if u.tokens and not self._live[u.request_id].metrics.first_token_s
-        ]
-        totals = self._totals
-        prompts = sum(self._live[update.request_id].request.num_prompt for update in first)
+    def _note_step(
+        self, step_tokens: int, updates: list[Update], output: StepOutput
+    ) -> list[Event]:
+        """Make an event of each update, and count what they say."""
+        now, totals = self._clock(), self._totals
+        num_prompt, num_generated = totals.num_prompt_tokens, totals.num_generation_tokens
+        events = []
+        for update in updates:
+            num_generated += len(update.tokens)
+            live = self._live[update.request_id]
+            if update.tokens and not live.metrics.first_token_s:
+                num_prompt += live.request.num_prompt
+            events.append(self._event(update, output, now))
         self._totals = EngineStats(
-            totals.scheduler,
-            totals.num_steps + 1,
-            totals.num_prompt_tokens + prompts,
-            totals.num_generation_tokens + sum(len(update.tokens) for update in updates),
-            step_tokens,
-            self._clock(),
+            totals.scheduler, totals.num_steps + 1, num_prompt, num_generated, step_tokens, now
         )
+        return events
 
-    def _event(self, update: Update, output: StepOutput) -> Event:
-        live, now = self._live[update.request_id], self._clock()
-        params, prompt_logprobs = live.state.params, None
-        if update.tokens and not live.metrics.first_token_s:
-            live.metrics = replace(live.metrics, first_token_s=now)
-            if params.prompt_logprobs is not None:
-                prompt_logprobs = tuple(live.prompt_logprobs)
-        request, known = live.request, live.metrics
-        scheduled = request.first_scheduled or 0.0
-        facts = (scheduled, request.num_preemptions)
-        if facts != (known.first_scheduled_s, known.num_preemptions):
-            live.metrics = replace(
-                known, first_scheduled_s=scheduled, num_preemptions=request.num_preemptions
-            )
-        logprobs = output.logprobs.get(update.request_id)
-        kept = None if logprobs is None else tuple(logprobs[: len(update.tokens)])
-        if update.finish_reason is not None:
-            live.metrics = replace(live.metrics, finished_s=now)
+    def _event(self, update: Update, output: StepOutput, now: float) -> Event:
+        live = self._live[update.request_id]
+        is_first = bool(update.tokens) and not live.metrics.first_token_s
+        is_over = update.finish_reason is not None
+        if is_first or is_over or live.metrics.num_preemptions != live.request.num_preemptions:
+            live.note(now, is_first, is_over)
+        if is_over:
             self.runner.finish(update.request_id)
             del self._live[update.request_id]
-        return Event(update, kept, prompt_logprobs, live.metrics)
+        logprobs = output.logprobs.get(update.request_id)
+        if logprobs is not None:
+            logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
+        of_prompt = live.prompt_logprobs if is_first else None
+        return Event(update, logprobs, of_prompt, live.metrics)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.batch import Batch
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SampleRow
 
 __all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
 
@@ -44,7 +44,7 @@ class Executable(Protocol):
         """The backend, instruction set and threads, in words."""
         ...
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> SampledRows:
         """Compute every token of the batch, then sample; rows[i] is for batch.logit_rows[i].
 
         Keys and values go to the KV cache.  Without logit rows only the cache changes.

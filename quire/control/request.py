@@ -100,13 +100,13 @@ class Request:
 
     def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
         """Append new tokens up to the one that finishes the request; return those kept, and why."""
+        stop, num_before = self.stop, len(self.tokens) - self.num_prompt
         for count, token in enumerate(new_tokens, 1):
             self.tokens.append(token)
-            finish = self.stop.finish_reason(token, self.num_output)
+            finish = stop.finish_reason(token, num_before + count)
             if finish is not None:
                 return tuple(new_tokens[:count]), finish
-        done = self.num_output >= self.stop.max_tokens  # only max_tokens 0 gets here
-        return tuple(new_tokens), Finish("length") if done else None
+        return tuple(new_tokens), None if stop.max_tokens else Finish("length")
 
     def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:
         """What to report when these tokens are new, and why the request is over, if it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
 
 from quire.control.block_store import BlockStore
 from quire.control.blocks import BlockPool
@@ -166,28 +166,31 @@ class Scheduler:
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
-        updates = []
+        updates, running = [], RequestState.RUNNING
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
-            if request.state is not RequestState.RUNNING:
+            if request.state is not running:
                 continue
             if chunk.load_keys:
                 self._take_in_loaded(chunk, request, unloaded.get(request.id))
-            if request.id in unloaded:
+            if unloaded and request.id in unloaded:
                 continue
-            end = chunk.start + len(chunk.tokens) - chunk.num_drafts
-            new_tokens = sampled.get(request.id, ()) if chunk.samples else ()
-            tokens, finish = request.accept(new_tokens) if chunk.samples else ((), None)
-            # A right guess is in the cache; a wrong one is not counted and will be overwritten.
-            end += min(self._drafting.count(chunk, request, new_tokens), len(tokens))
-            self._num_wasted_tokens += request.advance(chunk.start, end)
-            self._prefix.publish(request, chunk.start, end)
-            self._release_passed(request)
+            end = chunk.start + len(chunk.tokens)
             if not chunk.samples:
+                self._advance(request, chunk.start, end)
                 continue
+            new_tokens = sampled.get(request.id, ())
+            tokens, finish = request.accept(new_tokens)
             assert tokens or finish, f"no token was sampled for request {request.id!r}"
-            report = self._finish if finish else Request.update
-            updates.append(report(request, tokens, finish))
-        self._drafting.observe(plan.num_tokens, seconds)
+            if chunk.num_drafts:
+                # A right guess is in the cache; a wrong one is not counted, and overwritten later.
+                num_right = self._drafting.count(chunk, request, new_tokens)
+                end += min(num_right, len(tokens)) - chunk.num_drafts
+            self._advance(request, chunk.start, end)
+            if finish:
+                updates.append(self._finish(request, tokens, finish))
+            else:
+                updates.append(Update(request.id, tokens, None, None, request.num_cached_tokens))
+        self._drafting.observe(plan, seconds)
         return tuple(updates)
 
     def stats(self) -> SchedulerStats:
@@ -228,7 +231,8 @@ class Scheduler:
 
     def _continue_running(self, chunks: list[Chunk], budget: int) -> int:
         """Plan the running requests, the most urgent first; return the budget that is left."""
-        self._running.sort(key=self._rank)
+        self._running.sort(key=attrgetter("order"))  # what the policy does not tell apart
+        self._running.sort(key=self._policy)
         index = 0
         while budget > 0 and index < len(self._running):  # preemption shortens the list
             request = self._running[index]
@@ -245,10 +249,8 @@ class Scheduler:
             table += self._take_blocks(request, -(-missing // size))
             wanted = min(wanted, len(table) * size - start)
         if wanted > 0:
-            end = start + wanted
-            samples = end == len(request.tokens)
-            tokens = request.tokens[start:end]
-            chunks.append(Chunk(request.id, start, tokens, table, samples, request.num_output))
+            tokens, end = request.tokens, start + wanted
+            chunks.append(Chunk(request.id, start, tokens[start:end], table, end == len(tokens)))
             self._planned.append(request)
         return wanted
 
@@ -266,6 +268,15 @@ class Scheduler:
         request.queued_since = self._now
         request.state = RequestState.WAITING
         self._waiting.add(request)
+
+    def _advance(self, request: Request, start: int, end: int) -> None:
+        """Note that positions start .. end - 1 are computed; blocks may be full now, or passed."""
+        self._num_wasted_tokens += request.advance(start, end)
+        size, window = self.limits.block_tokens, self.limits.window
+        if end // size > start // size:
+            self._prefix.publish(request, start, end)
+        if window is not None:
+            self._release_passed(request)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""
@@ -348,6 +359,3 @@ class Scheduler:
         self._pool.release(request.held_blocks)
         request.block_table, request.num_passed = [], 0
         request.num_computed = 0
-
-    def _rank(self, request: Request) -> tuple[Any, int]:
-        return self._policy(request), request.order

@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from quire.control.plan import Chunk, Plan
 from quire.ops.batch import Batch
+from quire.runtime.block_tables import BlockTables, TableRow
 from quire.sampling.state import SampleRow, SamplingState
 
-__all__ = ["BlockTableRow", "RunningRequest", "StepInputs", "build_inputs"]
-
-
-class BlockTableRow:
-    """An int32 copy of one request's block table that follows it by appending."""
-
-    def __init__(self) -> None:
-        self._source: Sequence[int] | None = None
-        self._ids = np.zeros(8, np.int32)
-        self._filled = 0
-
-    def follow(self, table: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The ids of `table`; only what was appended since the last call is copied."""
-        if table is not self._source:
-            self._source, self._filled = table, 0
-        if len(table) > len(self._ids):
-            grown = np.zeros(max(len(table), 2 * len(self._ids)), np.int32)
-            grown[: self._filled] = self._ids[: self._filled]
-            self._ids = grown
-        if self._filled < len(table):
-            self._ids[self._filled : len(table)] = table[self._filled :]
-            self._filled = len(table)
-        return self._ids[: self._filled]
+__all__ = ["RunningRequest", "StepInputs", "build_inputs"]
 
 
 @dataclass(slots=True)
 class RunningRequest:
-    """What the runner keeps of a request from its first step to its last."""
+    """What the runner keeps of a request until it is over.
+
+    sample: what the row of its last known token is for, the same in every step without guesses.
+    """
 
     state: SamplingState
     rope_row: int
-    blocks: BlockTableRow = field(default_factory=BlockTableRow)
-    wants_prompt_logprobs: bool = False
+    blocks: TableRow
+    sample: SampleRow = field(init=False)
+    wants_prompt_logprobs: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        params = self.state.params
+        self.sample = SampleRow(self.state, -1 if params.logprobs is None else params.logprobs)
+        self.wants_prompt_logprobs = params.prompt_logprobs is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,74 +44,74 @@ class StepInputs:
     """
 
     batch: Batch
-    rows: tuple[SampleRow, ...]
-    owners: tuple[tuple[str, int], ...]
+    rows: list[SampleRow]
+    owners: list[tuple[str, int]]
 
 
 def build_inputs(
     plan: Plan,
     running: Mapping[str, RunningRequest],
+    tables: BlockTables,
     frequencies: tuple[npt.NDArray[np.float32], ...],
 ) -> StepInputs:
     """Lay the chunks side by side and list the rows whose logits are wanted."""
-    # Lists first: most chunks have one token, and numpy takes as long for one as for a hundred.
-    token_ids: list[int] = []
-    positions: list[int] = []
-    rope_rows: list[int] = []
-    query_start, logit_rows = [0], []
+    chunks = plan.chunks
+    requests = [running[chunk.request_id] for chunk in chunks]
+    counts = [len(chunk.tokens) for chunk in chunks]
+    query_start = np.zeros(len(chunks) + 1, np.int32)
+    np.cumsum(counts, out=query_start[1:])
+    starts = np.array([chunk.start for chunk in chunks], np.int32)
+    token_ids = list(chain.from_iterable([chunk.tokens for chunk in chunks]))
+    shift = np.repeat(starts - query_start[:-1], counts)  # from place in the step to position
+    logit_rows: list[int] = []
     rows: list[SampleRow] = []
     owners: list[tuple[str, int]] = []
-    for chunk in plan.chunks:
-        request, first, count = running[chunk.request_id], len(token_ids), len(chunk.tokens)
-        token_ids += chunk.tokens
-        positions += range(chunk.start, chunk.start + count)
-        rope_rows += [request.rope_row] * count
-        query_start.append(first + count)
+    for chunk, request, first in zip(chunks, requests, query_start.tolist(), strict=False):
         for position, row in _wanted_rows(chunk, request):
             logit_rows.append(first + position - chunk.start)
             rows.append(row)
             owners.append((chunk.request_id, position))
     batch = Batch(
         np.array(token_ids, np.int32),
-        np.array(positions, np.int32),
-        np.array(rope_rows, np.int32),
-        np.array(query_start, np.int32),
-        _block_tables(plan, running),
+        np.arange(len(token_ids), dtype=np.int32) + shift,
+        np.repeat(np.array([request.rope_row for request in requests], np.int32), counts),
+        query_start,
+        tables.gather(
+            [request.blocks for request in requests], [chunk.block_table for chunk in chunks]
+        ),
         np.array(logit_rows, np.int32),
         frequencies,
     )
-    return StepInputs(batch, tuple(rows), tuple(owners))
+    return StepInputs(batch, rows, owners)
 
 
-def _block_tables(plan: Plan, running: Mapping[str, RunningRequest]) -> npt.NDArray[np.int32]:
-    """Each chunk's block table, with zeros behind the shorter ones."""
-    longest = max((len(chunk.block_table) for chunk in plan.chunks), default=0)
-    tables = np.zeros((len(plan.chunks), longest), np.int32)
-    for row, chunk in zip(tables, plan.chunks, strict=True):
-        row[: len(chunk.block_table)] = running[chunk.request_id].blocks.follow(chunk.block_table)
-    return tables
-
-
-def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, SampleRow]]:
-    """The positions of a chunk whose logits are wanted: prompt rows, then the samples.
-
-    A chunk that samples has one row for its last known token and one for each guess behind it.
-    """
-    state, wanted = request.state, []
-    if request.wants_prompt_logprobs:
-        num_logprobs = state.params.prompt_logprobs
-        assert num_logprobs is not None
-        end = min(chunk.start + len(chunk.tokens), len(state.prompt) - 1)
-        for position in range(chunk.start, end):
-            target = int(state.prompt[position + 1])
-            wanted.append((position, SampleRow(state, num_logprobs, target)))
+def _wanted_rows(chunk: Chunk, request: RunningRequest) -> Sequence[tuple[int, SampleRow]]:
+    """The positions of a chunk whose logits are wanted: prompt rows, then the samples."""
+    if chunk.num_drafts or request.wants_prompt_logprobs:
+        return [*_prompt_rows(chunk, request), *_sample_rows(chunk, request)]
     if chunk.samples:
-        num_logprobs = -1 if state.params.logprobs is None else state.params.logprobs
-        num_known = len(chunk.tokens) - chunk.num_drafts
-        guesses = chunk.tokens[num_known:] if chunk.num_drafts else ()
-        if guesses:
-            state.guess(guesses)
-        for place, guess in enumerate((*guesses, -1)):
-            row = SampleRow(state, num_logprobs, num_guesses=place, guess=guess)
-            wanted.append((chunk.start + num_known - 1 + place, row))
-    return wanted
+        return ((chunk.start + len(chunk.tokens) - 1, request.sample),)
+    return ()
+
+
+def _prompt_rows(chunk: Chunk, request: RunningRequest) -> Iterator[tuple[int, SampleRow]]:
+    """A row for each position that reports on the prompt's next token."""
+    num_logprobs = request.state.params.prompt_logprobs
+    if num_logprobs is None:
+        return
+    prompt = request.state.prompt
+    for position in range(chunk.start, min(chunk.start + len(chunk.tokens), len(prompt) - 1)):
+        yield position, SampleRow(request.state, num_logprobs, int(prompt[position + 1]))
+
+
+def _sample_rows(chunk: Chunk, request: RunningRequest) -> Iterator[tuple[int, SampleRow]]:
+    """A row for the last known token, and one for each guess behind it."""
+    if not chunk.samples:
+        return
+    num_known = len(chunk.tokens) - chunk.num_drafts
+    guesses = chunk.tokens[num_known:]
+    if guesses:
+        request.state.guess(guesses)
+    for place, guess in enumerate((*guesses, -1)):
+        row = request.sample._replace(num_guesses=place, guess=guess)
+        yield chunk.start + num_known - 1 + place, row

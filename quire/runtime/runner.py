@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from quire.backends.executable import Executable
 from quire.control.plan import Plan
 from quire.outputs import TokenLogprobs
-from quire.runtime.inputs import RunningRequest, build_inputs
+from quire.runtime.block_tables import BlockTables
+from quire.runtime.inputs import RunningRequest, StepInputs, build_inputs
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.sampling.state import SampledRow, SampleRow, SamplingState
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["Runner", "StepOutput"]
 
@@ -46,18 +47,19 @@ class Runner:
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
+        self._tables = BlockTables()
 
     def start(self, request_id: str, state: SamplingState) -> None:
         """Accept a request before its first step."""
         rope_row = self.ropes.take(self.ropes.rope_class(len(state.prompt)))
-        wants = state.params.prompt_logprobs is not None
-        self._running[request_id] = RunningRequest(state, rope_row, wants_prompt_logprobs=wants)
+        self._running[request_id] = RunningRequest(state, rope_row, self._tables.take())
 
     def finish(self, request_id: str) -> None:
         """Forget a request."""
         request = self._running.pop(request_id, None)
         if request is not None:
             self.ropes.release(request.rope_row)
+            self._tables.release(request.blocks)
 
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan's tokens, sample where the plan says so, and note the samples."""
@@ -67,21 +69,33 @@ class Runner:
             if not runs:
                 return output
             plan = replace(plan, chunks=runs)
-        inputs = build_inputs(plan, self._running, self.ropes.arrays)
+        inputs = build_inputs(plan, self._running, self._tables, self.ropes.arrays)
         for row in inputs.rows:
-            row.refresh_mask()
-        ended: set[str] = set()  # requests whose guesses were wrong, or are used up
-        sampled = self.executable.run(inputs.batch, inputs.rows)
-        for row, result, owner in zip(inputs.rows, sampled, inputs.owners, strict=True):
-            request_id, position = owner
-            if row.target >= 0:
-                assert result.logprobs is not None
-                output.prompt_logprobs.setdefault(request_id, {})[position + 1] = result.logprobs
-            elif request_id not in ended:
-                _take(request_id, row, result, output)
-                if result.token != row.guess:
-                    ended.add(request_id)
+            if row.state.grammar is not None:
+                row.refresh_mask()
+        self._take(inputs, self.executable.run(inputs.batch, inputs.rows), output)
         return output
+
+    def _take(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
+        """Note what each row yielded, less the rows behind a wrong guess."""
+        mistaken: set[str] = set()  # requests with a wrong guess
+        found = zip(inputs.rows, inputs.owners, sampled.tokens, strict=True)
+        for place, (row, (request_id, position), token) in enumerate(found):
+            if row.target >= 0:
+                of_prompt = output.prompt_logprobs.setdefault(request_id, {})
+                of_prompt[position + 1] = sampled.logprobs[place]
+                continue
+            if request_id in mistaken:
+                continue
+            if token >= 0:
+                row.state.append(token)
+                output.tokens.setdefault(request_id, []).append(token)
+                if row.num_logprobs >= 0:
+                    output.logprobs.setdefault(request_id, []).append(sampled.logprobs[place])
+            elif request_id not in output.tokens:  # else the next step finds nothing either
+                output.failed.append(request_id)
+            if row.guess >= 0 and token != row.guess:
+                mistaken.add(request_id)
 
     def _load(self, plan: Plan) -> dict[str, int]:
         """Load blocks as the plan says; where one fails, how many of the request's were loaded."""
@@ -94,13 +108,3 @@ class Runner:
                     unloaded[chunk.request_id] = count
         return unloaded
 
-
-def _take(request_id: str, row: SampleRow, result: SampledRow, output: StepOutput) -> None:
-    """Note what a row drew, which stands behind nothing but output."""
-    if result.token >= 0:
-        row.state.append(result.token)
-        output.tokens.setdefault(request_id, []).append(result.token)
-        if result.logprobs is not None:
-            output.logprobs.setdefault(request_id, []).append(result.logprobs)
-    elif request_id not in output.tokens:  # else the next step finds nothing to choose from either
-        output.failed.append(request_id)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.outputs import Logprob
-from quire.sampling.state import SampledRow, SampleRow, SamplingState
+from quire.sampling.state import SampledRow, SampledRows, SampleRow, SamplingState
 
 __all__ = [
     "adjust_logits",
@@ -36,9 +36,11 @@ LARGEST = np.finfo(np.float32).max
 MASK32 = 0xFFFFFFFF
 
 
-def sample_rows(logits: Float32, rows: Sequence[SampleRow]) -> list[SampledRow]:
+def sample_rows(logits: Float32, rows: Sequence[SampleRow]) -> SampledRows:
     """What each row of logits [S, V] yields; the logits are not changed."""
-    return [_sample_row(one, row) for one, row in zip(logits, rows, strict=True)]
+    found = [_sample_row(one, row) for one, row in zip(logits, rows, strict=True)]
+    logprobs = {place: one.logprobs for place, one in enumerate(found) if one.logprobs is not None}
+    return SampledRows([one.token for one in found], logprobs)
 
 
 def _sample_row(logits: Float32, row: SampleRow) -> SampledRow:

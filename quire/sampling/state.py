@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from quire.errors import RequestError
 from quire.outputs import Logprob
 from quire.sampling_params import SamplingParams
 
-__all__ = ["GrammarState", "SampleRow", "SampledRow", "SamplingState"]
+__all__ = ["GrammarState", "SampleRow", "SampledRow", "SampledRows", "SamplingState"]
 
 Int32 = npt.NDArray[np.int32]
 
@@ -83,7 +84,8 @@ class SamplingState:
 
     def append(self, token: int) -> None:
         """Note a generated token and move the grammar past it."""
-        self._reserve(self.num_output + 1)
+        if self.num_output == len(self._output):
+            self._reserve(self.num_output + 1)
         self._output[self.num_output] = token
         self.num_output += 1
         if self.grammar is not None:
@@ -135,3 +137,20 @@ class SampledRow(NamedTuple):
 
     token: int
     logprobs: dict[int, Logprob] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows(Sequence[SampledRow]):
+    """What came of a step's rows, in columns, as most steps want one number of each row.
+
+    logprobs: by the place of a row that asked for them and has a token.
+    """
+
+    tokens: list[int]
+    logprobs: Mapping[int, dict[int, Logprob]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, place: int) -> SampledRow:  # type: ignore[override]
+        return SampledRow(self.tokens[place], self.logprobs.get(place))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from quire.control.plan import Update
 from quire.outputs import Delta, RequestMetrics, TokenLogprobs
@@ -52,7 +51,7 @@ class OutputAssembler:
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
         if self.finished:
-            return replace(self._last, metrics=metrics)
+            return self._last._replace(metrics=metrics)
         text, num_taken = self._read(update)
         finish_reason: str | None = update.finish_reason
         stop_reason: str | int | None = update.stop_reason
@@ -84,7 +83,7 @@ class OutputAssembler:
     def name_tokens(self, entry: TokenLogprobs) -> TokenLogprobs:
         """The entry with the text of every token in it."""
         return {
-            token: replace(value, decoded_token=self._tokenizer.token_text(token))
+            token: value._replace(decoded_token=self._tokenizer.token_text(token))
             for token, value in entry.items()
         }
 

@@ -38,7 +38,7 @@ def sample(logits, rows, isa=None, pool=POOL, stride_pad=3):
         )
     )
     assert (buffer[:, V:] == np.inf).all()
-    return batch.sampled()
+    return list(batch.sampled())
 
 
 def state(prompt=(), output=(), seed=1, mask=None, forbidden=(), bad_words=(), **params):

@@ -9,61 +9,28 @@ import numpy as np
 import pytest
 
 from quire.control.plan import Chunk, Plan
-from quire.runtime.inputs import BlockTableRow, RunningRequest, StepInputs, build_inputs
+from quire.runtime.block_tables import BlockTables
+from quire.runtime.inputs import RunningRequest, StepInputs, build_inputs
 from quire.sampling.state import SamplingState
 from quire.sampling_params import SamplingParams
 
 FREQUENCIES = (np.ones((3, 4), np.float32),)
+TABLES = BlockTables()
 
 
 def running(prompt: Sequence[int] = (), rope_row: int = 0, **params: Any) -> RunningRequest:
     state = SamplingState(prompt, SamplingParams(**params), seed=1)
-    wants = state.params.prompt_logprobs is not None
-    return RunningRequest(state, rope_row, wants_prompt_logprobs=wants)
+    return RunningRequest(state, rope_row, TABLES.take())
 
 
 def chunk(name: str, start: int, tokens: Sequence[int], table: list[int], samples: bool) -> Chunk:
-    return Chunk(name, start, tokens, table, samples, 0)
+    return Chunk(name, start, tokens, table, samples)
 
 
 def inputs_of(*pairs: tuple[Chunk, RunningRequest]) -> StepInputs:
     plan = Plan(1, tuple(each for each, _ in pairs))
-    return build_inputs(plan, {each.request_id: request for each, request in pairs}, FREQUENCIES)
-
-
-# --- block tables
-
-
-def test_a_row_follows_appends() -> None:
-    row, table = BlockTableRow(), [7]
-    assert row.follow(table).tolist() == [7]
-    for block in range(40):
-        table.append(block)
-        assert row.follow(table).tolist() == table
-    assert row.follow(table).dtype == np.int32
-
-
-def test_a_row_follows_several_appends_at_once() -> None:
-    row, table = BlockTableRow(), list(range(5))
-    row.follow(table)
-    table += range(100, 130)
-    assert row.follow(table).tolist() == table
-
-
-def test_a_row_follows_a_replaced_table() -> None:
-    """A preempted request comes back with another list, as long as the first or longer."""
-    row = BlockTableRow()
-    row.follow([1, 2, 3])
-    for table in ([4, 5, 6], [9], [], [1, 2, 3, 4]):
-        assert row.follow(table).tolist() == table
-
-
-def test_only_what_is_new_is_copied() -> None:
-    """The scheduler only appends, so what was read is not read again."""
-    row, table = BlockTableRow(), [1, 2, 3]
-    row.follow(table)
-    table[0] = 99
-    assert row.follow(table).tolist() == [1, 2, 3]
+    requests = {each.request_id: request for each, request in pairs}
+    return build_inputs(plan, requests, TABLES, FREQUENCIES)
 
 
 # --- the batch
@@ -80,9 +47,13 @@ def test_chunks_lie_side_by_side() -> None:
     assert batch.positions.tolist() == [0, 1, 2, 33, 16, 17]
     assert batch.query_start.tolist() == [0, 3, 4, 6]
     assert batch.rope_rows.tolist() == [0, 0, 0, 2, 0, 0]
-    assert batch.block_tables.tolist() == [[4, 0, 0], [5, 6, 7], [8, 9, 0]]
+    assert [row[:n].tolist() for row, n in zip(batch.block_tables, (1, 3, 2), strict=True)] == [
+        [4],
+        [5, 6, 7],
+        [8, 9],
+    ]
     assert batch.logit_rows.tolist() == [3, 5]
-    assert inputs.owners == (("b", 33), ("c", 17))
+    assert inputs.owners == [("b", 33), ("c", 17)]
     assert [row.target for row in inputs.rows] == [-1, -1]
     assert batch.request_of_token().tolist() == [0, 0, 0, 1, 2, 2]
     assert batch.frequencies is FREQUENCIES
@@ -98,7 +69,7 @@ def test_every_array_is_int32_and_contiguous() -> None:
 
 def test_an_empty_plan_has_no_tokens() -> None:
     inputs = inputs_of()
-    assert (inputs.batch.num_tokens, inputs.batch.num_requests, inputs.rows) == (0, 0, ())
+    assert (inputs.batch.num_tokens, inputs.batch.num_requests, inputs.rows) == (0, 0, [])
 
 
 @pytest.mark.parametrize(("asked", "given"), [(None, -1), (0, 0), (5, 5)])

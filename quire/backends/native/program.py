@@ -19,7 +19,7 @@ from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SampleRow
 
 __all__ = ["NativeBackend", "NativeExecutable"]
 
@@ -90,7 +90,7 @@ class NativeExecutable:
         isa = c.ISA_NAMES[self._isa]
         return f"kernels: native {isa}, {self._pool.num_threads} threads"
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> SampledRows:
         """See Executable."""
         samples = SampleBatch(rows)
         step = self._step(batch)

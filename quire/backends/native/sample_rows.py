@@ -9,7 +9,7 @@ import numpy as np
 
 from quire.backends.native.library import SAMPLE_RESULT, SAMPLE_ROW
 from quire.outputs import Logprob
-from quire.sampling.state import SampledRow, SampleRow, SamplingState
+from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
 __all__ = ["SampleBatch"]
 
@@ -18,51 +18,56 @@ class SampleBatch:
     """The records of one step's rows, and room for what the sampler says of them."""
 
     def __init__(self, rows: Sequence[SampleRow]) -> None:
-        self._rows = rows
-        self.records = _records(rows)
+        self._num_logprobs = [row.num_logprobs for row in rows]
+        self.records = _records(rows, self._num_logprobs)
         self.results = np.zeros(len(rows), SAMPLE_RESULT)
-        most = max((row.num_logprobs for row in rows), default=0)
-        self._top_ids = np.zeros((len(rows), max(most, 1)), np.int32)
-        self._top_logprobs = np.zeros((len(rows), max(most, 1)), np.float32)
+        most = max(self._num_logprobs, default=0)
         if most > 0:
+            self._top_ids = np.zeros((len(rows), most), np.int32)
+            self._top_logprobs = np.zeros((len(rows), most), np.float32)
             self.results["top_ids"] = _row_addresses(self._top_ids)
             self.results["top_logprobs"] = _row_addresses(self._top_logprobs)
 
-    def sampled(self) -> list[SampledRow]:
+    def sampled(self) -> SampledRows:
         """The results, once the sampler has run."""
         tokens = self.results["token"].tolist()
-        return [
-            SampledRow(token)
-            if row.num_logprobs < 0 or token < 0
-            else SampledRow(token, self._logprobs(i, row, token))
-            for i, (row, token) in enumerate(zip(self._rows, tokens, strict=True))
-        ]
+        wanted = enumerate(zip(tokens, self._num_logprobs, strict=True))
+        return SampledRows(
+            tokens,
+            {
+                place: self._logprobs(place, token, count)
+                for place, (token, count) in wanted
+                if count >= 0 and token >= 0
+            },
+        )
 
-    def _logprobs(self, i: int, row: SampleRow, token: int) -> dict[int, Logprob]:
-        """The token's first, then those of the most likely ones."""
-        result = self.results[i]
+    def _logprobs(self, place: int, token: int, count: int) -> dict[int, Logprob]:
+        """The token's first, then those of the `count` most likely ones."""
+        result = self.results[place]
         entries = {token: Logprob(float(result["logprob"]), int(result["rank"]))}
-        for rank in range(row.num_logprobs):
-            other = int(self._top_ids[i, rank])
-            if other >= 0 and other not in entries:
-                entries[other] = Logprob(float(self._top_logprobs[i, rank]), rank + 1)
+        if count > 0:
+            others = self._top_ids[place, :count].tolist()
+            logprobs = self._top_logprobs[place, :count].tolist()
+            for rank, (other, logprob) in enumerate(zip(others, logprobs, strict=True), 1):
+                if other >= 0 and other not in entries:
+                    entries[other] = Logprob(logprob, rank)
         return entries
 
 
-def _records(rows: Sequence[SampleRow]) -> np.ndarray[Any, Any]:
+def _records(rows: Sequence[SampleRow], num_logprobs: Sequence[int]) -> np.ndarray[Any, Any]:
     """What each row wants from the sampler: what its state says, and what changes every step."""
-    if not rows:
-        return np.zeros(0, SAMPLE_ROW)
-    for row in rows:
-        if row.state.native is None:
-            row.state.native = _record(row.state).tobytes()
-    records = np.frombuffer(bytearray().join(row.state.native for row in rows), SAMPLE_ROW)
+    states = [row.state for row in rows]
+    for state in states:
+        if state.native is None:
+            state.native = _record(state).tobytes()
+    joined = bytearray().join([state.native for state in states])
+    records = np.frombuffer(joined, SAMPLE_ROW)
     records["output_index"] = records["num_output"] = [row.output_index for row in rows]
-    records["num_logprobs"] = [row.num_logprobs for row in rows]
+    records["num_logprobs"] = num_logprobs
     records["target"] = [row.target for row in rows]
-    for i, row in enumerate(rows):
-        if len(row.state.forbidden) and row.output_index >= row.state.params.min_tokens:
-            records["num_forbidden"][i] = 0
+    for place in np.flatnonzero(records["num_forbidden"]).tolist():
+        if rows[place].output_index >= states[place].params.min_tokens:
+            records["num_forbidden"][place] = 0
     return records
 
 

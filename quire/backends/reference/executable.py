@@ -12,7 +12,7 @@ from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SampleRow
 
 __all__ = ["ReferenceBackend", "ReferenceExecutable"]
 
@@ -49,7 +49,7 @@ class ReferenceExecutable:
         """See Executable."""
         return "kernels: reference (numpy, slow; for checking)"
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> SampledRows:
         """See Executable."""
         from quire.sampling.reference import sample_rows
 
