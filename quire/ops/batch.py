@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ class Batch:
     block_tables: [R, any], the block ids of each request, enough for its last position.
     logit_rows: [S], ascending token indices whose logits are wanted.
     frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
-    class in use.
+    class in use.  slots: [R], where an executable that samples knows each request; see Executable.
     """
 
     token_ids: Int32
@@ -32,6 +32,7 @@ class Batch:
     block_tables: Int32
     logit_rows: Int32
     frequencies: tuple[npt.NDArray[np.float32], ...]
+    slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def single(

@@ -3,61 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BlockTables", "TableRow"]
+__all__ = ["BlockTables"]
 
-
-@dataclass(slots=True, eq=False)
-class TableRow:
-    """Where one request's block table stands, and how much of which list is there."""
-
-    number: int
-    source: Sequence[int] = ()
-    length: int = 0
+Int32 = npt.NDArray[np.int32]
 
 
 class BlockTables:
-    """One int32 row per running request; it follows the request's table by appending.
+    """One int32 row per slot, which follows the list of the request that has the slot.
 
-    So a step copies the blocks that are new since the last one, and gathers its rows in one go.
+    The scheduler only appends to a list, so a step copies what is new and gathers its rows.
     """
 
     def __init__(self) -> None:
         self._ids = np.zeros((8, 8), np.int32)
-        self._free = list(range(8))
+        self._lengths = np.zeros(8, np.int64)
+        self._lists: list[Sequence[int]] = [()] * 8
+        self._gathered: tuple[Sequence[int], ...] = ()
 
-    def take(self) -> TableRow:
-        """An empty row."""
-        if not self._free:
-            height = len(self._ids)
+    def clear(self, slot: int) -> None:
+        """Empty a slot: another request has it now."""
+        while slot >= len(self._ids):
             self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
-            self._free += range(height, 2 * height)
-        return TableRow(self._free.pop())
+            self._lengths = np.concatenate([self._lengths, np.zeros_like(self._lengths)])
+            self._lists += [()] * len(self._lists)
+        self._lengths[slot], self._lists[slot] = 0, ()
 
-    def release(self, row: TableRow) -> None:
-        """Give a row back."""
-        self._free.append(row.number)
+    def gather(self, slots: Int32, tables: tuple[Sequence[int], ...]) -> Int32:
+        """The table of each slot as a row of a new array, with anything behind the shorter ones."""
+        if tables != self._gathered:  # most steps have the lists of the last one
+            self._find_replaced(slots, tables)
+            self._gathered = tables
+        lengths = np.array(list(map(len, tables)))
+        for place in np.flatnonzero(lengths != self._lengths[slots]).tolist():
+            self._append(int(slots[place]), tables[place])
+        return self._ids[slots, : lengths.max()]
 
-    def gather(
-        self, rows: Sequence[TableRow], tables: Sequence[Sequence[int]]
-    ) -> npt.NDArray[np.int32]:
-        """The tables as rows of a new array, with anything behind the shorter ones."""
-        for row, table in zip(rows, tables, strict=True):
-            if row.source is not table or row.length != len(table):
-                self._follow(row, table)
-        longest = max(map(len, tables), default=0)
-        return self._ids[[row.number for row in rows], :longest]
+    def _find_replaced(self, slots: Int32, tables: tuple[Sequence[int], ...]) -> None:
+        """Forget what a slot holds where a preempted request came back with another list."""
+        for slot, table in zip(slots.tolist(), tables, strict=True):
+            if self._lists[slot] is not table:
+                self._lists[slot], self._lengths[slot] = table, 0
 
-    def _follow(self, row: TableRow, table: Sequence[int]) -> None:
-        """Copy what was appended, or all where a preempted request came back with another list."""
-        if row.source is not table:
-            row.source, row.length = table, 0
+    def _append(self, slot: int, table: Sequence[int]) -> None:
         missing = len(table) - self._ids.shape[1]
         if missing > 0:
             self._ids = np.pad(self._ids, ((0, 0), (0, max(missing, self._ids.shape[1]))))
-        self._ids[row.number, row.length : len(table)] = table[row.length :]
-        row.length = len(table)
+        start = int(self._lengths[slot])
+        self._ids[slot, start : len(table)] = table[start:]
+        self._lengths[slot] = len(table)

@@ -1,117 +1,113 @@
-"""Turns a Plan into the arrays of one step."""
+"""Turns the chunks of a Plan into the arrays of one step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from quire.control.plan import Chunk, Plan
+from quire.control.plan import Chunk
 from quire.ops.batch import Batch
-from quire.runtime.block_tables import BlockTables, TableRow
-from quire.sampling.state import SampleRow, SamplingState
+from quire.runtime.block_tables import BlockTables
+from quire.sampling.state import SamplingState
 
-__all__ = ["RunningRequest", "StepInputs", "build_inputs"]
+__all__ = ["Members", "RunningRequest", "StepInputs", "build_inputs"]
+
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(slots=True)
 class RunningRequest:
     """What the runner keeps of a request until it is over.
 
-    sample: what the row of its last known token is for, the same in every step without guesses.
+    slot: its place in the arrays that last from step to step; -1 until it first runs.
     """
 
     state: SamplingState
     rope_row: int
-    blocks: TableRow
-    sample: SampleRow = field(init=False)
-    wants_prompt_logprobs: bool = field(init=False)
+    slot: int = -1
 
-    def __post_init__(self) -> None:
+    @property
+    def is_plain(self) -> bool:
+        """True where a step yields one token and nothing else has to be noted of it."""
         params = self.state.params
-        self.sample = SampleRow(self.state, -1 if params.logprobs is None else params.logprobs)
-        self.wants_prompt_logprobs = params.prompt_logprobs is not None
+        return (params.logprobs, params.prompt_logprobs, self.state.grammar) == (None, None, None)
+
+
+class Members:
+    """The requests of a step, in the order of its chunks; most steps have those of the last one.
+
+    special: places of the requests that are not plain.
+    """
+
+    def __init__(self, ids: tuple[str, ...], requests: Sequence[RunningRequest]) -> None:
+        self.ids = ids
+        self.requests = requests
+        self.slots = np.array([request.slot for request in requests], np.int32)
+        self.rope_rows = np.array([request.rope_row for request in requests], np.int32)
+        self.special = [place for place, each in enumerate(requests) if not each.is_plain]
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """A batch, what each of its logit rows is for, and whose row it is.
+    """A batch, and for each of its logit rows the place of the chunk that it belongs to.
 
-    owners: per logit row, the request id and the position of the row's token.
+    special: places of chunks with guesses, or of requests that are not plain.
     """
 
     batch: Batch
-    rows: list[SampleRow]
-    owners: list[tuple[str, int]]
+    chunk_of_row: list[int]
+    special: set[int]
 
 
 def build_inputs(
-    plan: Plan,
-    running: Mapping[str, RunningRequest],
+    chunks: Sequence[Chunk],
+    members: Members,
     tables: BlockTables,
     frequencies: tuple[npt.NDArray[np.float32], ...],
 ) -> StepInputs:
-    """Lay the chunks side by side and list the rows whose logits are wanted."""
-    chunks = plan.chunks
-    requests = [running[chunk.request_id] for chunk in chunks]
-    counts = [len(chunk.tokens) for chunk in chunks]
+    """Lay the chunks side by side and find the rows whose logits are wanted."""
+    _, starts, tokens, block_tables, samples, num_drafts, *_ = zip(*chunks, strict=True)
+    counts = np.array(list(map(len, tokens)), np.int32)
     query_start = np.zeros(len(chunks) + 1, np.int32)
     np.cumsum(counts, out=query_start[1:])
-    starts = np.array([chunk.start for chunk in chunks], np.int32)
-    token_ids = list(chain.from_iterable([chunk.tokens for chunk in chunks]))
-    shift = np.repeat(starts - query_start[:-1], counts)  # from place in the step to position
-    logit_rows: list[int] = []
-    rows: list[SampleRow] = []
-    owners: list[tuple[str, int]] = []
-    for chunk, request, first in zip(chunks, requests, query_start.tolist(), strict=False):
-        for position, row in _wanted_rows(chunk, request):
-            logit_rows.append(first + position - chunk.start)
-            rows.append(row)
-            owners.append((chunk.request_id, position))
+    token_ids = np.array(list(chain.from_iterable(tokens)), np.int32)
+    shift = np.array(starts, np.int32) - query_start[:-1]  # from a place in the step to a position
+    special = set(members.special)
+    if any(num_drafts):
+        special.update(place for place, count in enumerate(num_drafts) if count)
+    wanted = np.zeros(len(token_ids), np.bool_)
+    wanted[query_start[1:][np.array(samples)] - 1] = True
+    for place in special:
+        first, end = query_start[place : place + 2].tolist()
+        wanted[first:end] |= _wanted(chunks[place], members.requests[place].state)
+    logit_rows = np.flatnonzero(wanted).astype(np.int32)
     batch = Batch(
-        np.array(token_ids, np.int32),
-        np.arange(len(token_ids), dtype=np.int32) + shift,
-        np.repeat(np.array([request.rope_row for request in requests], np.int32), counts),
+        token_ids,
+        np.arange(len(token_ids), dtype=np.int32) + np.repeat(shift, counts),
+        np.repeat(members.rope_rows, counts),
         query_start,
-        tables.gather(
-            [request.blocks for request in requests], [chunk.block_table for chunk in chunks]
-        ),
-        np.array(logit_rows, np.int32),
+        tables.gather(members.slots, block_tables),
+        logit_rows,
         frequencies,
+        members.slots,
     )
-    return StepInputs(batch, rows, owners)
+    chunk_of_row = np.searchsorted(query_start, logit_rows, side="right") - 1
+    return StepInputs(batch, chunk_of_row.tolist(), special)
 
 
-def _wanted_rows(chunk: Chunk, request: RunningRequest) -> Sequence[tuple[int, SampleRow]]:
-    """The positions of a chunk whose logits are wanted: prompt rows, then the samples."""
-    if chunk.num_drafts or request.wants_prompt_logprobs:
-        return [*_prompt_rows(chunk, request), *_sample_rows(chunk, request)]
-    if chunk.samples:
-        return ((chunk.start + len(chunk.tokens) - 1, request.sample),)
-    return ()
+def _wanted(chunk: Chunk, state: SamplingState) -> npt.NDArray[np.bool_]:
+    """Which tokens of a chunk want logits beside the last: guesses, those before them, a prompt's.
 
-
-def _prompt_rows(chunk: Chunk, request: RunningRequest) -> Iterator[tuple[int, SampleRow]]:
-    """A row for each position that reports on the prompt's next token."""
-    num_logprobs = request.state.params.prompt_logprobs
-    if num_logprobs is None:
-        return
-    prompt = request.state.prompt
-    for position in range(chunk.start, min(chunk.start + len(chunk.tokens), len(prompt) - 1)):
-        yield position, SampleRow(request.state, num_logprobs, int(prompt[position + 1]))
-
-
-def _sample_rows(chunk: Chunk, request: RunningRequest) -> Iterator[tuple[int, SampleRow]]:
-    """A row for the last known token, and one for each guess behind it."""
-    if not chunk.samples:
-        return
-    num_known = len(chunk.tokens) - chunk.num_drafts
-    guesses = chunk.tokens[num_known:]
-    if guesses:
-        request.state.guess(guesses)
-    for place, guess in enumerate((*guesses, -1)):
-        row = request.sample._replace(num_guesses=place, guess=guess)
-        yield chunk.start + num_known - 1 + place, row
+    The last token of a prompt is followed by none of it, so there is nothing to report on it.
+    """
+    count = len(chunk.tokens)
+    wanted = np.zeros(count, np.bool_)
+    if state.params.prompt_logprobs is not None:
+        wanted[: max(0, len(state.prompt) - 1 - chunk.start)] = True
+    if chunk.num_drafts:
+        wanted[count - chunk.num_drafts - 1 :] = True
+    return wanted

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from quire.backends.executable import Executable
 from quire.control.plan import Plan
 from quire.outputs import TokenLogprobs
 from quire.runtime.block_tables import BlockTables
-from quire.runtime.inputs import RunningRequest, StepInputs, build_inputs
+from quire.runtime.inputs import Members, RunningRequest, StepInputs, build_inputs
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.sampling.state import SampledRows, SamplingState
@@ -25,7 +26,7 @@ class StepOutput:
     failed: requests whose logits held no number to choose from.  unloaded: see Scheduler.commit.
     """
 
-    tokens: dict[str, list[int]] = field(default_factory=dict)
+    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -33,7 +34,7 @@ class StepOutput:
 
 
 class Runner:
-    """Holds the sampling states and rope rows of running requests; has no policy.
+    """Holds the sampling states, slots and rope rows of running requests; has no policy.
 
     Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
     tokens are taken up to the first that differs from the guess, so they, and their
@@ -47,55 +48,103 @@ class Runner:
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
+        self._members = Members((), ())
         self._tables = BlockTables()
+        self._free_slots: list[int] = []
+        self._num_slots = 0
 
     def start(self, request_id: str, state: SamplingState) -> None:
         """Accept a request before its first step."""
         rope_row = self.ropes.take(self.ropes.rope_class(len(state.prompt)))
-        self._running[request_id] = RunningRequest(state, rope_row, self._tables.take())
+        self._running[request_id] = RunningRequest(state, rope_row)
 
     def finish(self, request_id: str) -> None:
         """Forget a request."""
         request = self._running.pop(request_id, None)
-        if request is not None:
-            self.ropes.release(request.rope_row)
-            self._tables.release(request.blocks)
+        if request is None:
+            return
+        self.ropes.release(request.rope_row)
+        self._members = Members((), ())  # its id may be in use again in the next step
+        if request.slot >= 0:
+            self._free_slots.append(request.slot)
 
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan's tokens, sample where the plan says so, and note the samples."""
         output = StepOutput(unloaded=self._load(plan))
+        chunks = plan.chunks
         if output.unloaded:
-            runs = tuple(each for each in plan.chunks if each.request_id not in output.unloaded)
-            if not runs:
+            chunks = tuple(each for each in chunks if each.request_id not in output.unloaded)
+            if not chunks:
                 return output
-            plan = replace(plan, chunks=runs)
-        inputs = build_inputs(plan, self._running, self._tables, self.ropes.arrays)
-        for row in inputs.rows:
-            if row.state.grammar is not None:
-                row.refresh_mask()
-        self._take(inputs, self.executable.run(inputs.batch, inputs.rows), output)
+        members = self._seat(tuple([chunk.request_id for chunk in chunks]))
+        inputs = build_inputs(chunks, members, self._tables, self.ropes.arrays)
+        for place in inputs.special:
+            if chunks[place].samples:
+                members.requests[place].state.refresh_mask()
+        sampled = self.executable.run(inputs.batch)
+        self._take_plain(members.ids, inputs, sampled, output)
+        if inputs.special:
+            self._take_special(members, inputs, sampled, output)
         return output
 
-    def _take(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
-        """Note what each row yielded, less the rows behind a wrong guess."""
-        mistaken: set[str] = set()  # requests with a wrong guess
-        found = zip(inputs.rows, inputs.owners, sampled.tokens, strict=True)
-        for place, (row, (request_id, position), token) in enumerate(found):
-            if row.target >= 0:
-                of_prompt = output.prompt_logprobs.setdefault(request_id, {})
-                of_prompt[position + 1] = sampled.logprobs[place]
+    def _seat(self, ids: tuple[str, ...]) -> Members:
+        """The requests of a step, each with a slot."""
+        if ids != self._members.ids:
+            requests = [self._running[name] for name in ids]
+            for request in requests:
+                if request.slot < 0:
+                    request.slot = self._take_slot()
+                    self._tables.clear(request.slot)
+                    self.executable.admit(request.slot, request.state)
+            self._members = Members(ids, requests)
+        return self._members
+
+    def _take_slot(self) -> int:
+        if self._free_slots:
+            return self._free_slots.pop()
+        self._num_slots += 1
+        return self._num_slots - 1
+
+    def _take_plain(
+        self, ids: Sequence[str], inputs: StepInputs, sampled: SampledRows, output: StepOutput
+    ) -> None:
+        """Note the token of each request that is not special."""
+        special = inputs.special
+        found = zip(inputs.chunk_of_row, sampled.tokens, strict=True)
+        tokens = {ids[place]: (token,) for place, token in found if place not in special}
+        if min(sampled.tokens, default=0) < 0:
+            output.failed += [name for name, (token,) in tokens.items() if token < 0]
+            tokens = {name: taken for name, taken in tokens.items() if taken[0] >= 0}
+        output.tokens = tokens
+
+    def _take_special(
+        self, members: Members, inputs: StepInputs, sampled: SampledRows, output: StepOutput
+    ) -> None:
+        """Note what each row of a special request yielded, less the rows behind a wrong guess."""
+        batch, over = inputs.batch, set[int]()  # where nothing behind counts
+        rows = zip(inputs.chunk_of_row, batch.logit_rows.tolist(), sampled.tokens, strict=True)
+        for row, (place, at, token) in enumerate(rows):
+            if place not in inputs.special or place in over:
                 continue
-            if request_id in mistaken:
+            name, state = members.ids[place], members.requests[place].state
+            next_position = int(batch.positions[at]) + 1
+            if next_position < len(state.prompt):
+                of_prompt = output.prompt_logprobs.setdefault(name, {})
+                of_prompt[next_position] = sampled.logprobs[row]
                 continue
-            if token >= 0:
-                row.state.append(token)
-                output.tokens.setdefault(request_id, []).append(token)
-                if row.num_logprobs >= 0:
-                    output.logprobs.setdefault(request_id, []).append(sampled.logprobs[place])
-            elif request_id not in output.tokens:  # else the next step finds nothing either
-                output.failed.append(request_id)
-            if row.guess >= 0 and token != row.guess:
-                mistaken.add(request_id)
+            if token < 0:
+                over.add(place)
+                if name not in output.tokens:  # else the next step finds nothing either
+                    output.failed.append(name)
+                continue
+            output.tokens[name] = (*output.tokens.get(name, ()), token)
+            if row in sampled.logprobs:
+                output.logprobs.setdefault(name, []).append(sampled.logprobs[row])
+            if state.grammar is not None:
+                state.grammar.accept(token)
+            is_last = at + 1 == batch.query_start[place + 1]
+            if not is_last and token != batch.token_ids[at + 1]:
+                over.add(place)
 
     def _load(self, plan: Plan) -> dict[str, int]:
         """Load blocks as the plan says; where one fails, how many of the request's were loaded."""

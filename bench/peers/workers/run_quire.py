@@ -27,11 +27,11 @@ class SkipPrefill:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def run(self, batch: Any, rows: Any) -> Any:
+    def run(self, batch: Any) -> Any:
         """Sample token 300 for a step that is left out."""
         if batch.num_tokens > self.batch:
-            return SampledRows([300] * len(rows), {})
-        return self.inner.run(batch, rows)
+            return SampledRows([300] * len(batch.logit_rows), {})
+        return self.inner.run(batch)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,14 @@ import numpy.typing as npt
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
 from quire.backends.native.records import BODIES, RecordWriter
-from quire.backends.native.sample_rows import SampleBatch
+from quire.backends.native.sample_rows import SampleBatch, SampleTable
 from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
-from quire.sampling.state import SampledRows, SampleRow
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["NativeBackend", "NativeExecutable"]
 
@@ -82,6 +82,7 @@ class NativeExecutable:
         self._layer_offsets = np.asarray(kv_cache.layer_offsets, np.int64)
         self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
         self._bound = self._bind()
+        self._sampling = SampleTable()
         self._op_nanoseconds: npt.NDArray[np.int64] | None = None
 
     @property
@@ -90,11 +91,15 @@ class NativeExecutable:
         isa = c.ISA_NAMES[self._isa]
         return f"kernels: native {isa}, {self._pool.num_threads} threads"
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> SampledRows:
+    def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
-        samples = SampleBatch(rows)
+        self._sampling.admit(slot, state)
+
+    def run(self, batch: Batch) -> SampledRows:
+        """See Executable."""
+        samples = SampleBatch(self._sampling.rows(batch))
         step = self._step(batch)
-        if rows:
+        if len(batch.logit_rows):
             step.rows, step.results = samples.records.ctypes.data, samples.results.ctypes.data
         self._run(step)
         return samples.sampled()
