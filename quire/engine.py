@@ -22,7 +22,8 @@ class Event(NamedTuple):
     """What happened to one request in one step.
 
     logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
-    None for the first, in the event of the first new token, if asked for.
+    None for the first, in the event of the first new token, if asked for.  metrics: in the event of
+    the first new token and in the last event.
     """
 
     update: Update
@@ -78,6 +79,7 @@ class Engine:
         self.runner = runner
         self._clock = clock
         self._live: dict[str, _Live] = {}
+        self._silent: set[str] = set()  # those without a token so far
         self._totals = EngineStats(scheduler.stats(), 0, 0, 0, 0, clock())
 
     @property
@@ -95,6 +97,7 @@ class Engine:
             [None] * request.num_prompt if asked else None,
             RequestMetrics(arrival_s=request.arrival),
         )
+        self._silent.add(request.id)
 
     def cancel(self, request_id: str, finish_reason: str = "abort") -> Event | None:
         """End a request now; None when it is unknown or over."""
@@ -137,34 +140,45 @@ class Engine:
             raise
 
     def _note_step(
-        self, step_tokens: int, updates: list[Update], output: StepOutput
+        self, step_tokens: int, updates: Sequence[Update], output: StepOutput
     ) -> list[Event]:
         """Make an event of each update, and count what they say."""
-        now, totals = self._clock(), self._totals
-        num_prompt, num_generated = totals.num_prompt_tokens, totals.num_generation_tokens
-        events = []
-        for update in updates:
-            num_generated += len(update.tokens)
-            live = self._live[update.request_id]
-            if update.tokens and not live.metrics.first_token_s:
-                num_prompt += live.request.num_prompt
-            events.append(self._event(update, output, now))
+        now, totals, silent = self._clock(), self._totals, self._silent
+        begun = [each.request_id for each in updates if each.tokens and each.request_id in silent]
         self._totals = EngineStats(
-            totals.scheduler, totals.num_steps + 1, num_prompt, num_generated, step_tokens, now
+            totals.scheduler,
+            totals.num_steps + 1,
+            totals.num_prompt_tokens + sum(self._live[name].request.num_prompt for name in begun),
+            totals.num_generation_tokens + sum([len(each.tokens) for each in updates]),
+            step_tokens,
+            now,
         )
-        return events
+        return [
+            self._event(update, output, now)
+            if update.finish_reason is not None
+            or update.request_id in silent
+            or update.request_id in output.logprobs
+            else Event(update)
+            for update in updates
+        ]
 
     def _event(self, update: Update, output: StepOutput, now: float) -> Event:
-        live = self._live[update.request_id]
-        is_first = bool(update.tokens) and not live.metrics.first_token_s
+        """An event of more than new tokens."""
+        request_id, live = update.request_id, self._live[update.request_id]
+        is_first = bool(update.tokens) and request_id in self._silent
         is_over = update.finish_reason is not None
-        if is_first or is_over or live.metrics.num_preemptions != live.request.num_preemptions:
+        if is_first or is_over:
             live.note(now, is_first, is_over)
+            self._silent.discard(request_id)
         if is_over:
-            self.runner.finish(update.request_id)
-            del self._live[update.request_id]
-        logprobs = output.logprobs.get(update.request_id)
+            self.runner.finish(request_id)
+            del self._live[request_id]
+        logprobs = output.logprobs.get(request_id)
         if logprobs is not None:
             logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
-        of_prompt = live.prompt_logprobs if is_first else None
-        return Event(update, logprobs, of_prompt, live.metrics)
+        return Event(
+            update,
+            logprobs,
+            live.prompt_logprobs if is_first else None,
+            live.metrics if is_first or is_over else None,
+        )

@@ -47,6 +47,7 @@ class Delta(NamedTuple):
     finish_reason: "stop", "length", "abort" or "error" in the last delta of this completion.
     stop_reason: the stop string or token id that ended it; None for end of text.
     prompt_logprobs: in the first delta only, if asked for: one entry per prompt token, None first.
+    metrics: in the first delta with a token, and in the last.
     """
 
     index: int

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import quire.runtime.runner
 from quire.assembly import Assembly
 from quire.backends.native.program import NativeExecutable
 from quire.engine import Engine
@@ -96,7 +95,7 @@ class StepProfiler:
         self._time(engine.scheduler, "commit", "commit")
         self._time(executable, "run", "run")
         self._time(executable, "_run", "native")
-        self._time(quire.runtime.runner, "build_inputs", "inputs")
+        self._time(runner.inputs, "build", "inputs")
         self._time(engine, "step", "step")
         assert runner.executable is executable
 

@@ -91,21 +91,25 @@ class Request:
 
     def advance(self, start: int, end: int) -> int:
         """Note that positions start .. end - 1 are computed; return how many were so before."""
-        wasted = max(0, min(end, self.num_peak) - start) if start < self.num_peak else 0
-        self.num_wasted_tokens += wasted
+        peak = self.num_peak
         self.num_computed = end
-        if end > self.num_peak:
+        if start >= peak:
             self.num_peak = end
+            return 0
+        wasted = min(end, peak) - start
+        self.num_wasted_tokens += wasted
+        self.num_peak = max(end, peak)
         return wasted
 
     def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
         """Append new tokens up to the one that finishes the request; return those kept, and why."""
-        stop, num_before = self.stop, len(self.tokens) - self.num_prompt
+        tokens, stop = self.tokens, self.stop
         for count, token in enumerate(new_tokens, 1):
-            self.tokens.append(token)
-            finish = stop.finish_reason(token, num_before + count)
-            if finish is not None:
-                return tuple(new_tokens[:count]), finish
+            tokens.append(token)
+            if len(tokens) >= self.max_len or token in stop.ending_token_ids:
+                finish = stop.finish_reason(token, len(tokens) - self.num_prompt)
+                if finish is not None:
+                    return tuple(new_tokens[:count]), finish
         return tuple(new_tokens), None if stop.max_tokens else Finish("length")
 
     def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:

@@ -166,30 +166,33 @@ class Scheduler:
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
-        updates, running = [], RequestState.RUNNING
+        updates, running, size = [], RequestState.RUNNING, self.limits.block_tokens
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
             if request.state is not running:
                 continue
-            if chunk.load_keys:
-                self._take_in_loaded(chunk, request, unloaded.get(request.id))
-            if unloaded and request.id in unloaded:
+            request_id, start, tokens, _, samples, num_drafts, load_keys, _ = chunk
+            if load_keys:
+                self._take_in_loaded(chunk, request, unloaded.get(request_id))
+            if unloaded and request_id in unloaded:
                 continue
-            end = chunk.start + len(chunk.tokens)
-            if not chunk.samples:
-                self._advance(request, chunk.start, end)
-                continue
-            new_tokens = sampled.get(request.id, ())
-            tokens, finish = request.accept(new_tokens)
-            assert tokens or finish, f"no token was sampled for request {request.id!r}"
-            if chunk.num_drafts:
-                # A right guess is in the cache; a wrong one is not counted, and overwritten later.
-                num_right = self._drafting.count(chunk, request, new_tokens)
-                end += min(num_right, len(tokens)) - chunk.num_drafts
-            self._advance(request, chunk.start, end)
+            end, kept, finish = start + len(tokens), (), None
+            if samples:
+                new_tokens = sampled.get(request_id, ())
+                kept, finish = request.accept(new_tokens)
+                assert kept or finish, f"no token was sampled for request {request_id!r}"
+                if num_drafts:
+                    # A right guess is in the cache; a wrong one is not counted, but overwritten.
+                    num_right = self._drafting.count(chunk, request, new_tokens)
+                    end += min(num_right, len(kept)) - num_drafts
+            self._num_wasted_tokens += request.advance(start, end)
+            if end // size > start // size:
+                self._prefix.publish(request, start, end)
+            if self.limits.window is not None:
+                self._release_passed(request)
             if finish:
-                updates.append(self._finish(request, tokens, finish))
-            else:
-                updates.append(Update(request.id, tokens, None, None, request.num_cached_tokens))
+                updates.append(self._finish(request, kept, finish))
+            elif samples:
+                updates.append(Update(request_id, kept, None, None, request.num_cached_tokens))
         self._drafting.observe(plan, seconds)
         return tuple(updates)
 
@@ -268,15 +271,6 @@ class Scheduler:
         request.queued_since = self._now
         request.state = RequestState.WAITING
         self._waiting.add(request)
-
-    def _advance(self, request: Request, start: int, end: int) -> None:
-        """Note that positions start .. end - 1 are computed; blocks may be full now, or passed."""
-        self._num_wasted_tokens += request.advance(start, end)
-        size, window = self.limits.block_tokens, self.limits.window
-        if end // size > start // size:
-            self._prefix.publish(request, start, end)
-        if window is not None:
-            self._release_passed(request)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -14,7 +14,7 @@ from quire.ops.batch import Batch
 from quire.runtime.block_tables import BlockTables
 from quire.sampling.state import SamplingState
 
-__all__ = ["Members", "RunningRequest", "StepInputs", "build_inputs"]
+__all__ = ["InputBuilder", "RunningRequest", "StepInputs", "StepShape"]
 
 Int32 = npt.NDArray[np.int32]
 
@@ -37,66 +37,98 @@ class RunningRequest:
         return (params.logprobs, params.prompt_logprobs, self.state.grammar) == (None, None, None)
 
 
-class Members:
-    """The requests of a step, in the order of its chunks; most steps have those of the last one.
+class StepShape:
+    """What the steps have in common in which the same requests compute as many tokens each.
 
-    special: places of the requests that are not plain.
+    key: the ids, numbers of tokens, whether they sample, and numbers of guesses of the chunks.
+    special: places of the chunks with guesses, and of those whose requests are not plain.
+    [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows.  [S]: logit_rows and
+    chunk_of_row.
     """
 
-    def __init__(self, ids: tuple[str, ...], requests: Sequence[RunningRequest]) -> None:
-        self.ids = ids
+    def __init__(
+        self,
+        key: tuple[Sequence[str], Sequence[int], Sequence[bool], Sequence[int]],
+        chunks: Sequence[Chunk],
+        requests: Sequence[RunningRequest],
+    ) -> None:
+        _, counts, samples, num_drafts = key
+        self.key = key
         self.requests = requests
         self.slots = np.array([request.slot for request in requests], np.int32)
-        self.rope_rows = np.array([request.rope_row for request in requests], np.int32)
-        self.special = [place for place, each in enumerate(requests) if not each.is_plain]
+        self.query_start = np.cumsum([0, *counts], dtype=np.int32)
+        self.chunk_of_token = np.repeat(np.arange(len(counts)), counts)
+        num_tokens = len(self.chunk_of_token)
+        self.offset = np.arange(num_tokens) - self.query_start[self.chunk_of_token]
+        rope_rows = np.array([request.rope_row for request in requests], np.int32)
+        self.rope_rows = rope_rows[self.chunk_of_token]
+        special = [place for place, each in enumerate(requests) if not each.is_plain]
+        self.special = {*special, *(place for place, count in enumerate(num_drafts) if count)}
+        wanted = np.zeros(num_tokens, np.bool_)
+        wanted[self.query_start[1:][np.array(samples)] - 1] = True
+        for place in self.special:
+            first, end = self.query_start[place : place + 2]
+            wanted[first:end] |= _wanted(chunks[place], requests[place].state)
+        self.logit_rows = np.flatnonzero(wanted).astype(np.int32)
+        self.chunk_of_row: list[int] = self.chunk_of_token[wanted].tolist()
+
+    @property
+    def lasts(self) -> bool:
+        """False where the rows depend on how much of a prompt is still to be reported on."""
+        states = (self.requests[place].state for place in self.special)
+        return all(state.params.prompt_logprobs is None for state in states)
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """A batch, and for each of its logit rows the place of the chunk that it belongs to.
-
-    special: places of chunks with guesses, or of requests that are not plain.
-    """
+    """A batch and the shape that it was made with."""
 
     batch: Batch
-    chunk_of_row: list[int]
-    special: set[int]
+    shape: StepShape
 
 
-def build_inputs(
-    chunks: Sequence[Chunk],
-    members: Members,
-    tables: BlockTables,
-    frequencies: tuple[npt.NDArray[np.float32], ...],
-) -> StepInputs:
-    """Lay the chunks side by side and find the rows whose logits are wanted."""
-    _, starts, tokens, block_tables, samples, num_drafts, *_ = zip(*chunks, strict=True)
-    counts = np.array(list(map(len, tokens)), np.int32)
-    query_start = np.zeros(len(chunks) + 1, np.int32)
-    np.cumsum(counts, out=query_start[1:])
-    token_ids = np.array(list(chain.from_iterable(tokens)), np.int32)
-    shift = np.array(starts, np.int32) - query_start[:-1]  # from a place in the step to a position
-    special = set(members.special)
-    if any(num_drafts):
-        special.update(place for place, count in enumerate(num_drafts) if count)
-    wanted = np.zeros(len(token_ids), np.bool_)
-    wanted[query_start[1:][np.array(samples)] - 1] = True
-    for place in special:
-        first, end = query_start[place : place + 2].tolist()
-        wanted[first:end] |= _wanted(chunks[place], members.requests[place].state)
-    logit_rows = np.flatnonzero(wanted).astype(np.int32)
-    batch = Batch(
-        token_ids,
-        np.arange(len(token_ids), dtype=np.int32) + np.repeat(shift, counts),
-        np.repeat(members.rope_rows, counts),
-        query_start,
-        tables.gather(members.slots, block_tables),
-        logit_rows,
-        frequencies,
-        members.slots,
-    )
-    chunk_of_row = np.searchsorted(query_start, logit_rows, side="right") - 1
-    return StepInputs(batch, chunk_of_row.tolist(), special)
+class InputBuilder:
+    """Lays chunks side by side; what the last step had in common with this one is kept.
+
+    running: finds a request, which has a slot, by its id.
+    """
+
+    def __init__(
+        self,
+        running: Callable[[str], RunningRequest],
+        frequencies: tuple[npt.NDArray[np.float32], ...],
+    ) -> None:
+        self.tables = BlockTables()
+        self._running = running
+        self._frequencies = frequencies
+        self._shape: StepShape | None = None
+
+    def forget_shape(self) -> None:
+        """A request is over; its id may belong to another one in the next step."""
+        self._shape = None
+
+    def build(self, chunks: Sequence[Chunk]) -> StepInputs:
+        """The arrays of a step; there must be a chunk."""
+        ids, starts, tokens, block_tables, samples, num_drafts, *_ = zip(*chunks, strict=True)
+        key = (ids, tuple(map(len, tokens)), samples, num_drafts)
+        shape = self._shape
+        if shape is None or key != shape.key:
+            shape = StepShape(key, chunks, [self._running(each) for each in ids])
+            self._shape = shape if shape.lasts else None
+        positions = np.array(starts, np.int32)
+        if len(shape.offset) > len(chunks):
+            positions = (positions[shape.chunk_of_token] + shape.offset).astype(np.int32)
+        batch = Batch(
+            np.array(list(chain.from_iterable(tokens)), np.int32),
+            positions,
+            shape.rope_rows,
+            shape.query_start,
+            self.tables.gather(shape.slots, block_tables),
+            shape.logit_rows,
+            self._frequencies,
+            shape.slots,
+        )
+        return StepInputs(batch, shape)
 
 
 def _wanted(chunk: Chunk, state: SamplingState) -> npt.NDArray[np.bool_]:

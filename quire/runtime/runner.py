@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from quire.backends.executable import Executable
-from quire.control.plan import Plan
+from quire.control.plan import Chunk, Plan
 from quire.outputs import TokenLogprobs
-from quire.runtime.block_tables import BlockTables
-from quire.runtime.inputs import Members, RunningRequest, StepInputs, build_inputs
+from quire.runtime.inputs import InputBuilder, RunningRequest, StepInputs
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.sampling.state import SampledRows, SamplingState
@@ -48,8 +47,7 @@ class Runner:
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
-        self._members = Members((), ())
-        self._tables = BlockTables()
+        self.inputs = InputBuilder(self._seat, ropes.arrays)
         self._free_slots: list[int] = []
         self._num_slots = 0
 
@@ -64,7 +62,7 @@ class Runner:
         if request is None:
             return
         self.ropes.release(request.rope_row)
-        self._members = Members((), ())  # its id may be in use again in the next step
+        self.inputs.forget_shape()
         if request.slot >= 0:
             self._free_slots.append(request.slot)
 
@@ -76,28 +74,24 @@ class Runner:
             chunks = tuple(each for each in chunks if each.request_id not in output.unloaded)
             if not chunks:
                 return output
-        members = self._seat(tuple([chunk.request_id for chunk in chunks]))
-        inputs = build_inputs(chunks, members, self._tables, self.ropes.arrays)
-        for place in inputs.special:
+        inputs = self.inputs.build(chunks)
+        for place in inputs.shape.special:
             if chunks[place].samples:
-                members.requests[place].state.refresh_mask()
+                inputs.shape.requests[place].state.refresh_mask()
         sampled = self.executable.run(inputs.batch)
-        self._take_plain(members.ids, inputs, sampled, output)
-        if inputs.special:
-            self._take_special(members, inputs, sampled, output)
+        self._take_plain(inputs, sampled, output)
+        if inputs.shape.special:
+            self._take_special(chunks, inputs, sampled, output)
         return output
 
-    def _seat(self, ids: tuple[str, ...]) -> Members:
-        """The requests of a step, each with a slot."""
-        if ids != self._members.ids:
-            requests = [self._running[name] for name in ids]
-            for request in requests:
-                if request.slot < 0:
-                    request.slot = self._take_slot()
-                    self._tables.clear(request.slot)
-                    self.executable.admit(request.slot, request.state)
-            self._members = Members(ids, requests)
-        return self._members
+    def _seat(self, request_id: str) -> RunningRequest:
+        """A request, which gets a slot when it first runs."""
+        request = self._running[request_id]
+        if request.slot < 0:
+            request.slot = self._take_slot()
+            self.inputs.tables.clear(request.slot)
+            self.executable.admit(request.slot, request.state)
+        return request
 
     def _take_slot(self) -> int:
         if self._free_slots:
@@ -105,12 +99,10 @@ class Runner:
         self._num_slots += 1
         return self._num_slots - 1
 
-    def _take_plain(
-        self, ids: Sequence[str], inputs: StepInputs, sampled: SampledRows, output: StepOutput
-    ) -> None:
+    def _take_plain(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
         """Note the token of each request that is not special."""
-        special = inputs.special
-        found = zip(inputs.chunk_of_row, sampled.tokens, strict=True)
+        ids, special = inputs.shape.key[0], inputs.shape.special
+        found = zip(inputs.shape.chunk_of_row, sampled.tokens, strict=True)
         tokens = {ids[place]: (token,) for place, token in found if place not in special}
         if min(sampled.tokens, default=0) < 0:
             output.failed += [name for name, (token,) in tokens.items() if token < 0]
@@ -118,15 +110,15 @@ class Runner:
         output.tokens = tokens
 
     def _take_special(
-        self, members: Members, inputs: StepInputs, sampled: SampledRows, output: StepOutput
+        self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
     ) -> None:
         """Note what each row of a special request yielded, less the rows behind a wrong guess."""
-        batch, over = inputs.batch, set[int]()  # where nothing behind counts
-        rows = zip(inputs.chunk_of_row, batch.logit_rows.tolist(), sampled.tokens, strict=True)
+        batch, shape, over = inputs.batch, inputs.shape, set[int]()  # over: nothing more counts
+        rows = zip(shape.chunk_of_row, shape.logit_rows.tolist(), sampled.tokens, strict=True)
         for row, (place, at, token) in enumerate(rows):
-            if place not in inputs.special or place in over:
+            if place not in shape.special or place in over:
                 continue
-            name, state = members.ids[place], members.requests[place].state
+            name, state = chunks[place].request_id, shape.requests[place].state
             next_position = int(batch.positions[at]) + 1
             if next_position < len(state.prompt):
                 of_prompt = output.prompt_logprobs.setdefault(name, {})
@@ -142,7 +134,7 @@ class Runner:
                 output.logprobs.setdefault(name, []).append(sampled.logprobs[row])
             if state.grammar is not None:
                 state.grammar.accept(token)
-            is_last = at + 1 == batch.query_start[place + 1]
+            is_last = at + 1 == shape.query_start[place + 1]
             if not is_last and token != batch.token_ids[at + 1]:
                 over.add(place)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 from quire.backends.native import library as c
-from quire.backends.native.sample_rows import SampleBatch, SampleTable
+from quire.backends.native.sample_rows import SampleTable
 from quire.ops.batch import Batch
 from quire.sampling import reference
 from quire.sampling.state import SampleRow, SamplingState
@@ -52,25 +52,23 @@ def batch_of(rows):
     )
 
 
-def batch_records(rows):
+def sample_batch(rows):
     table = SampleTable()
     for slot, row in enumerate(rows):
         table.admit(slot, row.state)
-    return table, table.rows(batch_of(rows))
+    return table.sample(batch_of(rows))
 
 
 def sample(logits, rows, isa=None, pool=POOL):
     """What the C++ sampler makes of a copy of the logits."""
-    table, records = batch_records(rows)
-    return run_records(logits, records, isa, pool)
+    return run_batch(logits, sample_batch(rows), isa, pool)
 
 
-def run_records(logits, records, isa=None, pool=POOL, stride_pad=3):
+def run_batch(logits, batch, isa=None, pool=POOL, stride_pad=3):
     """Run the C++ sampler on a copy of the logits, in rows of a wider buffer."""
     S, V = logits.shape
     buffer = np.full((S, V + stride_pad), np.inf, np.float32)
     buffer[:, :V] = logits
-    batch = SampleBatch(records)
     isa = c.best_isa() if isa is None else isa
     c.check(
         c.load().quire_sample(
@@ -207,7 +205,7 @@ def test_every_token_of_a_chunk_may_have_a_row(problem, data):
         (),
         np.int32([3]),
     )
-    together = run_records(np.stack([logits] * count), table.rows(batch))
+    together = run_batch(np.stack([logits] * count), table.sample(batch))
     for index in range(count):
         alone = SampleRow(state, np.int32(tokens[:index]))
         assert repr(together[index]) == repr(sample(logits[None], [alone])[0])
@@ -226,8 +224,8 @@ def expect_same_logprobs(mine, expected):
 
 def draws(logits, made, count):
     """How often each token comes up over `count` outputs of one request."""
-    table, record = batch_records([made])
-    records = np.repeat(record, count)
+    batch = sample_batch([made])
+    records = np.repeat(batch.records, count)
     records["output_index"] = np.arange(count)
     results = np.zeros(count, c.SAMPLE_RESULT)
     rows = np.repeat(logits[None], count, 0)

@@ -7,58 +7,60 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quire.runtime.block_tables import BlockTables, TableRow
+from quire.runtime.block_tables import BlockTables
 
 
-def read(tables: BlockTables, row: TableRow, table: Sequence[int]) -> list[int]:
-    (found,) = tables.gather([row], [table])
+def read(tables: BlockTables, slot: int, table: Sequence[int]) -> list[int]:
+    (found,) = tables.gather(np.array([slot], np.int32), [table])
     ids: list[int] = found.tolist()
     return ids
 
 
 def test_a_row_follows_appends() -> None:
-    tables = BlockTables()
-    row, table = tables.take(), [7]
-    assert read(tables, row, table) == [7]
+    tables, table = BlockTables(), [7]
+    assert read(tables, 3, table) == [7]
     for count in range(1, 40):
         table += range(count % 4)
-        assert read(tables, row, table) == table
+        assert read(tables, 3, table) == table
 
 
 def test_a_row_follows_a_replaced_table() -> None:
     """A preempted request comes back with another list, as long as the first or longer."""
     tables = BlockTables()
-    row = tables.take()
-    read(tables, row, [1, 2, 3])
-    for table in ([4, 5, 6], [9], [], [1, 2, 3, 4]):
-        assert read(tables, row, table) == table
+    for table in ([1, 2, 3], [4, 5, 6], [9], [7, 8, 9], [1, 2, 3, 4]):
+        assert read(tables, 0, table) == table
 
 
 def test_only_what_is_new_is_copied() -> None:
     """The scheduler only appends, so what was read is not read again."""
-    tables = BlockTables()
-    row, table = tables.take(), [1, 2, 3]
-    read(tables, row, table)
+    tables, table = BlockTables(), [1, 2, 3]
+    read(tables, 0, table)
     table[0] = 99
-    assert read(tables, row, table) == [1, 2, 3]
+    assert read(tables, 0, table) == [1, 2, 3]
 
 
 def test_rows_are_gathered_in_the_order_asked_for() -> None:
-    """Whatever rows grew, came and went in between; the result is int32, contiguous, a copy."""
+    """Whatever came, grew, was replaced and went; lists often have the content of others."""
     source, tables = random.Random(3), BlockTables()
-    live: list[tuple[TableRow, list[int]]] = []
-    for _ in range(300):
+    live: dict[int, list[int]] = {}
+    for _ in range(400):
         if live and source.random() < 0.4:
-            tables.release(live.pop(source.randrange(len(live)))[0])
+            del live[source.choice(list(live))]
         else:
-            live.append((tables.take(), []))
-        for _, table in live:
-            table += [source.randrange(1000)] * source.randrange(3)
-        source.shuffle(live)
-        chosen = live[: source.randint(0, len(live))]
-        found = tables.gather([row for row, _ in chosen], [table for _, table in chosen])
+            slot = next(slot for slot in range(len(live) + 1) if slot not in live)
+            tables.clear(slot)
+            live[slot] = []
+        for slot in live:
+            live[slot] += [source.randrange(3)] * source.randrange(3)
+            if source.random() < 0.1:
+                live[slot] = [source.randrange(3) for _ in live[slot]]
+        chosen = source.sample(list(live), source.randint(0, len(live)))
+        chosen = [slot for slot in chosen if live[slot]]
+        if not chosen:
+            continue
+        found = tables.gather(np.array(chosen, np.int32), [live[slot] for slot in chosen])
         assert found.dtype == np.int32 and found.flags.c_contiguous
-        assert found.shape == (len(chosen), max((len(t) for _, t in chosen), default=0))
-        for ids, (_, table) in zip(found, chosen, strict=True):
-            assert ids[: len(table)].tolist() == table
-        found[:] = -5
+        assert found.shape == (len(chosen), max(len(live[slot]) for slot in chosen))
+        for ids, slot in zip(found, chosen, strict=True):
+            assert ids[: len(live[slot])].tolist() == live[slot]
+        found[:] = -5  # it is a copy

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
 from quire.backends.native.records import BODIES, RecordWriter
-from quire.backends.native.sample_rows import SampleBatch, SampleTable
+from quire.backends.native.sample_rows import SampleTable
 from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.aligned import aligned_zeros
@@ -97,8 +97,7 @@ class NativeExecutable:
 
     def run(self, batch: Batch) -> SampledRows:
         """See Executable."""
-        samples = SampleBatch(self._sampling.rows(batch))
-        step = self._step(batch)
+        samples, step = self._sampling.sample(batch), self._step(batch)
         if len(batch.logit_rows):
             step.rows, step.results = samples.records.ctypes.data, samples.results.ctypes.data
         self._run(step)

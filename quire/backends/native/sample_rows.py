@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.backends.native.library import SAMPLE_RESULT, SAMPLE_ROW
 from quire.ops.batch import Batch
@@ -15,65 +17,89 @@ from quire.sampling.state import SampledRows, SamplingState
 __all__ = ["SampleBatch", "SampleTable"]
 
 Records = np.ndarray[Any, Any]
+Int32 = npt.NDArray[np.int32]
 
 
 class SampleTable:
     """The records of all running requests, one per slot; a step gathers those that it samples."""
 
     def __init__(self) -> None:
-        self._records = np.zeros(8, SAMPLE_ROW)
-        self._min_tokens = np.zeros(8, np.int64)
-        self._states: dict[int, SamplingState] = {}
-        self._history = OutputHistory()
+        self.records = np.zeros(8, SAMPLE_ROW)
+        self.states: dict[int, SamplingState] = {}
+        self.history = OutputHistory()
+        self._batch: SampleBatch | None = None
 
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
-        while slot >= len(self._records):
-            self._records = np.concatenate([self._records, np.zeros_like(self._records)])
-            self._min_tokens = np.concatenate([self._min_tokens, np.zeros_like(self._min_tokens)])
-        self._records[slot] = _record(state)
-        self._min_tokens[slot] = state.params.min_tokens
-        self._states[slot] = state  # whose arrays the record points to
-        self._history.keep(slot, state.reads_output)
+        while slot >= len(self.records):
+            self.records = np.concatenate([self.records, np.zeros_like(self.records)])
+        self.records[slot] = _record(state)
+        self.states[slot] = state  # whose arrays the record points to
+        self.history.keep(slot, state.reads_output)
+        self._batch = None
 
-    def rows(self, batch: Batch) -> Records:
-        """The records of the batch's logit rows."""
-        self._history.note(batch, self._records["num_prompt"][batch.slots])
-        slots = batch.slots[batch.request_of_token()[batch.logit_rows]]
-        records = self._records[slots]
-        positions = batch.positions[batch.logit_rows]
-        index = positions + 1 - records["num_prompt"]
-        records["output_index"] = records["num_output"] = np.maximum(index, 0)
-        records["output"] = self._history.addresses(slots)
-        records["num_forbidden"] *= index < self._min_tokens[slots]
-        for place in np.flatnonzero(index < 0).tolist():  # what comes next is known: the prompt
-            state = self._states[int(slots[place])]
-            records["target"][place] = state.prompt[positions[place] + 1]
-            records["num_logprobs"][place] = state.params.prompt_logprobs
-        return records
+    def sample(self, batch: Batch) -> SampleBatch:
+        """The records of the batch's logit rows; those of the last step, if it had the same."""
+        found = self._batch
+        if found is None or not found.fits(batch):
+            found = self._batch = SampleBatch(self, batch)
+        found.move_to(batch)
+        return found
 
 
 class SampleBatch:
     """The records of one step's rows, and room for what the sampler says of them."""
 
-    def __init__(self, records: Records) -> None:
-        self.records = records
-        self.results = np.zeros(len(records), SAMPLE_RESULT)
-        self._num_logprobs = records["num_logprobs"].tolist()
-        most = max(self._num_logprobs, default=0)
+    def __init__(self, table: SampleTable, batch: Batch) -> None:
+        self._history, self._slots, self._logit_rows = table.history, batch.slots, batch.logit_rows
+        self._row_slots = batch.slots[batch.request_of_token()[batch.logit_rows]]
+        states = [table.states[slot] for slot in self._row_slots.tolist()]
+        self.records = table.records[self._row_slots]
+        self._num_prompt = table.records["num_prompt"][batch.slots]  # [R]
+        self._first = self.records["num_prompt"].astype(np.int64) - 1  # position of output 0
+        self._num_forbidden = self.records["num_forbidden"].copy()
+        self._min_tokens = np.array([state.params.min_tokens for state in states], np.int64)
+        self._forbids = bool(self._num_forbidden.any())
+        self._reads_output = any(table.states[slot].reads_output for slot in batch.slots.tolist())
+        self._report_on_prompts(batch.positions[batch.logit_rows], states)
+        self._num_logprobs: list[int] = self.records["num_logprobs"].tolist()
+        self._asked = [place for place, count in enumerate(self._num_logprobs) if count >= 0]
+        self._make_results(max(self._num_logprobs, default=0))
+
+    def fits(self, batch: Batch) -> bool:
+        """Whether only the positions are others; the arrays of a lasting shape are the same."""
+        return batch.slots is self._slots and batch.logit_rows is self._logit_rows
+
+    def move_to(self, batch: Batch) -> None:
+        """Sample behind the positions of this batch."""
+        records, index = self.records, batch.positions[self._logit_rows] - self._first
+        records["output_index"] = records["num_output"] = np.maximum(index, 0)
+        if self._forbids:
+            records["num_forbidden"] = self._num_forbidden * (index < self._min_tokens)
+        if self._reads_output:
+            self._history.note(batch, self._num_prompt)
+            records["output"] = self._history.addresses(self._row_slots)
+
+    def _report_on_prompts(self, positions: Int32, states: Sequence[SamplingState]) -> None:
+        """Where a row stands before the end of its prompt, name the token that comes next."""
+        for place in np.flatnonzero(positions < self._first).tolist():
+            state, record = states[place], self.records[place]
+            record["target"] = state.prompt[positions[place] + 1]
+            record["num_logprobs"] = state.params.prompt_logprobs
+
+    def _make_results(self, most: int) -> None:
+        self.results = np.zeros(len(self.records), SAMPLE_RESULT)
         if most > 0:
-            self._top_ids = np.zeros((len(records), most), np.int32)
-            self._top_logprobs = np.zeros((len(records), most), np.float32)
+            self._top_ids = np.zeros((len(self.records), most), np.int32)
+            self._top_logprobs = np.zeros((len(self.records), most), np.float32)
             self.results["top_ids"] = _row_addresses(self._top_ids)
             self.results["top_logprobs"] = _row_addresses(self._top_logprobs)
 
     def sampled(self) -> SampledRows:
         """The results, once the sampler has run."""
         tokens = self.results["token"].tolist()
-        asked = [place for place, count in enumerate(self._num_logprobs) if count >= 0]
-        return SampledRows(
-            tokens, {place: self._logprobs(place) for place in asked if tokens[place] >= 0}
-        )
+        found = {place: self._logprobs(place) for place in self._asked if tokens[place] >= 0}
+        return SampledRows(tokens, found)
 
     def _logprobs(self, place: int) -> dict[int, Logprob]:
         """The token's first, then those of the most likely ones."""
