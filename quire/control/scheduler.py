@@ -238,24 +238,23 @@ class Scheduler:
         self._running.sort(key=self._policy)
         index = 0
         while budget > 0 and index < len(self._running):  # preemption shortens the list
-            request = self._running[index]
-            wanted = min(len(request.tokens) - request.num_computed, budget)
-            budget -= self._schedule(request, wanted, chunks)
+            budget -= self._schedule(self._running[index], budget, chunks)
             index += 1
         return budget
 
-    def _schedule(self, request: Request, wanted: int, chunks: list[Chunk]) -> int:
-        """Add a chunk of up to `wanted` tokens of a running request; return how many it has."""
-        start, table, size = request.num_computed, request.block_table, self.limits.block_tokens
-        missing = start + wanted - len(table) * size
-        if missing > 0:
-            table += self._take_blocks(request, -(-missing // size))
-            wanted = min(wanted, len(table) * size - start)
-        if wanted > 0:
-            tokens, end = request.tokens, start + wanted
+    def _schedule(self, request: Request, budget: int, chunks: list[Chunk]) -> int:
+        """Add a chunk of what a running request misses; return how many tokens it has."""
+        tokens, table, size = request.tokens, request.block_table, self.limits.block_tokens
+        start, end, room = request.num_computed, len(tokens), len(table) * size
+        if end - start > budget:
+            end = start + budget
+        if end > room:
+            table += self._take_blocks(request, -(-(end - room) // size))
+            end = min(end, len(table) * size)
+        if end > start:
             chunks.append(Chunk(request.id, start, tokens[start:end], table, end == len(tokens)))
             self._planned.append(request)
-        return wanted
+        return end - start
 
     def _take_blocks(self, request: Request, count: int) -> list[int]:
         """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
@@ -300,7 +299,7 @@ class Scheduler:
             if spare < 0 or not whole:
                 break
             self._start(request, hits, passed, len(stored))
-            budget -= self._schedule(request, wanted, chunks)
+            budget -= self._schedule(request, budget, chunks)
             if stored:
                 blocks = request.block_table[len(hits) : len(hits) + len(stored)]
                 chunks[-1] = chunks[-1]._replace(load_keys=stored, load_blocks=blocks)

@@ -42,8 +42,8 @@ class StepShape:
 
     key: the ids, numbers of tokens, whether they sample, and numbers of guesses of the chunks.
     special: places of the chunks with guesses, and of those whose requests are not plain.
-    [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows.  [S]: logit_rows and
-    chunk_of_row.
+    [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
+    which every step fills anew.  [S]: logit_rows and chunk_of_row.
     """
 
     def __init__(
@@ -62,6 +62,8 @@ class StepShape:
         self.offset = np.arange(num_tokens) - self.query_start[self.chunk_of_token]
         rope_rows = np.array([request.rope_row for request in requests], np.int32)
         self.rope_rows = rope_rows[self.chunk_of_token]
+        self.token_ids = np.zeros(num_tokens, np.int32)
+        self.positions = np.zeros(num_tokens, np.int32)
         special = [place for place, each in enumerate(requests) if not each.is_plain]
         self.special = {*special, *(place for place, count in enumerate(num_drafts) if count)}
         wanted = np.zeros(num_tokens, np.bool_)
@@ -115,12 +117,14 @@ class InputBuilder:
         if shape is None or key != shape.key:
             shape = StepShape(key, chunks, [self._running(each) for each in ids])
             self._shape = shape if shape.lasts else None
-        positions = np.array(starts, np.int32)
-        if len(shape.offset) > len(chunks):
-            positions = (positions[shape.chunk_of_token] + shape.offset).astype(np.int32)
+        shape.token_ids[:] = list(chain.from_iterable(tokens))
+        if len(shape.positions) == len(starts):
+            shape.positions[:] = starts
+        else:
+            shape.positions[:] = np.array(starts)[shape.chunk_of_token] + shape.offset
         batch = Batch(
-            np.array(list(chain.from_iterable(tokens)), np.int32),
-            positions,
+            shape.token_ids,
+            shape.positions,
             shape.rope_rows,
             shape.query_start,
             self.tables.gather(shape.slots, block_tables),

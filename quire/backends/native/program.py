@@ -84,6 +84,7 @@ class NativeExecutable:
         self._bound = self._bind()
         self._sampling = SampleTable()
         self._op_nanoseconds: npt.NDArray[np.int64] | None = None
+        self._last_batch: Batch | None = None
 
     @property
     def summary(self) -> str:
@@ -99,7 +100,7 @@ class NativeExecutable:
         """See Executable."""
         samples, step = self._sampling.sample(batch), self._step(batch)
         if len(batch.logit_rows):
-            step.rows, step.results = samples.records.ctypes.data, samples.results.ctypes.data
+            step.rows, step.results = samples.addresses
         self._run(step)
         return samples.sampled()
 
@@ -114,28 +115,36 @@ class NativeExecutable:
     def time_ops(self) -> npt.NDArray[np.int64]:
         """From now on, add each op's nanoseconds to what is returned: body, head, the sampler."""
         self._op_nanoseconds = np.zeros(len(self._body) + len(self._head) + 1, np.int64)
+        self._last_batch = None
         return self._op_nanoseconds
 
     def _run(self, step: Any) -> None:
         c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
 
     def _step(self, batch: Batch) -> Any:
+        """The record of a step: that of the last one, where only the block tables moved."""
+        if not batch.has_arrays_of(self._last_batch):
+            self._last_batch, self._last_step = batch, self._new_step(batch)
+        step = self._last_step
+        step.block_table_stride = batch.block_tables.shape[1]
+        step.block_tables = batch.block_tables.ctypes.data
+        step.rows = step.results = step.logits_out = None
+        return step
+
+    def _new_step(self, batch: Batch) -> Any:
         assert batch.num_tokens <= self.program.limits.tokens, "more tokens than the arena holds"
         return c.Step(
-            batch.num_tokens,
-            batch.num_requests,
-            len(batch.logit_rows),
-            batch.block_tables.shape[1],
-            batch.token_ids.ctypes.data,
-            batch.positions.ctypes.data,
-            batch.rope_rows.ctypes.data,
-            batch.query_start.ctypes.data,
-            batch.block_tables.ctypes.data,
-            batch.logit_rows.ctypes.data,
-            None,
-            None,
-            None,
-            None if self._op_nanoseconds is None else self._op_nanoseconds.ctypes.data,
+            num_tokens=batch.num_tokens,
+            num_requests=batch.num_requests,
+            num_logit_rows=len(batch.logit_rows),
+            token_ids=batch.token_ids.ctypes.data,
+            positions=batch.positions.ctypes.data,
+            rope_rows=batch.rope_rows.ctypes.data,
+            query_start=batch.query_start.ctypes.data,
+            logit_rows=batch.logit_rows.ctypes.data,
+            op_nanoseconds=None
+            if self._op_nanoseconds is None
+            else self._op_nanoseconds.ctypes.data,
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:

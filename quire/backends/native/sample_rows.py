@@ -40,18 +40,18 @@ class SampleTable:
 
     def sample(self, batch: Batch) -> SampleBatch:
         """The records of the batch's logit rows; those of the last step, if it had the same."""
-        found = self._batch
-        if found is None or not found.fits(batch):
-            found = self._batch = SampleBatch(self, batch)
-        found.move_to(batch)
-        return found
+        if self._batch is None or not batch.has_arrays_of(self._batch.batch):
+            self._batch = SampleBatch(self, batch)
+        self._batch.move()
+        return self._batch
 
 
 class SampleBatch:
     """The records of one step's rows, and room for what the sampler says of them."""
 
     def __init__(self, table: SampleTable, batch: Batch) -> None:
-        self._history, self._slots, self._logit_rows = table.history, batch.slots, batch.logit_rows
+        self.batch = batch
+        self._history = table.history
         self._row_slots = batch.slots[batch.request_of_token()[batch.logit_rows]]
         states = [table.states[slot] for slot in self._row_slots.tolist()]
         self.records = table.records[self._row_slots]
@@ -66,23 +66,23 @@ class SampleBatch:
         self._asked = [place for place, count in enumerate(self._num_logprobs) if count >= 0]
         self._make_results(max(self._num_logprobs, default=0))
 
-    def fits(self, batch: Batch) -> bool:
-        """Whether only the positions are others; the arrays of a lasting shape are the same."""
-        return batch.slots is self._slots and batch.logit_rows is self._logit_rows
-
-    def move_to(self, batch: Batch) -> None:
-        """Sample behind the positions of this batch."""
-        records, index = self.records, batch.positions[self._logit_rows] - self._first
-        records["output_index"] = records["num_output"] = np.maximum(index, 0)
+    def move(self) -> None:
+        """Sample behind the positions that the batch has now."""
+        records, index = self.records, self.batch.positions[self.batch.logit_rows] - self._first
+        if self._reports:
+            index = np.maximum(index, 0)
+        records["output_index"] = records["num_output"] = index
         if self._forbids:
             records["num_forbidden"] = self._num_forbidden * (index < self._min_tokens)
         if self._reads_output:
-            self._history.note(batch, self._num_prompt)
+            self._history.note(self.batch, self._num_prompt)
             records["output"] = self._history.addresses(self._row_slots)
 
     def _report_on_prompts(self, positions: Int32, states: Sequence[SamplingState]) -> None:
         """Where a row stands before the end of its prompt, name the token that comes next."""
-        for place in np.flatnonzero(positions < self._first).tolist():
+        reports = np.flatnonzero(positions < self._first).tolist()
+        self._reports = bool(reports)
+        for place in reports:
             state, record = states[place], self.records[place]
             record["target"] = state.prompt[positions[place] + 1]
             record["num_logprobs"] = state.params.prompt_logprobs
@@ -94,6 +94,7 @@ class SampleBatch:
             self._top_logprobs = np.zeros((len(self.records), most), np.float32)
             self.results["top_ids"] = _row_addresses(self._top_ids)
             self.results["top_logprobs"] = _row_addresses(self._top_logprobs)
+        self.addresses = self.records.ctypes.data, self.results.ctypes.data
 
     def sampled(self) -> SampledRows:
         """The results, once the sampler has run."""
