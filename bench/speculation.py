@@ -113,7 +113,7 @@ def measure(
             engine.submit(one.request, one.state)
         for took, events in _decode(engine):
             seconds += took
-            generated += sum(len(event.update.tokens) for event in events)
+            generated += sum(len(update.tokens) for update, _ in events)
             turns += len(events)
     stats = scheduler.stats()
     accepted = stats.num_accepted_tokens / max(stats.num_draft_tokens, 1)

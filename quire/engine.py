@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from quire.control.plan import Plan, Update
 from quire.control.request import Request
@@ -15,21 +15,26 @@ from quire.outputs import RequestMetrics, TokenLogprobs
 from quire.runtime.runner import Runner, StepOutput
 from quire.sampling.state import SamplingState
 
-__all__ = ["Engine", "EngineStats", "Event"]
+__all__ = ["NOTHING", "Details", "Engine", "EngineStats", "Event"]
 
 
-class Event(NamedTuple):
-    """What happened to one request in one step.
+class Details(NamedTuple):
+    """What there is to say of an update beside its tokens; nothing, most of the time.
 
     logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
-    None for the first, in the event of the first new token, if asked for.  metrics: in the event of
-    the first new token and in the last event.
+    None for the first, with the first new token, if asked for.  metrics: with the first new token,
+    and at the end.
     """
 
-    update: Update
     logprobs: Sequence[TokenLogprobs] | None = None
     prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
     metrics: RequestMetrics | None = None
+
+
+Event: TypeAlias = tuple[Update, Details]
+"""What happened to one request in one step."""
+
+NOTHING = Details()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,28 +147,32 @@ class Engine:
     def _note_step(
         self, step_tokens: int, updates: Sequence[Update], output: StepOutput
     ) -> list[Event]:
-        """Make an event of each update, and count what they say."""
-        now, totals, silent = self._clock(), self._totals, self._silent
-        begun = [each.request_id for each in updates if each.tokens and each.request_id in silent]
+        """Count what the updates say, and add what else is known."""
+        now, silent, totals = self._clock(), self._silent, self._totals
+        num_prompt = totals.num_prompt_tokens
+        if silent:
+            begun = [each.request_id for each in updates if each.tokens]
+            num_prompt += sum(
+                self._live[each].request.num_prompt for each in begun if each in silent
+            )
         self._totals = EngineStats(
             totals.scheduler,
             totals.num_steps + 1,
-            totals.num_prompt_tokens + sum(self._live[name].request.num_prompt for name in begun),
+            num_prompt,
             totals.num_generation_tokens + sum([len(each.tokens) for each in updates]),
             step_tokens,
             now,
         )
+        special = silent | output.logprobs.keys()
         return [
-            self._event(update, output, now)
-            if update.finish_reason is not None
-            or update.request_id in silent
-            or update.request_id in output.logprobs
-            else Event(update)
-            for update in updates
+            self._event(each, output, now)
+            if each.finish_reason is not None or each.request_id in special
+            else (each, NOTHING)
+            for each in updates
         ]
 
     def _event(self, update: Update, output: StepOutput, now: float) -> Event:
-        """An event of more than new tokens."""
+        """An update with all that is known beside it."""
         request_id, live = update.request_id, self._live[update.request_id]
         is_first = bool(update.tokens) and request_id in self._silent
         is_over = update.finish_reason is not None
@@ -176,8 +185,7 @@ class Engine:
         logprobs = output.logprobs.get(request_id)
         if logprobs is not None:
             logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
-        return Event(
-            update,
+        return update, Details(
             logprobs,
             live.prompt_logprobs if is_first else None,
             live.metrics if is_first or is_over else None,

@@ -39,8 +39,11 @@ class RequestMetrics:
     num_preemptions: int = 0
 
 
-class Delta(NamedTuple):
+@dataclass(slots=True)
+class Delta:
     """What one step added to one completion of a request.
+
+    Not frozen only because that takes five times as long to make.
 
     index: which of the n completions.  text: new text, "" while a character is incomplete or a
     stop string may be forming.  logprobs: one entry per new token, if asked for.

@@ -142,8 +142,8 @@ class StepProfiler:
     def _step(self, engine: Engine, completions: dict[str, Completion]) -> None:
         events = engine.step()
         start = time.thread_time()
-        for event in events:
-            completions[event.update.request_id].delta(event)
+        for update, details in events:
+            completions[update.request_id].delta(update, details)
         self._spent["text"] = time.thread_time() - start
 
     def _note(self, step: Callable[[], None], profile: Profile) -> None:

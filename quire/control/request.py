@@ -104,12 +104,13 @@ class Request:
     def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
         """Append new tokens up to the one that finishes the request; return those kept, and why."""
         tokens, stop = self.tokens, self.stop
-        for count, token in enumerate(new_tokens, 1):
+        num_before = len(tokens)
+        for token in new_tokens:
             tokens.append(token)
-            if len(tokens) >= self.max_len or token in stop.ending_token_ids:
+            if token in stop.ending_token_ids or len(tokens) >= self.max_len:
                 finish = stop.finish_reason(token, len(tokens) - self.num_prompt)
                 if finish is not None:
-                    return tuple(new_tokens[:count]), finish
+                    return tuple(new_tokens[: len(tokens) - num_before]), finish
         return tuple(new_tokens), None if stop.max_tokens else Finish("length")
 
     def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:

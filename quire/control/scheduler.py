@@ -166,32 +166,30 @@ class Scheduler:
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
-        updates, running, size = [], RequestState.RUNNING, self.limits.block_tokens
+        updates, running = [], RequestState.RUNNING
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
             if request.state is not running:
                 continue
             request_id, start, tokens, _, samples, num_drafts, load_keys, _ = chunk
             if load_keys:
                 self._take_in_loaded(chunk, request, unloaded.get(request_id))
-            if unloaded and request_id in unloaded:
+                if request_id in unloaded:
+                    continue
+            end = start + len(tokens)
+            if not samples:
+                self._advance(request, start, end)
                 continue
-            end, kept, finish = start + len(tokens), (), None
-            if samples:
-                new_tokens = sampled.get(request_id, ())
-                kept, finish = request.accept(new_tokens)
-                assert kept or finish, f"no token was sampled for request {request_id!r}"
-                if num_drafts:
-                    # A right guess is in the cache; a wrong one is not counted, but overwritten.
-                    num_right = self._drafting.count(chunk, request, new_tokens)
-                    end += min(num_right, len(kept)) - num_drafts
-            self._num_wasted_tokens += request.advance(start, end)
-            if end // size > start // size:
-                self._prefix.publish(request, start, end)
-            if self.limits.window is not None:
-                self._release_passed(request)
+            new_tokens = sampled.get(request_id, ())
+            kept, finish = request.accept(new_tokens)
+            assert kept or finish, f"no token was sampled for request {request_id!r}"
+            if num_drafts:
+                # A right guess is in the cache; a wrong one is not counted and will be overwritten.
+                num_right = self._drafting.count(chunk, request, new_tokens)
+                end += min(num_right, len(kept)) - num_drafts
+            self._advance(request, start, end)
             if finish:
                 updates.append(self._finish(request, kept, finish))
-            elif samples:
+            else:
                 updates.append(Update(request_id, kept, None, None, request.num_cached_tokens))
         self._drafting.observe(plan, seconds)
         return tuple(updates)
@@ -270,6 +268,15 @@ class Scheduler:
         request.queued_since = self._now
         request.state = RequestState.WAITING
         self._waiting.add(request)
+
+    def _advance(self, request: Request, start: int, end: int) -> None:
+        """Note that positions start .. end - 1 are computed; blocks may be full now, or passed."""
+        self._num_wasted_tokens += request.advance(start, end)
+        size = self.limits.block_tokens
+        if end // size > start // size:
+            self._prefix.publish(request, start, end)
+        if self.limits.window is not None:
+            self._release_passed(request)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""

@@ -43,7 +43,8 @@ class StepShape:
     key: the ids, numbers of tokens, whether they sample, and numbers of guesses of the chunks.
     special: places of the chunks with guesses, and of those whose requests are not plain.
     [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
-    which every step fills anew.  [S]: logit_rows and chunk_of_row.
+    which every step fills anew.  [S]: logit_rows, chunk_of_row and
+    id_of_row.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class StepShape:
         chunks: Sequence[Chunk],
         requests: Sequence[RunningRequest],
     ) -> None:
-        _, counts, samples, num_drafts = key
+        ids, counts, samples, num_drafts = key
         self.key = key
         self.requests = requests
         self.slots = np.array([request.slot for request in requests], np.int32)
@@ -73,6 +74,8 @@ class StepShape:
             wanted[first:end] |= _wanted(chunks[place], requests[place].state)
         self.logit_rows = np.flatnonzero(wanted).astype(np.int32)
         self.chunk_of_row: list[int] = self.chunk_of_token[wanted].tolist()
+        self.id_of_row = [ids[place] for place in self.chunk_of_row]
+        self.special_ids = [ids[place] for place in self.special]
 
     @property
     def lasts(self) -> bool:

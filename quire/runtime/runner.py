@@ -101,13 +101,14 @@ class Runner:
 
     def _take_plain(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
         """Note the token of each request that is not special."""
-        ids, special = inputs.shape.key[0], inputs.shape.special
-        found = zip(inputs.shape.chunk_of_row, sampled.tokens, strict=True)
-        tokens = {ids[place]: (token,) for place, token in found if place not in special}
-        if min(sampled.tokens, default=0) < 0:
-            output.failed += [name for name, (token,) in tokens.items() if token < 0]
-            tokens = {name: taken for name, taken in tokens.items() if taken[0] >= 0}
-        output.tokens = tokens
+        names, tokens = inputs.shape.id_of_row, sampled.tokens
+        output.tokens = dict(zip(names, zip(tokens, strict=True), strict=True))
+        for name in inputs.shape.special_ids:
+            output.tokens.pop(name, None)
+        if min(tokens, default=0) < 0:
+            output.failed += [name for name, taken in output.tokens.items() if taken[0] < 0]
+            for name in output.failed:
+                del output.tokens[name]
 
     def _take_special(
         self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
@@ -148,4 +149,3 @@ class Runner:
                 if count < len(chunk.load_keys):
                     unloaded[chunk.request_id] = count
         return unloaded
-

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -169,6 +170,6 @@ def _check(
 def _without_output(delta: Delta) -> Delta:
     done = delta.finish_reason if delta.finish_reason in (None, "abort") else "length"
     logprobs = None if delta.logprobs is None else ()
-    return delta._replace(
-        text="", token_ids=(), logprobs=logprobs, finish_reason=done, stop_reason=None
+    return replace(
+        delta, text="", token_ids=(), logprobs=logprobs, finish_reason=done, stop_reason=None
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 
 from quire.outputs import Delta, TokenLogprobs
@@ -79,7 +80,8 @@ def _merge(deltas: Sequence[Delta]) -> Delta:
     if any(delta.logprobs is not None for delta in deltas):
         logprobs = tuple(chain.from_iterable(delta.logprobs or () for delta in deltas))
     of_prompt = (each.prompt_logprobs for each in deltas if each.prompt_logprobs is not None)
-    return deltas[-1]._replace(
+    return replace(
+        deltas[-1],
         text="".join(delta.text for delta in deltas),
         token_ids=tuple(chain.from_iterable(delta.token_ids for delta in deltas)),
         logprobs=logprobs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from quire.control.plan import Update
 from quire.outputs import Delta, RequestMetrics, TokenLogprobs
@@ -69,8 +70,9 @@ class OutputAssembler:
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
         if self._last is not None:
-            return self._last._replace(metrics=metrics)
-        _, tokens, finish_reason, stop_reason, num_cached_tokens = update
+            return replace(self._last, metrics=metrics)
+        _, tokens, finish_reason, _, num_cached_tokens = update
+        stop_reason: str | int | None = update.stop_reason
         hide_last = finish_reason == "stop" and not self._show_stop_token
         num_shown, is_over = len(tokens) - hide_last, finish_reason is not None
         if self._finder is None:

@@ -133,12 +133,13 @@ class Bench:
                 self._submit(engine, waiting[-1], jobs[waiting.pop()])
             step += 1
             assert step < 10_000, "it does not end"
-            for event in engine.step():
-                answer = answers[int(event.update.request_id)]
-                answer.tokens += event.update.tokens
-                answer.logprobs += event.logprobs or ()
-                answer.prompt_logprobs = event.prompt_logprobs or answer.prompt_logprobs
-                answer.finish_reason = event.update.finish_reason
+            for update, details in engine.step():
+                answer = answers[int(update.request_id)]
+                answer.tokens += update.tokens
+                answer.logprobs += details.logprobs or ()
+                if details.prompt_logprobs is not None:
+                    answer.prompt_logprobs = tuple(details.prompt_logprobs)
+                answer.finish_reason = update.finish_reason
             engine.scheduler.check()
         stats = engine.stats().scheduler
         assert stats.num_used_blocks == 0
