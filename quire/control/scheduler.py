@@ -170,27 +170,24 @@ class Scheduler:
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
             if request.state is not running:
                 continue
-            request_id, start, tokens, _, samples, num_drafts, load_keys, _ = chunk
-            if load_keys:
-                self._take_in_loaded(chunk, request, unloaded.get(request_id))
-                if request_id in unloaded:
+            if chunk.load_keys:
+                self._take_in_loaded(chunk, request, unloaded.get(request.id))
+                if request.id in unloaded:
                     continue
-            end = start + len(tokens)
-            if not samples:
-                self._advance(request, start, end)
+            if not chunk.samples:
+                self._advance(request, chunk.start + len(chunk.tokens))
                 continue
-            new_tokens = sampled.get(request_id, ())
+            new_tokens, end = sampled.get(request.id, ()), len(request.tokens)
             kept, finish = request.accept(new_tokens)
-            assert kept or finish, f"no token was sampled for request {request_id!r}"
-            if num_drafts:
+            assert kept or finish, f"no token was sampled for request {request.id!r}"
+            if chunk.num_drafts:
                 # A right guess is in the cache; a wrong one is not counted and will be overwritten.
-                num_right = self._drafting.count(chunk, request, new_tokens)
-                end += min(num_right, len(kept)) - num_drafts
-            self._advance(request, start, end)
+                end += min(self._drafting.count(chunk, request, new_tokens), len(kept))
+            self._advance(request, end)
             if finish:
                 updates.append(self._finish(request, kept, finish))
             else:
-                updates.append(Update(request_id, kept, None, None, request.num_cached_tokens))
+                updates.append(Update(request.id, kept, None, None, request.num_cached_tokens))
         self._drafting.observe(plan, seconds)
         return tuple(updates)
 
@@ -269,10 +266,10 @@ class Scheduler:
         request.state = RequestState.WAITING
         self._waiting.add(request)
 
-    def _advance(self, request: Request, start: int, end: int) -> None:
-        """Note that positions start .. end - 1 are computed; blocks may be full now, or passed."""
-        self._num_wasted_tokens += request.advance(start, end)
-        size = self.limits.block_tokens
+    def _advance(self, request: Request, end: int) -> None:
+        """Note that all before position `end` is computed; blocks may be full now, or passed."""
+        start, size = request.num_computed, self.limits.block_tokens
+        self._num_wasted_tokens += request.advance(end)
         if end // size > start // size:
             self._prefix.publish(request, start, end)
         if self.limits.window is not None:
@@ -336,7 +333,7 @@ class Scheduler:
         end = chunk.start if num_loaded is None else first + num_loaded * size
         self._prefix.publish(request, first, end)
         request.num_computed = end
-        if request.num_peak == 0:  # the first admission, which is what is counted
+        if request.num_preemptions == 0:  # the first admission, which is what is counted
             request.num_cached_tokens = end
             self._prefix.num_store_hit_tokens += end - first
 
@@ -358,4 +355,5 @@ class Scheduler:
         self._running.remove(request)
         self._pool.release(request.held_blocks)
         request.block_table, request.num_passed = [], 0
+        request.num_lost = request.num_peak
         request.num_computed = 0

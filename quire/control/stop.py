@@ -41,7 +41,8 @@ class StopRules:
         eos, stop = frozenset(self.eos_token_ids), frozenset(self.stop_token_ids)
         object.__setattr__(self, "eos_token_ids", eos)
         object.__setattr__(self, "stop_token_ids", stop)
-        object.__setattr__(self, "ending_token_ids", stop if self.ignore_eos else stop | eos)
+        ending = stop if self.ignore_eos else stop | eos if stop else eos
+        object.__setattr__(self, "ending_token_ids", ending)
 
     def forbidden_token_ids(self, num_output: int) -> frozenset[int]:
         """Tokens that must not be sampled after num_output output tokens."""

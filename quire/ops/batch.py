@@ -23,7 +23,7 @@ class Batch:
     logit_rows: [S], ascending token indices whose logits are wanted.
     frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
     class in use.  slots: [R], where an executable that samples knows each request; see Executable.
-    Arrays serve for several batches in turn; of those, token_ids and positions are filled anew.
+    A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 
     token_ids: Int32
@@ -64,18 +64,6 @@ class Batch:
     def num_requests(self) -> int:
         """R."""
         return len(self.query_start) - 1
-
-    def has_arrays_of(self, other: Batch | None) -> bool:
-        """Whether all arrays but the block tables are the same ones, not just equal."""
-        return (
-            other is not None
-            and self.token_ids is other.token_ids
-            and self.positions is other.positions
-            and self.rope_rows is other.rope_rows
-            and self.query_start is other.query_start
-            and self.logit_rows is other.logit_rows
-            and self.slots is other.slots
-        )
 
     def request_of_token(self) -> Int32:
         """[T]: the request each token belongs to."""

@@ -15,13 +15,15 @@ Int32 = npt.NDArray[np.int32]
 class BlockTables:
     """One int32 row per slot, which follows the list of the request that has the slot.
 
-    The scheduler only appends to a list, so a step copies what is new and gathers its rows.
+    The scheduler only appends to a list, so a step copies what is new.
     """
 
     def __init__(self) -> None:
         self._ids = np.zeros((8, 8), np.int32)
         self._lists: list[Sequence[int]] = [()] * 8
         self._lengths = [0] * 8
+        self._slots: list[int] = []
+        self._gathered = self._ids[:0]
 
     def clear(self, slot: int) -> None:
         """Empty a slot: another request has it now."""
@@ -31,13 +33,22 @@ class BlockTables:
             self._lengths += [0] * len(self._lengths)
         self._lists[slot], self._lengths[slot] = (), 0
 
-    def gather(self, slots: Int32, tables: Sequence[Sequence[int]]) -> Int32:
-        """The table of each slot as a row of a new array, with anything behind the shorter ones."""
-        lists, lengths = self._lists, self._lengths
-        for slot, table in zip(slots.tolist(), tables, strict=True):
+    def gather(self, slots: list[int], tables: Sequence[Sequence[int]]) -> Int32:
+        """The table of each slot as a row, with anything behind it.
+
+        As long as the list of slots is the same one, so is the array, unless it must be wider.
+        """
+        lists, lengths, changed = self._lists, self._lengths, []
+        for place, (slot, table) in enumerate(zip(slots, tables, strict=True)):
             if lists[slot] is not table or lengths[slot] != len(table):
                 self._follow(slot, table)
-        return self._ids[slots, : max(map(len, tables))]
+                changed.append(place)
+        if slots is self._slots and self._gathered.shape[1] == self._ids.shape[1]:
+            for place in changed:
+                self._gathered[place] = self._ids[slots[place]]
+        else:
+            self._slots, self._gathered = slots, self._ids[slots]
+        return self._gathered
 
     def _follow(self, slot: int, table: Sequence[int]) -> None:
         """Copy what is new; all where a preempted request came back with another list."""

@@ -56,7 +56,8 @@ class StepShape:
         ids, counts, samples, num_drafts = key
         self.key = key
         self.requests = requests
-        self.slots = np.array([request.slot for request in requests], np.int32)
+        self.slot_list = [request.slot for request in requests]
+        self.slots = np.array(self.slot_list, np.int32)
         self.query_start = np.cumsum([0, *counts], dtype=np.int32)
         self.chunk_of_token = np.repeat(np.arange(len(counts)), counts)
         num_tokens = len(self.chunk_of_token)
@@ -76,6 +77,23 @@ class StepShape:
         self.chunk_of_row: list[int] = self.chunk_of_token[wanted].tolist()
         self.id_of_row = [ids[place] for place in self.chunk_of_row]
         self.special_ids = [ids[place] for place in self.special]
+
+        self.batch: Batch | None = None
+
+    def new_batch(
+        self, block_tables: Int32, frequencies: tuple[npt.NDArray[np.float32], ...]
+    ) -> Batch:
+        """A batch of the arrays of this shape."""
+        return Batch(
+            self.token_ids,
+            self.positions,
+            self.rope_rows,
+            self.query_start,
+            block_tables,
+            self.logit_rows,
+            frequencies,
+            self.slots,
+        )
 
     @property
     def lasts(self) -> bool:
@@ -114,7 +132,7 @@ class InputBuilder:
 
     def build(self, chunks: Sequence[Chunk]) -> StepInputs:
         """The arrays of a step; there must be a chunk."""
-        ids, starts, tokens, block_tables, samples, num_drafts, *_ = zip(*chunks, strict=True)
+        ids, starts, tokens, block_lists, samples, num_drafts, *_ = zip(*chunks, strict=True)
         key = (ids, tuple(map(len, tokens)), samples, num_drafts)
         shape = self._shape
         if shape is None or key != shape.key:
@@ -125,17 +143,10 @@ class InputBuilder:
             shape.positions[:] = starts
         else:
             shape.positions[:] = np.array(starts)[shape.chunk_of_token] + shape.offset
-        batch = Batch(
-            shape.token_ids,
-            shape.positions,
-            shape.rope_rows,
-            shape.query_start,
-            self.tables.gather(shape.slots, block_tables),
-            shape.logit_rows,
-            self._frequencies,
-            shape.slots,
-        )
-        return StepInputs(batch, shape)
+        block_tables = self.tables.gather(shape.slot_list, block_lists)
+        if shape.batch is None or shape.batch.block_tables is not block_tables:
+            shape.batch = shape.new_batch(block_tables, self._frequencies)
+        return StepInputs(shape.batch, shape)
 
 
 def _wanted(chunk: Chunk, state: SamplingState) -> npt.NDArray[np.bool_]:

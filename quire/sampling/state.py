@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -92,8 +91,7 @@ class SampleRow(NamedTuple):
         return -1 if wanted is None else wanted
 
 
-@dataclass(frozen=True, slots=True)
-class SampledRows:
+class SampledRows(NamedTuple):
     """What came of a step's logit rows, in columns, as most steps want one number of each row.
 
     tokens: what was drawn, or the row's target; -1: the logits held nothing to choose from.

@@ -52,23 +52,23 @@ def make_detokenizer(
 class _ByteDetokenizer:
     """For tokenizers whose text is the concatenation of their tokens' bytes."""
 
-    __slots__ = ("_held", "_hidden", "_leading", "_token_bytes")
+    __slots__ = ("_held", "_hidden", "_leading", "_tokenizer")
 
     def __init__(
         self, tokenizer: Tokenizer, context: Sequence[int], hidden: frozenset[int]
     ) -> None:
-        self._token_bytes = tokenizer.token_bytes
+        self._tokenizer = tokenizer
         self._hidden = hidden
         self._leading = not context
         self._held = b""
         for token in context:  # leaves behind only a character that the prompt did not finish
-            self._decode(self._token_bytes(token))
+            self._decode(tokenizer.token_bytes(token))
 
     def push(self, ids: Iterable[int]) -> str:
         text = ""
         for token in ids:
             if token not in self._hidden:
-                text += self._decode(self._token_bytes(token, self._leading))
+                text += self._decode(self._tokenizer.token_bytes(token, self._leading))
                 self._leading = False
         return text
 

@@ -11,7 +11,7 @@ from quire.sampling.history import OutputHistory
 
 
 def test_it_has_every_output_token_however_steps_were_cut() -> None:
-    """Slots are used again, chunks are recomputed, and guesses are overwritten by what was right."""
+    """Slots are used again, chunks recomputed, guesses overwritten by what was right."""
     source, history = random.Random(5), OutputHistory()
     texts: dict[int, list[int]] = {}
     prompts: dict[int, int] = {}

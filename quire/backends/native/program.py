@@ -122,14 +122,11 @@ class NativeExecutable:
         c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
 
     def _step(self, batch: Batch) -> Any:
-        """The record of a step: that of the last one, where only the block tables moved."""
-        if not batch.has_arrays_of(self._last_batch):
+        """The record of a step; that of the last one, if the batch is the same, filled anew."""
+        if batch is not self._last_batch:
             self._last_batch, self._last_step = batch, self._new_step(batch)
-        step = self._last_step
-        step.block_table_stride = batch.block_tables.shape[1]
-        step.block_tables = batch.block_tables.ctypes.data
-        step.rows = step.results = step.logits_out = None
-        return step
+        self._last_step.rows = self._last_step.results = self._last_step.logits_out = None
+        return self._last_step
 
     def _new_step(self, batch: Batch) -> Any:
         assert batch.num_tokens <= self.program.limits.tokens, "more tokens than the arena holds"
@@ -137,6 +134,8 @@ class NativeExecutable:
             num_tokens=batch.num_tokens,
             num_requests=batch.num_requests,
             num_logit_rows=len(batch.logit_rows),
+            block_table_stride=batch.block_tables.shape[1],
+            block_tables=batch.block_tables.ctypes.data,
             token_ids=batch.token_ids.ctypes.data,
             positions=batch.positions.ctypes.data,
             rope_rows=batch.rope_rows.ctypes.data,

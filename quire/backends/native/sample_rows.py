@@ -40,7 +40,7 @@ class SampleTable:
 
     def sample(self, batch: Batch) -> SampleBatch:
         """The records of the batch's logit rows; those of the last step, if it had the same."""
-        if self._batch is None or not batch.has_arrays_of(self._batch.batch):
+        if self._batch is None or batch is not self._batch.batch:
             self._batch = SampleBatch(self, batch)
         self._batch.move()
         return self._batch
@@ -68,7 +68,10 @@ class SampleBatch:
 
     def move(self) -> None:
         """Sample behind the positions that the batch has now."""
-        records, index = self.records, self.batch.positions[self.batch.logit_rows] - self._first
+        positions, records = self.batch.positions, self.records
+        if len(records) < len(positions):
+            positions = positions[self.batch.logit_rows]
+        index = positions - self._first
         if self._reports:
             index = np.maximum(index, 0)
         records["output_index"] = records["num_output"] = index
