@@ -23,6 +23,8 @@ from quire.sampling_params import StructuredOutput
 from quire.speculative.methods import load_speculator
 from quire.text.grammar import GrammarCompiler
 from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.weights.gguf.config import gguf_generation_defaults
+from quire.weights.gguf.model import SUFFIX, open_gguf
 from quire.weights.hub import resolve_model
 
 __all__ = ["Assembly", "ModelInfo"]
@@ -105,10 +107,12 @@ class Assembly:
     def _generation_defaults(self) -> GenerationDefaults:
         choice = self.config.generation_config
         if choice == "vllm":
-            eos = read_generation_defaults(self.model.directory).eos_token_ids
+            eos = _authors_defaults(self.model.directory).eos_token_ids
             return GenerationDefaults(eos_token_ids=eos)
-        directory = self.model.directory if choice == "auto" else Path(choice)
-        if choice != "auto" and not (directory / "generation_config.json").is_file():
+        if choice == "auto":
+            return _authors_defaults(self.model.directory)
+        directory = Path(choice)
+        if not (directory / "generation_config.json").is_file():
             raise ConfigError(
                 f"generation_config {choice!r} holds no generation_config.json; give auto, vllm or "
                 "a directory that has one"
@@ -143,6 +147,13 @@ class Assembly:
             load_s,
             lines,
         )
+
+
+def _authors_defaults(path: Path) -> GenerationDefaults:
+    """What came with a model: in a file of its directory, or in its GGUF file."""
+    if path.suffix == SUFFIX:
+        return gguf_generation_defaults(open_gguf(path))
+    return read_generation_defaults(path)
 
 
 def _engine(config: EngineConfig, model: LoadedModel) -> Engine:

@@ -18,7 +18,9 @@ KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
-InstructionSet = Literal["auto", "portable", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod"]
+InstructionSet = Literal[
+    "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod"
+]
 Source = Literal["huggingface", "modelscope"]
 Speculation = Literal["off", "ngram", "suffix"]
 
@@ -98,6 +100,10 @@ class EngineConfig:
     instruction_set: InstructionSet = field(
         default="auto", metadata={"help": "instruction set of the native kernels"}
     )
+    tuning: str = field(
+        default="auto",
+        metadata={"help": "of the native kernels: what `quire tune` kept, off, or a file of it"},
+    )
     generation_config: str = field(
         default="auto",
         metadata={"help": "sampling defaults: auto takes the model's, 'vllm' takes none"},
@@ -129,6 +135,11 @@ class EngineConfig:
             raise ConfigError("prefix_cache_dir needs enable_prefix_caching; leave out one of them")
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
+        if self.tuning not in ("auto", "off") and self.backend == "reference":
+            raise ConfigError(
+                f"tuning is {self.tuning!r}, but the reference backend has nothing to tune; leave "
+                "out one of them"
+            )
 
     @classmethod
     def from_options(cls, model: str, options: Mapping[str, Any]) -> EngineConfig:

@@ -17,12 +17,16 @@ from quire.ops.quantize import Quantized
 __all__ = ["OpRow", "op_rows", "table"]
 
 
+PEAKS = {"float32": "fma", "bfloat16": "bfloat16", "int8": "int8"}
+"""How activations are stored → whose multiply-adds a product with them does."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpRow:
     """All ops of one kind in a step.
 
     num_bytes: of weights and of cached keys and values; activations stay in the caches.
-    operations: of floats, or of integers where `in_integers`.
+    operations: multiply-adds of float32, bfloat16 or 8-bit integers, as `peak` says.
     """
 
     name: str
@@ -30,12 +34,11 @@ class OpRow:
     seconds: float
     num_bytes: float = 0.0
     operations: float = 0.0
-    in_integers: bool = False
+    peak: str = "fma"
 
     def roof_s(self, rates: dict[str, float]) -> float:
         """The seconds that reading or arithmetic would take at the machine's best rates."""
-        peak = rates["int8" if self.in_integers else "fma"]
-        return max(self.num_bytes / rates["read"], self.operations / peak)
+        return max(self.num_bytes / rates["read"], self.operations / rates[self.peak])
 
 
 def op_rows(
@@ -58,7 +61,7 @@ def op_rows(
             old.seconds + new.seconds,
             old.num_bytes + new.num_bytes,
             old.operations + new.operations,
-            new.in_integers,
+            new.peak,
         )
     return sorted(found.values(), key=lambda row: -row.seconds)
 
@@ -89,12 +92,12 @@ def _row(
     cost = node.op.cost(rows, seen, *widths)
     one_request = node.op.cost(load.tokens, load.context, *widths)
     stored = [weights[name] for name in node.op.weight_names]
-    in_integers = any(weight.dtype in ("INT4", "INT8") for weight in stored)
+    row_format = node.inputs[0].format if node.inputs else "float32"
     per_weight = sum(each.data.nbytes for each in stored) / max(
         1, sum(math.prod(each.shape) for each in stored)
     )
     num_bytes = cost.weights * per_weight + load.requests * one_request.kv * kv_bytes
-    return OpRow(_name(node), 1, seconds, num_bytes, cost.flops, in_integers)
+    return OpRow(_name(node), 1, seconds, num_bytes, cost.flops, PEAKS[row_format])
 
 
 def _name(node: Node) -> str:

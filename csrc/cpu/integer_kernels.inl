@@ -7,6 +7,7 @@
 #include "integers.h"
 #include "kernels.h"
 #include "packed.h"
+#include "tuning.h"
 //
 #include "integer_matmul.inl"
 #include "quantize.inl"
@@ -16,7 +17,7 @@ namespace {
 
 template <class V, class Q>
 constexpr IntegerKernels make_integer_kernels() {
-    return {integer_part<Q>, quantize_row<V, Q>, Q::spin};
+    return {Q::kMaxRows, integer_part<Q>, quantize_row<V, Q>, Q::spin};
 }
 
 }  // namespace

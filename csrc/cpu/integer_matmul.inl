@@ -13,6 +13,7 @@ struct IntegerProduct {
     const float *bias;
     float *out;
     int64_t out_stride, columns;  // of the panel
+    const quire_tuning *tuning;
 };
 
 QUIRE_INLINE const QuantizedBlock *row(const QuantizedBlock *x, int64_t m, int64_t stride) {
@@ -147,22 +148,22 @@ struct IntegerTile {
 template <int kBits>
 QUIRE_INLINE void ask_ahead(const uint8_t *w) {
     QUIRE_UNROLL
-    for (int line = 0; line <= kBits; line++) QUIRE_PREFETCH_L2(w + 4096 + 64 * line);
+    for (int line = 0; line <= kBits; line++) QUIRE_PREFETCH_L2(w + 64 * line);
 }
 
 template <class Q, int kBits, bool kZeros, int M>
 QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
-    constexpr bool kAsksAhead = M >= (kBits == 4 ? 3 : 5);
     IntegerTile<Q, kBits, kZeros, M> tile;
     tile.clear();
     const int64_t stride = p.x_stride, block_bytes = p.layout.block_bytes;
     const QuantizedBlock *x = row(p.x, first_row, stride);
     const uint8_t *w = p.w;
+    const bool asks = first_row == 0 && M >= p.tuning->ahead_rows;
     for (int64_t left = p.layout.blocks; left > 0;) {
         const uint8_t *header = w;
         w += p.layout.header_bytes;
         for (int64_t i = smaller(p.layout.blocks_per_group, left); i > 0; i--, left--) {
-            if (kAsksAhead && first_row == 0) ask_ahead<kBits>(w);
+            if (asks) ask_ahead<kBits>(w + p.tuning->ahead_bytes);
             tile.add_block(x++, stride, header, w);
             w += block_bytes;
         }
@@ -181,7 +182,8 @@ QUIRE_INLINE void integer_tile_of(const IntegerProduct &p, int64_t first_row, in
 // All rows times one panel, in the fewest tiles, which are then as even as can be.
 template <class Q, int kBits, bool kZeros>
 void integer_panel(const IntegerProduct &p, int64_t num_rows) {
-    for (int64_t tiles = ceil_div(num_rows, Q::kMaxRows), row = 0; tiles > 0; tiles--) {
+    const int64_t most = tile_rows(*p.tuning, Q::kMaxRows);
+    for (int64_t tiles = ceil_div(num_rows, most), row = 0; tiles > 0; tiles--) {
         const int64_t rows = ceil_div(num_rows - row, tiles);
         integer_tile_of<Q, kBits, kZeros, Q::kMaxRows>(p, row, rows);
         row += rows;
@@ -195,9 +197,11 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
     const quire_matrix &matrix = op.parts[part];
     const PackedLayout layout = packed_layout(matrix);
     const int64_t panels = ceil_div(matrix.rows, kPanelRows);
+    const quire_tuning &tuning = tuning_of(run, matrix);
+    const int64_t most_rows = block_rows(tuning, matrix);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
-        const int64_t m = unit / panels * kIntegerBlockRows, panel = unit % panels;
-        const int64_t n = panel * kPanelRows, rows = smaller(run.num_rows - m, kIntegerBlockRows);
+        const int64_t m = unit / panels * most_rows, panel = unit % panels;
+        const int64_t n = panel * kPanelRows, rows = smaller(run.num_rows - m, most_rows);
         const IntegerProduct product = {
             reinterpret_cast<const QuantizedBlock *>(run.row(op.in[0], m)),
             op.in[0].stride * int64_t(sizeof(float)),
@@ -206,7 +210,8 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
             op.vectors[part] ? op.vectors[part] + n : nullptr,
             run.row(op.out[0], m) + column + n,
             op.out[0].stride,
-            smaller(matrix.rows - n, kPanelRows)};
+            smaller(matrix.rows - n, kPanelRows),
+            &tuning};
         if (matrix.dtype == QUIRE_INT4) {
             matrix.has_zero_points ? integer_panel<Q, 4, true>(product, rows)
                                    : integer_panel<Q, 4, false>(product, rows);

@@ -22,14 +22,14 @@ struct CpuId {
     uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-CpuId cpu_id(uint32_t leaf) {
+CpuId cpu_id(uint32_t leaf, uint32_t part = 0) {
     CpuId id;
 #if defined(_MSC_VER)
     int words[4];
-    __cpuidex(words, int(leaf), 0);
+    __cpuidex(words, int(leaf), int(part));
     id = {uint32_t(words[0]), uint32_t(words[1]), uint32_t(words[2]), uint32_t(words[3])};
 #else
-    __cpuid_count(leaf, 0, id.eax, id.ebx, id.ecx, id.edx);
+    __cpuid_count(leaf, part, id.eax, id.ebx, id.ecx, id.edx);
 #endif
     return id;
 }
@@ -67,6 +67,11 @@ bool has_avx512vnni() {
     constexpr uint32_t kVnni = 1u << 11;
     return has_avx512() && has_all(cpu_id(7).ecx, kVnni);
 }
+
+bool has_avx512bf16() {
+    constexpr uint32_t kBf16 = 1u << 5;
+    return has_avx512vnni() && cpu_id(7).eax >= 1 && has_all(cpu_id(7, 1).eax, kBf16);
+}
 #endif
 
 #if defined(QUIRE_WITH_NEON_DOTPROD)
@@ -82,6 +87,11 @@ bool has_neon_dotprod() {
 // The kernels of an instruction set that differs from another in the integer ones only.
 [[maybe_unused]] Kernels with_integers(Kernels kernels, const IntegerKernels &integers) {
     kernels.integers = integers;
+    return kernels;
+}
+
+[[maybe_unused]] Kernels with_bfloat16s(Kernels kernels, const Bfloat16Kernels &bfloat16s) {
+    kernels.bfloat16s = bfloat16s;
     return kernels;
 }
 
@@ -110,6 +120,14 @@ const Kernels *find_kernels(int32_t isa) {
             return can_run ? &kernels : nullptr;
         }
 #endif
+#if defined(QUIRE_WITH_AVX512BF16)
+        case QUIRE_AVX512BF16: {
+            static const Kernels kernels = with_bfloat16s(
+                with_integers(kAvx512Kernels, kAvx512VnniIntegers), kAvx512Bfloat16s);
+            static const bool can_run = has_avx512bf16();
+            return can_run ? &kernels : nullptr;
+        }
+#endif
 #if defined(QUIRE_WITH_NEON)
         case QUIRE_NEON:  // every 64-bit ARM has it
             return &kNeonKernels;
@@ -130,6 +148,13 @@ const Kernels *find_kernels(int32_t isa) {
 
 int32_t quire_can_run(int32_t isa) {
     return quire::find_kernels(isa) != nullptr;
+}
+
+int32_t quire_row_dtype(int32_t isa, int32_t weights) {
+    const quire::Kernels *kernels = quire::find_kernels(isa);
+    if (weights == QUIRE_INT4 || weights == QUIRE_INT8) return QUIRE_INT8;
+    return weights == QUIRE_BF16 && kernels && kernels->bfloat16s.linear_part ? QUIRE_BF16
+                                                                              : QUIRE_F32;
 }
 
 int32_t quire_best_isa(void) {

@@ -43,6 +43,7 @@ struct Run {
     const QueryTile *tiles;
     const KeySpan *spans;
     const SplitTile *split_tiles;
+    const quire_tuning *tunings;
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
 
@@ -59,6 +60,7 @@ using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64
 // The kernels of one integer trait.  They are a table of their own, because instruction sets that
 // differ only in them share all others.
 struct IntegerKernels {
+    int32_t tile_rows;  // most activation rows that a product takes at once
     // Does units of one part of a linear op whose outputs begin at `column`.
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
@@ -67,8 +69,18 @@ struct IntegerKernels {
     int64_t (*spin)(int64_t iterations, float *sink);
 };
 
+// The kernels that multiply bfloat16 by bfloat16; all null where an instruction set has none.
+struct Bfloat16Kernels {
+    void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
+                        int64_t first_unit, int64_t last_unit);
+    void (*round_row)(const float *x, int64_t cols, float *to);
+    int64_t (*spin)(int64_t iterations, float *sink);
+};
+
 struct Kernels {
     IntegerKernels integers;
+    Bfloat16Kernels bfloat16s;
+    int32_t tile_rows;  // of products with float weights
     Kernel ops[kNumOpKinds];
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
@@ -93,6 +105,9 @@ struct Kernels {
     int64_t (*spin_read)(const float *data, int64_t n, float *sink);
 };
 
+// What quire_default_tunings writes.
+void default_tunings(const Kernels &kernels, quire_tuning *tunings);
+
 extern const Kernels kPortableKernels;
 #if defined(QUIRE_WITH_AVX2)
 extern const Kernels kAvx2Kernels;
@@ -102,6 +117,9 @@ extern const Kernels kAvx512Kernels;
 #endif
 #if defined(QUIRE_WITH_AVX512VNNI)
 extern const IntegerKernels kAvx512VnniIntegers;
+#endif
+#if defined(QUIRE_WITH_AVX512BF16)
+extern const Bfloat16Kernels kAvx512Bfloat16s;
 #endif
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;

@@ -12,7 +12,9 @@
 #include "kernels.h"
 #include "kv_block.h"
 #include "packed.h"
+#include "tuning.h"
 //
+#include "each_vector.inl"
 #include "exp.inl"
 #include "unpack.inl"
 //
@@ -47,7 +49,7 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
         default:
-            return op.quantized ? sizeof(float) * op.in[0].cols : 0;
+            return op.row_dtype != QUIRE_F32 ? sizeof(float) * op.in[0].cols : 0;
     }
 }
 
@@ -55,6 +57,7 @@ template <class V>
 constexpr Kernels make_kernels(const IntegerKernels &integers) {
     Kernels kernels = {};
     kernels.integers = integers;
+    kernels.tile_rows = V::kTileRows;
     kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
     kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<rms_norm<V>>;
     kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<add_rms_norm<V>>;

@@ -3,28 +3,56 @@
 // Every output element has one vector accumulator that walks K in order and one fixed tree that
 // sums its lanes, whatever M is and however the work is cut.  So a row gives the same bits alone
 // and in any batch.  What varies is only how many elements a tile computes together, to use each
-// loaded number often.  Weights are read where the checkpoint was mapped and converted to float32
-// on the way.
+// loaded number often.  Weights are read where the checkpoint was mapped, and multiplied as the
+// policy P says: FloatProducts, or that of an instruction set which has products of narrower floats.
 namespace quire {
 namespace {
 
 // A unit of work: weights that stay in the second-level cache while they meet all rows of a block.
-constexpr int64_t kBlockCols = 24;            // weight rows
-constexpr int64_t kBlockRows = 64;            // activation rows, fewer where they are long
-constexpr int64_t kBlockFloats = 128 * 1024;  // of these activations
+constexpr int64_t kBlockCols = 24;  // weight rows
 
 constexpr int kRowsOnce = 3;  // so few rows wait for the weights
 
-constexpr int64_t kTilesAhead = 2;  // whose weights are asked for: one is too late for short rows
+constexpr int64_t kBytesAhead = 2048;  // of a row that is read alone
+
+// Weights in any format, converted to float32 on the way, and activations in float32.
+template <class V_, class Weight_>
+struct FloatProducts {
+    using V = V_;
+    using Weight = Weight_;
+    using Input = float;
+    using Vector = typename V::Float;
+    static constexpr int kWidth = V::kWidth;  // columns at once
+
+    template <class T>
+    static QUIRE_INLINE Vector load(const T *from) {
+        return V::load(from);
+    }
+    static QUIRE_INLINE Vector load_once(const Weight *from) { return V::load_once(from); }
+    template <class T>
+    static QUIRE_INLINE Vector load_partial(const T *from, int64_t n) {
+        return V::load_partial(from, n);
+    }
+    static QUIRE_INLINE void keep(Vector &x) { V::keep(x); }
+    static QUIRE_INLINE Vector add(Vector x, Vector w, Vector sum) { return V::fma(x, w, sum); }
+};
 
 // Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
-template <class V>
+// Where memory is the limit and weights come a cache line at a time, one row after the other is
+// faster: to the hardware that is one long stream.
+template <class P>
 constexpr int tile_cols(int rows) {
-    return (V::kRegisters - 1) / (rows + 1) < 4 ? (V::kRegisters - 1) / (rows + 1) : 4;
+    const int room = (P::V::kRegisters - 1) / (rows + 1);
+    const bool whole_lines = P::kWidth * sizeof(typename P::Weight) >= 64;
+    return rows <= kRowsOnce && whole_lines ? 1 : room < 4 ? room : 4;
 }
 
-template <class V, int M, int N>
+template <class P, int M, int N>
 struct Tile {
+    using V = typename P::V;
+    using Input = typename P::Input;
+    using Weight = typename P::Weight;
+
     typename V::Float sums[M][N];
 
     QUIRE_INLINE void clear() {
@@ -37,47 +65,46 @@ struct Tile {
 
     template <class LoadX, class LoadW>
     QUIRE_INLINE void add_products(LoadX load_x, LoadW load_w) {
-        typename V::Float w[N];
+        typename P::Vector w[N];
         QUIRE_UNROLL
         for (int n = 0; n < N; n++) w[n] = load_w(n);
         QUIRE_UNROLL
         for (int m = 0; m < M; m++) {
-            typename V::Float x = load_x(m);
-            V::keep(x);
+            typename P::Vector x = load_x(m);
+            P::keep(x);
             QUIRE_UNROLL
-            for (int n = 0; n < N; n++) sums[m][n] = V::fma(x, w[n], sums[m][n]);
+            for (int n = 0; n < N; n++) sums[m][n] = P::add(x, w[n], sums[m][n]);
         }
     }
 
     // Adds the products of `depth` columns.  Meanwhile asks for as much memory from `next` on,
     // where the next tile's weights lie: the hardware is late to notice each of many short rows.
-    template <class Weight>
-    QUIRE_INLINE void walk(const float *x, int64_t x_stride, const Weight *w, int64_t w_stride,
+    QUIRE_INLINE void walk(const Input *x, int64_t x_stride, const Weight *w, int64_t w_stride,
                            int64_t depth, const Weight *next = nullptr) {
         const auto step = [&](int64_t k) {
-            add_products([&](int m) { return V::load(x + m * x_stride + k); },
+            add_products([&](int m) { return P::load(x + m * x_stride + k); },
                          [&](int n) {
                              const Weight *from = w + n * w_stride + k;
-                             return M <= kRowsOnce ? V::load_once(from) : V::load(from);
+                             return M <= kRowsOnce ? P::load_once(from) : P::load(from);
                          });
         };
         int64_t k = 0;
         if (next) {
             // A request a step; a line's worth of float32 at once, else lines are asked for twice.
             constexpr int64_t kLine = 64 / sizeof(Weight);
-            constexpr int64_t kStride = sizeof(Weight) == 4 ? kLine : V::kWidth;
+            constexpr int64_t kStride = sizeof(Weight) == 4 ? kLine : P::kWidth;
             for (; k + kStride <= depth; k += kStride) {
                 QUIRE_UNROLL
                 for (int64_t i = 0; i < kStride * N; i += kLine)
                     QUIRE_PREFETCH_L2(next + k * N + i);
                 QUIRE_UNROLL
-                for (int64_t i = 0; i < kStride; i += V::kWidth) step(k + i);
+                for (int64_t i = 0; i < kStride; i += P::kWidth) step(k + i);
             }
         }
-        for (; k + V::kWidth <= depth; k += V::kWidth) step(k);
+        for (; k + P::kWidth <= depth; k += P::kWidth) step(k);
         if (k < depth) {
-            add_products([&](int m) { return V::load_partial(x + m * x_stride + k, depth - k); },
-                         [&](int n) { return V::load_partial(w + n * w_stride + k, depth - k); });
+            add_products([&](int m) { return P::load_partial(x + m * x_stride + k, depth - k); },
+                         [&](int n) { return P::load_partial(w + n * w_stride + k, depth - k); });
         }
     }
 
@@ -104,30 +131,34 @@ struct Tile {
 };
 
 // One matrix product of a part: what every piece of it needs to know.
-template <class Weight>
+template <class P>
 struct Product {
-    const float *x;  // [M, K]
+    const typename P::Input *x;  // [M, K]
     int64_t x_stride, depth;
-    const Weight *w;  // [N, K]
+    const typename P::Weight *w;  // [N, K]
     const float *bias;
     float *out;  // [M, N]
     int64_t out_stride;
+    const quire_tuning *tuning;
 };
 
 // M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
-template <class V, int M, int N, class Weight>
-void product_tile(const Product<Weight> &p, int64_t m, int64_t n) {
-    Tile<V, M, N> tile;
+template <class P, int M, int N>
+void product_tile(const Product<P> &p, int64_t m, int64_t n) {
+    Tile<P, M, N> tile;
     tile.clear();
-    const Weight *w = p.w + n * p.depth, *next = w + kTilesAhead * N * p.depth;
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth, m == 0 ? next : nullptr);
+    const typename P::Weight *w = p.w + n * p.depth;
+    const int64_t ahead = N == 1 ? kBytesAhead : p.tuning->ahead_bytes;
+    const bool asks = m == 0 && M >= p.tuning->ahead_rows;
+    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
+              asks ? w + ahead / int64_t(sizeof(typename P::Weight)) : nullptr);
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
 // The rows are cut into tiles of M rows, or one row less.
-template <class V, int M, class Weight>
-void product_block(const Product<Weight> &p, int64_t num_rows, int64_t first, int64_t last) {
-    constexpr int N = tile_cols<V>(M), kLess = M > 1 ? M - 1 : 1;
+template <class P, int M>
+void product_block(const Product<P> &p, int64_t num_rows, int64_t first, int64_t last) {
+    constexpr int N = tile_cols<P>(M), kLess = M > 1 ? M - 1 : 1;
     const int64_t tiles = (num_rows + M - 1) / M;
     const auto each_tile = [&](auto full, auto less) {
         for (int64_t i = 0; i < tiles; i++) {
@@ -137,51 +168,48 @@ void product_block(const Product<Weight> &p, int64_t num_rows, int64_t first, in
     };
     int64_t n = first;
     for (; n + N <= last; n += N) {
-        each_tile([&](int64_t m) { product_tile<V, M, N>(p, m, n); },
-                  [&](int64_t m) { product_tile<V, kLess, N>(p, m, n); });
+        each_tile([&](int64_t m) { product_tile<P, M, N>(p, m, n); },
+                  [&](int64_t m) { product_tile<P, kLess, N>(p, m, n); });
     }
     for (; n < last; n++) {
-        each_tile([&](int64_t m) { product_tile<V, M, 1>(p, m, n); },
-                  [&](int64_t m) { product_tile<V, kLess, 1>(p, m, n); });
+        each_tile([&](int64_t m) { product_tile<P, M, 1>(p, m, n); },
+                  [&](int64_t m) { product_tile<P, kLess, 1>(p, m, n); });
     }
 }
 
 // Chooses the height of the tiles: at most R, and such that all are about as high.
-template <class V, int R, class Weight>
-QUIRE_INLINE void multiply(const Product<Weight> &p, int64_t num_rows, int64_t height,
-                           int64_t first, int64_t last) {
+template <class P, int R>
+QUIRE_INLINE void multiply(const Product<P> &p, int64_t num_rows, int64_t height, int64_t first,
+                           int64_t last) {
     if constexpr (R > 1) {
-        if (height < R) return multiply<V, R - 1>(p, num_rows, height, first, last);
+        if (height < R) return multiply<P, R - 1>(p, num_rows, height, first, last);
     }
-    product_block<V, R>(p, num_rows, first, last);
-}
-
-QUIRE_INLINE int64_t block_rows(const quire_matrix &part) {
-    const int64_t fit = kBlockFloats / (part.cols + 1) / 8 * 8;
-    return fit < 16 ? 16 : smaller(fit, kBlockRows);
+    product_block<P, R>(p, num_rows, first, last);
 }
 
 // Units run over blocks of columns, then blocks of rows.
-QUIRE_INLINE int64_t float_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kBlockCols) * ceil_div(num_rows, block_rows(part));
-}
-
-template <class V, class Weight>
+template <class P>
 void float_part(const quire_op &op, const Run &run, int part, int64_t column, int64_t first_unit,
                 int64_t last_unit) {
+    using Input = typename P::Input;
+    constexpr int kTileRows = P::V::kTileRows;
     const quire_matrix &matrix = op.parts[part];
-    const int64_t most_rows = block_rows(matrix), row_blocks = ceil_div(run.num_rows, most_rows);
+    const quire_tuning &tuning = tuning_of(run, matrix);
+    const int64_t most_rows = block_rows(tuning, matrix),
+                  row_blocks = ceil_div(run.num_rows, most_rows);
     for (int64_t unit = first_unit; unit < last_unit; unit++) {
         const int64_t n = unit / row_blocks * kBlockCols, m = unit % row_blocks * most_rows;
-        const Product<Weight> product = {
-            run.row(op.in[0], m), op.in[0].stride,
-            matrix.cols,          static_cast<const Weight *>(matrix.data),
-            op.vectors[part],     run.row(op.out[0], m) + column,
-            op.out[0].stride};
+        const Product<P> product = {reinterpret_cast<const Input *>(run.row(op.in[0], m)),
+                                    op.in[0].stride * int64_t(sizeof(float) / sizeof(Input)),
+                                    matrix.cols,
+                                    static_cast<const typename P::Weight *>(matrix.data),
+                                    op.vectors[part],
+                                    run.row(op.out[0], m) + column,
+                                    op.out[0].stride,
+                                    &tuning};
         const int64_t num_rows = smaller(run.num_rows - m, most_rows);
-        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, V::kTileRows));
-        multiply<V, V::kTileRows>(product, num_rows, height, n,
-                                  smaller(n + kBlockCols, matrix.rows));
+        const int64_t height = ceil_div(num_rows, ceil_div(num_rows, tile_rows(tuning, kTileRows)));
+        multiply<P, kTileRows>(product, num_rows, height, n, smaller(n + kBlockCols, matrix.rows));
     }
 }
 

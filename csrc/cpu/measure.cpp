@@ -4,40 +4,53 @@
 #include "isa.h"
 #include "thread_pool.h"
 
-int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data, int64_t count) {
+namespace {
+
+// Runs a measurement over a range of units on all threads; returns the sum of what its parts return.
+template <class Part>
+int64_t measure(quire_pool *pool, int32_t isa, int64_t count, int64_t grain, Part part) {
     const quire::Kernels *kernels = quire::find_kernels(isa);
     if (!kernels) return 0;
     std::lock_guard<std::mutex> turn(pool->threads.lock());
-    std::atomic<int64_t> bytes{0};
-    pool->threads.parallel_for(count, 1 << 16, [&](int, int64_t first, int64_t last) {
+    std::atomic<int64_t> total{0};
+    pool->threads.parallel_for(count, grain, [&](int, int64_t first, int64_t last) {
         float sink = 0.0f;
-        bytes += kernels->spin_read(data + first, last - first, &sink);
+        total += part(*kernels, first, last, &sink);
     });
-    return bytes;
+    return total;
+}
+
+constexpr int64_t kIterations = 10000, kFloats = 1 << 16;  // that a thread takes at once
+
+}  // namespace
+
+int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data, int64_t count) {
+    return measure(pool, isa, count, kFloats,
+                   [&](const quire::Kernels &kernels, int64_t first, int64_t last, float *sink) {
+                       return kernels.spin_read(data + first, last - first, sink);
+                   });
 }
 
 int64_t quire_measure_fma(quire_pool *pool, int32_t isa, int64_t iterations) {
-    const quire::Kernels *kernels = quire::find_kernels(isa);
-    if (!kernels) return 0;
-    std::lock_guard<std::mutex> turn(pool->threads.lock());
-    std::atomic<int64_t> operations{0};
-    pool->threads.parallel_for(iterations, 10000, [&](int, int64_t first, int64_t last) {
-        float sink = 0.0f;
-        operations += kernels->spin_fma(last - first, &sink);
-    });
-    return operations;
+    return measure(pool, isa, iterations, kIterations,
+                   [](const quire::Kernels &kernels, int64_t first, int64_t last, float *sink) {
+                       return kernels.spin_fma(last - first, sink);
+                   });
 }
 
 int64_t quire_measure_int8(quire_pool *pool, int32_t isa, int64_t iterations) {
-    const quire::Kernels *kernels = quire::find_kernels(isa);
-    if (!kernels) return 0;
-    std::lock_guard<std::mutex> turn(pool->threads.lock());
-    std::atomic<int64_t> operations{0};
-    pool->threads.parallel_for(iterations, 10000, [&](int, int64_t first, int64_t last) {
-        float sink = 0.0f;
-        operations += kernels->integers.spin(last - first, &sink);
-    });
-    return operations;
+    return measure(pool, isa, iterations, kIterations,
+                   [](const quire::Kernels &kernels, int64_t first, int64_t last, float *sink) {
+                       return kernels.integers.spin(last - first, sink);
+                   });
+}
+
+int64_t quire_measure_bfloat16(quire_pool *pool, int32_t isa, int64_t iterations) {
+    return measure(pool, isa, iterations, kIterations,
+                   [](const quire::Kernels &kernels, int64_t first, int64_t last, float *sink) {
+                       const auto spin = kernels.bfloat16s.spin;
+                       return spin ? spin(last - first, sink) : 0;
+                   });
 }
 
 // Each job ends only after every thread has come: what an op with work for all of them pays.

@@ -64,13 +64,6 @@ struct QuantizedBlock {
     int8_t codes[kBlock];
 };
 
-// A unit of work: one panel of weights, and rows whose codes stay in the second-level cache.
-constexpr int64_t kIntegerBlockRows = 64;
-
-QUIRE_INLINE int64_t integer_units(const quire_matrix &part, int64_t num_rows) {
-    return ceil_div(part.rows, kPanelRows) * ceil_div(num_rows, kIntegerBlockRows);
-}
-
 }  // namespace
 }  // namespace quire
 

@@ -16,7 +16,6 @@ namespace {
 
 constexpr int32_t kLanes = 16;  // of the widest instruction set: a block holds whole vectors
 constexpr int64_t kInlineFloats = 16384;  // less work than that is not worth a second thread
-constexpr int64_t kWeightBytesPerChunk = 64 * 1024;
 
 class Walk {
   public:
@@ -25,6 +24,8 @@ class Walk {
         run_.program = &program;
         run_.step = &step;
         run_.kernels = &kernels;
+        run_.tunings = program.tunings ? program.tunings : own_tunings_;
+        if (!program.tunings) default_tunings(kernels, own_tunings_);
     }
 
     int32_t body() {
@@ -127,7 +128,7 @@ class Walk {
                 bytes += matrix_bytes(op.parts[i]);
             }
             const int64_t per_unit = 1 + bytes / (*units ? *units : 1);
-            *grain = kWeightBytesPerChunk / per_unit;
+            *grain = run_.tunings[op.parts[0].dtype].chunk_bytes / per_unit;
             if (*grain > *units / (4 * threads)) *grain = *units / (4 * threads);
             if (bytes * run_.num_rows < kInlineFloats * 8) *grain = *units;
         } else if (op.kind == QUIRE_OP_ATTENTION) {
@@ -159,6 +160,7 @@ class Walk {
     const quire_step &step_;
     const Kernels &kernels_;
     ThreadPool &pool_;
+    quire_tuning own_tunings_[QUIRE_NUM_DTYPES];
     Run run_ = {};
     AttentionPlan plan_;
 };
@@ -184,7 +186,7 @@ int32_t quire_run(const quire_program *program, const quire_step *step) {
     }
 }
 
-int32_t quire_abi_sizes(int32_t sizes[7]) {
+int32_t quire_abi_sizes(int32_t sizes[8]) {
     sizes[0] = sizeof(quire_matrix);
     sizes[1] = sizeof(quire_tensor);
     sizes[2] = sizeof(quire_op);
@@ -192,5 +194,6 @@ int32_t quire_abi_sizes(int32_t sizes[7]) {
     sizes[4] = sizeof(quire_sample_row);
     sizes[5] = sizeof(quire_sample_result);
     sizes[6] = sizeof(quire_step);
+    sizes[7] = sizeof(quire_tuning);
     return QUIRE_ABI_VERSION;
 }

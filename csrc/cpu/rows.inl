@@ -2,19 +2,6 @@
 namespace quire {
 namespace {
 
-template <class V, class Body>
-QUIRE_INLINE void for_each_vector(int64_t cols, Body body) {
-    int64_t i = 0;
-    for (; i + V::kWidth <= cols; i += V::kWidth) {
-        body([&](const auto *p) { return V::load(p + i); },
-             [&](auto *p, typename V::Float a) { V::store(p + i, a); });
-    }
-    if (i < cols) {
-        body([&](const auto *p) { return V::load_partial(p + i, cols - i); },
-             [&](auto *p, typename V::Float a) { V::store_partial(p + i, a, cols - i); });
-    }
-}
-
 template <class V, class Weight>
 void embedding_rows(const quire_op &op, const Run &run, int64_t first, int64_t last) {
     const Weight *table = static_cast<const Weight *>(op.parts[0].data);

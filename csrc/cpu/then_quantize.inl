@@ -2,17 +2,23 @@
 namespace quire {
 namespace {
 
+QUIRE_INLINE auto row_quantizer(const quire_op &op, const Run &run) {
+    return op.row_dtype == QUIRE_BF16 ? run.kernels->bfloat16s.round_row
+                                      : run.kernels->integers.quantize_row;
+}
+
 void quantize(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    const auto quantize_row = row_quantizer(op, run);
     for (int64_t t = first; t < last; t++) {
-        run.kernels->integers.quantize_row(run.row(op.in[0], t), op.in[0].cols,
-                                           run.row(op.out[0], t));
+        quantize_row(run.row(op.in[0], t), op.in[0].cols, run.row(op.out[0], t));
     }
 }
 
 // Runs row by row into the thread's scratch if the output is to be quantized.
 template <Kernel kernel>
 void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
-    if (!op.quantized) return kernel(op, run, scratch, first, last);
+    if (op.row_dtype == QUIRE_F32) return kernel(op, run, scratch, first, last);
+    const auto quantize_row = row_quantizer(op, run);
     quire_op plain = op;
     float *row = reinterpret_cast<float *>(scratch);
     plain.out[0].cols = op.in[0].cols;
@@ -20,7 +26,7 @@ void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t fi
     plain.out[0].offset = row - run.program->arena;
     for (int64_t t = first; t < last; t++) {
         kernel(plain, run, scratch, t, t + 1);
-        run.kernels->integers.quantize_row(row, op.in[0].cols, run.row(op.out[0], t));
+        quantize_row(row, op.in[0].cols, run.row(op.out[0], t));
     }
 }
 

@@ -28,18 +28,26 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 4
+#define QUIRE_ABI_VERSION 5
 #define QUIRE_MAX_PARTS 4
 
-enum quire_dtype { QUIRE_F32 = 0, QUIRE_F16 = 1, QUIRE_BF16 = 2, QUIRE_INT4 = 3, QUIRE_INT8 = 4 };
+enum quire_dtype {
+    QUIRE_F32 = 0,
+    QUIRE_F16 = 1,
+    QUIRE_BF16 = 2,
+    QUIRE_INT4 = 3,
+    QUIRE_INT8 = 4,
+    QUIRE_NUM_DTYPES = 5
+};
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
     QUIRE_PORTABLE = 0,
     QUIRE_AVX2 = 1,
     QUIRE_AVX512 = 2,
     QUIRE_AVX512VNNI = 3,
-    QUIRE_NEON = 4,
-    QUIRE_NEON_DOTPROD = 5
+    QUIRE_AVX512BF16 = 4, /* VNNI as well */
+    QUIRE_NEON = 5,
+    QUIRE_NEON_DOTPROD = 6
 };
 enum quire_status {
     QUIRE_OK = 0,
@@ -49,8 +57,8 @@ enum quire_status {
     QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
 };
 
-/* Every activation is float32, unless an op quantizes it: then a row stands as csrc/cpu/packed.h
- * says, in 10 floats per block of 32 columns. */
+/* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
+ * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
     QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
@@ -59,8 +67,8 @@ enum quire_op_kind {
     QUIRE_OP_ADD_RMS_NORM = 2, /* out1 = in0 + in1; out0 = rms_norm(out1) */
     QUIRE_OP_ADD = 3,          /* out0 = in0 + in1 */
     QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
-                                  (vectors[i] may be NULL: no bias); parts in integers read a quantized
-                                  in0, all of them or none */
+                                  (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
+                                  quire_row_dtype says of every part, or float32 for floats */
     QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
                                   sine and cosine accurate to float32 */
@@ -75,7 +83,8 @@ enum quire_op_kind {
                                  all.  Query head h reads kv head h / (heads / kv_heads). */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
-    QUIRE_OP_QUANTIZE = 12     /* out0 = in0 in int8, a scale for each block of 32 columns */
+    QUIRE_OP_QUANTIZE = 12     /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
+                                  columns, or bfloat16 */
 };
 
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
@@ -107,11 +116,24 @@ typedef struct {
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
-    int32_t quantized; /* of rms_norm, add_rms_norm and gated: out0 is quantized as well */
+    int32_t row_dtype; /* of in0 of linear; of out0 of quantize, rms_norm, add_rms_norm, gated */
     int32_t reserved;
 } quire_op;
 
 typedef struct quire_pool quire_pool;
+
+/* How products with matrices of one dtype are cut into pieces of work, and what they ask for before
+ * they need it.  No field changes the order of a sum: every tuning gives the same bits. */
+typedef struct {
+    int32_t tile_rows;   /* most activation rows that share each weight while it is in a register;
+                            more than the kernel has room for count as so many */
+    int32_t ahead_rows;  /* tiles of so many rows or more ask the memory for the weights behind the
+                            ones in hand */
+    int32_t ahead_bytes; /* ... that stand so far behind */
+    int32_t block_bytes; /* of activation rows that meet a block of weights before the next block
+                            does: half of a second-level cache */
+    int32_t chunk_bytes; /* of weights that a thread takes at once */
+} quire_tuning;
 
 /* A Program bound to its memory.
  *
@@ -138,6 +160,8 @@ typedef struct {
     quire_tensor logits;
     quire_pool *pool;
     int32_t isa, reserved;
+    const quire_tuning
+        *tunings; /* one for each quire_dtype; NULL: those of quire_default_tunings */
 } quire_program;
 
 /* What one logit row wants from the sampler.
@@ -198,14 +222,17 @@ typedef struct {
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
- * quire_sample_result, quire_step; returns QUIRE_ABI_VERSION. */
-QUIRE_API int32_t quire_abi_sizes(int32_t sizes[7]);
+ * quire_sample_result, quire_step, quire_tuning; returns QUIRE_ABI_VERSION. */
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[8]);
 
 /* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
 QUIRE_API int32_t quire_can_run(int32_t isa);
 
 /* The one of them to choose. */
 QUIRE_API int32_t quire_best_isa(void);
+
+/* What is right nearly everywhere, for an instruction set that can run; returns a quire_status. */
+QUIRE_API int32_t quire_default_tunings(int32_t isa, quire_tuning tunings[QUIRE_NUM_DTYPES]);
 
 /* A pool of num_threads threads in all: the caller of quire_run is one of them.  NULL: no memory.
  */
@@ -229,16 +256,21 @@ QUIRE_API int32_t quire_sample(quire_pool *pool, int32_t isa, float *logits, int
  * those of `from`.  A number that is not finite makes its group's scale NaN. */
 QUIRE_API int32_t quire_pack(quire_pool *pool, const quire_matrix *from, const quire_matrix *to);
 
+/* The dtype of activations that an instruction set multiplies with weights of a dtype. */
+QUIRE_API int32_t quire_row_dtype(int32_t isa, int32_t weights);
+
 /* The size of a matrix; 0 for a format that does not exist. */
 QUIRE_API int64_t quire_matrix_bytes(const quire_matrix *matrix);
 
 /* For measurements; the caller takes the time.  Each runs on all threads of the pool: reading count
  * floats (returns the bytes read), multiply-adds on registers (returns the floating-point
- * operations done), the same in 8-bit integers, and empty parallel jobs (returns their number). */
+ * operations done), the same in 8-bit integers and in bfloat16
+ * (0: this instruction set has no products of them), and empty parallel jobs (returns their number). */
 QUIRE_API int64_t quire_measure_read(quire_pool *pool, int32_t isa, const float *data,
                                      int64_t count);
 QUIRE_API int64_t quire_measure_fma(quire_pool *pool, int32_t isa, int64_t iterations);
 QUIRE_API int64_t quire_measure_int8(quire_pool *pool, int32_t isa, int64_t iterations);
+QUIRE_API int64_t quire_measure_bfloat16(quire_pool *pool, int32_t isa, int64_t iterations);
 QUIRE_API int64_t quire_measure_barriers(quire_pool *pool, int64_t count);
 
 #ifdef __cplusplus

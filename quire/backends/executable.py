@@ -11,6 +11,7 @@ import numpy.typing as npt
 from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.batch import Batch
+from quire.ops.quantize import RowFormat
 from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
@@ -73,6 +74,10 @@ class Backend(Protocol):
     @property
     def build(self) -> str:
         """The code that computes: the same build gives the same bits."""
+        ...
+
+    def row_format(self, weight_dtype: str) -> RowFormat:
+        """What its kernels multiply weights of a dtype with: activations are rounded to it."""
         ...
 
     def declines(self, node: Node) -> str | None:

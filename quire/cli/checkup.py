@@ -46,6 +46,7 @@ def findings() -> Iterator[Finding]:
     yield _python()
     yield _packages()
     yield _library()
+    yield from _tuning()
     yield _compiler()
     yield from _accelerators()
     yield from _caches()
@@ -71,7 +72,8 @@ def _machine() -> Iterator[Finding]:
     machine = inspect_machine()
     everything = os.cpu_count() or machine.cores
     yield Finding("processor", machine.processor)
-    yield Finding("features", " ".join(_cpu_features()) or "unknown")
+    features = [name for name in CPU_FEATURES if name in machine.features]
+    yield Finding("features", " ".join(features) or "unknown")
     limited = f" of {everything}: shared cores, affinity or a quota"
     yield Finding("cores", f"{machine.cores}{'' if machine.cores == everything else limited}")
     if machine.numa_nodes > 1:
@@ -81,16 +83,6 @@ def _machine() -> Iterator[Finding]:
     container = "no container limit" if limit is None else f"container limit {_gib(limit)}"
     free, total = _gib(machine.free_memory), _gib(machine.total_memory)
     yield Finding("memory", f"{free} free of {total}, {container}")
-
-
-def _cpu_features() -> list[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    known = set(match.group(1).split()) if match else set()
-    return [name for name in CPU_FEATURES if name in known]
 
 
 def _python() -> Finding:
@@ -135,6 +127,20 @@ def _library() -> Finding:
             "kernels", str(error), "pip install . in a checkout, with a C++ compiler", True
         )
     return Finding("kernels", f"native library built; will use {best} of {others}")
+
+
+def _tuning() -> Iterator[Finding]:
+    """How matrix products are cut, if the library is there."""
+    from quire.runtime.machine import inspect_machine
+    from quire.runtime.tuning import choose_tunings
+
+    try:
+        from quire.backends.native.library import best_isa
+
+        machine = inspect_machine()
+        yield Finding("tuning", choose_tunings("auto", best_isa(), machine.cores, machine).source)
+    except (QuireError, ImportError):
+        return
 
 
 def _compiler() -> Finding:

@@ -27,6 +27,8 @@ FORMAT_OPTIONS = (
     "block_size",
     "backend",
     "instruction_set",
+    "threads",
+    "tuning",
 )
 
 
@@ -52,32 +54,60 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
-    from quire.runtime.load import kv_layout, read_spec
-    from quire.runtime.quantize import integer_bits
+    from quire.runtime.load import kv_layout, read_config
+    from quire.runtime.quantize import integer_bits, row_formats
+    from quire.runtime.stored_formats import stored_formats
 
-    spec = read_spec(config, _directory(config))
+    directory = _directory(config)
+    spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
     bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    found = stored_formats(spec, quantization, directory)
+    bits |= found.integer_bits
+    backend = _backend(config)
     explanation = explain(
         spec,
         kv_layout(config, spec),
         weight_format,
-        _Chooser(config).choose,
+        _Chooser(backend).choose,
         context,
         tokens,
         bits,
+        row_formats(backend, spec, weight_format, bits),
+        found.stored_as,
     )
     print(render(explanation))
+    if config.backend != "reference":
+        print("\n" + _tuning(config, weight_format))
     return 0
+
+
+def _tuning(config: EngineConfig, weight_format: str) -> str:
+    """How the products of the model's formats of weights would be cut, and who says so."""
+    from quire.backends.native.library import choose_isa
+    from quire.cli.tune import table
+    from quire.runtime.machine import inspect_machine
+    from quire.runtime.quantize import SCHEMES
+    from quire.runtime.stored_weights import STORED_AS
+    from quire.runtime.tuning import choose_tunings
+
+    machine = inspect_machine()
+    threads = config.threads or machine.cores
+    chosen = choose_tunings(config.tuning, choose_isa(config.instruction_set), threads, machine)
+    used = [STORED_AS[weight_format]]
+    if config.quantization != "auto":
+        used = [SCHEMES[config.quantization][0]]
+    tunings = {dtype: chosen.tunings[dtype] for dtype in used}
+    return "\n".join([f"Tuning for {threads} threads: {chosen.source}", *table(tunings)])
 
 
 class _Chooser:
     """Asks the backend of a config what it would run."""
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._backend = _backend(config)
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
 
     def choose(self, node: Node) -> BodyChoice:
         from quire.graph.explain import BodyChoice

@@ -15,8 +15,14 @@ COMMANDS: Mapping[str, Command] = {
     "serve": Command("quire.cli.serve", "serve a model over HTTP with the OpenAI API"),
     "chat": Command("quire.cli.chat", "talk with a model in the terminal"),
     "generate": Command("quire.cli.generate", "complete one prompt"),
+    "quantize": Command("quire.cli.quantize", "write a quantized checkpoint, with a report"),
+    "evaluate": Command(
+        "quire.cli.evaluate", "measure a model on texts and tasks, or against another"
+    ),
+    "convert": Command("quire.cli.convert", "write a quantized checkpoint in another format"),
     "bench": Command("quire.cli.bench", "measure latency, throughput, or a running server"),
     "explain": Command("quire.cli.explain", "show a model's ops, kernels, bytes and FLOPs"),
+    "tune": Command("quire.cli.tune", "measure which cut of the kernels' work is fastest here"),
     "doctor": Command("quire.cli.doctor", "show what this machine has and what is missing"),
 }
 

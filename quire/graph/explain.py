@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import RmsNorm
 from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
-from quire.ops.quantize import Quantized
+from quire.ops.quantize import Quantized, RowFormat
 from quire.ops.selection import Columns
 
 __all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
@@ -129,21 +129,24 @@ def explain(
     context: int,
     prompt: int,
     integer_bits: Mapping[str, float] = MappingProxyType({}),
+    row_formats: Mapping[str, RowFormat] = MappingProxyType({}),
+    stored_as: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
     """Explain the graph of a spec; nothing is loaded and nothing runs.
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.
+    integer_bits: matrix in integers → bits per element.  row_formats: matrix → what its inputs are
+    rounded to.  stored_as: matrix → what its file calls its format, for people.
     """
-    fused, passes = _run_passes(lower(spec), integer_bits)
+    fused, passes = _run_passes(lower(spec), row_formats)
     refused = [choose(node) for node in fused if isinstance(node.op, FusedOp)]
     graph = decompose(fused, lambda node: choose(node).body is not None)
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
     bits.update(integer_bits)
-    measure = _Measure(bits, layout, steps, choose)
+    measure = _Measure(bits, layout, steps, choose, stored_as)
     return Explanation(
         spec,
         weight_format,
@@ -158,10 +161,12 @@ def explain(
     )
 
 
-def _run_passes(graph: Graph, integers: Collection[str]) -> tuple[Graph, tuple[PassRun, ...]]:
+def _run_passes(
+    graph: Graph, formats: Mapping[str, RowFormat]
+) -> tuple[Graph, tuple[PassRun, ...]]:
     runs = []
-    if integers:
-        before, graph = _num_ops(graph), quantize_inputs(graph, integers)
+    if any(each != "float32" for each in formats.values()):
+        before, graph = _num_ops(graph), quantize_inputs(graph, formats)
         runs.append(PassRun(quantize_inputs.__name__, before, _num_ops(graph)))
     for run_pass in PASSES:
         before, graph = _num_ops(graph), run_pass(graph)
@@ -194,15 +199,27 @@ class _Measure:
         layout: KvLayout,
         steps: tuple[Step, Step],
         choose: Callable[[Node], BodyChoice],
+        stored_as: Mapping[str, str],
     ) -> None:
         self._bits, self._layout = bits, layout
         self._steps = steps
         self._choose = choose
+        self._stored_as = stored_as
 
     def line(self, node: Node) -> OpLine:
         """The line; equal for nodes that differ in layer and weight names only."""
         decode, prefill = (self._work(node, step) for step in self._steps)
-        return OpLine(_name(node.op), _detail(node), self._choose(node), decode, prefill)
+        detail = ", ".join([_detail(node), *self._formats(node.op)])
+        return OpLine(_name(node.op), detail, self._choose(node), decode, prefill)
+
+    def _formats(self, op: Op) -> Iterator[str]:
+        """What the file calls the formats of the op's matrices; one for all if they agree."""
+        matrices = op.weight_names
+        if isinstance(op, MatMul):
+            matrices = tuple(part.weight for part in op.parts)
+        found = [self._stored_as[name] for name in matrices if name in self._stored_as]
+        if found:
+            yield found[0] if len(set(found)) == 1 else " | ".join(found)
 
     def _work(self, node: Node, step: Step) -> Work:
         """Only the last token's logits are wanted; a prompt's tokens see half of it on average."""
@@ -216,11 +233,16 @@ class _Measure:
         return Work(node.op.cost(rows, seen, *widths).flops, bytes_)
 
     def _bytes(self, node: Node, cost: Cost) -> int:
-        """All matrices that one op reads stand in one format."""
-        bits = self._bits[node.op.weight_names[0]] if node.op.weight_names else 0
-        weights = math.ceil(cost.weights * bits / 8)
+        weights = math.ceil(cost.weights * self._mean_bits(node.op) / 8)
         kv = self._layout.bytes_of(node.layer, cost.kv) if cost.kv else 0
         return weights + kv + cost.activations * ACTIVATION_BYTES
+
+    def _mean_bits(self, op: Op) -> float:
+        """Of an element of the op's matrices, each of which reads the same input."""
+        if isinstance(op, MatMul):
+            rows = sum(part.out for part in op.parts)
+            return sum(self._bits[part.weight] * part.out for part in op.parts) / rows
+        return self._bits[op.weight_names[0]] if op.weight_names else 0
 
 
 def _name(op: Op) -> str:
@@ -238,7 +260,7 @@ def _detail(node: Node) -> str:
 
 
 def _width(value: Value) -> str:
-    return f"{value.width} int8" if value.quantized else str(value.width)
+    return str(value.width) + ("" if value.format == "float32" else f" {value.format}")
 
 
 def _settings(op: Op) -> Iterator[str]:

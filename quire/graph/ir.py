@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from quire.ops.op import Op, Rows
-from quire.ops.quantize import quantized_floats
+from quire.ops.quantize import RowFormat, row_floats
 
 __all__ = ["Graph", "GraphBuilder", "Node", "Value"]
 
@@ -18,18 +18,18 @@ __all__ = ["Graph", "GraphBuilder", "Node", "Value"]
 class Value:
     """A float32 matrix that one op makes and others read; `rows` says what it has one row for.
 
-    quantized: rounded to int8 in blocks of columns, and stored so by backends that can.
+    format: what it is rounded to, and stored in by backends that can.
     """
 
     name: str
     rows: Rows
     width: int
-    quantized: bool = False
+    format: RowFormat = "float32"
 
     @property
     def floats(self) -> int:
         """The room of one row, in float32."""
-        return quantized_floats(self.width) if self.quantized else self.width
+        return row_floats(self.width, self.format)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from quire.graph.buffers import BufferPlan, Tensor, plan_buffers
@@ -12,6 +12,7 @@ from quire.graph.optimize import optimize
 from quire.graph.passes.decompose import decompose
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
+from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns
 
 __all__ = ["Program", "StepLimits", "compile_program"]
@@ -57,13 +58,13 @@ def compile_program(
     spec: ModelSpec,
     limits: StepLimits,
     has_body: Callable[[Node], bool],
-    integer_weights: Collection[str] = (),
+    row_formats: Mapping[str, RowFormat] | None = None,
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
-    integer_weights: names of the matrices whose inputs are to be quantized.
+    row_formats: weight → what its inputs are to be rounded to.
     """
-    graph = quantize_inputs(lower(spec), integer_weights)
+    graph = quantize_inputs(lower(spec), row_formats or {})
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]

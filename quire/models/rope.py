@@ -17,10 +17,11 @@ __all__ = ["Rope", "RopeScaling", "yarn_attention_factor"]
 class RopeScaling:
     """How positions are stretched beyond the trained length; a kind reads only its own fields.
 
-    original_length: the trained length; up to it, dynamic does nothing.
+    original_length: the trained length; up to it, dynamic does nothing.  factors: what each pair's
+    frequency is divided by.
     """
 
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn"] = "default"
+    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "factors"] = "default"
     factor: float = 1.0
     original_length: int = 0
     low_freq_factor: float = 1.0
@@ -29,6 +30,7 @@ class RopeScaling:
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
+    factors: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Rope:
             return [_llama3(f, scaling) for f in plain]
         if scaling.kind == "yarn":
             return _yarn(plain, self)
+        if scaling.kind == "factors":
+            return [f / factor for f, factor in zip(plain, scaling.factors, strict=True)]
         return plain
 
 

@@ -34,7 +34,7 @@ class RmsNorm:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The formula, per segment."""
         rows, width = inputs[0].shape
-        x = inputs[0].reshape(rows, self.heads, -1)  # [rows, heads, D]
+        x = inputs[0].reshape(rows, self.heads, width // self.heads)  # [rows, heads, D]
         mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
         normed = x / np.sqrt(mean + np.float32(self.eps)) * env.weights[self.weight]
         return (normed.reshape(rows, width).astype(np.float32),)

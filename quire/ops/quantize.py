@@ -1,26 +1,32 @@
-"""Rounds activations to int8, so that integer kernels can multiply them.
+"""Rounds activations to int8 or bfloat16, for kernels that multiply those.
 
-Each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and its
-codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares the codes.
+int8: each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and
+its codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
+from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
 
-__all__ = ["BLOCK", "Quantize", "Quantized", "quantized_codes", "quantized_floats"]
+__all__ = ["BLOCK", "Quantize", "Quantized", "RowFormat", "quantized_codes", "row_floats"]
 
 BLOCK = 32
 """Columns that share an activation scale."""
 
+RowFormat = Literal["float32", "bfloat16", "int8"]
+"""How rows of activations are stored."""
 
-def quantized_floats(width: int) -> int:
-    """The room of one quantized row in float32: a scale, a correction and 32 codes per block."""
-    return -(-width // BLOCK) * (2 + BLOCK // 4)
+
+def row_floats(width: int, format: RowFormat) -> int:
+    """The room of one row in float32; an int8 block has a scale, a correction and 32 codes."""
+    per_block = {"float32": BLOCK, "bfloat16": BLOCK // 2, "int8": 2 + BLOCK // 4}[format]
+    return width if format == "float32" else -(-width // BLOCK) * per_block
 
 
 def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
@@ -29,9 +35,10 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
     A block with a number that is not finite has a scale that is none.
     """
     rows, width = x.shape
-    padded = np.zeros((rows, -(-width // BLOCK) * BLOCK), np.float32)
+    num_blocks = -(-width // BLOCK)
+    padded = np.zeros((rows, num_blocks * BLOCK), np.float32)
     padded[:, :width] = x
-    blocks = padded.reshape(rows, -1, BLOCK)
+    blocks = padded.reshape(rows, num_blocks, BLOCK)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         largest = np.abs(blocks).max(axis=-1, keepdims=True)
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
@@ -41,17 +48,22 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """x, rounded to what int8 codes and a scale per block of 32 columns can say."""
+    """x, rounded to what bfloat16, or int8 codes and a scale per block of 32 columns, can say."""
+
+    format: RowFormat = "int8"
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the input."""
         return inputs
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
-        """Codes times scales, as float32."""
+        """Rounded, as float32."""
+        if self.format == "bfloat16":
+            return (float32_from_bfloat16(bfloat16_bits(inputs[0])),)
         rows, width = inputs[0].shape
         codes, scales = quantized_codes(inputs[0])
-        return ((codes * scales).reshape(rows, -1)[:, :width].astype(np.float32),)
+        rounded = (codes * scales).reshape(rows, codes.shape[1] * BLOCK)
+        return (rounded[:, :width].astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A few operations per element."""
@@ -71,6 +83,7 @@ class Quantized(FusedOp):
     op: Op
     num_inputs: int
     num_outputs: int
+    format: RowFormat = "int8"
 
     @property
     def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
@@ -78,4 +91,8 @@ class Quantized(FusedOp):
         inputs = tuple(range(self.num_inputs))
         outputs = tuple(range(self.num_inputs, self.num_inputs + self.num_outputs))
         plain = self.num_inputs + self.num_outputs
-        return (self.op, inputs, (plain, *outputs[1:])), (Quantize(), (plain,), outputs[:1])
+        return (self.op, inputs, (plain, *outputs[1:])), (
+            Quantize(self.format),
+            (plain,),
+            outputs[:1],
+        )

@@ -15,7 +15,8 @@ Int32 = npt.NDArray[np.int32]
 class BlockTables:
     """One int32 row per slot, which follows the list of the request that has the slot.
 
-    The scheduler only appends to a list, so a step copies what is new.
+    The scheduler only appends to a list, so a step copies what is new.  Another list, of another
+    request or of one that was preempted, is another object, and read anew.
     """
 
     def __init__(self) -> None:
@@ -25,19 +26,13 @@ class BlockTables:
         self._slots: list[int] = []
         self._gathered = self._ids[:0]
 
-    def clear(self, slot: int) -> None:
-        """Empty a slot: another request has it now."""
-        while slot >= len(self._ids):
-            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
-            self._lists += [()] * len(self._lists)
-            self._lengths += [0] * len(self._lengths)
-        self._lists[slot], self._lengths[slot] = (), 0
-
     def gather(self, slots: list[int], tables: Sequence[Sequence[int]]) -> Int32:
         """The table of each slot as a row, with anything behind it.
 
         As long as the list of slots is the same one, so is the array, unless it must be wider.
         """
+        if slots is not self._slots:
+            self._make_room(max(slots, default=0) + 1)
         lists, lengths, changed = self._lists, self._lengths, []
         for place, (slot, table) in enumerate(zip(slots, tables, strict=True)):
             if lists[slot] is not table or lengths[slot] != len(table):
@@ -50,8 +45,14 @@ class BlockTables:
             self._slots, self._gathered = slots, self._ids[slots]
         return self._gathered
 
+    def _make_room(self, num_slots: int) -> None:
+        while num_slots > len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+            self._lists += [()] * len(self._lists)
+            self._lengths += [0] * len(self._lengths)
+
     def _follow(self, slot: int, table: Sequence[int]) -> None:
-        """Copy what is new; all where a preempted request came back with another list."""
+        """Copy what is new; all where the list is another one."""
         start = self._lengths[slot] if self._lists[slot] is table else 0
         missing = len(table) - self._ids.shape[1]
         if missing > 0:

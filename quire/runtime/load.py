@@ -20,20 +20,33 @@ from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
+from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
+from quire.quant.formats.registry import Quantization, find_quantization
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, integer_weights, quantize_weights
+from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
+from quire.runtime.stored_weights import STORED_AS, read_weights
+from quire.runtime.tuning import choose_tunings
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
+from quire.weights.gguf.config import gguf_config
+from quire.weights.gguf.model import SUFFIX, open_gguf
 from quire.weights.hub import resolve_model
-from quire.weights.loader import load_weights
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import RawTensor
 
-__all__ = ["LoadedModel", "find_model", "kv_layout", "load_model", "read_spec"]
+__all__ = [
+    "LoadedModel",
+    "find_model",
+    "kv_layout",
+    "load_model",
+    "read_config",
+    "read_spec",
+    "tie_missing_head",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +56,8 @@ MAX_LOGIT_ROWS = 32
 DEFAULT_DISK_BYTES = 10 * 1024**3
 """What stored blocks may take where nobody said how much."""
 
-STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+QUANTIZATION_FILES = {"quantize_config.json": "gptq", "hf_quant_config.json": "modelopt"}
+"""Where older writers put what config.json lacks → the method that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +88,43 @@ def find_model(config: EngineConfig) -> Path:
 
 def read_spec(config: EngineConfig, directory: Path) -> ModelSpec:
     """The spec of the model in a directory, with the user's overrides."""
-    values = {**read_json(directory / "config.json"), **config.hf_overrides}
-    return build_spec(values, config.strict_config)
+    return read_config(config, directory)[0]
+
+
+def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quantization | None]:
+    """The spec of the model in a directory, and how its matrices are stored unless as floats.
+
+    Raises ModelError for a model or a quantization that is not read, ConfigError for options that
+    do not go with a quantized checkpoint.
+    """
+    values = {**_read_values(directory), **config.hf_overrides}
+    quantization = find_quantization(values)
+    if quantization is not None and config.quantization != "auto":
+        raise ConfigError(
+            f"quantization is {config.quantization!r} and the checkpoint is quantized already "
+            f"({quantization.method}); leave the option out, or use the original model"
+        )
+    if quantization is not None and config.load_format == "dummy":
+        raise ConfigError(
+            f"load_format 'dummy' makes up floats and this config.json says {quantization.method}; "
+            "use the original model's, with --quantization int4 or int8"
+        )
+    plain = {key: value for key, value in values.items() if key not in QUANTIZATION_KEYS}
+    return build_spec(plain, config.strict_config), quantization
+
+
+def _read_values(directory: Path) -> dict[str, Any]:
+    """config.json, with what older writers put into a file of its own; GGUF in the same words."""
+    if directory.suffix == SUFFIX:
+        return gguf_config(open_gguf(directory))
+    values = read_json(directory / "config.json")
+    if any(values.get(key) for key in QUANTIZATION_KEYS):
+        return values
+    for name, method in QUANTIZATION_FILES.items():
+        if (directory / name).is_file():
+            found = {"quant_method": method, **read_json(directory / name)}
+            return {**values, "quantization_config": found}
+    return values
 
 
 def load_model(config: EngineConfig) -> LoadedModel:
@@ -85,24 +134,25 @@ def load_model(config: EngineConfig) -> LoadedModel:
     does not fit, ConfigError for an option that cannot be honoured.
     """
     directory, machine = find_model(config), inspect_machine()
-    spec = read_spec(config, directory)
+    spec, quantization = read_config(config, directory)
     checkpoint = _open(config, spec, directory)
-    spec = _tie_missing_head(spec, checkpoint)
-    weights: LoadedWeights = _read_weights(checkpoint, spec)
+    spec = tie_missing_head(spec, checkpoint)
+    weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
     if config.quantization != "auto":
         kept = None if config.load_format == "dummy" else directory
         weights = quantize_weights(weights, spec, config.quantization, kept, threads)
     weights = _in_dtype(weights, config.dtype)
-    integers = integer_weights(weights)
     backend = _backend(config)
+    row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
 
     def compiled(tokens: int) -> Program:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
-        return compile_program(spec, limits, lambda node: backend.declines(node) is None, integers)
+        has_body = lambda node: backend.declines(node) is None  # noqa: E731
+        return compile_program(spec, limits, has_body, row_formats)
 
     memory = plan_memory(
         config,
@@ -118,12 +168,14 @@ def load_model(config: EngineConfig) -> LoadedModel:
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):
+        chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
-            program, weights, cache, ropes.arrays, threads, config.instruction_set
+            program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
         )
     else:
         executable = ReferenceExecutable(program, weights, cache)
-    fingerprint = _fingerprint(config, program, layout, directory, backend)
+    scheme = quantization.key if quantization else config.quantization
+    fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
     return LoadedModel(
         directory, spec, program, executable, ropes, memory, machine, fingerprint, store
@@ -158,14 +210,12 @@ def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
     return open_checkpoint(directory)
 
 
-def _read_weights(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, RawTensor]:
-    wanted = {name: weight.shape for name, weight in spec.weights().items()}
-    return load_weights(checkpoint, wanted)
-
-
-def _tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
-    if spec.tied or checkpoint.has(spec.head.weight.name) or spec.head.bias is not None:
+    head = spec.head.weight.name.removesuffix("weight")
+    if spec.tied or spec.head.bias is not None:
+        return spec
+    if any(name.startswith(head) for name in checkpoint.names):
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
     return replace(spec, head=Linear(spec.embedding.weight))
@@ -205,6 +255,7 @@ def _fingerprint(
     layout: KvLayout,
     directory: Path,
     backend: ReferenceBackend | NativeBackend,
+    scheme: str,
 ) -> bytes:
     """A hash over all that decides the bits of a cached block, beside its tokens.
 
@@ -214,6 +265,6 @@ def _fingerprint(
     ops = [repr(node.op) for node in program.body]
     facts: list[Any] = [backend.build, ops, repr(program.spec), repr(layout)]
     facts += [str(directory.resolve()), config.revision, describe_files(directory)]
-    facts += [config.load_format, config.dtype, config.quantization]
+    facts += [config.load_format, config.dtype, scheme]
     facts += [config.seed if config.load_format == "dummy" else None]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()

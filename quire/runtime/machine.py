@@ -19,14 +19,17 @@ class Machine:
     """Cores and memory this process may use, limits of its control group included; bytes.
 
     cores: physical ones; two threads that share one add little to arithmetic or to memory traffic.
+    level2_bytes: of second-level cache for each core, None where the system does not say.
     """
 
     processor: str
+    features: tuple[str, ...]
     cores: int
     numa_nodes: int
     total_memory: int
     free_memory: int
     memory_limit: int | None
+    level2_bytes: int | None
 
 
 def inspect_machine(cgroup: Path = CGROUP, proc: Path = PROC, devices: Path = DEVICES) -> Machine:
@@ -39,7 +42,9 @@ def inspect_machine(cgroup: Path = CGROUP, proc: Path = PROC, devices: Path = DE
     cpus = _cpus()
     cores = max(1, min([_physical_cores(cpus, devices), *_quotas(cgroup, proc)]))
     nodes = _numa_nodes(cpus, devices)
-    return Machine(_processor_name(proc), cores, nodes, total, free, least)
+    processor, features = _processor(proc)
+    level2 = _level2_bytes(cpus, devices)
+    return Machine(processor, features, cores, nodes, total, free, least, level2)
 
 
 def _groups(cgroup: Path, proc: Path, controller: str) -> list[Path]:
@@ -74,6 +79,18 @@ def _physical_cores(cpus: set[int], devices: Path) -> int:
         shared = _read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list")
         siblings.add(shared or str(cpu))
     return len(siblings)
+
+
+def _level2_bytes(cpus: set[int], devices: Path) -> int | None:
+    """A core's share of its second-level cache; of two kinds of cores, the smaller one."""
+    shares = []
+    for cpu in {min(cpus), max(cpus)}:  # cores of one kind are numbered one after the other
+        for cache in (devices / "cpu" / f"cpu{cpu}" / "cache").glob("index*"):
+            size = (_read(cache / "size") or "").removesuffix("K")
+            if _read(cache / "level") == "2" and size.isdigit():
+                sharing = _cpu_list(_read(cache / "shared_cpu_list") or "") or {cpu}
+                shares.append(int(size) * 1024 // _physical_cores(sharing, devices))
+    return min(shares, default=None)
 
 
 def _numa_nodes(cpus: set[int], devices: Path) -> int:
@@ -132,11 +149,16 @@ def _meminfo(proc: Path) -> tuple[int, int]:
     return sizes["MemTotal"], sizes.get("MemAvailable") or sizes["MemFree"]
 
 
-def _processor_name(proc: Path) -> str:
-    for line in (_read(proc / "cpuinfo") or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _processor(proc: Path) -> tuple[str, tuple[str, ...]]:
+    """The processor's name and what it can do, of the first of them."""
+    first = (_read(proc / "cpuinfo") or "").partition("\n\n")[0]
+    facts = {
+        name.strip(): value.strip()
+        for name, _, value in (line.partition(":") for line in first.splitlines())
+    }
+    features = facts.get("flags") or facts.get("Features") or ""
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return name, tuple(features.split())
 
 
 def _read(path: Path) -> str | None:

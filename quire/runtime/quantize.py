@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Collection
 from pathlib import Path
 
-from quire.backends.executable import LoadedWeights
+from quire.backends.executable import Backend, LoadedWeights
 from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
+from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
-from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
+from quire.weights.pack_cache import kept_or_made, pack_cache_path
 
-__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "integer_weights", "quantize_weights"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "quantize_weights", "row_formats"]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
 INTEGER_DTYPES = tuple(BITS)
-
-
-def integer_weights(weights: LoadedWeights) -> frozenset[str]:
-    """The names of the weights that integer kernels multiply."""
-    return frozenset(name for name, weight in weights.items() if weight.dtype in INTEGER_DTYPES)
 
 
 def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
@@ -32,6 +26,18 @@ def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
     dtype, group_size = SCHEMES[scheme]
     bits = BITS[dtype] + 16 / group_size
     return {linear.weight.name: bits for linear in spec.linears()}
+
+
+def row_formats(
+    backend: Backend, spec: ModelSpec, weight_format: str, integers: Collection[str]
+) -> dict[str, RowFormat]:
+    """Each linear layer's matrix → what its inputs are rounded to.
+
+    weight_format: of the matrices that are not in integers.
+    """
+    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    names = [linear.weight.name for linear in spec.linears()]
+    return {name: backend.row_format("INT8" if name in integers else stored) for name in names}
 
 
 def quantize_weights(
@@ -44,13 +50,7 @@ def quantize_weights(
     """
     wanted = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
     path = pack_cache_path(directory, scheme) if directory else None
-    packed = read_packed(path, wanted) if path else None
-    if packed is None:
-        packed = _pack(weights, wanted, scheme, threads)
-        if path and write_packed(path, packed.values()):
-            logger.info("packed weights are kept in %s", path)
-            # Mapped pages can be dropped and read again; what was packed in memory cannot.
-            packed = read_packed(path, wanted) or packed
+    packed = kept_or_made(path, wanted, lambda: _pack(weights, wanted, scheme, threads))
     return {**weights, **packed}
 
 

@@ -89,7 +89,6 @@ class Runner:
         request = self._running[request_id]
         if request.slot < 0:
             request.slot = self._take_slot()
-            self.inputs.tables.clear(request.slot)
             self.executable.admit(request.slot, request.state)
         return request
 

@@ -1,4 +1,4 @@
-"""Tokenizes with a tokenizer.json, through the `tokenizers` library."""
+"""Tokenizes through the `tokenizers` library, with a tokenizer.json as a rule."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from quire.errors import CheckpointError, RequestError
 from quire.text.token_bytes import decode_bytes, find_byte_rule
 from quire.text.tokenizer_config import AddedToken, TokenizerConfig
 
-__all__ = ["HFTokenizer"]
+__all__ = ["HFTokenizer", "read_tokenizer_json"]
 
 
 class HFTokenizer:
-    """A tokenizer.json with the additions of tokenizer_config.json, as transformers reads them.
+    """A tokenizer with the additions of tokenizer_config.json, as transformers reads them.
 
-    Which tokens begin and end a text is the file's own rule; `add_bos_token` is not asked, as in
+    Which tokens begin and end a text is the backend's own rule; `add_bos_token` is not asked, as in
     transformers 5.  Spaces are never "cleaned up" after decoding, whatever the config says: that
     would damage code, and would change text that was already streamed.
-    Raises CheckpointError for a damaged file.
+    origin: where it comes from, for messages.  Raises CheckpointError where the two do not fit.
     """
 
-    def __init__(self, path: Path, config: TokenizerConfig) -> None:
-        self._backend = _load(path)
-        _add_tokens(self._backend, config.added_tokens, path)
+    def __init__(self, backend: tokenizers.Tokenizer, config: TokenizerConfig, origin: str) -> None:
+        self._backend = backend
+        _add_tokens(self._backend, config.added_tokens, origin)
         self.special_tokens_map: Mapping[str, str] = dict(config.special_tokens)
         self.chat_templates: Mapping[str, str] = dict(config.chat_templates)
         self.chat_template = self.chat_templates.get("default")
@@ -94,7 +94,8 @@ class HFTokenizer:
         )
 
 
-def _load(path: Path) -> tokenizers.Tokenizer:
+def read_tokenizer_json(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer of a file.  Raises CheckpointError for a damaged one."""
     try:
         backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
@@ -105,7 +106,7 @@ def _load(path: Path) -> tokenizers.Tokenizer:
 
 
 def _add_tokens(
-    backend: tokenizers.Tokenizer, declared: Mapping[int, AddedToken], path: Path
+    backend: tokenizers.Tokenizer, declared: Mapping[int, AddedToken], origin: str
 ) -> None:
     """Add what the config declares and the file lacks, at the ids that the config gives."""
     present = {added.content for added in backend.get_added_tokens_decoder().values()}
@@ -116,8 +117,8 @@ def _add_tokens(
         got = backend.token_to_id(added.content)
         if got != token:
             raise CheckpointError(
-                f"{path.with_name('tokenizer_config.json')} puts {added.content!r} at id {token}, "
-                f"but with {path.name} its id is {got}; take both files from the same release"
+                f"tokenizer_config.json puts {added.content!r} at id {token}, but with {origin} "
+                f"its id is {got}; take both files from the same release"
             )
 
 

@@ -1,4 +1,4 @@
-"""Tokenizes with a SentencePiece tokenizer.model, as transformers' slow Llama tokenizer does."""
+"""Tokenizes with a SentencePiece model, as transformers' slow Llama tokenizer does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quire.text.tokenizer_config import AddedToken, TokenizerConfig
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["SentencePieceTokenizer"]
+__all__ = ["SentencePieceTokenizer", "read_proto"]
 
 SPACE = "▁"
 # Protocol buffers merge on concatenation: normalizer_spec { add_dummy_prefix: false }.
@@ -23,23 +23,23 @@ _CONTROL = AddedToken("", special=True)
 
 
 class SentencePieceTokenizer:
-    """A tokenizer.model with the added tokens and flags of tokenizer_config.json.
+    """The bytes of a tokenizer.model with the added tokens and flags of tokenizer_config.json.
 
     With `legacy` (the default where the config does not say) each stretch of text between special
     tokens gets a space of its own in front; without, only the beginning of the text does.
-    Raises CheckpointError for a damaged file, ConfigError where `sentencepiece` is not installed.
+    origin: where it comes from, for messages.
+    Raises CheckpointError for a damaged model, ConfigError where `sentencepiece` is not installed.
     """
 
-    def __init__(self, path: Path, config: TokenizerConfig) -> None:
-        proto = _read(path)
-        self._model = _processor(path, proto)
+    def __init__(self, proto: bytes, config: TokenizerConfig, origin: str) -> None:
+        self._model = _processor(origin, proto)
         self._num_pieces = self._model.get_piece_size()
         has_prefix = self._model.normalize("a").startswith(SPACE)
         self._legacy = config.legacy is not False
         self._prefix_space = has_prefix and config.add_prefix_space is not False
         self._segments = self._model
         if not self._legacy or not self._prefix_space:
-            self._segments = _processor(path, proto + NO_DUMMY_PREFIX)
+            self._segments = _processor(origin, proto + NO_DUMMY_PREFIX)
         self._set_specials(config)
         self.vocab_size = max(self._num_pieces, max(self._content, default=-1) + 1)
         self.byte_exact = True
@@ -147,7 +147,8 @@ class SentencePieceTokenizer:
         return [part for part in parts if part]
 
 
-def _read(path: Path) -> bytes:
+def read_proto(path: Path) -> bytes:
+    """The bytes of a tokenizer.model.  Raises CheckpointError if it cannot be read or is empty."""
     try:
         proto = path.read_bytes()
     except OSError as error:
@@ -157,18 +158,18 @@ def _read(path: Path) -> bytes:
     return proto
 
 
-def _processor(path: Path, proto: bytes) -> SentencePieceProcessor:
+def _processor(origin: str, proto: bytes) -> SentencePieceProcessor:
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
         raise ConfigError(
-            f"{path} needs the sentencepiece package: pip install sentencepiece"
+            f"{origin} needs the sentencepiece package: pip install sentencepiece"
         ) from error
     try:
         return SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path} is damaged or not a SentencePiece model ({error}); if it holds tiktoken "
+            f"{origin} is damaged or not a SentencePiece model ({error}); if it holds tiktoken "
             "ranks, convert it to a tokenizer.json"
         ) from error
 

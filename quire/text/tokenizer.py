@@ -1,4 +1,4 @@
-"""Finds the tokenizer of a checkpoint directory and says what every tokenizer can do."""
+"""Finds the tokenizer of a checkpoint and says what every tokenizer can do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from quire.errors import CheckpointError
-from quire.text.hf_tokenizer import HFTokenizer
-from quire.text.sentencepiece_tokenizer import SentencePieceTokenizer
+from quire.text.hf_tokenizer import HFTokenizer, read_tokenizer_json
+from quire.text.sentencepiece_tokenizer import SentencePieceTokenizer, read_proto
 from quire.text.tokenizer_config import read_tokenizer_config
 
 __all__ = ["Tokenizer", "load_tokenizer"]
@@ -64,18 +64,23 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a checkpoint directory: tokenizer.json, else SentencePiece tokenizer.model.
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a GGUF file, or of a directory: tokenizer.json, else tokenizer.model.
 
     Raises CheckpointError, naming the file, if none is there or it is damaged.
     """
-    config = read_tokenizer_config(directory)
-    if (directory / "tokenizer.json").is_file():
-        return HFTokenizer(directory / "tokenizer.json", config)
-    if (directory / "tokenizer.model").is_file():
-        return SentencePieceTokenizer(directory / "tokenizer.model", config)
+    if path.suffix == ".gguf":
+        from quire.text.gguf_tokenizer import load_gguf_tokenizer  # here: few need numpy
+        from quire.weights.gguf.model import open_gguf
+
+        return load_gguf_tokenizer(open_gguf(path))
+    config = read_tokenizer_config(path)
+    if (file := path / "tokenizer.json").is_file():
+        return HFTokenizer(read_tokenizer_json(file), config, str(file))
+    if (file := path / "tokenizer.model").is_file():
+        return SentencePieceTokenizer(read_proto(file), config, str(file))
     raise CheckpointError(
-        f"{directory} has no tokenizer: neither tokenizer.json (Hugging Face) nor tokenizer.model "
+        f"{path} has no tokenizer: neither tokenizer.json (Hugging Face) nor tokenizer.model "
         "(SentencePiece) is there; copy one from the original model, or point --tokenizer at a "
         "directory that has one"
     )

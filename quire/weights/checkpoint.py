@@ -1,4 +1,4 @@
-"""Finds the weights in a checkpoint directory and presents one file or many shards alike."""
+"""Finds the weights of a checkpoint and presents one file or many shards alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["WEIGHT_FILES", "Checkpoint", "open_checkpoint"]
 
 MAX_INDEX_BYTES = 100_000_000
 
@@ -42,11 +42,16 @@ class Checkpoint(Protocol):
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Open the weights in a directory; headers are checked now, weights are read when used.
+    """Open the weights in a directory, or a GGUF file; headers are checked, weights read when used.
 
     Raises CheckpointError if there are none, or they are damaged or not complete.
     """
     directory = Path(directory)
+    if directory.suffix == ".gguf":
+        from quire.weights.gguf.checkpoint import GgufCheckpoint  # here: few checkpoints need it
+        from quire.weights.gguf.model import open_gguf
+
+        return GgufCheckpoint(open_gguf(directory))
     for file_name in WEIGHT_FILES:
         path = directory / file_name
         if os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""Turns what the user calls a model into a directory: a path, `demo`, or a name on a hub."""
+"""Turns what the user calls a model into a path: a directory, a GGUF file, or a name on a hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 
 from quire.errors import ConfigError, ModelError
 from quire.weights import huggingface
+from quire.weights.gguf.model import SUFFIX, find_gguf
 
 __all__ = ["Source", "resolve_model"]
 
@@ -26,7 +27,9 @@ def resolve_model(
     cache_dir: str | Path | None = None,
     token: str | None = None,
 ) -> Path:
-    """Return the directory that holds the model, downloading it if it is a name on a hub.
+    """Return the directory or GGUF file of the model, downloading it if it is a name on a hub.
+
+    A directory without config.json and with one GGUF model stands for that.
 
     revision: a branch, tag or commit.  cache_dir: where downloads are kept, else the source's
     own place.  token: a hub access token, else what huggingface_hub finds (HF_TOKEN, a login).
@@ -35,11 +38,16 @@ def resolve_model(
     """
     path = Path(model).expanduser()
     if path.is_dir():
+        is_whole = (path / "config.json").is_file()
+        return path if is_whole else find_gguf(path) or path
+    if path.suffix == SUFFIX and path.is_file():
         return path
     if model == "demo":
         return DEMO
     if path.exists():
-        raise ModelError(f"{model}: this is a file; give the directory of the checkpoint")
+        raise ModelError(f"{model}: this is a file; give a checkpoint's directory, or a .gguf file")
+    if path.suffix == SUFFIX:
+        raise ModelError(f"{model}: no such file")
     if not REPOSITORY.fullmatch(model):
         raise ModelError(f"{model}: no such directory, and not a name on a hub as in org/name")
     cache = Path(cache_dir) if cache_dir is not None else None

@@ -11,7 +11,7 @@ from quire.errors import CheckpointError
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.tensor import RawTensor
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "spellings"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,14 @@ LOADABLE = ("F32", "F16", "BF16", "F64")
 
 MISMATCH = "do config.json and the weights belong together?"
 
-# Constants that old exports stored beside the weights; the config determines them all.
+# Constants that old exports stored beside the weights; the config determines them all.  Scales of a
+# cache in float8 say nothing here: each token's keys and values bring their own.
 HARMLESS = re.compile(
     r"(^|\.)("
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)|rotary_pos_emb\.inv_freq|rope\.freqs"
     r"|(attn|attention|self_attention)\.(bias|masked_bias)|attn\.attention\.(bias|masked_bias)"
     r"|position_ids|causal_mask|attn_bias|num_batches_tracked"
+    r"|(self_attn|attn)\.([qkv]|prob)_scale|[kv]_proj\.(output_scale|[kv]_scale)"
     r")$"
 )
 
@@ -43,13 +45,15 @@ def load_weights(
     checkpoint: Checkpoint,
     wanted: Mapping[str, tuple[int, ...]],
     aliases: Mapping[str, Sequence[str]] | None = None,
+    used: Collection[str] = (),
 ) -> dict[str, RawTensor]:
     """Return every wanted tensor under its wanted name, as F32, F16 or BF16.
 
     wanted: name → shape.  aliases: wanted name → other names to look for, in order.  Each name
     is also looked for under the prefixes that exports of one model differ by.  The data are
     views of the files, except F64, which is narrowed to F32, and tensors at an address that is
-    no multiple of 4, which are copied.  What nobody wanted is reported in one warning.
+    no multiple of 4, which are copied.  used: tensors that are read elsewhere.  What nobody wanted
+    is reported in one warning.
     Raises CheckpointError for what is missing, has another shape or is not a plain float.
     """
     aliases = aliases or {}
@@ -58,28 +62,28 @@ def load_weights(
     if missing:
         raise CheckpointError(_missing(checkpoint, missing, wanted))
     sources = {name: source for name, source in found.items() if source is not None}
-    _report_unwanted(checkpoint, set(sources.values()))
+    _report_unwanted(checkpoint, {*sources.values(), *used})
     return {
         name: _load(checkpoint, source, name, tuple(wanted[name]))
         for name, source in sources.items()
     }
 
 
-def _find(checkpoint: Checkpoint, names: Iterable[str]) -> str | None:
-    """Return the checkpoint's own name for the first of these names that it has."""
-    for name in names:
-        for spelling in _spellings(name):
-            if checkpoint.has(spelling):
-                return spelling
-    return None
-
-
-def _spellings(name: str) -> Iterator[str]:
+def spellings(name: str) -> Iterator[str]:
     """Give the name as it is, then with each other prefix in place of its own."""
     yield name
     stem = next(name[len(prefix) :] for prefix in PREFIXES if name.startswith(prefix))
     for prefix in reversed(PREFIXES):
         yield prefix + stem
+
+
+def _find(checkpoint: Checkpoint, names: Iterable[str]) -> str | None:
+    """Return the checkpoint's own name for the first of these names that it has."""
+    for name in names:
+        for spelling in spellings(name):
+            if checkpoint.has(spelling):
+                return spelling
+    return None
 
 
 def _missing(

@@ -1,7 +1,8 @@
 """Keeps packed matrices on disk, so that the next start maps them instead of making them again.
 
-One safetensors file per checkpoint and scheme: each matrix as its bytes, and their shapes and
-formats in the header.  The name is a hash of everything that the contents depend on.
+One safetensors file per checkpoint and scheme: each packed matrix as its bytes, with its shape and
+format in the header; those that no integer kernel multiplies as floats.  The name is a hash of
+everything that the contents depend on.
 """
 
 from __future__ import annotations
@@ -12,25 +13,43 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from quire.config import cache_directory
 from quire.errors import CheckpointError
 from quire.quant.packed import PackedMatrix
+from quire.weights.gguf.model import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
+from quire.weights.tensor import RawTensor
 
-__all__ = ["describe_files", "pack_cache_path", "read_packed", "write_packed"]
+__all__ = [
+    "Kept",
+    "describe_files",
+    "kept_or_made",
+    "pack_cache_path",
+    "read_packed",
+    "write_packed",
+]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
+FLOATS = ("F32", "F16", "BF16")
+FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
+"""What is said of a packed matrix beside its bytes."""
+
+Kept: TypeAlias = PackedMatrix | RawTensor
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def pack_cache_path(directory: Path, scheme: str) -> Path:
@@ -44,16 +63,42 @@ def pack_cache_path(directory: Path, scheme: str) -> Path:
 
 
 def describe_files(directory: Path) -> list[tuple[str, int, int]]:
-    """The name, size and time in nanoseconds of every file of weights in a directory."""
-    files = sorted(
-        path for path in directory.iterdir() if path.suffix in WEIGHT_SUFFIXES and path.is_file()
-    )
+    """The name, size and time in nanoseconds of every file of weights in a directory.
+
+    Of a GGUF model, of its file or its parts.
+    """
+    if directory.suffix == SUFFIX:
+        files = parts_of(directory)
+    else:
+        files = sorted(
+            path
+            for path in directory.iterdir()
+            if path.suffix in WEIGHT_SUFFIXES and path.is_file()
+        )
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
-def read_packed(
-    path: Path, wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, PackedMatrix] | None:
+def kept_or_made(
+    path: Path | None, wanted: Shapes, make: Callable[[], Mapping[str, Kept]]
+) -> Mapping[str, Kept]:
+    """The wanted matrices, mapped if they are kept at `path`, else made, and kept for next time.
+
+    path: None keeps nothing.
+    """
+    if path is None:
+        return make()
+    found = read_packed(path, wanted)
+    if found is not None:
+        return found
+    made = make()
+    if not write_packed(path, made.values()):
+        return made
+    logger.info("packed weights are kept in %s", path)
+    # Mapped pages can be dropped and read again; what was packed in memory cannot.
+    return read_packed(path, wanted) or made
+
+
+def read_packed(path: Path, wanted: Shapes) -> dict[str, Kept] | None:
     """The wanted matrices, mapped; None when there is no such file, or not one to rely on."""
     try:
         if not path.is_file():
@@ -66,14 +111,14 @@ def read_packed(
         return None
 
 
-def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
+def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
     """Write matrices to a new file in one move; False, with a warning, when that cannot be done."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(list(matrices)):
+                for piece in _pieces(sorted(matrices, key=_is_float)):
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -88,27 +133,42 @@ def write_packed(path: Path, matrices: Iterable[PackedMatrix]) -> bool:
     return True
 
 
-def _pieces(matrices: list[PackedMatrix]) -> Iterable[bytes | memoryview]:
-    facts = {m.name: [m.dtype, *m.shape, m.group_size, m.has_zero_points] for m in matrices}
+def _is_float(matrix: Kept) -> bool:
+    """Floats stand last: their sizes would leave what follows at odd addresses."""
+    return isinstance(matrix, RawTensor)
+
+
+def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
+    packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
+    facts = {m.name: {fact: getattr(m, fact) for fact in FACTS} for m in packed}
     header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
     at = 0
     for matrix in matrices:
         size = matrix.data.nbytes
-        header[matrix.name] = {"dtype": "U8", "shape": [size], "data_offsets": [at, at + size]}
+        is_float = isinstance(matrix, RawTensor)
+        dtype, shape = (matrix.dtype, list(matrix.shape)) if is_float else ("U8", [size])
+        header[matrix.name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     yield len(text).to_bytes(8, "little")
     yield text
     for matrix in matrices:
-        yield matrix.data.data
+        yield np.ascontiguousarray(matrix.data).data
 
 
 def _matrix(
-    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, list[Any]]
-) -> PackedMatrix:
-    data = file.tensor(name).data
-    dtype, rows, cols, group_size, has_zero_points = facts[name]
-    if (rows, cols) != tuple(shape):
-        raise ValueError(f"{name!r} is {rows} × {cols}, not {' × '.join(map(str, shape))}")
-    return PackedMatrix(name, dtype, (rows, cols), group_size, has_zero_points, data)
+    file: SafetensorsFile, name: str, shape: tuple[int, ...], facts: Mapping[str, dict[str, Any]]
+) -> Kept:
+    tensor = file.tensor(name)
+    if tensor.dtype in FLOATS:
+        if tensor.shape != tuple(shape):
+            raise ValueError(f"{name!r} is {list(tensor.shape)}, not {list(shape)}")
+        return tensor
+    stored = facts[name]
+    if not isinstance(stored, dict):
+        raise ValueError(f"{name!r} is described by {stored!r:.80}")
+    said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    if set(said) != set(FACTS) or said["shape"] != tuple(shape):
+        raise ValueError(f"{name!r} is {facts[name]}, not {' × '.join(map(str, shape))}")
+    return PackedMatrix(name=name, data=tensor.data, **said)

@@ -55,8 +55,8 @@ def test_ops_and_python_make_a_step(
 
 
 def test_the_roof_is_the_slower_of_reading_and_arithmetic() -> None:
-    decode = OpRow("a", 1, 2e-3, num_bytes=10e6, operations=20e6, in_integers=True)
-    prefill = OpRow("b", 1, 2e-3, num_bytes=1e6, operations=200e6, in_integers=True)
+    decode = OpRow("a", 1, 2e-3, num_bytes=10e6, operations=20e6, peak="int8")
+    prefill = OpRow("b", 1, 2e-3, num_bytes=1e6, operations=200e6, peak="int8")
     assert decode.roof_s(RATES) == pytest.approx(1e-3)
     assert prefill.roof_s(RATES) == pytest.approx(0.5e-3)
     lines = list(table([decode, prefill], RATES))

@@ -56,7 +56,9 @@ def test_every_format_s_linear_layer_runs_and_counts_its_weights(
     bits = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8 + 16 / 128, "int4": 4.5}
     assert case.num_bytes == 96 * 256 * bits[format] / 8
     assert case.operations == 2 * 3 * 96 * 256
-    assert case.peak == ("int8" if format.startswith("int") else "fma")
+    narrow = c.load().quire_row_dtype(machine.isa, c.BF16) == c.BF16
+    peaks = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16" if narrow else "fma"}
+    assert case.peak == peaks.get(format, "fma")
     assert len(case.calls) > 1  # weights that are not those of the call before
     case.calls[0]()
     case.calls[-1]()
@@ -70,6 +72,13 @@ def test_attention_counts_what_a_causal_mask_leaves(machine: Machine) -> None:
     case.calls[-1]()
 
 
+def test_attention_over_codes_counts_their_scales(machine: Machine) -> None:
+    (shape,) = QWEN.attentions
+    case = attention(machine, "int8", shape, requests=1, tokens=1, context=32)
+    assert case.num_bytes == 32 * 2 * (2 * 64 + 2 * 4)
+    case.calls[-1]()
+
+
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     options = ["--formats", "int4", "float16", "--rows", "1", "4", "--threads", "1"]
@@ -79,6 +88,9 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert found["threads"] == 1 and found["model"] == "demo"
     assert {(k["format"], k["rows"]) for k in found["kernels"] if k["kernel"] == "linear"} == {
         ("int4", 1), ("int4", 4), ("float16", 1), ("float16", 4),
+    }  # fmt: skip
+    assert {k["format"] for k in found["kernels"] if k["kernel"] == "attention"} == {
+        "bfloat16", "int8",
     }  # fmt: skip
     kernels = {each["kernel"] for each in found["kernels"]}
     assert kernels == {
@@ -93,6 +105,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--formats", "int3"], "'int3'; choose from float32, float16"),
+        (["--kv-formats", "int4"], "--kv-formats has 'int4'; choose from float32"),
         (["--rows", "0"], "--rows has 0; give 1 or more"),
     ],
 )

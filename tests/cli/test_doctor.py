@@ -12,8 +12,8 @@ from quire.cli.checkup import Finding, check_hub, findings
 from quire.cli.main import main
 from quire.errors import ConfigError
 
-TOPICS = ["processor", "features", "cores", "memory", "python", "packages", "kernels", "compiler"]
-TOPICS += ["gpu", "torch", "triton", "cache", "downloads"]
+TOPICS = ["processor", "features", "cores", "memory", "python", "packages", "kernels"]
+TOPICS += ["tuning", "compiler", "gpu", "torch", "triton", "cache", "downloads"]
 
 
 def finding(topic: str) -> Finding:

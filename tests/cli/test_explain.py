@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quire.backends.native.library import ISA_NAMES, available_isas
+from quire.backends.reference.executable import ReferenceBackend
 from quire.cli.main import main
 from quire.config import EngineConfig
 from quire.graph.explain import BodyChoice, Explanation, Step, Work, explain
@@ -17,10 +19,12 @@ from quire.graph.ir import Node
 from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
+from quire.quant.formats import awq
 from quire.runtime.load import kv_layout
-from quire.runtime.quantize import integer_bits, quantize_weights
+from quire.runtime.quantize import integer_bits, quantize_weights, row_formats
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.tensor import RawTensor
+from tests.quant.layers import plain, random_matrix, save
 
 DEMO = Path(__file__).parents[2] / "quire" / "demo" / "config.json"
 
@@ -47,7 +51,8 @@ def explained(
 ) -> Explanation:
     layout = kv_layout(EngineConfig("x"), spec)
     bits = {} if quantization == "auto" else integer_bits(spec, quantization)
-    return explain(spec, layout, "bfloat16", choose, context, 64, bits)
+    rows = row_formats(ReferenceBackend(), spec, "bfloat16", bits)
+    return explain(spec, layout, "bfloat16", choose, context, 64, bits, rows)
 
 
 def test_facts_of_the_model() -> None:
@@ -225,3 +230,38 @@ def test_command_shows_the_chosen_instruction_set(capsys: pytest.CaptureFixture[
 def test_sizes_beyond_the_model_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "demo", "--tokens", "4k"]) == 1
     assert "--tokens is 4000; this model takes 1 to 1024 tokens" in capsys.readouterr().err
+
+
+def test_a_quantized_checkpoint_says_how_each_matrix_is_stored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its weights, and from config.json alone."""
+    config = {**json.loads(DEMO.read_text()), "quantization_config": awq.config(32, ["v_proj"])}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["explain", str(tmp_path / "config.json"), "--context", "8"]) == 0
+    alone = capsys.readouterr().out
+    assert "awq 4 bits, groups of 32 → INT4" in alone
+    assert "integers of 4.75 bits with their scales" in alone
+    spec = build_spec({key: v for key, v in config.items() if key != "quantization_config"})
+    tensors = {name: plain(np.zeros(w.shape, np.float16)) for name, w in spec.weights().items()}
+    for linear in spec.linears():
+        name = linear.weight.name.removesuffix(".weight")
+        if "v_proj" not in name and "layers" in name:
+            del tensors[linear.weight.name]
+            rows, cols = linear.weight.shape
+            matrix = random_matrix(np.random.default_rng(0), (rows, cols), zeros=True)
+            tensors |= {key: plain(data) for key, data in awq.write(name, matrix).items()}
+    save(tmp_path / "model.safetensors", tensors)
+    assert main(["explain", str(tmp_path), "--context", "8"]) == 0
+    assert capsys.readouterr().out == alone
+
+
+def test_matrices_that_become_floats_are_not_integers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {**json.loads(DEMO.read_text()), "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["explain", str(tmp_path / "config.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "float8 in whole rows → " in shown
+    assert ("float8 in whole rows → floats" in shown) == (" int8 →" not in shown)

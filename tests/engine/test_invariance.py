@@ -302,5 +302,7 @@ def test_all_instruction_sets_and_the_reference_agree_closely(name: str) -> None
     assert natives and len(reference) == 39
     # Rounding may bring a number to the next one of the cache's format.
     atol = {"float32": 1e-4, "int8": 1e-2}.get(KV_FORMAT.get(name, "float32"), 2e-3)
+    if "bfloat16" in name:  # some instruction sets round what such weights are multiplied with
+        atol = 0.08
     for native in natives:
         np.testing.assert_allclose(native, reference, atol=atol)

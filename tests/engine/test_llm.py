@@ -308,6 +308,7 @@ def test_the_greedy_token_has_rank_1(llm: LLM) -> None:
 def test_prompt_log_probabilities_are_those_of_the_reference(llm: LLM) -> None:
     output = complete(llm, prompt_logprobs=3, max_tokens=1, logprobs=3)
     tokens = output.prompt_token_ids + output.outputs[0].token_ids
+    near = 1e-2  # some instruction sets round to bfloat16 what the weights are multiplied with
     logits = Model(load(DEMO), "reference", kv_format="bfloat16").logits(tokens[:-1])
     assert output.prompt_logprobs is not None and output.outputs[0].logprobs is not None
     assert output.prompt_logprobs[0] is None
@@ -316,9 +317,9 @@ def test_prompt_log_probabilities_are_those_of_the_reference(llm: LLM) -> None:
         expected = log_probabilities(row)
         assert entries is not None and next(iter(entries)) == token
         for other, entry in entries.items():
-            assert entry.logprob == pytest.approx(expected[other], abs=2e-3)
+            assert entry.logprob == pytest.approx(expected[other], abs=near)
             assert entry.logprob == pytest.approx(
-                expected[np.argsort(-row)[entry.rank - 1]], abs=2e-3
+                expected[np.argsort(-row)[entry.rank - 1]], abs=near
             )
 
 

@@ -15,8 +15,9 @@ from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Environment
-from quire.ops.quantize import quantized_codes
+from quire.ops.quantize import RowFormat, quantized_codes
 
 Float32 = npt.NDArray[np.float32]
 
@@ -58,9 +59,9 @@ def random_weights(spec: ModelSpec, seed: int = 0) -> dict[str, Float32]:
     return weights
 
 
-def all_matrices(spec: ModelSpec) -> frozenset[str]:
-    """The names of the weights that --quantization turns into integers."""
-    return frozenset(linear.weight.name for linear in spec.linears())
+def all_matrices(spec: ModelSpec, format: RowFormat = "int8") -> dict[str, RowFormat]:
+    """The names of the weights of all linear layers → what they are to be multiplied with."""
+    return {linear.weight.name: format for linear in spec.linears()}
 
 
 def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
@@ -119,9 +120,9 @@ def interpret_in_arena(program: Program, env: Environment) -> Float32:
 
 
 def place(program: Program, value: Value, arena: Float32, rows: int) -> Float32:
-    """A value's rows in the arena, as a view; those of a quantized one are 10 floats a block."""
+    """A value's rows in the arena, as a view, in the format that they are stored in."""
     tensor = program.buffers.tensors[value]
-    width = value.floats if value.quantized else tensor.width
+    width = value.floats if value.format != "float32" else tensor.width
     ends = tensor.offset + (rows - 1) * tensor.stride + width
     assert tensor.offset >= 0 and ends <= len(arena), f"{value.name} leaves the arena"
     return np.lib.stride_tricks.as_strided(
@@ -130,9 +131,13 @@ def place(program: Program, value: Value, arena: Float32, rows: int) -> Float32:
 
 
 def _stored(value: Value, x: Float32) -> Float32:
-    """Rows as they stand in the arena: for a quantized value, a scale, a gap and 32 codes."""
-    if not value.quantized:
+    """Rows as they stand in the arena: in int8, a scale, a gap and 32 codes a block."""
+    if value.format == "float32":
         return x
+    if value.format == "bfloat16":
+        padded = np.zeros((len(x), 2 * value.floats), np.uint16)
+        padded[:, : value.width] = bfloat16_bits(x)
+        return padded.view(np.float32)
     codes, scales = quantized_codes(x)
     blocks = np.zeros((*codes.shape[:2], 10), np.float32)
     blocks[..., :1] = scales
@@ -142,8 +147,11 @@ def _stored(value: Value, x: Float32) -> Float32:
 
 def _restored(value: Value, stored: Float32) -> Float32:
     """The inverse of `_stored`."""
-    if not value.quantized:
+    if value.format == "float32":
         return stored
+    if value.format == "bfloat16":
+        bits = np.ascontiguousarray(stored).view(np.uint16)
+        return float32_from_bfloat16(bits[:, : value.width])
     blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 10))
     codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32)
     return (codes * blocks[..., :1]).reshape(len(stored), -1)[:, : value.width]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Environment
+from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns, SelectRows
 from tests.graph.interpreting import (
     CONFIGS,
@@ -41,9 +42,9 @@ def compiled(
     logit_rows: int = 2,
     tokens: int = 9,
     fused: bool = True,
-    integers: Collection[str] = (),
+    formats: Mapping[str, RowFormat] | None = None,
 ) -> Program:
-    return compile_program(spec, StepLimits(tokens, logit_rows), lambda node: fused, integers)
+    return compile_program(spec, StepLimits(tokens, logit_rows), lambda node: fused, formats)
 
 
 # --- the same numbers as with a place for each value
@@ -67,7 +68,7 @@ def test_one_arena_computes_the_same(name: str, logit_rows: int, fused: bool) ->
 def test_one_arena_computes_the_same_of_quantized_values(name: str, fused: bool) -> None:
     """They take 10 floats for 32 columns, of odd widths too."""
     spec = tiny_spec(name, intermediate_size=77)
-    program = compiled(spec, 3, fused=fused, integers=all_matrices(spec))
+    program = compiled(spec, 3, fused=fused, formats=all_matrices(spec))
     check_order(program.graph)
     assert_apart(program)
     expected = interpret(program.graph, environment(spec, mixed_batch(spec)))
@@ -78,9 +79,9 @@ def test_one_arena_computes_the_same_of_quantized_values(name: str, fused: bool)
 def test_a_quantized_row_takes_ten_floats_for_32_columns() -> None:
     spec = tiny_spec("llama")
     for fused in (True, False):
-        program = compiled(spec, fused=fused, integers=all_matrices(spec))
+        program = compiled(spec, fused=fused, formats=all_matrices(spec))
         for value, tensor in program.buffers.tensors.items():
-            if value.quantized:
+            if value.format == "int8":
                 assert tensor.stride == value.floats == 10 * -(-value.width // 32)
 
 

@@ -19,7 +19,7 @@ from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Environment, FusedOp
-from quire.ops.quantize import Quantize, Quantized
+from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.selection import SelectRows
 from tests.graph.interpreting import (
     CONFIGS,
@@ -110,7 +110,7 @@ def test_taken_apart_again_it_computes_the_same(name: str, kept: tuple[type, ...
 
 def test_without_integers_nothing_changes() -> None:
     graph = lower(tiny_spec("llama"))
-    assert quantize_inputs(graph, ()) == graph
+    assert quantize_inputs(graph, {}) == graph
 
 
 def test_every_input_is_quantized_once_for_all_its_readers() -> None:
@@ -120,8 +120,8 @@ def test_every_input_is_quantized_once_for_all_its_readers() -> None:
     readers = [len(graph.readers(node.outputs[0])) for node in quantizers]
     assert readers == [3, 1, 2, 1] * 2 + [1]
     for node in graph:
-        quantized = isinstance(node.op, MatMul)
-        assert all(value.quantized == quantized for value in node.inputs)
+        expected = "int8" if isinstance(node.op, MatMul) else "float32"
+        assert all(value.format == expected for value in node.inputs)
 
 
 def mixed_readers() -> Graph:
@@ -141,14 +141,34 @@ def mixed_readers() -> Graph:
 
 
 def test_float_and_integer_readers_of_one_value_stay_apart() -> None:
-    graph = quantize_inputs(mixed_readers(), {"int0", "int1"})
+    graph = quantize_inputs(mixed_readers(), {"int0": "int8", "int1": "int8"})
     check_order(graph)
     assert names(graph)[2:6] == ["MatMul", "Quantize", "MatMul", "MatMul"]
     merged = optimize(graph)
     check_order(merged)
     products = [node for node in merged if isinstance(node.op, MatMul)]
-    found = [([p.weight for p in node.op.parts], node.inputs[0].quantized) for node in products]
-    assert found == [(["float0", "float1"], False), (["int0", "int1"], True)]
+    found = [([p.weight for p in node.op.parts], node.inputs[0].format) for node in products]
+    assert found == [(["float0", "float1"], "float32"), (["int0", "int1"], "int8")]
+
+
+def test_each_format_is_made_once_of_one_value() -> None:
+    formats: dict[str, RowFormat] = {"float0": "bfloat16", "float1": "bfloat16", "int1": "int8"}
+    graph = quantize_inputs(mixed_readers(), formats)
+    made = [node.op.format for node in graph if isinstance(node.op, Quantize)]
+    assert made == ["bfloat16", "int8"]
+    products = [node for node in optimize(graph) if isinstance(node.op, MatMul)]
+    assert [len(node.op.parts) for node in products if isinstance(node.op, MatMul)] == [2, 1, 1]
+
+
+def test_bfloat16_rounds_each_number() -> None:
+    x = np.array([[1.0, 1.00390625, 1.01171875, -3.1415927, 1e-41, np.inf]], np.float32)
+    (found,) = Quantize("bfloat16").reference(
+        environment(tiny_spec("llama"), mixed_batch(tiny_spec("llama"))), x
+    )
+    np.testing.assert_array_equal(
+        found.view(np.uint32) >> 16, [[0x3F80, 0x3F80, 0x3F82, 0xC049, 0, 0x7F80]]
+    )
+    assert not (found.view(np.uint32) & 0xFFFF).any()
 
 
 # --- fuse_quantize
@@ -167,7 +187,7 @@ def test_makers_whose_only_reader_quantizes_are_fused() -> None:
 
 
 def test_a_value_that_others_read_too_is_not_fused() -> None:
-    graph = quantize_inputs(mixed_readers(), {"int0", "int1"})
+    graph = quantize_inputs(mixed_readers(), {"int0": "int8", "int1": "int8"})
     assert fuse_quantize(graph) == graph
 
 
@@ -181,7 +201,7 @@ def two_outputs(read: int) -> Graph:
     build.nodes.append(type(node)(AddRmsNorm(RmsNorm("n", 1e-6)), node.inputs, made))
     product = build.add(MatMul((LinearPart("int", 8),)), made[read], name="product")
     selected = build.add(SelectRows(), product, name="selected", rows="outputs")
-    return quantize_inputs(Graph(tuple(build.nodes), selected), {"int"})
+    return quantize_inputs(Graph(tuple(build.nodes), selected), {"int": "int8"})
 
 
 def test_only_the_first_output_of_a_maker_can_be_quantized_with_it() -> None:
@@ -194,7 +214,7 @@ def test_what_no_maker_made_is_left() -> None:
     x = build.add(EmbeddingLookup("e", 8), name="x")
     product = build.add(MatMul((LinearPart("int", 8),)), x, name="product")
     selected = build.add(SelectRows(), product, name="selected", rows="outputs")
-    graph = quantize_inputs(Graph(tuple(build.nodes), selected), {"int"})
+    graph = quantize_inputs(Graph(tuple(build.nodes), selected), {"int": "int8"})
     assert fuse_quantize(graph) == graph
     assert names(graph) == ["EmbeddingLookup", "Quantize", "MatMul", "SelectRows"]
 

@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from quire.backends.executable import Executable, LoadedWeights
+from quire.backends.executable import Backend, Executable, LoadedWeights
 from quire.backends.native import library
 from quire.backends.native.program import NativeBackend, NativeExecutable
-from quire.backends.reference.executable import ReferenceExecutable
+from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.graph.program import StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.runtime.quantize import integer_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -130,13 +129,21 @@ def bind(
     limits: StepLimits,
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
-    integers = integer_weights(loaded.weights)
+    isa = backend.removeprefix("native-")
+    chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
+    rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
+    program = compile_program(loaded.spec, limits, lambda n: chosen.declines(n) is None, rows)
     if backend == "reference":
-        program = compile_program(loaded.spec, limits, lambda node: True, integers)
         return ReferenceExecutable(program, loaded.weights, cache)
-    native, isa = NativeBackend(), backend.removeprefix("native-")
-    program = compile_program(loaded.spec, limits, lambda n: native.declines(n) is None, integers)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
+
+
+def rounds_inputs(backend: str, dtype: str) -> bool:
+    """Whether a backend multiplies weights of a dtype with activations as narrow."""
+    if backend == "reference":
+        return False
+    native = NativeBackend(backend.removeprefix("native-"))
+    return native.row_format({"bfloat16": "BF16", "float16": "F16"}[dtype]) != "float32"
 
 
 def distance(actual: Float32, expected: Float32) -> float:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.backends.native.tuning import Tunings, tuning_records
 from quire.ops.kv_cache import to_codes
 from quire.quant.packed import PackedMatrix
 from tests.native import numbers
@@ -205,6 +206,7 @@ def run(
     batch: Batch | None = None,
     cache: Cache | None = None,
     in_place: bool = False,
+    tunings: Tunings | None = None,
 ) -> list[np.ndarray[Any, Any]]:
     """Run one op over `rows` rows and return its outputs.
 
@@ -213,7 +215,7 @@ def run(
     """
     status, outputs = try_run(
         pool, isa, op, inputs, out_cols, rows=rows, out_rows=out_rows, batch=batch, cache=cache,
-        in_place=in_place,
+        in_place=in_place, tunings=tunings,
     )  # fmt: skip
     c.check(status)
     return outputs
@@ -231,6 +233,7 @@ def try_run(
     batch: Batch | None = None,
     cache: Cache | None = None,
     in_place: bool = False,
+    tunings: Tunings | None = None,
 ) -> tuple[int, list[np.ndarray[Any, Any]]]:
     """Like `run`, but returns the status as well."""
     rows = len(inputs[0]) if rows is None else rows
@@ -246,6 +249,7 @@ def try_run(
     arena.freeze()
 
     program = c.Program(arena=arena.floats.ctypes.data, pool=pool.handle, isa=isa)
+    program.tunings = tuning_records(tunings) if tunings else None
     step = batch.step(rows)
     if cache:
         program.kv = cache.bytes.ctypes.data

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
-from quire.ops.quantize import quantized_floats
+from quire.ops.quantize import row_floats
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix, pack
 from tests.native.one_op import run
 
@@ -20,7 +20,7 @@ ROW_BLOCK = np.dtype([("scale", "<f4"), ("correction", "<i4"), ("codes", "i1", 3
 def quantize(pool: c.ThreadPool, isa: int, x: Array) -> Array:
     """Rows of QuantizedBlock, as float32 [M, 10 * blocks], of x [M, K]."""
     op = c.Op(kind=c.OP_QUANTIZE)
-    (out,) = run(pool, isa, op, [x], [quantized_floats(x.shape[1])])
+    (out,) = run(pool, isa, op, [x], [row_floats(x.shape[1], "int8")])
     return out
 
 

@@ -82,7 +82,7 @@ def test_the_library_needs_no_openmp_and_no_python():
 
 
 def test_records_have_the_sizes_of_the_structs():
-    sizes = (ctypes.c_int32 * 7)()
+    sizes = (ctypes.c_int32 * 8)()
     assert c.load().quire_abi_sizes(sizes) == c.ABI_VERSION
     assert sizes[4] == c.SAMPLE_ROW.itemsize and sizes[5] == c.SAMPLE_RESULT.itemsize
 

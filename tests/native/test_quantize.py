@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quire.backends.native import library as c
-from quire.ops.quantize import quantized_codes, quantized_floats
+from quire.ops.quantize import quantized_codes, row_floats
 from tests.native import numbers
 from tests.native.one_op import address, run
 from tests.native.quantizing import blocks_of, quantize
@@ -84,7 +84,7 @@ def test_fused_is_the_op_and_then_quantize(pool, isa, rng, width):
         op.vectors[0] = address(weight)
         others = [width] if kind == c.OP_ADD_RMS_NORM else []
         plain, *sums = run(pool, isa, op, inputs, [width, *others])
-        op.quantized = 1
-        fused, *same_sums = run(pool, isa, op, inputs, [quantized_floats(width), *others])
+        op.row_dtype = c.INT8
+        fused, *same_sums = run(pool, isa, op, inputs, [row_floats(width, "int8"), *others])
         assert numbers.same_bits(fused, quantize(pool, isa, plain))
         assert all(map(numbers.same_bits, sums, same_sums))

@@ -379,3 +379,16 @@ def test_large_vocabularies(isa, rng, top_k, top_p, scale):
         made = row(seed=seed, top_k=top_k, top_p=top_p)
         (mine,), (expected,) = sample(logits, [made], isa), sample_slowly(logits, [made])
         assert mine == expected or mine.token in acceptable(logits[0], made)
+
+
+def test_a_slot_that_was_admitted_again_samples_for_its_new_request():
+    table, logits = SampleTable(), np.float32([[0, 3, 2]])
+    rows = [
+        SampleRow(SamplingState([5], SamplingParams(temperature=0.0, logit_bias=bias), 1), ())
+        for bias in ({}, {2: 9.0})
+    ]
+    batch, tokens = batch_of(rows[:1]), []
+    for row in rows:
+        table.admit(0, row.state)
+        tokens += [one.token for one in run_batch(logits, table.sample(batch))]
+    assert tokens == [1, 2]

@@ -50,7 +50,6 @@ def test_rows_are_gathered_in_the_order_asked_for() -> None:
             del live[source.choice(list(live))]
         else:
             slot = next(slot for slot in range(len(live) + 1) if slot not in live)
-            tables.clear(slot)
             live[slot] = []
         for slot in live:
             live[slot] += [source.randrange(3)] * source.randrange(3)

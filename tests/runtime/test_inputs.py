@@ -138,6 +138,16 @@ def test_another_request_of_the_same_name_is_not_taken_for_the_first() -> None:
     assert (first.rope_rows.tolist(), second.rope_rows.tolist()) == ([0], [1])
 
 
+def test_rows_that_report_on_a_prompt_end_with_it() -> None:
+    """Two chunks of as many tokens, when a request is recomputed: the second is all output."""
+    requests, tokens = Requests(), list(range(10))
+    requests.add("a", tokens[:5], prompt_logprobs=1)
+    first = requests.build(Chunk("a", 0, tokens[:4], [0], False))
+    assert wanted_positions(first) == [0, 1, 2, 3]
+    second = requests.build(Chunk("a", 4, tokens[4:8], [0], False))
+    assert wanted_positions(second) == []
+
+
 # --- which rows are wanted
 
 

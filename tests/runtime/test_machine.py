@@ -55,6 +55,7 @@ def test_a_machine_without_limits(trees: Trees) -> None:
     assert machine.processor == "Fast Processor 9000 @ 3.00GHz"
     assert (machine.cores, machine.memory_limit) == (8, None)
     assert (machine.total_memory, machine.free_memory) == (16 * GIB, 8 * GIB)
+    assert machine.features == ("fpu", "avx2")
 
 
 def test_this_machine() -> None:
@@ -72,6 +73,36 @@ def test_without_any_files_a_guess_is_made(tmp_path: Path) -> None:
 def test_an_old_kernel_without_available_memory(trees: Trees) -> None:
     write(trees[1] / "meminfo", "MemTotal: 2048 kB\nMemFree: 1024 kB")
     assert inspect_machine(*trees).free_memory == 1024 * 1024
+
+
+# --- second-level caches
+
+
+def caches(devices: Path, cpu: int, level2: str, shared: str, core: str) -> None:
+    for index, (level, size) in enumerate([(1, "32K"), (2, level2), (3, "32768K")]):
+        cache = devices / "cpu" / f"cpu{cpu}" / "cache" / f"index{index}"
+        write(cache / "level", level)
+        write(cache / "size", size)
+        write(cache / "shared_cpu_list", shared)
+    write(devices / "cpu" / f"cpu{cpu}" / "topology" / "core_cpus_list", core)
+
+
+def test_a_cache_of_each_core(trees: Trees) -> None:
+    for cpu in range(8):  # two threads a core
+        pair = f"{cpu // 2 * 2}-{cpu // 2 * 2 + 1}"
+        caches(trees[2], cpu, "1024K", pair, pair)
+    assert inspect_machine(*trees).level2_bytes == 1024 * 1024
+
+
+def test_a_cache_that_cores_share_and_a_smaller_one(trees: Trees) -> None:
+    for cpu in range(4):
+        caches(trees[2], cpu, "4096K", "0-3", str(cpu))
+    caches(trees[2], 7, "2048K", "7", "7")
+    assert inspect_machine(*trees).level2_bytes == 1024 * 1024
+
+
+def test_caches_that_the_system_does_not_show(trees: Trees) -> None:
+    assert inspect_machine(*trees).level2_bytes is None
 
 
 # --- memory

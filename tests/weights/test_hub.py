@@ -28,9 +28,9 @@ def test_demo_is_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").touch()
-    with pytest.raises(ModelError, match="a file; give the directory"):
-        resolve_model(str(tmp_path / "model.gguf"))
+    (tmp_path / "model.bin").touch()
+    with pytest.raises(ModelError, match="a file; give a checkpoint's directory"):
+        resolve_model(str(tmp_path / "model.bin"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from quire.quant.packed import PackedMatrix, pack
 from quire.weights import pack_cache
 from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
 from quire.weights.safetensors import SafetensorsFile
+from quire.weights.tensor import RawTensor
 
 WANTED = {"a": (20, 70), "b": (3, 33)}
 
@@ -48,7 +49,7 @@ def assert_same(found: dict[str, PackedMatrix] | None, seed: int = 0) -> None:
     assert found is not None and list(found) == list(WANTED)
     for matrix in matrices(seed):
         other = found[matrix.name]
-        for fact in ("name", "dtype", "shape", "group_size", "has_zero_points"):
+        for fact in ("name", *pack_cache.FACTS):
             assert getattr(other, fact) == getattr(matrix, fact)
         np.testing.assert_array_equal(other.data, matrix.data)
 
@@ -95,6 +96,20 @@ def test_writers_at_once_leave_one_whole_file(path: Path) -> None:
     assert_same(found, int((found["a"].data != matrices(0)[0].data).any()))
 
 
+def test_floats_are_kept_beside_them(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They stand last, so that the packed ones stay at whole addresses."""
+    values = np.arange(15, dtype=np.float16).reshape(5, 3)
+    odd = RawTensor("odd", "F16", (5, 3), values)
+    assert write_packed(path, [odd, *matrices()])
+    wanted = {"odd": (5, 3), **WANTED}
+    found = read_packed(path, wanted)
+    assert found is not None and found["odd"].dtype == "F16"
+    np.testing.assert_array_equal(found["odd"].data, values)
+    assert not any(found[name].data.ctypes.data % 16 for name in WANTED)
+    assert read_packed(path, {**wanted, "odd": (3, 5)}) is None
+    assert "packing the weights again" in caplog.text
+
+
 # --- damage
 
 
@@ -111,9 +126,9 @@ def change_header(path: Path, change: Callable[[dict[str, Any], dict[str, Any]],
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
 
 
-def set_fact(index: int, value: object) -> Callable[[Path], None]:
+def set_fact(fact: str, value: object) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        change_header(path, lambda header, facts: facts["a"].__setitem__(index, value))
+        change_header(path, lambda header, facts: facts["a"].__setitem__(fact, value))
 
     return damage
 
@@ -143,7 +158,7 @@ def no_fact(path: Path) -> None:
 
 
 def facts_of_another_kind(path: Path) -> None:
-    change_header(path, lambda header, facts: facts.__setitem__("a", {"rows": 20}))
+    change_header(path, lambda header, facts: facts.__setitem__("a", [20, 70]))
 
 
 def deep_facts(path: Path) -> None:
@@ -165,20 +180,22 @@ def deep_facts(path: Path) -> None:
         no_fact,
         facts_of_another_kind,
         deep_facts,
-        set_fact(0, "INT5"),
-        set_fact(0, "INT8"),
-        set_fact(0, ["INT4"]),
-        set_fact(1, 21),
-        set_fact(1, "20"),
-        set_fact(1, None),
-        set_fact(2, 71),
-        set_fact(3, 0),
-        set_fact(3, 16),
-        set_fact(3, 48),
-        set_fact(3, -32),
-        set_fact(3, 64),
-        set_fact(3, 32.5),
-        set_fact(4, True),
+        set_fact("dtype", "INT5"),
+        set_fact("dtype", "INT8"),
+        set_fact("dtype", ["INT4"]),
+        set_fact("shape", [21, 70]),
+        set_fact("shape", ["20", 70]),
+        set_fact("shape", [None, 70]),
+        set_fact("shape", [20, 71]),
+        set_fact("shape", None),
+        set_fact("colour", "red"),
+        set_fact("group_size", 0),
+        set_fact("group_size", 16),
+        set_fact("group_size", 48),
+        set_fact("group_size", -32),
+        set_fact("group_size", 64),
+        set_fact("group_size", 32.5),
+        set_fact("has_zero_points", True),
     ],
 )
 def test_damage_means_packing_again_with_a_warning(

@@ -27,6 +27,7 @@ __all__ = [
     "Step",
     "Tensor",
     "ThreadPool",
+    "Tuning",
     "available_isas",
     "best_isa",
     "check",
@@ -35,10 +36,11 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
+NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU_TANH = range(2)
@@ -58,7 +60,9 @@ SILU, GELU_TANH = range(2)
     OP_QUANTIZE,
 ) = range(13)
 
-ISA_NAMES = ("portable", "avx2", "avx512", "avx512vnni", "neon", "neon_dotprod")
+ISA_NAMES = (
+    "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
+)  # fmt: skip
 STATUS_TEXTS = (
     "done",
     "an op that this library does not know",
@@ -110,8 +114,20 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
-        ("quantized", c_int32),
+        ("row_dtype", c_int32),
         ("reserved", c_int32),
+    ]
+
+
+class Tuning(ctypes.Structure):
+    """How products with matrices of one dtype are cut; see quire.backends.native.tuning."""
+
+    _fields_: ClassVar[Any] = [
+        ("tile_rows", c_int32),
+        ("ahead_rows", c_int32),
+        ("ahead_bytes", c_int32),
+        ("block_bytes", c_int32),
+        ("chunk_bytes", c_int32),
     ]
 
 
@@ -135,6 +151,7 @@ class Program(ctypes.Structure):
         ("pool", c_void_p),
         ("isa", c_int32),
         ("reserved", c_int32),
+        ("tunings", POINTER(Tuning)),
     ]
 
 
@@ -223,9 +240,11 @@ def library_path() -> Path:
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "quire_abi_sizes": (c_int32, [c_int32 * 7]),
+        "quire_abi_sizes": (c_int32, [c_int32 * 8]),
         "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
+        "quire_row_dtype": (c_int32, [c_int32, c_int32]),
+        "quire_default_tunings": (c_int32, [c_int32, POINTER(Tuning)]),
         "quire_pool_create": (c_void_p, [c_int32]),
         "quire_pool_destroy": (None, [c_void_p]),
         "quire_run": (c_int32, [POINTER(Program), POINTER(Step)]),
@@ -237,6 +256,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "quire_measure_read": (c_int64, [c_void_p, c_int32, c_void_p, c_int64]),
         "quire_measure_fma": (c_int64, [c_void_p, c_int32, c_int64]),
         "quire_measure_int8": (c_int64, [c_void_p, c_int32, c_int64]),
+        "quire_measure_bfloat16": (c_int64, [c_void_p, c_int32, c_int64]),
         "quire_pack": (c_int32, [c_void_p, POINTER(Matrix), POINTER(Matrix)]),
         "quire_matrix_bytes": (c_int64, [POINTER(Matrix)]),
         "quire_measure_barriers": (c_int64, [c_void_p, c_int64]),
@@ -249,8 +269,8 @@ def _declare(library: ctypes.CDLL) -> None:
 def _check_sizes(library: ctypes.CDLL) -> None:
     structs = (Matrix, Tensor, Op, Program)
     ours = [*map(ctypes.sizeof, structs), SAMPLE_ROW.itemsize, SAMPLE_RESULT.itemsize]
-    ours.append(ctypes.sizeof(Step))
-    theirs = (c_int32 * 7)()
+    ours += [ctypes.sizeof(Step), ctypes.sizeof(Tuning)]
+    theirs = (c_int32 * 8)()
     version = library.quire_abi_sizes(theirs)
     if version != ABI_VERSION or list(theirs) != ours:
         raise ConfigError(

@@ -11,14 +11,16 @@ import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
-from quire.backends.native.records import BODIES, RecordWriter
+from quire.backends.native.records import BODIES, DTYPE_CODES, ROW_DTYPES, RecordWriter
 from quire.backends.native.sample_rows import SampleTable
+from quire.backends.native.tuning import Tunings, tuning_records
 from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
+from quire.ops.quantize import RowFormat
 from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["NativeBackend", "NativeExecutable"]
@@ -44,9 +46,19 @@ class NativeBackend:
         file = c.library_path().stat()
         return f"native {c.ISA_NAMES[self._isa]}, {file.st_size} bytes of {file.st_mtime_ns}"
 
+    def row_format(self, weight_dtype: str) -> RowFormat:
+        """See Backend."""
+        code = c.load().quire_row_dtype(self._isa, DTYPE_CODES[weight_dtype])
+        return next(format for format, dtype in ROW_DTYPES.items() if dtype == code)
+
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""
         return None if type(node.op) in BODIES else f"no C++ body for {node.name}"
+
+    @property
+    def isa(self) -> int:
+        """The instruction set, as an index into ISA_NAMES."""
+        return self._isa
 
     def body(self, node: Node) -> str:
         """The instruction set its kernels run with."""
@@ -56,7 +68,8 @@ class NativeBackend:
 class NativeExecutable:
     """A Program as an array of op records, with its weights, arena, KV cache and threads.
 
-    instruction_set: "auto" for the best one here, or a name of ISA_NAMES.
+    instruction_set: "auto" for the best one here, or a name of ISA_NAMES.  tunings: how products
+    are cut; None leaves it to the library.
     Raises ConfigError for an instruction set that this machine cannot run.
     """
 
@@ -68,6 +81,7 @@ class NativeExecutable:
         frequencies: tuple[Float32, ...],
         num_threads: int,
         instruction_set: str = "auto",
+        tunings: Tunings | None = None,
     ) -> None:
         self.program = program
         self.kv_cache = kv_cache
@@ -81,6 +95,7 @@ class NativeExecutable:
         self._arena = aligned_zeros(program.buffers.arena_floats * 4).view(np.float32)
         self._layer_offsets = np.asarray(kv_cache.layer_offsets, np.int64)
         self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
+        self._tunings = tuning_records(tunings) if tunings else None
         self._bound = self._bind()
         self._sampling = SampleTable()
         self._op_nanoseconds: npt.NDArray[np.int64] | None = None
@@ -170,4 +185,5 @@ class NativeExecutable:
             self._pool.handle,
             self._isa,
             0,
+            self._tunings,
         )

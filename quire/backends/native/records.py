@@ -17,14 +17,15 @@ from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Float32
-from quire.ops.quantize import Quantize, Quantized
+from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "RecordWriter"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
 
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
+ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
@@ -48,6 +49,9 @@ class RecordWriter:
             record.inputs[i] = _tensor(self._buffers.tensors[value])
         for i, value in enumerate(node.outputs):
             record.outputs[i] = _tensor(self._buffers.tensors[value])
+        for value in (*node.inputs, *node.outputs):
+            if value.format != "float32":
+                record.row_dtype = ROW_DTYPES[value.format]
         BODIES[type(node.op)](self, record, node.op)
         return record
 
@@ -158,7 +162,6 @@ def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
 
 def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
-    record.quantized = 1
 
 
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:

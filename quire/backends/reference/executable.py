@@ -12,6 +12,8 @@ from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
+from quire.ops.quantize import RowFormat
+from quire.quant.packed import BITS
 from quire.sampling.history import OutputHistory
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
@@ -27,6 +29,10 @@ class ReferenceBackend:
     def build(self) -> str:
         """numpy."""
         return f"reference, numpy {np.__version__}"
+
+    def row_format(self, weight_dtype: str) -> RowFormat:
+        """int8 where the weights are integers, as kernels have it."""
+        return "int8" if weight_dtype in BITS else "float32"
 
     def declines(self, node: Node) -> str | None:
         """Never."""

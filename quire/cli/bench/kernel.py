@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["KernelBench", "add_arguments", "run"]
 
-ENGINE_OPTIONS = ("revision", "source", "offline", "download_dir", "threads", "instruction_set")
+ENGINE_OPTIONS = (
+    *("revision", "source", "offline", "download_dir", "hf_overrides"),
+    *("threads", "instruction_set"),
+)
 SECONDS = 0.15  # for each kernel
 
 
@@ -34,6 +37,10 @@ class KernelBench:
     rows: tuple[int, ...] = field(
         default=(),
         metadata={"help": "of the linear layers' inputs (default: 1 2 4 8 16 64 512)"},
+    )
+    kv_formats: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "of the KV cache (default: the model's own and int8)"},
     )
     json: str | None = field(default=None, metadata={"help": "file for the figures"})
 
@@ -53,11 +60,16 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.cli.bench.kernels.measurement import HEADINGS
     from quire.cli.bench.kernels.shapes import KernelShapes
     from quire.cli.bench.kernels.suite import cases
+    from quire.ops.kv_cache import KV_FORMATS
     from quire.runtime.machine import inspect_machine
 
     formats, rows = bench.formats or tuple(FORMATS), bench.rows or (1, 2, 4, 8, 16, 64, 512)
-    _check(formats, tuple(FORMATS), rows)
     name, spec = _model(namespace)
+    kv_formats = bench.kv_formats or (spec.dtype, "int8")
+    _check("--formats", formats, tuple(FORMATS))
+    _check("--kv-formats", kv_formats, KV_FORMATS)
+    if min(rows) < 1:
+        raise UsageError(f"--rows has {min(rows)}; give 1 or more")
     config = engine_config(namespace)
     threads = config.threads or inspect_machine().cores
     machine = Machine(threads, c.choose_isa(config.instruction_set))
@@ -65,7 +77,7 @@ def run(namespace: argparse.Namespace) -> int:
         machine.calibrate()
     print(f"{name}, {c.ISA_NAMES[machine.isa]}, {threads} threads", HEADINGS, sep="\n")
     found = []
-    for case in cases(machine, KernelShapes.of(spec), formats, rows):
+    for case in cases(machine, KernelShapes.of(spec), formats, rows, kv_formats):
         found.append(case.measure(machine, SECONDS))
         print(found[-1].line(machine.rates), flush=True)
     barrier = min(machine.barrier_s() for _ in range(20))
@@ -76,12 +88,10 @@ def run(namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _check(formats: tuple[str, ...], known: tuple[str, ...], rows: tuple[int, ...]) -> None:
+def _check(option: str, formats: tuple[str, ...], known: tuple[str, ...]) -> None:
     for name in formats:
         if name not in known:
-            raise UsageError(f"--formats has {name!r}; choose from {', '.join(known)}")
-    if min(rows) < 1:
-        raise UsageError(f"--rows has {min(rows)}; give 1 or more")
+            raise UsageError(f"{option} has {name!r}; choose from {', '.join(known)}")
 
 
 def _model(namespace: argparse.Namespace) -> tuple[str, ModelSpec]:
@@ -92,7 +102,9 @@ def _model(namespace: argparse.Namespace) -> tuple[str, ModelSpec]:
 
     if getattr(namespace, "model", None) is None:
         namespace.model = "Qwen2.5-0.5B"
-        return namespace.model, build_spec(QWEN2_5_0_5B)
+        return namespace.model, build_spec(
+            {**QWEN2_5_0_5B, **engine_config(namespace).hf_overrides}
+        )
     config = engine_config(namespace)
     return config.model, read_spec(config, find_model(config))
 

@@ -23,10 +23,12 @@ def fuse_quantize(graph: Graph) -> Graph:
     makers = {node.outputs[0]: node for node in graph if isinstance(node.op, MAKERS)}
     fused: dict[int, tuple[Node, ...]] = {}
     for node in graph:
-        maker = makers.get(node.inputs[0]) if isinstance(node.op, Quantize) else None
+        if not isinstance(node.op, Quantize):
+            continue
+        maker = makers.get(node.inputs[0])
         if maker is None or graph.readers(node.inputs[0]) != [node]:
             continue
-        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs))
+        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs), node.op.format)
         outputs = (*node.outputs, *maker.outputs[1:])
         fused[id(maker)] = (Node(op, maker.inputs, outputs, maker.layer),)
         fused[id(node)] = ()

@@ -1,38 +1,42 @@
-"""Quantizes what integer matrices read, once for all that read the same value.
+"""Rounds what narrow matrices read, once for all that read the same value.
 
     x → matmul q (int4)                x → quantize → x' → matmul q (int4)
     x → matmul k (int4)       ⇒                     x' → matmul k (int4)
-    x → matmul router (bf16)           x → matmul router (bf16)
+    x → matmul router (f32)            x → matmul router (f32)
 
 It runs before matrices are merged: those that read x and those that read x' stay apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import replace
 
 from quire.graph.ir import Graph, Node, Value
 from quire.ops.linear import MatMul
-from quire.ops.quantize import Quantize
+from quire.ops.quantize import Quantize, RowFormat
 
 __all__ = ["quantize_inputs"]
 
 
-def quantize_inputs(graph: Graph, integer_weights: Collection[str]) -> Graph:
-    """The graph with a quantize before the first product of each value with integer weights."""
-    done: dict[Value, Value] = {}
+def quantize_inputs(graph: Graph, formats: Mapping[str, RowFormat]) -> Graph:
+    """The graph with a quantize before the first product of each value with narrow weights.
+
+    formats: weight → what its kernels multiply it with; float32 where it is not named.
+    """
+    done: dict[tuple[Value, RowFormat], Value] = {}
 
     def change(node: Node) -> tuple[Node, ...]:
         if not isinstance(node.op, MatMul):
             return (node,)
-        if not all(part.weight in integer_weights for part in node.op.parts):
+        (part,), (x,) = node.op.parts, node.inputs
+        format = formats.get(part.weight, "float32")
+        if format == "float32":
             return (node,)
-        (x,) = node.inputs
         nodes = []
-        if x not in done:
-            done[x] = replace(x, name=f"{x.name}_int8", quantized=True)
-            nodes.append(Node(Quantize(), (x,), (done[x],), node.layer))
-        return (*nodes, replace(node, inputs=(done[x],)))
+        if (x, format) not in done:
+            done[x, format] = replace(x, name=f"{x.name}_{format}", format=format)
+            nodes.append(Node(Quantize(format), (x,), (done[x, format],), node.layer))
+        return (*nodes, replace(node, inputs=(done[x, format],)))
 
     return graph.rewrite(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -236,6 +237,10 @@ def _rope(config: ConfigReader, head_dim: int) -> Rope:
     trained = fields.positive("original_max_position_embeddings", length)
     trained = config.positive("original_max_position_embeddings", trained)  # at the top, it wins
     scaling = _scaling(fields, kind, length, trained)
+    if kind == "factors" and len(scaling.factors) != dims // 2:
+        raise ModelError(
+            f"{config.architecture}: rope has {len(scaling.factors)} factors for {dims // 2} pairs"
+        )
     left = fields.unread()
     if left and kind not in IGNORING_KINDS:
         raise ModelError(
@@ -260,9 +265,11 @@ def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> R
         return RopeScaling("llama3", _factor(fields), trained, low, high)
     if kind == "yarn":
         return _yarn_scaling(fields, trained, length)
+    if kind == "factors":
+        return RopeScaling("factors", factors=_factors(fields))
     raise ModelError(
         f"{fields.architecture}: rope type {kind!r} is not supported here; "
-        "supported: default, linear, dynamic, llama3, yarn"
+        "supported: default, linear, dynamic, llama3, yarn, factors"
     )
 
 
@@ -281,6 +288,16 @@ def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScalin
         truncate=fields.flag("truncate", True),
         attention_factor=fields.number("attention_factor", recommended, low=1e-3, high=1e3),
     )
+
+
+def _factors(fields: ConfigReader) -> tuple[float, ...]:
+    """What each pair's frequency is divided by; GGUF has it in place of a rule."""
+    values = fields.get("factors")
+    if not isinstance(values, list) or not all(
+        isinstance(each, float) and 0 < each < math.inf for each in values
+    ):
+        raise ModelError(f"{fields.architecture}: rope factors are not numbers above 0")
+    return tuple(values)
 
 
 def _factor(fields: ConfigReader, default: float | None = None) -> float:

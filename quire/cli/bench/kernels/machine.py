@@ -35,7 +35,7 @@ class Machine:
 
     def __init__(self, threads: int, isa: int) -> None:
         self.pool, self.isa = c.ThreadPool(threads), isa
-        self.rates = {"read": 0.0, "fma": 0.0, "int8": 0.0}
+        self.rates = {"read": 0.0, "fma": 0.0, "bfloat16": 0.0, "int8": 0.0}
         self.clock = time.thread_time if threads == 1 else time.perf_counter
         self._memory = _filled(max(MEMORY_BYTES, 2 * _last_level_cache()))
 
@@ -52,6 +52,7 @@ class Machine:
             address = self._memory.ctypes.data + look * READ_BYTES
             self._note("read", library.quire_measure_read, handle, isa, address, READ_BYTES // 4)
             self._note("fma", library.quire_measure_fma, handle, isa, ITERATIONS)
+            self._note("bfloat16", library.quire_measure_bfloat16, handle, isa, ITERATIONS)
             self._note("int8", library.quire_measure_int8, handle, isa, ITERATIONS)
 
     def barrier_s(self, count: int = 2000) -> float:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 __all__ = ["HEADINGS", "Measurement", "Peak", "Rates", "Shares"]
 
-Peak = Literal["fma", "int8"]
-"""Whose operations a kernel does: multiply-adds of float32, or of 8-bit integers."""
+Peak = Literal["fma", "bfloat16", "int8"]
+"""Whose operations a kernel does: multiply-adds of float32, bfloat16, or 8-bit integers."""
 
 Rates = Mapping[str, float]
-"""The machine's best: "read" in bytes/s, "fma" and "int8" in operations/s."""
+"""The machine's best: "read" in bytes/s, each peak in operations/s."""
 
 HEADINGS = (
     f"{'kernel':13} {'format':9} {'rows':>5} {'shape':24} {'us':>10}"

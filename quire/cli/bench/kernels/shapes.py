@@ -58,7 +58,6 @@ class KernelShapes:
     width: int
     gated_widths: tuple[int, ...]
     vocab_size: int
-    kv_format: str
 
     @classmethod
     def of(cls, spec: ModelSpec) -> KernelShapes:
@@ -81,5 +80,4 @@ class KernelShapes:
             spec.width,
             tuple(dict.fromkeys(node.outputs[0].width for node in gated)),
             spec.vocab_size,
-            spec.dtype,
         )

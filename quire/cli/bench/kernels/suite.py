@@ -13,14 +13,20 @@ from quire.runtime.load import MAX_LOGIT_ROWS
 
 __all__ = ["cases"]
 
-ATTENTIONS = ((1, 1, 1024), (1, 1, 8192), (8, 1, 1024), (1, 512, 512), (1, 512, 4096))
+ATTENTIONS = (
+    (1, 1, 1024), (1, 1, 8192), (1, 4, 8192), (8, 1, 1024), (1, 512, 512), (1, 512, 4096),
+)  # fmt: skip
 """Requests, new tokens of each, and the length of each with them."""
 
 ROW_OP_ROWS, SAMPLER_ROWS = (1, 16, 512), (1, 8)
 
 
 def cases(
-    machine: Machine, shapes: KernelShapes, formats: Sequence[str], rows: Sequence[int]
+    machine: Machine,
+    shapes: KernelShapes,
+    formats: Sequence[str],
+    rows: Sequence[int],
+    kv_formats: Sequence[str],
 ) -> Iterator[Case]:
     """Each is made when it is asked for.  formats, rows: of the linear layers."""
     for format in formats:
@@ -28,9 +34,10 @@ def cases(
             for count in rows:
                 if not shape.in_head or count <= MAX_LOGIT_ROWS:  # more are never computed at once
                     yield linear(machine, format, count, shape)
-    for each in shapes.attentions:
-        for requests, tokens, context in ATTENTIONS:
-            yield attention(machine, shapes.kv_format, each, requests, tokens, context)
+    for kv_format in kv_formats:
+        for each in shapes.attentions:
+            for requests, tokens, context in ATTENTIONS:
+                yield attention(machine, kv_format, each, requests, tokens, context)
     for count in ROW_OP_ROWS:
         yield row_op(machine, "rms_norm", c.OP_RMS_NORM, count, shapes.width, 2)
         yield row_op(machine, "add_rms_norm", c.OP_ADD_RMS_NORM, count, shapes.width, 4)

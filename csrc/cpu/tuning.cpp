@@ -1,0 +1,29 @@
+// The tunings that hold where nobody measured.  docs/tuning.md says what was tried.
+#include "isa.h"
+
+namespace quire {
+
+constexpr int32_t kKiB = 1024;
+
+void default_tunings(const Kernels &kernels, quire_tuning *tunings) {
+    // Panels are one stream, which the hardware follows by itself while little work stands between
+    // one line and the next; it is late to notice each row of floats.
+    const int32_t most = kernels.tile_rows, most_integer = kernels.integers.tile_rows;
+    for (int dtype = 0; dtype < QUIRE_NUM_DTYPES; dtype++) {
+        const bool packed = dtype >= QUIRE_INT4;
+        tunings[dtype].tile_rows = packed ? most_integer : most;
+        tunings[dtype].ahead_rows = !packed ? 1 : dtype == QUIRE_INT8 ? 5 : 3;
+        tunings[dtype].ahead_bytes = (packed ? 4 : 24) * kKiB;
+        tunings[dtype].block_bytes = 512 * kKiB;
+        tunings[dtype].chunk_bytes = 512 * kKiB;
+    }
+}
+
+}  // namespace quire
+
+int32_t quire_default_tunings(int32_t isa, quire_tuning tunings[QUIRE_NUM_DTYPES]) {
+    const quire::Kernels *kernels = quire::find_kernels(isa);
+    if (!kernels) return QUIRE_BAD_ISA;
+    quire::default_tunings(*kernels, tunings);
+    return QUIRE_OK;
+}

@@ -1,0 +1,1 @@
+"""Makes quantized checkpoints and measures them; nothing at run time needs it."""

@@ -1,0 +1,98 @@
+"""Where a factor for each channel can be taken out of one matrix and put into another, exactly.
+
+norm → q, k, v        norm.weight / s, columns of q, k, v * s
+norm → gate, up       the same
+v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
+up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from quire.models.spec import Block, Linear, Norm
+from quire.ops.number_formats import from_float32, to_float32
+
+__all__ = ["Folding", "fold", "foldings"]
+
+Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """A source whose channels feed the columns of targets.
+
+    heads: (kv heads, query heads that share one, head size) where a channel of the source feeds
+    several columns; None: one channel, one column.
+    """
+
+    source: Norm | Linear
+    targets: tuple[Linear, ...]
+    heads: tuple[int, int, int] | None = None
+
+    def columns(self, channels: Float32) -> Float32:
+        """A number for each channel of the source → one for each column of the targets."""
+        if self.heads is None:
+            return channels
+        kv_heads, group, size = self.heads
+        return np.repeat(channels.reshape(kv_heads, 1, size), group, axis=1).reshape(-1)
+
+    def channels(self, columns: Float32) -> Float32:
+        """Magnitudes by column → the largest that each channel feeds."""
+        if self.heads is None:
+            return columns
+        largest: Float32 = columns.reshape(self.heads).max(axis=1).reshape(-1)
+        return largest
+
+    @property
+    def source_names(self) -> tuple[str, ...]:
+        """The tensors that hold the source's factor: its weight, and its bias if it has one."""
+        bias = self.source.bias if isinstance(self.source, Linear) else None
+        weight = self.source.weight.name
+        return (weight,) if bias is None else (weight, bias.name)
+
+
+def foldings(block: Block) -> tuple[Folding, ...]:
+    """Every folding of a block, in the order of computation."""
+    attention, mlp = block.attention, block.mlp
+    group = attention.heads // attention.kv_heads
+    shared = (attention.kv_heads, group, attention.head_dim)
+    return (
+        Folding(block.attention_norm, (attention.query, attention.key, attention.value)),
+        Folding(attention.value, (attention.output,), shared if group > 1 else None),
+        Folding(block.mlp_norm, (mlp.gate, mlp.up)),
+        Folding(mlp.up, (mlp.down,)),
+    )
+
+
+def fold(
+    folding: Folding,
+    scales: Float32,
+    weights: MutableMapping[str, Float32],
+    stored_as: Mapping[str, str],
+) -> Float32:
+    """Divide the source's channels by `scales` and multiply the columns of the targets.
+
+    stored_as: the formats of tensors that stay floats.  Where the source is such a one, it is
+    rounded to its format first and the targets take exactly what is left, so nothing is lost.
+    Returns the factors of the targets' columns.
+    """
+    name = folding.source.weight.name
+    old = weights[name]
+    by_row = scales.reshape(-1, *[1] * (old.ndim - 1))
+    new = old / by_row
+    if isinstance(folding.source, Norm) and name in stored_as:
+        new = to_float32(from_float32(new, stored_as[name]), stored_as[name])
+        usable = (new != 0) & (old != 0)
+        scales = np.divide(old, new, out=scales.copy(), where=usable)
+    weights[name] = new
+    for bias in folding.source_names[1:]:
+        weights[bias] = weights[bias] / scales
+    factors = folding.columns(scales)
+    for target in folding.targets:
+        weights[target.weight.name] = weights[target.weight.name] * factors
+    return factors

@@ -1,0 +1,78 @@
+"""One quantization run from a model to a directory with its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.convert.quantize import quantize_model
+from quire.convert.recipe import Algorithms, Quantization, assign
+from quire.convert.report import Report, peak_memory_bytes, write_report
+from quire.convert.source import Source, open_source
+from quire.convert.speed import measured_speed
+from quire.convert.suggestion import suggest
+from quire.convert.target import reach_target, read_target
+from quire.convert.texts import read_texts
+
+__all__ = ["quantize_to_directory"]
+
+
+def quantize_to_directory(
+    config: EngineConfig,
+    asked: Quantization,
+    output: Path,
+    show_progress: bool = True,
+    measure_speed: bool = True,
+) -> Mapping[str, Any]:
+    """Quantize a model as asked, and write checkpoint and report to `output`; the report as JSON.
+
+    An interrupted run goes on where it was.  Raises ConfigError, naming the option, for what cannot
+    be done, ModelError or CheckpointError for a model that cannot be read.
+    """
+    if asked.target is not None:
+        read_target(asked.target)
+    source = open_source(config)
+
+    def run(recipe: Quantization, directory: Path) -> Mapping[str, Any]:
+        final = directory == output
+        return _run(config, source, recipe, directory, show_progress, measure_speed and final)
+
+    return run(asked, output) if asked.target is None else reach_target(asked, output, run)
+
+
+def _run(
+    config: EngineConfig,
+    source: Source,
+    asked: Quantization,
+    output: Path,
+    show_progress: bool,
+    measure_speed: bool,
+) -> Mapping[str, Any]:
+    started = time.perf_counter()
+    measured = quantize_model(source, asked, read_texts(source, asked), output, show_progress)
+    bits = {name: scheme.bits_per_weight for name, scheme in assign(source.spec, asked).items()}
+    seconds = sum(block["seconds"] for block in measured.blocks)
+    speed: dict[str, Any] = {}
+    if measure_speed:
+        models = (("original", source.directory), ("quantized", output))
+        speed = {name: measured_speed(directory) for name, directory in models}
+    report = Report(
+        model=config.model,
+        options=asdict(asked),
+        algorithms=str(Algorithms.of(asked)),
+        figures=measured.figures,
+        blocks=measured.blocks,
+        calibration_tokens=measured.tokens,
+        bytes=measured.bytes,
+        original_bytes=sum(tensor.nbytes for tensor in source.weights.values()),
+        seconds=max(seconds, time.perf_counter() - started),
+        peak_memory=max(measured.peak_memory, peak_memory_bytes()),
+        speed=speed,
+        suggestion=suggest(measured.blocks, bits),
+    )
+    write_report(output, report)
+    return report.as_json()

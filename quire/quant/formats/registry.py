@@ -1,0 +1,82 @@
+"""Which quantized checkpoints Quire reads, and the way from config.json to the schemes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quire.errors import ModelError
+from quire.quant.formats import (
+    awq,
+    bitsandbytes,
+    compressed_tensors,
+    fp8,
+    gguf,
+    gptq,
+    hqq,
+    mxfp4,
+    nvfp4,
+    torchao,
+)
+from quire.quant.formats.scheme import ModuleSchemes
+
+__all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
+
+METHODS: Mapping[str, Callable[[Mapping[str, Any]], ModuleSchemes]] = {
+    "awq": awq.schemes,
+    "bitsandbytes": bitsandbytes.schemes,
+    "compressed-tensors": compressed_tensors.schemes,
+    "fp8": fp8.schemes,
+    "gguf": gguf.schemes,
+    "gptq": gptq.schemes,
+    "hqq": hqq.schemes,
+    "modelopt": nvfp4.schemes,
+    "mxfp4": mxfp4.schemes,
+    "torchao": torchao.schemes,
+}
+"""quant_method → its reader."""
+
+KEYS = ("quantization_config", "compression_config")
+"""Of config.json; the second is the older name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a checkpoint is quantized.  key: changes with everything that its config says."""
+
+    method: str
+    key: str
+    scheme_of: ModuleSchemes
+
+
+def find_quantization(values: Mapping[str, Any]) -> Quantization | None:
+    """What a parsed config.json says of quantization; None: nothing, the weights are floats.
+
+    Raises ModelError for a method that is not read, with those that are, and for settings that
+    are not understood.
+    """
+    config = next((values[key] for key in KEYS if values.get(key)), None)
+    if config is None:
+        return None
+    method = _method(config)
+    if method is None or method not in METHODS:
+        raise ModelError(
+            f"this checkpoint is quantized as {method or json.dumps(config):.300}, which Quire "
+            f"does not read; it reads {', '.join(sorted(METHODS))}: use another checkpoint of "
+            "this model, or the original"
+        )
+    text = json.dumps(config, sort_keys=True)
+    key = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return Quantization(method, f"{method}-{key}", METHODS[method](config))
+
+
+def _method(config: Any) -> str | None:
+    if not isinstance(config, dict):
+        return None
+    method = config.get("quant_method")
+    if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
+        method = "bitsandbytes"  # which did not say so at first
+    return method.lower().replace("_", "-") if isinstance(method, str) else None

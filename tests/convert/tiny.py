@@ -1,0 +1,55 @@
+"""A tiny model with the demo's tokenizer, whose activations have a few loud channels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quire.convert.safetensors_file import write_safetensors
+from quire.models.registry import build_spec
+from quire.ops.number_formats import bfloat16_bits
+from quire.weights.tensor import RawTensor
+
+DEMO = Path(__file__).parents[2] / "quire" / "demo"
+
+CONFIG: Mapping[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 5120,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+}
+
+
+def write_tiny(directory: Path, **changes: Any) -> Path:
+    """Write the model; norms are uneven, so that inputs of matrices are."""
+    directory.mkdir()
+    config = {**CONFIG, **changes}
+    (directory / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(DEMO / name, directory)
+    random = np.random.default_rng(3)
+    tensors = []
+    for name, weight in build_spec(config).weights().items():
+        values = random.standard_normal(weight.shape).astype(np.float32)
+        if len(weight.shape) == 1:
+            values = np.exp(values) if "norm" in name else values * 0.1
+        else:
+            values *= np.float32(1.5 * weight.shape[1] ** -0.5)
+        tensors.append(RawTensor(name, "BF16", weight.shape, bfloat16_bits(values)))
+    write_safetensors(directory / "model.safetensors", tensors)
+    return directory
