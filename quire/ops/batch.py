@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ class Batch:
     logit_rows: [S], ascending token indices whose logits are wanted.
     frequencies: one table per distinct rope of the model, [rows, dims/2 + 1] float32; a row for
     each rope class in use has the inverse frequencies and a factor on cosines and sines.
+    slots: [R], where an executable that samples knows each request; see Executable.
+    A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 
     token_ids: Int32
@@ -32,6 +34,7 @@ class Batch:
     block_tables: Int32
     logit_rows: Int32
     frequencies: tuple[npt.NDArray[np.float32], ...]
+    slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def single(

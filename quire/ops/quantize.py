@@ -37,9 +37,10 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
     A block with a number that is not finite has a scale that is none.
     """
     rows, width = x.shape
-    padded = np.zeros((rows, -(-width // BLOCK) * BLOCK), np.float32)
+    num_blocks = -(-width // BLOCK)
+    padded = np.zeros((rows, num_blocks * BLOCK), np.float32)
     padded[:, :width] = x
-    blocks = padded.reshape(rows, -1, BLOCK)
+    blocks = padded.reshape(rows, num_blocks, BLOCK)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         largest = np.abs(blocks).max(axis=-1, keepdims=True)
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
@@ -68,7 +69,9 @@ class Quantize:
         rows, width = inputs[0].shape
         x = inputs[0] if self.order is None else self.order.stored(inputs[0])
         codes, scales = quantized_codes(x)
-        rounded = (codes * scales).reshape(rows, -1)[:, :width].astype(np.float32)
+        rounded = (
+            (codes * scales).reshape(rows, codes.shape[1] * BLOCK)[:, :width].astype(np.float32)
+        )
         return (rounded if self.order is None else self.order.restored(rounded),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
