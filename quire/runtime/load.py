@@ -24,6 +24,7 @@ from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix
 from quire.runtime.block_files import BlockFiles
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
 from quire.runtime.quantize import column_orders, quantize_weights
@@ -170,6 +171,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):
+        if has_huge_pages():
+            streamed = {linear.weight.name for linear in spec.linears()}
+            weights = in_huge_pages(weights, streamed, threads)
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
             program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
