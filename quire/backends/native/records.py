@@ -29,6 +29,7 @@ DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
+QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -76,6 +77,11 @@ class RecordWriter:
     def ones(self, width: int) -> int:
         """The address of ones: the weight of a norm that has none."""
         self.kept.append(np.ones(width, np.float32))
+        return int(self.kept[-1].ctypes.data)
+
+    def constants(self, values: tuple[float, ...]) -> int:
+        """The address of some float32 numbers."""
+        self.kept.append(np.array(values, np.float32))
         return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
@@ -164,7 +170,16 @@ def _rotate_kv_write(writer: RecordWriter, record: Any, op: RotateKvWrite) -> No
 def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
-    record.scale, record.window = op.scale, op.window or 0
+    record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
+    record.softcap = op.softcap or 0.0
+    if op.sinks is not None:
+        record.vectors[0] = writer.vector(op.sinks)
+    if op.slopes:
+        record.vectors[1] = writer.constants(op.slopes)
+    if op.query_rule is not None:
+        rule = op.query_rule
+        record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
+        record.query_factor, record.query_offset = rule.factor, rule.offset
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
@@ -176,7 +191,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
