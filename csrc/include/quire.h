@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 6
+#define QUIRE_ABI_VERSION 7
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -96,9 +96,8 @@ enum quire_op_kind {
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS =
-        14 /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0 may be
-                                  in0 */
+    QUIRE_OP_SCALE_LOGITS = 14 /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+                                  and out0 may be the same */
 };
 
 /* What the scale of a query at position p is multiplied by: with LOG max(1, log(p + 1) / log(length)),
@@ -147,12 +146,11 @@ typedef struct {
                              j-th is; NULL: the j-th */
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale, cap;
+    float eps, scale;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
-    int32_t norm;
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
     float query_factor, softcap;
-    int32_t reserved;
+    int32_t norm;
 } quire_op;
 
 typedef struct quire_pool quire_pool;

@@ -14,7 +14,24 @@ from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
-FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILY_MODULES = (
+    "ernie",
+    "exaone4",
+    "gemma",
+    "glm",
+    "granite",
+    "hunyuan",
+    "llama",
+    "ministral",
+    "mistral",
+    "olmo",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "seed_oss",
+    "smollm3",
+    "starcoder2",
+)
 
 
 @dataclass(frozen=True, slots=True)

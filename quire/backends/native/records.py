@@ -32,8 +32,8 @@ DTYPE_CODES = {
 }  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
-QUERY_RULES = {"log": 1, "steps": 2}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
+QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -216,7 +216,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
