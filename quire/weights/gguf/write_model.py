@@ -105,7 +105,7 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
         "context_length": rope.scaling.original_length if is_linear else spec.max_length,
         "embedding_length": spec.width,
         "block_count": len(spec.blocks),
-        "feed_forward_length": mlp.gate.weight.shape[0],
+        "feed_forward_length": mlp.up.weight.shape[0],
         "vocab_size": spec.vocab_size,
         "attention.head_count": attention.heads,
         "attention.head_count_kv": attention.kv_heads,
@@ -116,6 +116,12 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
         "rope.freq_base": rope.theta,
         **_rope_settings(rope),
     }
+
+
+def _rope(spec: ModelSpec) -> Rope:
+    rope = spec.blocks[0].attention.rope
+    assert rope is not None, "every architecture that GGUF names here has one"
+    return rope
 
 
 def _rope_settings(rope: Rope) -> dict[str, Value]:
