@@ -3,27 +3,94 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
-from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
+from quire.models.families.windows import FULL, SLIDING
+from quire.models.rope import (
+    Rope,
+    RopeScaling,
+    longrope_attention_factor,
+    yarn_attention_factor,
+)
 
-__all__ = ["max_length", "read_rope"]
+__all__ = ["Pairing", "max_length", "read_rope", "read_ropes"]
 
+Pairing: TypeAlias = Literal["half", "interleaved"]
+
+LONGROPE_KINDS = ("longrope", "su")
+"""The rule's names; Phi-3 says yarn as well."""
 IGNORING_KINDS = ("default", "mrope")
 """Kinds of rope that stretch nothing, whatever else their section says."""
 
 
-def read_rope(config: ConfigReader, head_dim: int) -> Rope:
-    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters."""
+def read_rope(
+    config: ConfigReader,
+    head_dim: int,
+    *,
+    pairing: Pairing = "half",
+    theta: float = 10000.0,
+    partial: float = 1.0,
+) -> Rope:
+    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters.
+
+    theta, partial: the defaults of rope_theta and of partial_rotary_factor.
+    """
     values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     if any(isinstance(value, dict) for value in values.values()):
         raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
+    return _rope(config, values, head_dim, pairing, config.number("rope_theta", theta), partial)
+
+
+def read_ropes(
+    config: ConfigReader,
+    head_dim: int,
+    types: Sequence[str],
+    *,
+    theta: float = 10000.0,
+    local_theta: float | None = None,
+) -> tuple[Rope, ...]:
+    """The rope of each layer, where those with a window have one of their own.
+
+    types: of the layers.  In the old spelling rope_theta and rope_scaling are those of layers that
+    see all; the others have rope_local_base_freq, or `local_theta`, and no scaling.
+    """
+    by_type, scaling = dict(config.section("rope_parameters")), config.section("rope_scaling")
+    theta = config.number("rope_theta", theta)
+    local_theta = config.number("rope_local_base_freq", local_theta or theta)
+    thetas = {FULL: theta, SLIDING: local_theta}
+    if any(not isinstance(by_type.get(each), dict) for each in by_type):
+        raise ModelError(
+            f"{config.architecture}: rope_parameters is {by_type!r}; expected those of each layer "
+            "type"
+        )
+    if set(by_type) - set(thetas):
+        raise ModelError(f"{config.architecture}: rope_parameters has types {list(by_type)}")
+    by_type[FULL] = {**scaling, **by_type.get(FULL, {})}
+    ropes = {
+        each: _rope(config, by_type.get(each, {}), head_dim, "half", thetas[each], 1.0)
+        for each in dict.fromkeys(types)
+    }
+    return tuple(ropes[each] for each in types)
+
+
+def _rope(
+    config: ConfigReader,
+    values: Mapping[str, Any],
+    head_dim: int,
+    pairing: Pairing,
+    theta: float,
+    partial: float,
+) -> Rope:
     fields = ConfigReader(values, config.architecture)
-    theta = fields.number("rope_theta", config.number("rope_theta", 10000.0), low=2.0, high=1e12)
-    partial = config.number("partial_rotary_factor", 1.0)
+    theta = fields.number("rope_theta", theta, low=2.0, high=1e12)
+    partial = config.number("partial_rotary_factor", partial)
     partial = fields.number("partial_rotary_factor", partial, low=0.0, high=1.0)
     kind = fields.get("rope_type", fields.get("type", "default"))
+    if kind == "yarn" and fields.get("short_factor") is not None:
+        kind = "longrope"  # as early Phi-3 has it
     dims = int(head_dim * partial)
     if dims % 2 or dims < (4 if kind == "dynamic" else 2):
         raise ModelError(
@@ -34,16 +101,17 @@ def read_rope(config: ConfigReader, head_dim: int) -> Rope:
     trained = fields.positive("original_max_position_embeddings", length)
     trained = config.positive("original_max_position_embeddings", trained)  # at the top, it wins
     scaling = _scaling(fields, kind, length, trained)
-    if kind == "factors" and len(scaling.factors) != dims // 2:
-        raise ModelError(
-            f"{config.architecture}: rope has {len(scaling.factors)} factors for {dims // 2} pairs"
-        )
+    for factors in (scaling.factors, scaling.long_factors):
+        if factors and len(factors) != dims // 2:
+            raise ModelError(
+                f"{config.architecture}: rope has {len(factors)} factors for {dims // 2} pairs"
+            )
     left = fields.unread()
     if left and kind not in IGNORING_KINDS:
         raise ModelError(
             f"{config.architecture}: rope type {kind!r} does not use {', '.join(left)}"
         )
-    return Rope(dims, theta, scaling=scaling)
+    return Rope(dims, theta, pairing, scaling)
 
 
 def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> RopeScaling:
@@ -63,10 +131,12 @@ def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> R
     if kind == "yarn":
         return _yarn_scaling(fields, trained, length)
     if kind == "factors":
-        return RopeScaling("factors", factors=_factors(fields))
+        return RopeScaling("factors", factors=_factors(fields, "factors"))
+    if kind in LONGROPE_KINDS:
+        return _longrope_scaling(fields, trained, length)
     raise ModelError(
         f"{fields.architecture}: rope type {kind!r} is not supported here; "
-        "supported: default, linear, dynamic, llama3, yarn, factors"
+        "supported: default, linear, dynamic, llama3, yarn, longrope, factors"
     )
 
 
@@ -87,14 +157,34 @@ def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScalin
     )
 
 
-def _factors(fields: ConfigReader) -> tuple[float, ...]:
+def _longrope_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScaling:
+    """Factors up to the trained length and beyond it; Phi-3.5-MoE gives both of the others too."""
+    factor = _factor(fields, max(length / trained, 1.0))
+    recommended = longrope_attention_factor(factor, trained)
+    both = fields.number("attention_factor", recommended, low=1e-3, high=1e3)
+    return RopeScaling(
+        "longrope",
+        original_length=trained,
+        factors=_factors(fields, "short_factor"),
+        long_factors=_factors(fields, "long_factor"),
+        attention_factor=fields.number("short_mscale", both, low=1e-3, high=1e3),
+        long_attention_factor=fields.number("long_mscale", both, low=1e-3, high=1e3),
+    )
+
+
+def _factors(fields: ConfigReader, key: str) -> tuple[float, ...]:
     """What each pair's frequency is divided by; GGUF has it in place of a rule."""
-    values = fields.get("factors")
-    if not isinstance(values, list) or not all(
-        isinstance(each, float) and 0 < each < math.inf for each in values
+    values = fields.get(key)
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(
+            isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf
+            for each in values
+        )
     ):
-        raise ModelError(f"{fields.architecture}: rope factors are not numbers above 0")
-    return tuple(values)
+        raise ModelError(f"{fields.architecture}: rope {key} is not a list of numbers above 0")
+    return tuple(float(each) for each in values)
 
 
 def _factor(fields: ConfigReader, default: float | None = None) -> float:

@@ -118,12 +118,6 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
     }
 
 
-def _rope(spec: ModelSpec) -> Rope:
-    rope = spec.blocks[0].attention.rope
-    assert rope is not None, "every architecture that GGUF names here has one"
-    return rope
-
-
 def _rope_settings(rope: Rope) -> dict[str, Value]:
     scaling = rope.scaling
     if scaling.kind in ("default", "llama3", "factors"):
