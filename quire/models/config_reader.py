@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Keys that change the mathematics in some known family: unread with an active value is an error.
 MATHEMATICAL_KEYS = frozenset(
     {
+        "add_bias_linear",
+        "add_qkv_bias",
         "alibi",
         "attention_bias",
         "attention_chunk_size",
@@ -63,12 +65,15 @@ MATHEMATICAL_KEYS = frozenset(
         "qk_norm",
         "qk_rope_head_dim",
         "qkv_bias",
+        "quantization_bit",
         "quantization_config",
         "query_pre_attn_scalar",
         "residual_multiplier",
         "rope_parameters",
+        "rope_ratio",
         "rope_scaling",
         "rope_theta",
+        "rotary",
         "rotary_pct",
         "scale_depth",
         "scale_emb",
@@ -76,11 +81,14 @@ MATHEMATICAL_KEYS = frozenset(
         "sliding_window_pattern",
         "tie_word_embeddings",
         "use_bias",
+        "use_dynamic_ntk",
+        "use_logn_attn",
         "use_parallel_residual",
         "use_qk_norm",
         "use_sliding_window",
         "v_head_dim",
         "vision_config",
+        "visual",
     }
 )
 
@@ -138,14 +146,27 @@ class ConfigReader:
     def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
         self._values = values
         self._read: set[str] = set()
+        self._names: Mapping[str, str] = {}
         self.architecture = architecture
 
     def __contains__(self, key: str) -> bool:
         """Whether config.json has the key, if only as null."""
         return key in self._values
 
+    def renamed(self, names: Mapping[str, str], **given: Any) -> ConfigReader:
+        """The same config.json for who asks in other words; what is read there is read here.
+
+        names: key that is asked for → key that config.json has.  given: values by the key that is
+        asked for, whatever config.json says.
+        """
+        reader = ConfigReader({**self._values, **given}, self.architecture)
+        reader._read = self._read
+        reader._names = {key: name for key, name in names.items() if key not in given}
+        return reader
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
+        key = self._own(key)
         self._read.add(key)
         value = self._values.get(key)
         return default if value is None else value
@@ -154,10 +175,12 @@ class ConfigReader:
         """The value of `key`, from `low` to 2**31 - 1; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
-            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+            raise ModelError(f"{self.architecture}: config.json has no {self._own(key)!r}")
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
             wanted = "a positive integer" if low == 1 else f"an integer of at least {low}"
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected {wanted}")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected {wanted}"
+            )
         return value
 
     def positive(self, key: str, default: int | None = None) -> int:
@@ -174,25 +197,31 @@ class ConfigReader:
         """The value of `key`, from `low` to `high`; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
-            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+            raise ModelError(f"{self.architecture}: config.json has no {self._own(key)!r}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # NaN is in no range
             bounds = "" if high == sys.float_info.max else f" from {low:g} to {high:g}"
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a number{bounds}")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected a number{bounds}"
+            )
         return float(value)
 
     def section(self, key: str) -> Mapping[str, Any]:
         """The JSON object at `key`, empty when it is absent; ModelError for anything else."""
         value = self.get(key, {})
         if not isinstance(value, dict):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a JSON object")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected a JSON object"
+            )
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         """The value of `key` as true or false; ModelError for anything else."""
         value = self.get(key, default)
         if not isinstance(value, bool):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected true or false")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected true or false"
+            )
         return value
 
     def token_ids(self, key: str) -> tuple[int, ...]:
@@ -200,8 +229,13 @@ class ConfigReader:
         value = self.get(key, [])
         ids = value if isinstance(value, list) else [value]
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected token ids")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected token ids"
+            )
         return tuple(ids)
+
+    def _own(self, key: str) -> str:
+        return self._names.get(key, key)
 
     def unread(self) -> list[str]:
         """The keys with a value that nobody asked for."""
