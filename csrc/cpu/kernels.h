@@ -10,7 +10,7 @@
 
 namespace quire {
 
-constexpr int kNumOpKinds = QUIRE_OP_QUANTIZE + 1;
+constexpr int kNumOpKinds = QUIRE_OP_EXPERTS + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
 // chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of
@@ -31,6 +31,11 @@ struct SplitTile {
     int32_t tile;
 };
 
+// An expert that some tokens chose: its pairs of a token and a place in that token's list.
+struct ExpertRows {
+    int32_t expert, first_pair, num_pairs;
+};
+
 struct Kernels;
 
 // What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
@@ -46,6 +51,9 @@ struct Run {
     const quire_tuning *tunings;
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
+    const ExpertRows *experts;  // that are used, ascending
+    const int32_t *pairs;       // token * top_k + place, expert by expert
+    int64_t num_experts;
 
     QUIRE_INLINE float *row(const quire_tensor &tensor, int64_t index) const {
         return program->arena + tensor.offset + index * tensor.stride;

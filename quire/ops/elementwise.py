@@ -36,9 +36,15 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class GatedActivation:
-    """activation(gate) * up; SiLU is x * sigmoid(x), GELU its tanh form (arXiv:1606.08415)."""
+    """activation(gate) * up; SiLU is x * sigmoid(x), GELU its tanh form (arXiv:1606.08415).
 
-    kind: Literal["silu", "gelu_tanh"]
+    clamped_swiglu, of gpt-oss: g * sigmoid(alpha * g) * (u + 1), where g is the gate of at most
+    `limit`, and u is `up` between -limit and limit.
+    """
+
+    kind: Literal["silu", "gelu_tanh", "clamped_swiglu"]
+    alpha: float = 1.0
+    limit: float = 0.0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the inputs."""
@@ -47,9 +53,12 @@ class GatedActivation:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The formulas as written."""
         gate, up = inputs
-        if self.kind == "silu":
+        if self.kind == "clamped_swiglu":
+            limit = np.float32(self.limit)
+            gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit) + 1
+        if self.kind != "gelu_tanh":
             with np.errstate(over="ignore"):
-                return (gate / (1 + np.exp(-gate)) * up,)
+                return (gate / (1 + np.exp(-np.float32(self.alpha) * gate)) * up,)
         inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
         return (np.float32(0.5) * gate * (1 + np.tanh(inner)) * up,)
 

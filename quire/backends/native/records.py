@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ctypes import c_void_p, pointer
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from quire.graph.ir import Node
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import Add, GatedActivation
 from quire.ops.embedding import EmbeddingLookup
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
+from quire.ops.routing import ExpertGroups, RouteTokens, Scoring
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
@@ -27,11 +30,21 @@ __all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+ACTIVATIONS = {
+    "silu": c.SILU,
+    "gelu_tanh": c.GELU_TANH,
+    "clamped_swiglu": c.CLAMPED_SWIGLU,
+}
+SCORINGS: Mapping[Scoring, int] = {
+    "softmax": c.SOFTMAX,
+    "sigmoid": c.SIGMOID,
+    "sparsemixer": c.SPARSEMIXER,
+}
+GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
 
 
 class RecordWriter:
-    """Fills op records; keeps alive every array that a record points to."""
+    """Fills op records; keeps alive all that a record points to."""
 
     def __init__(
         self, buffers: BufferPlan, weights: LoadedWeights, frequencies: tuple[Float32, ...]
@@ -40,7 +53,7 @@ class RecordWriter:
         self._weights = weights
         self._frequencies = frequencies
         self._vectors: dict[str, Float32] = {}
-        self.kept: list[np.ndarray[Any, Any]] = []
+        self.kept: list[Any] = []
 
     def record(self, node: Node) -> Any:
         """The record of one node."""
@@ -49,7 +62,7 @@ class RecordWriter:
             record.inputs[i] = _tensor(self._buffers.tensors[value])
         for i, value in enumerate(node.outputs):
             record.outputs[i] = _tensor(self._buffers.tensors[value])
-        for value in (*node.inputs, *node.outputs):
+        for value in (*node.inputs, *node.outputs[:1]):
             if value.format != "float32":
                 record.row_dtype = ROW_DTYPES[value.format]
         BODIES[type(node.op)](self, record, node.op)
@@ -74,6 +87,11 @@ class RecordWriter:
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
         return int(self._frequencies[table].ctypes.data)
+
+    def pointer_to(self, struct: Any) -> Any:
+        """A pointer to a struct that lives as long as the records."""
+        self.kept.append(struct)
+        return pointer(struct)
 
     def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
         data = weight.data
@@ -149,7 +167,47 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
     record.kind = c.OP_GATED
+    _activation(record, op)
+
+
+def _activation(record: Any, op: GatedActivation) -> None:
     record.activation = ACTIVATIONS[op.kind]
+    record.scale, record.limit = op.alpha, op.limit
+
+
+def _route_tokens(writer: RecordWriter, record: Any, op: RouteTokens) -> None:
+    record.kind = c.OP_ROUTE_TOKENS
+    groups = op.groups or ExpertGroups(1, 1, "max")
+    router = c.Router(
+        bias=None if op.bias is None else writer.vector(op.bias),
+        num_experts=record.inputs[0].cols,
+        top_k=op.top_k,
+        scoring=SCORINGS[op.scoring],
+        normalises=op.normalised,
+        num_groups=groups.count,
+        top_groups=groups.chosen,
+        group_score=GROUP_SCORES[groups.score],
+        scale=op.scale,
+        least_sum=op.least_sum,
+        jitter=op.jitter,
+    )
+    record.router = writer.pointer_to(router)
+
+
+def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
+    record.kind = c.OP_EXPERTS
+    _activation(record, op.activation)
+    parts = [part for expert in op.experts for part in expert.parts]
+    biases = [None if part.bias is None else writer.vector(part.bias) for part in parts]
+    experts = c.Experts(
+        matrices=(c.Matrix * len(parts))(*(writer.matrix(part.weight) for part in parts)),
+        biases=(c_void_p * len(parts))(*biases),
+        num_experts=len(op.experts),
+        top_k=op.top_k,
+        hidden_dtype=ROW_DTYPES[op.hidden_format],
+        scales_inputs=op.scales_inputs,
+    )
+    record.experts = writer.pointer_to(experts)
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
@@ -180,6 +238,8 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     RotateKvWrite: _rotate_kv_write,
     PagedAttention: _attention,
     GatedActivation: _gated,
+    RouteTokens: _route_tokens,
+    MixtureOfExperts: _experts,
     SelectRows: _select_rows,
     Columns: _columns,
     Quantize: _quantize,
