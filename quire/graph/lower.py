@@ -31,9 +31,9 @@ class _Lowering:
 
     def graph(self) -> Graph:
         spec = self.spec
-        x = self.build.add(
-            EmbeddingLookup(spec.embedding.weight.name, spec.width), name="embedding"
-        )
+        table = spec.embedding
+        lookup = EmbeddingLookup(table.weight.name, spec.width, table.first)
+        x = self.build.add(lookup, name="embedding")
         for rope in spec.ropes:
             self._angles_of(rope)
         for layer, block in enumerate(spec.blocks):

@@ -7,8 +7,8 @@ Notation: E model width, H query heads, K key/value heads, D head size, F MLP wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, is_dataclass
+from typing import Literal, TypeVar
 
 from quire.models.rope import Rope
 
@@ -22,7 +22,10 @@ __all__ = [
     "Norm",
     "Split",
     "Weight",
+    "parts",
 ]
+
+Part = TypeVar("Part")
 
 Split = Literal["rows", "columns"] | None
 """Which axis of [out, in] ranks divide: rows = outputs, columns = inputs, None = neither."""
@@ -56,9 +59,10 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The token table [V, E]."""
+    """The token table [V, E], or its rows from token `first` on."""
 
     weight: Weight
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,10 @@ class GatedMLP:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """x += attention(norm(x)); x += mlp(norm(x))."""
+    """x += attention(norm(x)); x += mlp(norm(x)).
+
+    Other kinds of attention and of feed-forward parts take the places of these two.
+    """
 
     attention_norm: Norm
     attention: Attention
@@ -141,14 +148,11 @@ class ModelSpec:
 
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""
-        return {weight.name: weight for weight in self._walk()}
+        return {weight.name: weight for weight in parts(self, Weight)}
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in order of use."""
-        for block in self.blocks:
-            a, mlp = block.attention, block.mlp
-            yield from (a.query, a.key, a.value, a.output, mlp.gate, mlp.up, mlp.down)
-        yield self.head
+        return parts(self, Linear)
 
     @property
     def num_parameters(self) -> int:
@@ -161,24 +165,17 @@ class ModelSpec:
             total += size
         return total
 
-    def _walk(self) -> Iterator[Weight]:
-        yield self.embedding.weight
-        for block in self.blocks:
-            yield block.attention_norm.weight
-            attention = block.attention
-            for linear in (attention.query, attention.key, attention.value, attention.output):
-                yield from _of_linear(linear)
-            for norm in (attention.query_norm, attention.key_norm):
-                if norm is not None:
-                    yield norm.weight
-            yield block.mlp_norm.weight
-            for linear in (block.mlp.gate, block.mlp.up, block.mlp.down):
-                yield from _of_linear(linear)
-        yield self.norm.weight
-        yield from _of_linear(self.head)
 
+def parts(part: object, kind: type[Part]) -> Iterator[Part]:
+    """Every value of one kind within a part of a spec, in the order of the fields that hold them.
 
-def _of_linear(linear: Linear) -> Iterator[Weight]:
-    yield linear.weight
-    if linear.bias is not None:
-        yield linear.bias
+    So a new part needs no code to have its weights loaded, counted and quantized.
+    """
+    if isinstance(part, kind):
+        yield part
+    elif isinstance(part, tuple):
+        for each in part:
+            yield from parts(each, kind)
+    elif is_dataclass(part):
+        for name in part.__dataclass_fields__:
+            yield from parts(getattr(part, name), kind)

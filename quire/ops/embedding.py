@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from quire.ops.op import Cost, Environment, Float32
 
 __all__ = ["EmbeddingLookup"]
@@ -11,10 +13,14 @@ __all__ = ["EmbeddingLookup"]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLookup:
-    """[T, E] = table[token_ids]; the table is [V, E]."""
+    """[T, E] = table[token_ids - first]; zeros where the table has no such row.
+
+    The table is [V, E], or the rows of one rank from token `first` on.
+    """
 
     table: str
     width: int
+    first: int = 0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """E."""
@@ -22,7 +28,9 @@ class EmbeddingLookup:
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Rows of the table."""
-        return (env.weights[self.table][env.batch.token_ids],)
+        table, rows = env.weights[self.table], env.batch.token_ids - self.first
+        inside = (rows >= 0) & (rows < len(table))
+        return (np.where(inside[:, None], table[np.where(inside, rows, 0)], np.float32(0)),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One row of the table per token."""

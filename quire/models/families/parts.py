@@ -1,0 +1,73 @@
+"""Small parts that the families are put together from: named weights, and values of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.spec import GatedMLP, Linear, Norm, Split, Weight
+
+__all__ = ["activation", "dtype", "gated_mlp", "linear", "norm", "num_layers"]
+
+MAX_LAYERS = 4096
+"""More than any model has; a spec is built before the weights say how many there are."""
+
+ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
+
+def linear(name: str, out: int, width: int, split: Split, bias: bool, unit: int = 1) -> Linear:
+    """name.weight [out, width] and, with `bias`, name.bias [out]; `unit` rows stay together."""
+    bias_split: Split = split if split == "rows" else None
+    return Linear(
+        Weight(name + ".weight", (out, width), split, unit),
+        Weight(name + ".bias", (out,), bias_split, unit) if bias else None,
+    )
+
+
+def norm(name: str, width: int, eps: float) -> Norm:
+    """name.weight [width]."""
+    return Norm(Weight(name + ".weight", (width,)), eps)
+
+
+def gated_mlp(
+    prefix: str, width: int, inner: int, bias: bool, kind: Literal["silu", "gelu_tanh"]
+) -> GatedMLP:
+    """The gate_proj, up_proj and down_proj behind `prefix`."""
+    return GatedMLP(
+        gate=linear(prefix + "gate_proj", inner, width, "rows", bias),
+        up=linear(prefix + "up_proj", inner, width, "rows", bias),
+        down=linear(prefix + "down_proj", width, inner, "columns", bias),
+        activation=kind,
+    )
+
+
+def num_layers(config: ConfigReader) -> int:
+    """The number of blocks; ModelError above MAX_LAYERS."""
+    layers = config.positive("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise ModelError(
+            f"{config.architecture}: num_hidden_layers is {layers}; at most {MAX_LAYERS} are read"
+        )
+    return layers
+
+
+def activation(config: ConfigReader) -> Literal["silu", "gelu_tanh"]:
+    name = config.get("hidden_act", "silu")
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ModelError(
+            f"{config.architecture}: hidden_act {name!r} is not one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def dtype(config: ConfigReader) -> str:
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if not isinstance(name, str):
+        raise ModelError(f"{config.architecture}: dtype is {name!r}; expected a name")
+    return name.removeprefix("torch.")
