@@ -81,13 +81,13 @@ class ExpertWorker {
 
     // The hidden columns [first, last) of an expert, for all of its tokens.
     void hidden(const ExpertRows &rows, int64_t first, int64_t last) {
-        each_block(rows, [&](int64_t pair, int64_t count) {
-            const quire_tensor inputs = gather(pair, count);
+        each_block(rows, [&](int64_t first_row, int64_t count) {
+            const quire_tensor inputs = gather(first_row, count);
             for (int64_t n = first; n < last; n += kColumnsOnce) {
                 const int64_t cols = smaller(last - n, kColumnsOnce);
                 multiply(rows.expert, kGate, 2, inputs, op_.row_dtype, count, n, cols);
-                if (op_.experts->scales_inputs) scale(pair, count, 2 * cols);
-                activate(pair, count, n, cols);
+                if (op_.experts->scales_inputs) scale(first_row, count, 2 * cols);
+                activate(first_row, count, n, cols);
             }
         });
     }
@@ -95,12 +95,13 @@ class ExpertWorker {
     // Adds an expert's part of the columns [first, last), of which there are at most kColumnsOnce.
     void add_sums(const ExpertRows &rows, int64_t first, int64_t last) {
         const int64_t cols = last - first, stride = hidden_floats(op_);
-        each_block(rows, [&](int64_t pair, int64_t count) {
-            const quire_tensor inputs = tensor_at(run_, room_row(pair), stride, hidden_width(op_));
+        each_block(rows, [&](int64_t first_row, int64_t count) {
+            const quire_tensor inputs =
+                tensor_at(run_, room_row(first_row), stride, hidden_width(op_));
             multiply(rows.expert, kDown, 1, inputs, op_.experts->hidden_dtype, count, first, cols);
             for (int64_t i = 0; i < count; i++) {
-                const float weight = op_.experts->scales_inputs ? 1.0f : weight_of(pair + i);
-                float *to = run_.row(op_.out[0], token_of(pair + i)) + first;
+                const float weight = op_.experts->scales_inputs ? 1.0f : weight_of(first_row + i);
+                float *to = run_.row(op_.out[0], run_.expert_rows[first_row + i].token) + first;
                 const float *from = products_ + i * cols;
                 for (int64_t c = 0; c < cols; c++) to[c] += weight * from[c];
             }
@@ -110,34 +111,33 @@ class ExpertWorker {
   private:
     template <class Body>
     void each_block(const ExpertRows &rows, Body body) {
-        for (int64_t i = 0; i < rows.num_pairs; i += most_rows_) {
-            body(rows.first_pair + i, smaller(rows.num_pairs - i, most_rows_));
+        for (int64_t i = 0; i < rows.num_rows; i += most_rows_) {
+            body(rows.first_row + i, smaller(rows.num_rows - i, most_rows_));
         }
     }
 
-    int64_t token_of(int64_t pair) const { return run_.pairs[pair] / op_.experts->top_k; }
-
-    float weight_of(int64_t pair) const {
-        const int64_t k = op_.experts->top_k;
-        return run_.row(op_.in[1], token_of(pair))[k + run_.pairs[pair] % k];
+    float weight_of(int64_t row) const {
+        const ExpertRow &chosen = run_.expert_rows[row];
+        return run_.row(op_.in[1], chosen.token)[op_.experts->top_k + chosen.place];
     }
 
-    float *room_row(int64_t pair) const {
-        return run_.program->arena + op_.out[1].offset + pair * hidden_floats(op_);
+    float *room_row(int64_t row) const {
+        return run_.program->arena + op_.out[1].offset + row * hidden_floats(op_);
     }
 
-    // The input rows of pairs, side by side; one row is read where it stands.
-    quire_tensor gather(int64_t pair, int64_t count) {
-        const int64_t stride = op_.in[0].stride;
-        if (count == 1)
-            return tensor_at(run_, run_.row(op_.in[0], token_of(pair)), stride, op_.in[0].cols);
-        const size_t bytes = op_.row_dtype == QUIRE_F32
-                                 ? sizeof(float) * op_.in[0].cols
-                                 : sizeof(float) * row_floats(op_.row_dtype, op_.in[0].cols);
+    // An expert's input rows, side by side; one row is read where it stands.
+    quire_tensor gather(int64_t first_row, int64_t count) {
+        const quire_tensor &in = op_.in[0];
+        const auto input = [&](int64_t i) {
+            return run_.row(in, run_.expert_rows[first_row + i].token);
+        };
+        if (count == 1) return tensor_at(run_, input(0), in.stride, in.cols);
+        const int64_t floats =
+            op_.row_dtype == QUIRE_F32 ? in.cols : row_floats(op_.row_dtype, in.cols);
         for (int64_t i = 0; i < count; i++) {
-            memcpy(gathered_ + i * stride, run_.row(op_.in[0], token_of(pair + i)), bytes);
+            memcpy(gathered_ + i * in.stride, input(i), sizeof(float) * floats);
         }
-        return tensor_at(run_, gathered_, stride, op_.in[0].cols);
+        return tensor_at(run_, gathered_, in.stride, in.cols);
     }
 
     // products_ = rows of in0 times the columns [first, first + cols) of one or two matrices.
@@ -161,20 +161,20 @@ class ExpertWorker {
                                            run_.kernels->linear_units(product, rows));
     }
 
-    void scale(int64_t pair, int64_t count, int64_t cols) {
+    void scale(int64_t first_row, int64_t count, int64_t cols) {
         for (int64_t i = 0; i < count; i++) {
-            const float weight = weight_of(pair + i);
+            const float weight = weight_of(first_row + i);
             for (int64_t c = 0; c < cols; c++) products_[i * cols + c] *= weight;
         }
     }
 
     // Rows of the room from column `first` on = activation(gate, up), in the format of `down`.
-    void activate(int64_t pair, int64_t count, int64_t first, int64_t cols) {
+    void activate(int64_t first_row, int64_t count, int64_t first, int64_t cols) {
         quire_op gated = op_;
         gated.in[0] = tensor_at(run_, products_, 2 * cols, cols);
         gated.in[1] = tensor_at(run_, products_ + cols, 2 * cols, cols);
         gated.row_dtype = op_.experts->hidden_dtype;
-        float *to = room_row(pair) + row_floats(gated.row_dtype, first);
+        float *to = room_row(first_row) + row_floats(gated.row_dtype, first);
         gated.out[0] = tensor_at(run_, to, hidden_floats(op_), cols);
         run_.kernels->ops[QUIRE_OP_GATED](gated, run_, reinterpret_cast<char *>(row_), 0, count);
     }
@@ -188,27 +188,31 @@ class ExpertWorker {
 }  // namespace
 
 bool ExpertPlan::sort(const quire_op &op, const Run &run) {
-    const int64_t num_experts = op.experts->num_experts, k = op.experts->top_k;
-    std::vector<int32_t> counts(num_experts + 1, 0);
-    for (int64_t t = 0; t < run.num_rows; t++) {
+    const int32_t num_experts = op.experts->num_experts, k = op.experts->top_k;
+    experts.assign(num_experts, {});
+    rows.resize(run.num_rows * k);
+    for (int32_t t = 0; t < run.num_rows; t++) {
         const float *ids = run.row(op.in[1], t);
-        for (int64_t j = 0; j < k; j++) {
+        for (int32_t j = 0; j < k; j++) {
             if (!(ids[j] >= 0.0f && ids[j] < float(num_experts))) return false;
-            counts[int64_t(ids[j]) + 1]++;
+            experts[int64_t(ids[j])].num_rows++;
         }
     }
-    experts.clear();
-    for (int64_t e = 0; e < num_experts; e++) {
-        const int32_t rows = counts[e + 1];
-        if (rows > 0) experts.push_back({int32_t(e), counts[e], rows});
-        if (op.experts->usage) op.experts->usage[e] += rows;
-        counts[e + 1] += counts[e];
+    int32_t used = 0, first = 0;
+    for (int32_t e = 0; e < num_experts; e++) {
+        experts[e].expert = e, experts[e].first_row = first;
+        first += experts[e].num_rows;
+        if (op.experts->usage) op.experts->usage[e] += experts[e].num_rows;
     }
-    pairs.resize(run.num_rows * k);
-    for (int64_t t = 0; t < run.num_rows; t++) {
+    for (int32_t t = 0; t < run.num_rows; t++) {
         const float *ids = run.row(op.in[1], t);
-        for (int64_t j = 0; j < k; j++) pairs[counts[int64_t(ids[j])]++] = int32_t(t * k + j);
+        for (int32_t j = 0; j < k; j++) rows[experts[int64_t(ids[j])].first_row++] = {t, j};
     }
+    for (int32_t e = 0; e < num_experts; e++) {
+        experts[e].first_row -= experts[e].num_rows;
+        if (experts[e].num_rows > 0) experts[used++] = experts[e];
+    }
+    experts.resize(used);
     return true;
 }
 

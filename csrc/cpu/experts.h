@@ -13,11 +13,11 @@ namespace quire {
 // Which tokens each expert serves in this step.
 class ExpertPlan {
   public:
-    // Sorts the pairs of a token and an expert by expert; false: an id that is none.
+    // Sorts what the tokens chose by expert; false: an id that is none.
     bool sort(const quire_op &op, const Run &run);
 
     std::vector<ExpertRows> experts;
-    std::vector<int32_t> pairs;
+    std::vector<ExpertRow> rows;
 };
 
 // First every expert's activation(gate, up), into the op's room; a unit is a block of an expert's

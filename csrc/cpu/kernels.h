@@ -10,7 +10,7 @@
 
 namespace quire {
 
-constexpr int kNumOpKinds = QUIRE_OP_EXPERTS + 1;
+constexpr int kNumOpKinds = QUIRE_OP_GATE_ROWS + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
 // chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of
@@ -31,9 +31,14 @@ struct SplitTile {
     int32_t tile;
 };
 
-// An expert that some tokens chose: its pairs of a token and a place in that token's list.
+// An expert's row: a token that chose it, and the place that it has among the token's choices.
+struct ExpertRow {
+    int32_t token, place;
+};
+
+// An expert and its rows, side by side.
 struct ExpertRows {
-    int32_t expert, first_pair, num_pairs;
+    int32_t expert, first_row, num_rows;
 };
 
 struct Kernels;
@@ -52,7 +57,7 @@ struct Run {
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
     const ExpertRows *experts;  // that are used, ascending
-    const int32_t *pairs;       // token * top_k + place, expert by expert
+    const ExpertRow *expert_rows;
     int64_t num_experts;
 
     QUIRE_INLINE float *row(const quire_tensor &tensor, int64_t index) const {

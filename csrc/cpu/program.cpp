@@ -113,7 +113,7 @@ class Walk {
     int32_t run_experts(const quire_op &op) {
         if (!experts_.sort(op, run_)) return QUIRE_BAD_OP;
         run_.experts = experts_.experts.data();
-        run_.pairs = experts_.pairs.data();
+        run_.expert_rows = experts_.rows.data();
         run_.num_experts = int64_t(experts_.experts.size());
         if (!pool_.reserve_scratch(expert_scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
         const quire_matrix &matrix = op.experts->matrices[0];

@@ -93,6 +93,18 @@ void gated(const quire_op &op, const Run &run, char *, int64_t first, int64_t la
 }
 
 template <class V>
+void gate_rows(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        const float *from = run.row(op.in[0], t);
+        float *to = run.row(op.out[0], t);
+        const auto gate =
+            times_sigmoid<V>(V::broadcast(1.0f), V::broadcast(run.row(op.in[1], t)[0]));
+        for_each_vector<V>(op.out[0].cols,
+                           [&](auto load, auto store) { store(to, V::mul(load(from), gate)); });
+    }
+}
+
+template <class V>
 void select_rows(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     for (int64_t s = first; s < last; s++) {
         const float *from = run.row(op.in[0], run.logit_rows[s]);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from quire.models.rope import Rope
 
@@ -16,10 +16,15 @@ __all__ = [
     "Attention",
     "Block",
     "Embedding",
+    "ExpertGroups",
+    "FeedForward",
     "GatedMLP",
     "Linear",
+    "MixtureOfExperts",
     "ModelSpec",
     "Norm",
+    "Router",
+    "Scoring",
     "Split",
     "Weight",
     "parts",
@@ -88,12 +93,74 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class GatedMLP:
-    """down(activation(gate(x)) * up(x))."""
+    """down(activation(gate(x)) * up(x)).
+
+    clamped_swiglu, with its alpha and limit, is what gpt-oss has instead of activation and product.
+    """
 
     gate: Linear
     up: Linear
     down: Linear
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu_tanh", "clamped_swiglu"] = "silu"
+    alpha: float = 1.0
+    limit: float = 0.0
+
+
+Scoring = Literal["softmax", "sigmoid", "sparsemixer"]
+"""How a router's logits become scores; sparsemixer: arXiv:2409.12136."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertGroups:
+    """Experts stand in `count` groups of neighbours, and only the best `chosen` are looked at.
+
+    score: a group is as good as its best expert, or as the sum of its best two.
+    """
+
+    count: int
+    chosen: int
+    score: Literal["max", "top2_sum"]
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Which experts a token meets, and how much each counts.
+
+    The logits are weight @ x + bias, in float32.  The top_k experts with the highest score plus
+    selection_bias are chosen; they count as much as their scores, divided by their sum (at least
+    least_sum) if `normalised`, times `scale`.  A softmax over the chosen logits only is "softmax",
+    normalised.  jitter: of sparsemixer, which is for two experts.
+    """
+
+    weight: Weight
+    top_k: int
+    scoring: Scoring = "softmax"
+    normalised: bool = False
+    scale: float = 1.0
+    bias: Weight | None = None
+    selection_bias: Weight | None = None
+    groups: ExpertGroups | None = None
+    least_sum: float = 1e-20
+    jitter: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class MixtureOfExperts:
+    """The weighted sum of what a token's experts say, plus what the shared expert says to all.
+
+    scales_inputs: an expert's weight multiplies what it reads, not what it says.  shared_gate
+    [1, E]: the shared expert counts as much as sigmoid(shared_gate @ x).  Router and gate are not
+    quantized: they are small, and a token that meets another expert is another token.
+    """
+
+    router: Router
+    experts: tuple[GatedMLP, ...]
+    shared: GatedMLP | None = None
+    shared_gate: Weight | None = None
+    scales_inputs: bool = False
+
+
+FeedForward: TypeAlias = GatedMLP | MixtureOfExperts
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +173,7 @@ class Block:
     attention_norm: Norm
     attention: Attention
     mlp_norm: Norm
-    mlp: GatedMLP
+    mlp: FeedForward
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ops that treat every element alone: the residual sum and the gated activation."""
+"""Ops that treat every element alone: the residual sum and what gates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["Add", "GatedActivation"]
+__all__ = ["Add", "GateRows", "GatedActivation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,30 @@ class GatedActivation:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """About eight operations per element."""
         return Cost(8 * rows * inputs[0], activations=3 * rows * inputs[0])
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class GateRows:
+    """x * sigmoid(g): each row of x [rows, width] by its own number of g [rows, 1]."""
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As x."""
+        return (inputs[0],)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The formula."""
+        x, gate = inputs
+        with np.errstate(over="ignore"):
+            return (x * (np.float32(1) / (1 + np.exp(-gate))),)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """One multiplication per element."""
+        return Cost(rows * inputs[0], activations=2 * rows * inputs[0])
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["MAX_TOP_K", "ExpertGroups", "RouteTokens", "Scoring"]
+__all__ = ["MAX_TOP_K", "RouteTokens"]
 
 MAX_TOP_K = 64
 """As many experts as the native kernels choose for a token."""
-
-Scoring = Literal["softmax", "sigmoid", "sparsemixer"]
-"""How logits become scores.  A softmax over the chosen logits only is "softmax", normalised."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertGroups:
-    """Experts stand in `count` groups of neighbours, and only the best `chosen` are looked at.
-
-    score: a group is as good as its best expert, or as the sum of its best two.
-    """
-
-    count: int
-    chosen: int
-    score: Literal["max", "top2_sum"]
 
 
 @dataclass(frozen=True, slots=True)

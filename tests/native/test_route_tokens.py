@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from quire.graph.ir import Node, Value
-from quire.ops.routing import ExpertGroups, RouteTokens
+from quire.models.spec import ExpertGroups
+from quire.ops.routing import RouteTokens
 from quire.weights.tensor import RawTensor
 from tests.native.nodes import run_native, run_reference
 

@@ -64,7 +64,8 @@ GROUP_MAX, GROUP_TOP2_SUM = range(2)
     OP_QUANTIZE,
     OP_ROUTE_TOKENS,
     OP_EXPERTS,
-) = range(15)
+    OP_GATE_ROWS,
+) = range(16)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",

@@ -12,8 +12,9 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
+from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, GatedActivation
+from quire.ops.elementwise import Add, GatedActivation, GateRows
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
@@ -21,7 +22,7 @@ from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
-from quire.ops.routing import ExpertGroups, RouteTokens, Scoring
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
@@ -175,6 +176,10 @@ def _activation(record: Any, op: GatedActivation) -> None:
     record.scale, record.limit = op.alpha, op.limit
 
 
+def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
+    record.kind = c.OP_GATE_ROWS
+
+
 def _route_tokens(writer: RecordWriter, record: Any, op: RouteTokens) -> None:
     record.kind = c.OP_ROUTE_TOKENS
     groups = op.groups or ExpertGroups(1, 1, "max")
@@ -240,6 +245,7 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     GatedActivation: _gated,
     RouteTokens: _route_tokens,
     MixtureOfExperts: _experts,
+    GateRows: _gate_rows,
     SelectRows: _select_rows,
     Columns: _columns,
     Quantize: _quantize,

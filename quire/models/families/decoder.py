@@ -13,7 +13,7 @@ from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.parts import activation, dtype, gated_mlp, linear, norm, num_layers
 from quire.models.families.rope_config import max_length, read_rope
-from quire.models.spec import Attention, Block, Embedding, GatedMLP, Linear, ModelSpec, Weight
+from quire.models.spec import Attention, Block, Embedding, FeedForward, Linear, ModelSpec, Weight
 
 __all__ = [
     "TINY",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 AttentionMaker: TypeAlias = Callable[[int, str], Attention]
-MlpMaker: TypeAlias = Callable[[int, str], GatedMLP]
+MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 
 TINY: Mapping[str, Any] = {
     "vocab_size": 128,
