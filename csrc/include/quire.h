@@ -60,16 +60,18 @@ enum quire_status {
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
  * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
-    QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
-                                  `heads` equal segments of the row (1: the whole row; vectors[0]
-                                  has one segment's length and serves every segment) */
-    QUIRE_OP_ADD_RMS_NORM = 2, /* out1 = in0 + in1; out0 = rms_norm(out1) */
-    QUIRE_OP_ADD = 3,          /* out0 = in0 + in1 */
-    QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
+    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
+    QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
+                                  each of `heads` equal segments of the row (1: the whole row; the
+                                  vectors have one segment's length and serve every segment;
+                                  vectors[1] may be NULL).  QUIRE_LAYER: of in0 - mean(in0) */
+    QUIRE_OP_ADD_NORM = 2,  /* out1 = add(in0, in1); out0 = norm(out1) of the whole row */
+    QUIRE_OP_ADD = 3,       /* out0 = in0 * scale + in1; where vectors[2] is not NULL, the norm of
+                                  in0 with vectors[2] and vectors[3] takes its place */
+    QUIRE_OP_LINEAR = 4,    /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
+    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
                                   sine and cosine accurate to float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
@@ -85,20 +87,32 @@ enum quire_op_kind {
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
-    QUIRE_OP_ROUTE_TOKENS = 13, /* out0[t] = the ids of the top_k experts that `router` chooses from
+    QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
+    QUIRE_OP_SCALE_LOGITS =
+        14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0 may be
+                                  in0 */
+    QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
     QUIRE_OP_EXPERTS =
-        14, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
+        16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
                              weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
                              what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
                              room to work in, without gaps: top_k rows of the hidden width for
                              each token, in hidden_dtype, of whole blocks of 32 */
-    QUIRE_OP_GATE_ROWS = 15 /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+    QUIRE_OP_GATE_ROWS = 17 /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
 };
 
-/* QUIRE_CLAMPED_SWIGLU: g = min(gate, limit), u = clamp(up, -limit, limit);
- * g * sigmoid(scale * g) * (u + 1).  Of gpt-oss. */
-enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1, QUIRE_CLAMPED_SWIGLU = 2 };
+enum quire_activation {
+    QUIRE_SILU = 0,
+    QUIRE_GELU = 1, /* with erf */
+    QUIRE_GELU_TANH = 2,
+    QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
+    QUIRE_RELU = 4,
+    QUIRE_RELU_SQUARED = 5,
+    QUIRE_CLAMPED_SWIGLU = 6 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+                                of at most `cap`, and u is in1 between -cap and cap */
+};
+enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
 enum quire_scoring { QUIRE_SOFTMAX = 0, QUIRE_SIGMOID = 1, QUIRE_SPARSEMIXER = 2 };
@@ -150,7 +164,8 @@ typedef struct {
     int32_t scales_inputs; /* the weight multiplies what gate and up give, not what down gives */
 } quire_experts;
 
-/* One op of a Program.  Fields an op does not name are zero. */
+/* One op of a Program.  Fields an op does not name are zero; a scale of 0 means 1, except in
+ * attention and rope_angles. */
 typedef struct {
     int32_t kind, layer;
     quire_tensor in[4], out[2];
@@ -158,10 +173,11 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale;
-    int32_t row_dtype; /* of in0 of linear and experts; of out0 of quantize, rms_norm, add_rms_norm,
+    float eps, scale, cap;
+    int32_t
+        row_dtype; /* of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate,
                           gated */
-    float limit;       /* of the clamped activation */
+    int32_t norm, reserved;
     const quire_router *router;
     const quire_experts *experts;
 } quire_op;

@@ -24,6 +24,12 @@ FAMILY_MODULES = (
     "qwen3_moe",
     "deepseek",
     "glm4_moe",
+    "granite_moe",
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+    "minimax_m2",
+    "olmoe",
+    "phimoe",
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.ops.elementwise import GatedActivation
+from quire.ops.activation import GatedActivation
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.op import Cost, Environment, Float32
 from quire.ops.quantize import BLOCK, Quantize, RowFormat

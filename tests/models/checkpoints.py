@@ -98,9 +98,7 @@ def build_oracle(case: Case, directory: Path, dtype: str = "float32") -> Any:
             else:
                 parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5)
         for name, buffer in model.named_buffers():
-            if name.endswith(
-                "e_score_correction_bias"
-            ):  # a tensor of the checkpoint; zero at first
+            if name.endswith("e_score_correction_bias"):  # of the checkpoint too; zero at first
                 buffer.normal_(0, 0.2)
     model.tie_weights()
     model = model.to(getattr(torch, dtype))

@@ -10,7 +10,7 @@ from quire.backends.native.program import NativeBackend
 from quire.errors import EngineError
 from quire.graph.ir import Graph, Node, Value
 from quire.graph.passes.quantize_inputs import quantize_inputs
-from quire.ops.elementwise import GatedActivation
+from quire.ops.activation import GatedActivation
 from quire.ops.experts import Expert, MixtureOfExperts
 from quire.ops.linear import LinearPart
 from quire.quant.packed import PackedMatrix

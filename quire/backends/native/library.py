@@ -45,13 +45,14 @@ F32, F16, BF16, INT4, INT8 = range(5)
 NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU_TANH, CLAMPED_SWIGLU = range(3)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, CLAMPED_SWIGLU = range(7)
+RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
 GROUP_MAX, GROUP_TOP2_SUM = range(2)
 (
     OP_EMBEDDING,
-    OP_RMS_NORM,
-    OP_ADD_RMS_NORM,
+    OP_NORM,
+    OP_ADD_NORM,
     OP_ADD,
     OP_LINEAR,
     OP_ROPE_ANGLES,
@@ -62,10 +63,12 @@ GROUP_MAX, GROUP_TOP2_SUM = range(2)
     OP_GATED,
     OP_SELECT_ROWS,
     OP_QUANTIZE,
+    OP_ACTIVATE,
+    OP_SCALE_LOGITS,
     OP_ROUTE_TOKENS,
     OP_EXPERTS,
     OP_GATE_ROWS,
-) = range(16)
+) = range(18)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
@@ -155,8 +158,10 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
+        ("cap", c_float),
         ("row_dtype", c_int32),
-        ("limit", c_float),
+        ("norm", c_int32),
+        ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),
     ]

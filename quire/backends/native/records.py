@@ -13,12 +13,13 @@ from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
 from quire.models.spec import ExpertGroups, Scoring
+from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, GatedActivation, GateRows
+from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
-from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
@@ -31,11 +32,7 @@ __all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
-ACTIVATIONS = {
-    "silu": c.SILU,
-    "gelu_tanh": c.GELU_TANH,
-    "clamped_swiglu": c.CLAMPED_SWIGLU,
-}
+ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
 SCORINGS: Mapping[Scoring, int] = {
     "softmax": c.SOFTMAX,
     "sigmoid": c.SIGMOID,
@@ -53,7 +50,7 @@ class RecordWriter:
         self._buffers = buffers
         self._weights = weights
         self._frequencies = frequencies
-        self._vectors: dict[str, Float32] = {}
+        self._vectors: dict[tuple[str, float], Float32] = {}
         self.kept: list[Any] = []
 
     def record(self, node: Node) -> Any:
@@ -79,11 +76,17 @@ class RecordWriter:
             matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
         return matrix
 
-    def vector(self, name: str) -> int:
-        """The address of a float32 copy of a bias or norm weight."""
-        if name not in self._vectors:
-            self._vectors[name] = np.ascontiguousarray(self._weights[name].float32())
-        return int(self._vectors[name].ctypes.data)
+    def vector(self, name: str, offset: float = 0.0) -> int:
+        """The address of a float32 copy of a bias or norm weight, plus `offset`."""
+        if (name, offset) not in self._vectors:
+            values = np.ascontiguousarray(self._weights[name].float32())
+            self._vectors[name, offset] = values + np.float32(offset) if offset else values
+        return int(self._vectors[name, offset].ctypes.data)
+
+    def ones(self, width: int) -> int:
+        """The address of ones: the weight of a norm that has none."""
+        self.kept.append(np.ones(width, np.float32))
+        return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
@@ -107,24 +110,37 @@ def _tensor(tensor: Tensor) -> Any:
 
 
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
-    record.kind = c.OP_EMBEDDING
+    record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
     record.num_parts = 1
 
 
-def _rms_norm(writer: RecordWriter, record: Any, op: RmsNorm) -> None:
-    record.kind = c.OP_RMS_NORM
-    record.vectors[0] = writer.vector(op.weight)
-    record.eps, record.heads = op.eps, op.heads
-
-
-def _add_rms_norm(writer: RecordWriter, record: Any, op: AddRmsNorm) -> None:
-    _rms_norm(writer, record, op.norm)
-    record.kind = c.OP_ADD_RMS_NORM
+def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
+    """first: the vector that holds the weight; the bias stands behind it."""
+    record.kind, record.eps, record.heads = c.OP_NORM, op.eps, op.heads
+    if op.weight is None:
+        record.vectors[first] = writer.ones(record.inputs[0].cols // op.heads)
+    else:
+        offset = op.offset if isinstance(op, RmsNorm) else 0.0
+        record.vectors[first] = writer.vector(op.weight, offset)
+    if isinstance(op, LayerNorm):
+        record.norm = c.LAYER
+        record.vectors[first + 1] = None if op.bias is None else writer.vector(op.bias)
 
 
 def _add(writer: RecordWriter, record: Any, op: Add) -> None:
-    record.kind = c.OP_ADD
+    record.kind, record.scale = c.OP_ADD, op.scale
+
+
+def _norm_add(writer: RecordWriter, record: Any, op: NormAdd) -> None:
+    _norm(writer, record, op.norm, first=2)
+    _add(writer, record, op.add)
+
+
+def _add_norm(writer: RecordWriter, record: Any, op: AddNorm) -> None:
+    BODIES[type(op.add)](writer, record, op.add)
+    _norm(writer, record, op.norm)
+    record.kind = c.OP_ADD_NORM
 
 
 def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
@@ -168,12 +184,21 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
     record.kind = c.OP_GATED
-    _activation(record, op)
+    _gating(record, op)
 
 
-def _activation(record: Any, op: GatedActivation) -> None:
-    record.activation = ACTIVATIONS[op.kind]
-    record.scale, record.limit = op.alpha, op.limit
+def _gating(record: Any, op: GatedActivation) -> None:
+    record.activation = ACTIVATION_CODES[op.kind]
+    if op.kind == "clamped_swiglu":
+        record.scale, record.cap = op.alpha, op.limit
+
+
+def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
+    record.kind, record.activation = c.OP_ACTIVATE, ACTIVATION_CODES[op.kind]
+
+
+def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
@@ -201,7 +226,7 @@ def _route_tokens(writer: RecordWriter, record: Any, op: RouteTokens) -> None:
 
 def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
     record.kind = c.OP_EXPERTS
-    _activation(record, op.activation)
+    _gating(record, op.activation)
     parts = [part for expert in op.experts for part in expert.parts]
     biases = [None if part.bias is None else writer.vector(part.bias) for part in parts]
     experts = c.Experts(
@@ -233,9 +258,11 @@ def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
 
 BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     EmbeddingLookup: _embedding,
-    RmsNorm: _rms_norm,
-    AddRmsNorm: _add_rms_norm,
+    RmsNorm: _norm,
+    LayerNorm: _norm,
     Add: _add,
+    NormAdd: _norm_add,
+    AddNorm: _add_norm,
     MatMul: _matmul,
     RopeAngles: _rope_angles,
     Rotate: _rotate,
@@ -243,6 +270,8 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     RotateKvWrite: _rotate_kv_write,
     PagedAttention: _attention,
     GatedActivation: _gated,
+    Activate: _activate,
+    ScaleLogits: _scale_logits,
     RouteTokens: _route_tokens,
     MixtureOfExperts: _experts,
     GateRows: _gate_rows,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import MlpMaker
 from quire.models.families.parts import gated_mlp, num_layers
-from quire.models.spec import ExpertGroups, GatedMLP, Router, Weight
+from quire.models.places import Place, Rows
+from quire.models.spec import ExpertGroups, GatedMLP, Linear, Router, Weight
 
-__all__ = ["chosen_layers", "expert_count", "expert_mlps", "router"]
+__all__ = ["chosen_layers", "expert_count", "expert_mlps", "first_of", "in_stacks", "router"]
 
 MAX_TOP_K = 64
 MAX_EXPERTS = 2**17
@@ -23,8 +25,7 @@ def expert_count(config: ConfigReader, *keys: str) -> int:
 
     Raises ModelError for more than any model's.
     """
-    given = [key for key in keys if config.get(key) is not None]
-    key = given[0] if given else keys[0]
+    key = first_of(config, *keys)
     count = config.positive(key)
     if count * num_layers(config) > MAX_EXPERTS:
         raise ModelError(
@@ -76,3 +77,46 @@ def expert_mlps(
 def chosen_layers(is_chosen: Callable[[int], bool], chosen: MlpMaker, other: MlpMaker) -> MlpMaker:
     """One feed-forward part in the layers that are chosen, another in the others."""
     return lambda layer, prefix: (chosen if is_chosen(layer) else other)(layer, prefix)
+
+
+def in_stacks(
+    mlps: tuple[GatedMLP, ...],
+    gate_up: str,
+    down: str,
+    *,
+    transposed: bool = False,
+    interleaved: bool = False,
+) -> tuple[GatedMLP, ...]:
+    """The experts, stored in two tensors: [experts, 2F, E] with gate above up, and [experts, E, F].
+
+    gate_up, down: names of the tensors; biases stand in those with _bias behind.  transposed: they
+    are [experts, E, 2F] and [experts, F, E].  interleaved: rows of gate and up alternate.
+    """
+    count, (inner, width) = len(mlps), mlps[0].gate.weight.shape
+    halves = (Rows(0, inner), Rows(inner, inner))
+    if interleaved:
+        halves = (Rows(0, 1, 2), Rows(1, 1, 2))
+
+    def placed(linear: Linear, name: str, rows: int, e: int, half: Rows | None) -> Linear:
+        cols = linear.weight.shape[1]
+        shape = (count, cols, rows) if transposed else (count, rows, cols)
+        place = Place(name, shape, e, transposed, half)
+        bias = linear.bias and replace(
+            linear.bias, stored=(Place(f"{name}_bias", (count, rows), e, False, half),)
+        )
+        return Linear(replace(linear.weight, stored=(place,)), bias)
+
+    return tuple(
+        replace(
+            mlp,
+            gate=placed(mlp.gate, gate_up, 2 * inner, e, halves[0]),
+            up=placed(mlp.up, gate_up, 2 * inner, e, halves[1]),
+            down=placed(mlp.down, down, width, e, None),
+        )
+        for e, mlp in enumerate(mlps)
+    )
+
+
+def first_of(config: ConfigReader, *keys: str) -> str:
+    """The first of the keys that has a value; the first of all if none has."""
+    return next((key for key in keys if config.get(key) is not None), keys[0])

@@ -20,6 +20,8 @@ PARTIAL = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 
 def glm4_moe(config: ConfigReader) -> ModelSpec:
     """GLM-4.5, GLM-4.5-Air, GLM-4.6 and GLM-4.7."""
     attention = grouped_attention(
-        config, qkv_bias=config.flag("attention_bias"), qk_norm=config.flag("use_qk_norm")
+        config,
+        qkv_bias=config.flag("attention_bias"),
+        qk_norm="heads" if config.flag("use_qk_norm") else None,
     )
     return decoder(config, attention=attention, mlp=deepseek_experts(config, "noaux_tc"))

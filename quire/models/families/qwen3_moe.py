@@ -20,6 +20,6 @@ def qwen3_moe(config: ConfigReader) -> ModelSpec:
     """Qwen3-30B-A3B, Qwen3-235B-A22B and Qwen3-Coder."""
     bias = config.flag("attention_bias")
     attention = grouped_attention(
-        config, qkv_bias=bias, output_bias=bias, qk_norm=True, windows=layer_windows(config)
+        config, qkv_bias=bias, output_bias=bias, qk_norm="heads", windows=layer_windows(config)
     )
     return decoder(config, attention=attention, mlp=qwen_experts(config))

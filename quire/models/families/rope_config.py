@@ -101,9 +101,11 @@ def _factor(fields: ConfigReader, default: float | None = None) -> float:
     return fields.number("factor", default, low=1.0, high=1e6)
 
 
-def max_length(config: ConfigReader, rope: Rope) -> int:
+def max_length(config: ConfigReader, rope: Rope | None) -> int:
     """Trained length, stretched where the config gives the length before scaling."""
     length = config.positive("max_position_embeddings", 2048)
+    if rope is None:
+        return length
     if rope.scaling.kind in ("linear", "dynamic"):
         return int(length * rope.scaling.factor)
     if rope.scaling.kind == "yarn":
