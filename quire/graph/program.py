@@ -66,12 +66,14 @@ def compile_program(
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
-    row_formats: weight → what its inputs are to be rounded to.  orders: of the columns of those
-    that were sorted.  ranks: how many compute the model together, when the spec is the part of one
-    of them.
+    row_formats: weight → what its inputs are to be rounded to; what is no linear layer's, such as a
+    router, reads floats.  orders: of the columns of those that were sorted.  ranks: how many
+    compute the model together, when the spec is the part of one of them.
     """
     graph = lower(spec) if ranks == 1 else insert_collectives(lower(spec), spec, ranks)
-    graph = quantize_inputs(graph, row_formats or {}, orders)
+    linears = {linear.weight.name for linear in spec.linears()}
+    formats = {name: each for name, each in (row_formats or {}).items() if name in linears}
+    graph = quantize_inputs(graph, formats, orders)
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]
