@@ -90,8 +90,8 @@ def _tuning(config: EngineConfig, weight_format: str) -> str:
     from quire.cli.tune import table
     from quire.runtime.machine import inspect_machine
     from quire.runtime.quantize import SCHEMES
-    from quire.runtime.stored_weights import STORED_AS
     from quire.runtime.tuning import choose_tunings
+    from quire.weights.tensor import STORED_AS
 
     machine = inspect_machine()
     threads = config.threads or machine.cores

@@ -13,12 +13,12 @@ from quire.models.spec import ModelSpec
 from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
 from quire.weights.pack_cache import kept_or_made, pack_cache_path
+from quire.weights.tensor import STORED_AS
 
-__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "quantize_weights", "row_formats"]
+__all__ = ["SCHEMES", "integer_bits", "quantize_weights", "row_formats"]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-INTEGER_DTYPES = tuple(BITS)
 
 
 def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
@@ -35,7 +35,7 @@ def row_formats(
 
     weight_format: of the matrices that are not in integers.
     """
-    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    stored = STORED_AS[weight_format]
     names = [linear.weight.name for linear in spec.linears()]
     return {name: backend.row_format("INT8" if name in integers else stored) for name in names}
 
