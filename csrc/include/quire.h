@@ -96,7 +96,7 @@ enum quire_op_kind {
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap c > 0, c * tanh(that / c); in0
                                    and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
@@ -192,7 +192,7 @@ typedef struct {
     float eps, scale;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
-    float query_factor, softcap;
+    float query_factor, cap;
     int32_t norm;
     int32_t reserved;
     const quire_router *router;

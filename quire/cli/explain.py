@@ -58,7 +58,7 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.runtime.load import kv_layout, read_config
     from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
-    from quire.runtime.stored_weights import STORED_AS
+    from quire.weights.tensor import STORED_AS
 
     directory = _directory(config)
     spec, quantization = read_config(config, directory)

@@ -8,6 +8,7 @@ or 128.  "F8_E4M3" holds floats instead: quire/quant/packed_floats.py has that l
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -32,6 +33,7 @@ __all__ = [
     "PackedDtype",
     "PackedMatrix",
     "Unpacked",
+    "column_orders",
     "pack",
     "packed_bytes",
 ]
@@ -163,6 +165,15 @@ class PackedMatrix:
             )
         if not -126 <= self.exponent <= 127:
             raise ValueError(f"{self.name!r} is times 2**{self.exponent}, which is no float32")
+
+
+def column_orders(weights: Mapping[str, object]) -> dict[str, ColumnOrder]:
+    """The orders of the columns of those matrices that have one."""
+    return {
+        name: weight.order
+        for name, weight in weights.items()
+        if isinstance(weight, PackedMatrix) and weight.order is not None
+    }
 
 
 def packed_bytes(

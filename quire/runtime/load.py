@@ -22,23 +22,21 @@ from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
-from quire.quant.packed import PackedMatrix
+from quire.quant.packed import PackedMatrix, column_orders
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import column_orders, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.runtime.stored_weights import STORED_AS, read_weights
 from quire.runtime.tuning import choose_tunings
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
-from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.model import SUFFIX, open_gguf
+from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
+from quire.weights.loader import load_weights
 from quire.weights.pack_cache import describe_files
-from quire.weights.tensor import RawTensor
+from quire.weights.tensor import STORED_AS, RawTensor
 
 __all__ = [
     "LoadedModel",
@@ -118,6 +116,9 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
 def _read_values(directory: Path) -> dict[str, Any]:
     """config.json, with what older writers put into a file of its own; GGUF in the same words."""
     if directory.suffix == SUFFIX:
+        from quire.weights.gguf.config import gguf_config  # here: few checkpoints need it
+        from quire.weights.gguf.model import open_gguf
+
         return gguf_config(open_gguf(directory))
     values = read_json(directory / "config.json")
     if any(values.get(key) for key in QUANTIZATION_KEYS):
@@ -139,12 +140,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     spec, quantization = read_config(config, directory)
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
-    weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
-    if config.quantization != "auto":
-        kept = None if config.load_format == "dummy" else directory
-        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
-    weights = _in_dtype(weights, config.dtype)
+    weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
     orders = column_orders(weights)
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
@@ -225,6 +222,29 @@ def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
     return replace(spec, head=Linear(spec.embedding.weight))
+
+
+def _read_weights(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    quantization: Quantization | None,
+    directory: Path,
+    threads: int,
+) -> LoadedWeights:
+    """Every weight of the spec as it will be served; imports what only integers need, if so."""
+    if quantization is not None:
+        from quire.runtime.stored_weights import read_weights
+
+        weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
+    else:
+        weights = load_weights(checkpoint, spec.weights())
+    if config.quantization != "auto":
+        from quire.runtime.quantize import quantize_weights
+
+        kept = None if config.load_format == "dummy" else directory
+        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+    return _in_dtype(weights, config.dtype)
 
 
 def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:

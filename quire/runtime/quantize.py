@@ -10,31 +10,15 @@ from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import ModelSpec
-from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
 from quire.weights.pack_cache import kept_or_made, pack_cache_path
+from quire.weights.tensor import STORED_AS
 
-__all__ = [
-    "SCHEMES",
-    "column_orders",
-    "packed_bits",
-    "packed_formats",
-    "quantize_weights",
-    "row_formats",
-]
+__all__ = ["SCHEMES", "packed_bits", "packed_formats", "quantize_weights", "row_formats"]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-
-
-def column_orders(weights: LoadedWeights) -> dict[str, ColumnOrder]:
-    """The orders of the columns of those matrices that have one."""
-    return {
-        name: weight.order
-        for name, weight in weights.items()
-        if isinstance(weight, PackedMatrix) and weight.order is not None
-    }
 
 
 def packed_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
@@ -56,7 +40,7 @@ def row_formats(
 
     packed: the format of those that are quantized.  weight_format: of the others.
     """
-    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    stored = STORED_AS[weight_format]
     names = [linear.weight.name for linear in spec.linears()]
     return {name: backend.row_format(packed.get(name, stored)) for name in names}
 

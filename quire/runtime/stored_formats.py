@@ -14,7 +14,7 @@ from quire.quant.packed_blocks import PANEL_ROWS
 from quire.quant.packing import pack_matrix
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import WEIGHT_FILES, open_checkpoint
-from quire.weights.gguf.model import SUFFIX
+from quire.weights.gguf.files import SUFFIX
 
 __all__ = ["StoredFormats", "stored_formats"]
 

@@ -25,7 +25,7 @@ from quire.config import cache_directory
 from quire.errors import CheckpointError
 from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix
-from quire.weights.gguf.model import SUFFIX, parts_of
+from quire.weights.gguf.files import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor

@@ -167,7 +167,7 @@ class Op(ctypes.Structure):
         ("query_length", c_int32),
         ("query_offset", c_int32),
         ("query_factor", c_float),
-        ("softcap", c_float),
+        ("cap", c_float),
         ("norm", c_int32),
         ("reserved", c_int32),
         ("router", POINTER(Router)),
