@@ -122,7 +122,8 @@ class Assembly:
     def _eos_token_ids(self) -> frozenset[int]:
         found = self.generation.eos_token_ids or self.model.spec.eos_token_ids
         own = self.tokenizer.eos_token_id
-        return frozenset(found) | (frozenset() if own is None else {own})
+        ends = self.tokenizer.turn_end_ids
+        return frozenset(found) | ends | (frozenset() if own is None else {own})
 
     def _info(self, load_s: float, phases: Mapping[str, float]) -> ModelInfo:
         model, memory = self.model, self.model.memory

@@ -31,6 +31,8 @@ class HFTokenizer:
         self.chat_template = self.chat_templates.get("default")
         self.bos_token_id = self._find_id(config.special_tokens.get("bos_token"))
         self.eos_token_id = self._find_id(config.special_tokens.get("eos_token"))
+        ends = map(self._find_id, config.turn_ends)
+        self.turn_end_ids = frozenset(token for token in ends if token is not None)
         self._mark_specials(config)
         self._added = self._backend.get_added_tokens_decoder()
         flagged = (token for token, added in self._added.items() if added.special)

@@ -35,6 +35,7 @@ class FakeTokenizer:
     special_ids = frozenset(range(256, 256 + len(SPECIAL)))
     bos_token_id = 256
     eos_token_id = 257
+    turn_end_ids: frozenset[int] = frozenset()
     special_tokens_map: Mapping[str, str] = {"bos_token": "<s>", "eos_token": "</s>"}
 
     def __init__(self, chat_template: str | None = TEMPLATE) -> None:
