@@ -116,7 +116,8 @@ def test_merges_are_those_of_the_lowest_rank(
     tokens = [bytes([byte]) for byte in range(256)] + draw.sample(sorted(made), len(made))
     if seed not in SEEN:
         SEEN[seed] = load_tokenizer(write(tmp_path_factory.mktemp("ranks"), tokens))
-    text = data.draw(st.text("abc", min_size=1, max_size=40))
+    whole = st.sampled_from(tokens[256:]).map(bytes.decode)  # a word that is a token
+    text = data.draw(st.text("abc", min_size=1, max_size=40) | whole)
     known = {token: rank for rank, token in enumerate(tokens)}
     assert SEEN[seed].encode(text) == lowest_rank_first(known, text.encode())
 
