@@ -10,7 +10,8 @@
 
 namespace quire {
 
-constexpr int kNumOpKinds = QUIRE_OP_QUANTIZE + 1;
+constexpr int64_t kScaledColumns = 4096;  // logits that one unit scales
+constexpr int kNumOpKinds = QUIRE_OP_SCALE_LOGITS + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
 // chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of

@@ -134,6 +134,9 @@ class Walk {
         } else if (op.kind == QUIRE_OP_ATTENTION) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
+        } else if (op.kind == QUIRE_OP_SCALE_LOGITS) {
+            *units = run_.num_rows * ((op.in[0].cols + kScaledColumns - 1) / kScaledColumns);
+            *grain = 1;
         } else {
             *units = run_.num_rows;
             const int64_t cols = op.out[0].cols > op.in[0].cols ? op.out[0].cols : op.in[0].cols;
@@ -146,6 +149,7 @@ class Walk {
         switch (op.kind) {
             case QUIRE_OP_ROPE_ANGLES:
                 return 16;
+            case QUIRE_OP_ACTIVATE:
             case QUIRE_OP_GATED:
             case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:

@@ -6,7 +6,9 @@ Source: the MistralForCausalLM config of transformers.
 from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, dense_decoder, num_layers, sliding_window
+from quire.models.families.decoder import TINY, dense_decoder
+from quire.models.families.parts import num_layers
+from quire.models.families.windows import sliding_window
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 

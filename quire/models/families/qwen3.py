@@ -6,7 +6,8 @@ Source: the Qwen3ForCausalLM config of transformers.
 from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, dense_decoder, layer_windows
+from quire.models.families.decoder import TINY, dense_decoder
+from quire.models.families.windows import layer_windows
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 

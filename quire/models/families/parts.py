@@ -1,0 +1,102 @@
+"""Small parts that the families are put together from: named weights, and values of config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.spec import MLP, Activation, GatedMLP, Linear, Norm, Split, Weight
+
+__all__ = [
+    "activation",
+    "dtype",
+    "gated_mlp",
+    "layer_norm",
+    "linear",
+    "norm",
+    "num_layers",
+    "plain_mlp",
+]
+
+MAX_LAYERS = 4096
+"""More than any model has; a spec is built before the weights say how many there are."""
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu_squared",
+}
+
+
+def linear(name: str, out: int, width: int, split: Split, bias: bool, unit: int = 1) -> Linear:
+    """name.weight [out, width] and, with `bias`, name.bias [out]; `unit` rows stay together."""
+    bias_split: Split = split if split == "rows" else None
+    return Linear(
+        Weight(name + ".weight", (out, width), split, unit),
+        Weight(name + ".bias", (out,), bias_split, unit) if bias else None,
+    )
+
+
+def norm(name: str, width: int, eps: float, offset: float = 0.0) -> Norm:
+    """An RMS norm with name.weight [width]."""
+    return Norm(Weight(name + ".weight", (width,)), eps, offset=offset)
+
+
+def layer_norm(name: str, width: int, eps: float, bias: bool = True) -> Norm:
+    """A layer norm with name.weight and, with `bias`, name.bias [width]."""
+    weight = Weight(name + ".weight", (width,))
+    return Norm(weight, eps, "layer", Weight(name + ".bias", (width,)) if bias else None)
+
+
+def gated_mlp(prefix: str, width: int, inner: int, bias: bool, kind: Activation) -> GatedMLP:
+    """The gate_proj, up_proj and down_proj behind `prefix`."""
+    return GatedMLP(
+        gate=linear(prefix + "gate_proj", inner, width, "rows", bias),
+        up=linear(prefix + "up_proj", inner, width, "rows", bias),
+        down=linear(prefix + "down_proj", width, inner, "columns", bias),
+        activation=kind,
+    )
+
+
+def plain_mlp(prefix: str, width: int, inner: int, bias: bool, kind: Activation) -> MLP:
+    """The up_proj and down_proj behind `prefix`."""
+    return MLP(
+        up=linear(prefix + "up_proj", inner, width, "rows", bias),
+        down=linear(prefix + "down_proj", width, inner, "columns", bias),
+        activation=kind,
+    )
+
+
+def num_layers(config: ConfigReader) -> int:
+    """The number of blocks; ModelError above MAX_LAYERS."""
+    layers = config.positive("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise ModelError(
+            f"{config.architecture}: num_hidden_layers is {layers}; at most {MAX_LAYERS} are read"
+        )
+    return layers
+
+
+def activation(config: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Activation:
+    """The activation that config.json names."""
+    name = config.get(key, default)
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise ModelError(
+            f"{config.architecture}: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def dtype(config: ConfigReader) -> str:
+    """The name of the format that config.json gives its weights."""
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    if not isinstance(name, str):
+        raise ModelError(f"{config.architecture}: dtype is {name!r}; expected a name")
+    return name.removeprefix("torch.")
