@@ -48,8 +48,10 @@ struct AttentionUnit {
         for (int64_t i = 0; i < num_rows * P; i++) all.sums[i] = 0.0f;
         for (int64_t r = 0; r < num_rows; r++) {
             all.maxima[r] = kLowest, all.totals[r] = 0.0f;
-            const int64_t position = run.step->positions[this->tile.first_token + r / group];
-            memory.newest[r] = position;
+            const quire_step &step = *run.step;
+            const int64_t position = step.positions[this->tile.first_token + r / group];
+            const int64_t last = step.query_start[this->tile.request + 1] - 1;
+            memory.newest[r] = op.bidirectional ? step.positions[last] : position;
             memory.oldest[r] =
                 op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
         }

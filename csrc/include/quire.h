@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 6
+#define QUIRE_ABI_VERSION 7
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -54,13 +54,15 @@ enum quire_status {
     QUIRE_BAD_OP = 1,
     QUIRE_BAD_ISA = 2,
     QUIRE_NO_MEMORY = 3,
-    QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
+    QUIRE_BAD_TOKEN =
+        4 /* a token id or position outside the embedding table; nothing was read there */
 };
 
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
  * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
+    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row i * scale; index: whether i is token_ids[t],
+                                  positions[t] + index_offset, or 0 */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
                                   vectors have one segment's length and serve every segment;
@@ -82,7 +84,8 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all.  Query head h reads kv head h / (heads / kv_heads). */
+                                 all; with bidirectional 0 .. the request's last position in
+                                 this step.  Query head h reads kv head h / (heads / kv_heads). */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
@@ -99,8 +102,10 @@ enum quire_activation {
     QUIRE_GELU_TANH = 2,
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
-    QUIRE_RELU_SQUARED = 5
+    QUIRE_RELU_SQUARED = 5,
+    QUIRE_TANH = 6
 };
+enum quire_index { QUIRE_BY_TOKEN = 0, QUIRE_BY_POSITION = 1, QUIRE_FIRST_ROW = 2 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
@@ -132,7 +137,8 @@ typedef struct {
     int32_t rope_dims, pairing, window, activation;
     float eps, scale, cap;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
-    int32_t norm, reserved;
+    int32_t norm, bidirectional;
+    int32_t index, index_offset; /* of embedding */
 } quire_op;
 
 typedef struct quire_pool quire_pool;

@@ -19,7 +19,8 @@ class PagedAttention:
     """[T, H * D] = softmax(scale * q . k) v over the positions a token sees.
 
     A token at position p sees positions max(0, p - window + 1) .. p of its request; window None:
-    all of them.  Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
+    all of them; bidirectional: all positions of its request, which this step must compute whole.
+    Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
     format; the softmax is float32.  Over an int8 cache a backend may round each query to 16 bits
     (steps of max |q| / 32767).  What a token does not see never changes its result.
     """
@@ -30,6 +31,7 @@ class PagedAttention:
     head_dim: int
     scale: float
     window: int | None = None
+    bidirectional: bool = False
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the queries."""
@@ -42,6 +44,8 @@ class PagedAttention:
         out = np.empty_like(queries)
         for token, request in enumerate(batch.request_of_token()):
             last = int(batch.positions[token])
+            if self.bidirectional:
+                last = int(batch.positions[batch.query_start[request + 1] - 1])
             first = 0 if self.window is None else max(0, last - self.window + 1)
             table = batch.block_tables[request]
             keys, values = env.kv_cache.read(self.layer, table, last + 1, first)

@@ -51,6 +51,13 @@ class HFTokenizer:
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(f"the text is not valid Unicode: {error}") from error
 
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Two texts → ids, with the special tokens that stand around a pair."""
+        try:
+            return self._backend.encode(first, second).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise RequestError(f"the text is not valid Unicode: {error}") from error
+
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Ids → text, as the beginning of a text."""
         if self.byte_exact:

@@ -189,8 +189,7 @@ def _processor(origin: str, proto: bytes) -> SentencePieceProcessor:
         return SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{origin} is damaged or not a SentencePiece model ({error}); download it "
-            "again"
+            f"{origin} is damaged or not a SentencePiece model ({error}); download it again"
         ) from error
 
 

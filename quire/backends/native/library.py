@@ -36,14 +36,14 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
 NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED = range(6)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH = range(7)
 RMS, LAYER = range(2)
 (
     OP_EMBEDDING,
@@ -71,7 +71,7 @@ STATUS_TEXTS = (
     "an op that this library does not know",
     "an instruction set that this machine cannot run",
     "not enough memory for scratch space",
-    "a token id outside the embedding table",
+    "a token id or position outside the embedding table",
 )
 
 _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
@@ -120,7 +120,9 @@ class Op(ctypes.Structure):
         ("cap", c_float),
         ("row_dtype", c_int32),
         ("norm", c_int32),
-        ("reserved", c_int32),
+        ("bidirectional", c_int32),
+        ("index", c_int32),
+        ("index_offset", c_int32),
     ]
 
 

@@ -28,6 +28,7 @@ __all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
+INDEX_CODES = {"token": 0, "position": 1, "first": 2}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
 
 
@@ -98,6 +99,7 @@ def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
     record.num_parts = 1
+    record.index, record.index_offset = INDEX_CODES[op.index], op.offset
 
 
 def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
@@ -165,6 +167,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
     record.scale, record.window = op.scale, op.window or 0
+    record.bidirectional = op.bidirectional
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:

@@ -92,6 +92,7 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
     rope = _rope(spec)
+    assert spec.norm is not None, "every architecture that is written has one"
     is_linear = rope.scaling.kind == "linear"
     return {
         "context_length": rope.scaling.original_length if is_linear else spec.max_length,
