@@ -97,13 +97,13 @@ def _memory(config: EngineConfig, spec: ModelSpec, batch: int, context: int) -> 
     from quire.ops.number_formats import storage_dtype
     from quire.runtime.load import kv_layout
 
-    layouts = {name: kv_layout(replace(config, kv_cache_dtype=name), spec) for name in KV_FORMATS}
+    kept = kv_layout(config, spec)
+    layouts = {name: replace(kept, format=name) for name in KV_FORMATS}
     size = config.block_size
     each = ", ".join(f"{name} {it.bytes_per_block // size:,}" for name, it in layouts.items())
     yield f"KV cache, bytes per token: {each}"
     dtype = spec.dtype if config.dtype == "auto" else config.dtype
     weights = spec.num_parameters * storage_dtype(dtype).itemsize
-    kept = kv_layout(config, spec)
     blocks = num_blocks_at_once(context, size, spec.window, config.max_num_batched_tokens)
     cached = batch * blocks * kept.bytes_per_block
     yield (

@@ -58,8 +58,10 @@ def ranges(numbers: Iterable[int]) -> str:
 
 def _block(block: Block) -> str:
     """Its parts in the order in which they stand."""
-    order = ("attention_norm", "attention", "attention_output_norm", "attention_sum_norm")
-    order += ("mlp_norm", "mlp", "mlp_output_norm", "mlp_sum_norm")
+    order = (
+        *("attention_norm", "attention", "attention_output_norm", "attention_sum_norm"),
+        *("mlp_norm", "mlp", "mlp_output_norm", "mlp_sum_norm"),
+    )
     named = {each.name: getattr(block, each.name) for each in fields(block)}
     rest = [name for name in named if name not in order]
     parts = [_part(named[name], name) for name in order if named.get(name) is not None]
