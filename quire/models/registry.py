@@ -16,6 +16,7 @@ __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
 FAMILY_MODULES = (
     "baichuan",
+    "bert",
     "chatglm",
     "deepseek",
     "ernie",

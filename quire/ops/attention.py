@@ -23,6 +23,7 @@ class PagedAttention:
     all of them; with a chunk p - p % chunk .. p.  query_rule: what its scale is multiplied by.
     softcap c: a score s becomes c tanh(s / c); then slopes[h] are taken off per position between
     query and key.  sinks [H], the name of a weight: a score beside the others that has no value.
+    bidirectional: all positions of its request, which this step must compute whole.
     Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
     format; the softmax is float32.  Over an int8 cache a backend may round each query to 16 bits
     (steps of max |q| / 32767).  What a token does not see never changes its result.
@@ -39,6 +40,7 @@ class PagedAttention:
     slopes: tuple[float, ...] = ()
     sinks: str | None = None
     query_rule: QueryRule | None = None
+    bidirectional: bool = False
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the queries."""
@@ -51,6 +53,8 @@ class PagedAttention:
         out = np.empty_like(queries)
         for token, request in enumerate(batch.request_of_token()):
             last = int(batch.positions[token])
+            if self.bidirectional:
+                last = int(batch.positions[batch.query_start[request + 1] - 1])
             first = self._first_seen(last)
             table = batch.block_tables[request]
             keys, values = env.kv_cache.read(self.layer, table, last + 1, first)

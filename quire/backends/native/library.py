@@ -38,14 +38,14 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 8
+ABI_VERSION = 9
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, CLAMPED_SWIGLU = range(7)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, CLAMPED_SWIGLU = range(8)
 RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
 GROUP_MAX, GROUP_TOP2_SUM = range(2)
@@ -78,7 +78,7 @@ STATUS_TEXTS = (
     "an op that this library does not know",
     "an instruction set that this machine cannot run",
     "not enough memory for scratch space",
-    "a token id outside the embedding table",
+    "a token id or position outside the embedding table",
 )
 
 _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
@@ -169,6 +169,9 @@ class Op(ctypes.Structure):
         ("query_factor", c_float),
         ("cap", c_float),
         ("norm", c_int32),
+        ("bidirectional", c_int32),
+        ("index", c_int32),
+        ("index_offset", c_int32),
         ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),
