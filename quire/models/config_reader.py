@@ -160,6 +160,10 @@ class ConfigReader:
         reader._names = {key: name for key, name in names.items() if key not in given}
         return reader
 
+    def __contains__(self, key: str) -> bool:
+        """Whether config.json has the key, if only as null."""
+        return key in self._values
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
         key = self._own(key)

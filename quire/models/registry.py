@@ -17,12 +17,24 @@ __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 FAMILY_MODULES = (
     "baichuan",
     "chatglm",
+    "ernie",
+    "exaone4",
+    "gemma",
+    "glm",
+    "granite",
+    "hunyuan",
     "internlm",
     "llama",
+    "ministral",
     "mistral",
+    "olmo",
+    "phi3",
     "qwen",
     "qwen2",
     "qwen3",
+    "seed_oss",
+    "smollm3",
+    "starcoder2",
 )
 
 
