@@ -230,10 +230,6 @@ class ConfigReader:
         self._names: Mapping[str, str] = {}
         self.architecture = architecture
 
-    def __contains__(self, key: str) -> bool:
-        """Whether config.json has the key, if only as null."""
-        return key in self._values
-
     def renamed(self, names: Mapping[str, str], **given: Any) -> ConfigReader:
         """The same config.json for who asks in other words; what is read there is read here.
 
@@ -248,6 +244,10 @@ class ConfigReader:
     def __iter__(self) -> Iterator[str]:
         """The keys of config.json."""
         return iter(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether config.json has the key, if only as null."""
+        return key in self._values
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
