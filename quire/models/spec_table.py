@@ -8,7 +8,17 @@ from itertools import pairwise
 from typing import Any
 
 from quire.models.rope import Rope
-from quire.models.spec import MLP, Attention, Block, GatedMLP, Linear, ModelSpec, Norm, Weight
+from quire.models.spec import (
+    MLP,
+    Attention,
+    Block,
+    GatedMLP,
+    Linear,
+    MixtureOfExperts,
+    ModelSpec,
+    Norm,
+    Weight,
+)
 
 __all__ = ["layer_lines", "ranges", "spec_lines"]
 
@@ -74,11 +84,30 @@ def _part(part: Any, name: str) -> str:
     if isinstance(part, Attention):
         return _attention(part)
     if isinstance(part, GatedMLP | MLP):
-        gated = "gated " if isinstance(part, GatedMLP) else ""
-        bias = ["bias"] if part.up.bias else []
-        return _joined([f"mlp {gated}{part.activation} {part.up.weight.shape[0]}", *bias])
+        return _mlp(part)
+    if isinstance(part, MixtureOfExperts):
+        return _experts(part)
     shown = [each.name for each in fields(part)]
     return _joined([name, *_extras(part, shown)])
+
+
+def _mlp(mlp: GatedMLP | MLP) -> str:
+    gated = "gated " if isinstance(mlp, GatedMLP) else ""
+    bias = ["bias"] if mlp.up.bias else []
+    return _joined([f"mlp {gated}{mlp.activation} {mlp.up.weight.shape[0]}", *bias])
+
+
+def _experts(mixture: MixtureOfExperts) -> str:
+    """The first expert stands for all: they are alike."""
+    router = mixture.router
+    chosen = f"{router.top_k} of {len(mixture.experts)} experts by {router.scoring}"
+    known = ("weight", "top_k", "scoring", "least_sum", "jitter")
+    rest = [each.name for each in fields(router) if each.name not in known]
+    shared = [f"shared {_mlp(mixture.shared)}"] if mixture.shared else []
+    shared += ["gate on shared"] if mixture.shared_gate else []
+    scaled = ["scales inputs"] if mixture.scales_inputs else []
+    each = f"each {_mlp(mixture.experts[0])}"
+    return _joined([chosen, *_extras(router, rest), each, *shared, *scaled])
 
 
 def _attention(a: Attention) -> str:
@@ -89,15 +118,17 @@ def _attention(a: Attention) -> str:
     rest = [name for name in rest if name != "scale" or a.scale != a.head_dim**-0.5]
     words = f"attention {a.heads} heads / {a.kv_heads} kv x {a.head_dim}"
     window = f"window {a.window or 'none'}"
-    return _joined([words, _rope(a.rope), window, *extra, *_extras(a, rest)])
+    return _joined([words, _rope(a.rope, a.head_dim), window, *extra, *_extras(a, rest)])
 
 
-def _rope(rope: Rope | None) -> str:
+def _rope(rope: Rope | None, head_dim: int) -> str:
     if rope is None:
         return "no rope"
     kind = "" if rope.scaling.kind == "default" else f" {rope.scaling.kind}"
     factor = f" x {rope.scaling.factor:g}" if rope.scaling.factor != 1 else ""
-    return f"rope {rope.theta:g}{kind}{factor}"
+    part = "" if rope.dims == head_dim else f" on {rope.dims} of {head_dim}"
+    pairs = "" if rope.pairing == "half" else f" {rope.pairing}"
+    return f"rope {rope.theta:g}{kind}{factor}{part}{pairs}"
 
 
 def _norm(norm: Norm) -> str:

@@ -85,3 +85,23 @@ def test_what_is_set_is_said() -> None:
         "a head of its own, times 0.5, capped at 30",
     ):
         assert said in text
+
+
+def test_experts_in_words() -> None:
+    text = "\n".join(spec_lines(spec_of("Qwen2MoeForCausalLM")))
+    assert "3 of 8 experts by softmax, each mlp gated silu 48, shared mlp gated silu 96" in text
+
+
+@pytest.mark.parametrize("architecture", sorted(load_families()))
+def test_every_family_has_words(architecture: str) -> None:
+    spec = spec_of(architecture)
+    assert sum(line.startswith("layers ") for line in spec_lines(spec)) >= 1
+
+
+def test_a_rotation_of_a_part_is_said() -> None:
+    spec = spec_of("Qwen3ForCausalLM")
+    block = spec.blocks[0]
+    assert block.attention.rope is not None
+    rope = replace(block.attention.rope, dims=8, pairing="interleaved")
+    spec = replace(spec, blocks=(replace(block, attention=replace(block.attention, rope=rope)),))
+    assert "rope 10000 on 8 of 32 interleaved" in "\n".join(spec_lines(spec))
