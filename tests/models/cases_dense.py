@@ -148,6 +148,9 @@ GLMS = (
     ),
 )
 OLMOS: tuple[Case, ...] = (
+    Case("olmo", "olmo", BASE),
+    Case("olmo-biases-tied", "olmo", {**BASE, "attention_bias": True, "tie_word_embeddings": True}),
+    Case("olmo-mha-yarn", "olmo", {**BASE, "num_key_value_heads": 4, "rope_parameters": YARN}),
     Case("olmo2", "olmo2", BASE),
     Case("olmo2-mha-biases", "olmo2", {**BASE, "num_key_value_heads": 4, "attention_bias": True}),
     Case(
@@ -223,6 +226,15 @@ EXAONES = (
     ),
 )
 OTHERS = (
+    Case("arcee", "arcee", {**BASE, "head_dim": 16}),
+    Case(
+        "arcee-biases", "arcee", {**BASE, "head_dim": 24, "attention_bias": True, "mlp_bias": True}
+    ),
+    Case(
+        "arcee-yarn-tied",
+        "arcee",
+        {**BASE, "head_dim": 16, "tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
     Case("seed-oss", "seed_oss", {**BASE, "head_dim": 24}),
     Case("seed-oss-out-bias", "seed_oss", {**BASE, "head_dim": 16, "attention_out_bias": True}),
     Case(
