@@ -53,6 +53,22 @@ def olmoe(name: str, **fields: Any) -> Case:
     return Case(name, "olmoe", {**BASE, **values, **fields})
 
 
+def llama4(name: str, **fields: Any) -> Case:
+    values = {
+        "num_local_experts": 5,
+        "num_experts_per_tok": 1,
+        "intermediate_size_mlp": 80,
+        "interleave_moe_layer_step": 1,
+        "moe_layers": [0, 1, 2],
+        "no_rope_layers": [1, 1, 0],
+        "attention_chunk_size": 8,
+        "floor_scale": 4,
+        "attn_scale": 0.5,
+        "head_dim": 16,
+    }
+    return Case(name, "llama4_text", {**BASE, **values, **fields})
+
+
 def ernie(name: str, **fields: Any) -> Case:
     values = {
         "moe_num_experts": 6,
@@ -142,6 +158,18 @@ CASES = (
           num_local_experts=8, intermediate_size=40),
     local("phimoe-wide", "phimoe", attention_bias=True, router_jitter_noise=0.9,
           num_local_experts=16, num_key_value_heads=4, tie_word_embeddings=True),
+    local("gpt-oss", "gpt_oss", head_dim=16, swiglu_limit=1.0, sliding_window=8),
+    local("gpt-oss-types", "gpt_oss", head_dim=32, swiglu_limit=0.5, swiglu_alpha=3.0,
+          sliding_window=4, layer_types=["full_attention", "full_attention", "sliding_attention"],
+          num_experts_per_tok=3, intermediate_size=40, num_key_value_heads=1),
+    local("gpt-oss-bare", "gpt_oss", head_dim=8, swiglu_limit=2.0, attention_bias=False,
+          sliding_window=64, num_local_experts=8, num_experts_per_tok=1, num_key_value_heads=4),
+    llama4("llama4"),
+    llama4("llama4-mixed", interleave_moe_layer_step=2, moe_layers=[1], num_local_experts=4,
+           num_experts_per_tok=2, use_qk_norm=False, no_rope_layers=[0, 1, 1]),
+    llama4("llama4-plain", attn_temperature_tuning=False, attention_bias=True,
+           num_key_value_heads=1, attention_chunk_size=16, intermediate_size=40,
+           no_rope_layers=[1, 0, 0]),
 )  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_family = pytest.mark.parametrize("case", CASES[::3], ids=str)
@@ -315,6 +343,8 @@ def mistakes(spec: ModelSpec, router: Router, mixture: MixtureOfExperts) -> Iter
             "no shared expert",
             with_mixture(spec, lambda m: replace(m, shared=None, shared_gate=None)),
         )
+    if mixture.scales_inputs:
+        yield "outputs scaled", with_mixture(spec, lambda m: replace(m, scales_inputs=False))
     if mixture.shared_gate is not None:
         yield "no shared gate", with_mixture(spec, lambda m: replace(m, shared_gate=None))
     if router.least_sum > 1e-3:
