@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import (
     TINY,
@@ -17,7 +18,7 @@ from quire.models.families.decoder import (
     rms_norm,
 )
 from quire.models.families.experts import expert_count, expert_mlps, in_stacks, router
-from quire.models.families.parts import head_dim, num_layers
+from quire.models.families.parts import activation, head_dim, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.families.windows import FULL, SLIDING, layer_types, windows_of
 from quire.models.registry import family
@@ -71,6 +72,8 @@ def _experts(config: ConfigReader) -> MlpMaker:
     count = expert_count(config, "num_local_experts", "num_experts")
     top_k, inner = config.positive("num_experts_per_tok", 4), config.positive("intermediate_size")
     alpha = config.number("swiglu_alpha", 1.702, low=0.0, high=1e6)
+    if activation(config) != "silu":
+        raise ModelError(f"{config.architecture}: hidden_act must be silu, which its gates clamp")
     limit = config.number("swiglu_limit", 7.0, low=1e-6, high=1e6)
 
     def mixture(layer: int, prefix: str) -> MixtureOfExperts:
