@@ -15,6 +15,7 @@ import pytest
 
 from quire.models.families.decoder import TINY
 from quire.models.spec import GatedMLP, MixtureOfExperts, ModelSpec, Router
+from quire.runtime.quantize import quantize_weights
 from tests.models.checkpoints import Case, build_oracle, oracle_logits, random_tokens
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
 
@@ -287,6 +288,26 @@ def test_the_same_bits_in_any_pieces(case: Case, oracles: Callable[[Case], Oracl
     for pieces in ([1] * len(oracle.tokens), [3, 20, 17]):
         part = Model(oracle.loaded, "native-auto").logits(oracle.tokens, pieces)
         np.testing.assert_array_equal(part, whole)
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("name", ["qwen2-moe", "gpt-oss"])
+def test_experts_in_integers(name: str, scheme: str, oracles: Callable[[Case], Oracle]) -> None:
+    """Every matrix but the routers is packed; a row still has the same bits in any pieces."""
+    oracle = oracles(next(case for case in CASES if case.name == name))
+    spec, weights = oracle.loaded.spec, oracle.loaded.weights
+    packed = quantize_weights(weights, spec, scheme, None, threads=1)
+    floats = {name for name, weight in packed.items() if weight.dtype == "F32"}
+    assert all(name.endswith(("norm.weight", "bias", "sinks")) or "gate.weight" in name
+               or "router" in name or "embed" in name for name in floats)  # fmt: skip
+    loaded = Loaded(spec, packed)
+    expected = Model(loaded).logits(oracle.tokens)
+    whole = Model(loaded, "native-auto", threads=2).logits(oracle.tokens)
+    near = np.abs(whole - expected).mean() / np.abs(expected).mean()
+    assert near < 0.02, "rounded inputs and all"
+    pieces = [1] * len(oracle.tokens)
+    part = Model(loaded, "native-auto").logits(oracle.tokens, pieces)
+    np.testing.assert_array_equal(part, whole)
 
 
 # --- sight
