@@ -71,9 +71,10 @@ enum quire_op_kind {
     QUIRE_OP_LINEAR = 4,    /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
+                                  D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
+                                  the last; the product in float32, sine and cosine accurate to
+                                  float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */
@@ -86,14 +87,14 @@ enum quire_op_kind {
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  softcap c > 0: before that a score s becomes
+                                 query and key.  cap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap c > 0, c * tanh(that / c); in0
                                   and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
@@ -118,7 +119,7 @@ enum quire_activation {
     QUIRE_RELU = 4,
     QUIRE_RELU_SQUARED = 5,
     QUIRE_CLAMPED_SWIGLU = 6 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
-                                of at most `softcap`, and u is in1 between that and its negative */
+                                of at most `cap`, and u is in1 between that and its negative */
 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
@@ -181,13 +182,13 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale;
+    float eps, scale, cap;
     int32_t
         row_dtype; /* of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate,
                           gated */
-    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
-    float query_factor, softcap;
     int32_t norm;
+    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
+    float query_factor;
     const quire_router *router;
     const quire_experts *experts;
 } quire_op;

@@ -278,7 +278,7 @@ def _settings(op: Op) -> Iterator[str]:
     elif isinstance(op, RouteTokens):
         yield f"{op.top_k} experts, {op.scoring}"
     elif isinstance(op, MixtureOfExperts):
-        yield f"{op.top_k} of {len(op.experts)} experts of {op.experts[0].gate.out}"
+        yield f"{op.top_k} of {len(op.experts)} of {op.experts[0].gate.out}"
         yield op.activation.kind
 
 
@@ -289,13 +289,13 @@ def _attention(op: PagedAttention) -> Iterator[str]:
     if op.chunk is not None:
         yield f"chunks of {op.chunk}"
     if op.softcap is not None:
-        yield f"scores capped at {op.softcap:g}"
+        yield f"cap {op.softcap:g}"
     if op.slopes:
         yield "ALiBi"
     if op.sinks is not None:
         yield "sinks"
     if op.query_rule is not None:
-        yield f"queries scaled by {op.query_rule.kind}"
+        yield f"query {op.query_rule.kind}"
 
 
 def _parts(parts: tuple[LinearPart, ...]) -> Iterator[str]:

@@ -65,7 +65,7 @@ class _Lowering:
     def _angles_of(self, rope: Rope) -> Value:
         if rope not in self.angles:
             table = len(self.angles)
-            op = RopeAngles(table, rope.dims, rope.scaling.attention_factor)
+            op = RopeAngles(table, rope.dims)
             self.angles[rope] = self.build.add(op, name=f"angles{table}")
         return self.angles[rope]
 

@@ -38,6 +38,16 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "max_window_layers": 1,
     },
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 3},
+    "norms on both sides, caps": {
+        "architectures": ["Gemma2ForCausalLM"],
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 4.0,
+    },
+    "norms behind": {"architectures": ["Olmo2ForCausalLM"]},
+    "layer norms": {"architectures": ["Starcoder2ForCausalLM"]},
+    "multipliers": {"architectures": ["GraniteForCausalLM"]},
+    "no rope": {"architectures": ["SmolLM3ForCausalLM"]},
+    "norms behind the rope": {"architectures": ["HunYuanDenseV1ForCausalLM"]},
 }
 
 
@@ -70,7 +80,7 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
     Positions before those are not computed here: their keys stand in the cache already.
     """
     random = np.random.default_rng(seed)
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = tuple(np.float32([rope.table_row()]) for rope in spec.ropes)
     positions = np.int32([0, 1, 2, 3, 4, 18, 7, 8, 9])
     return Batch(
         token_ids=random.integers(0, spec.vocab_size, 9).astype(np.int32),

@@ -91,7 +91,7 @@ def test_activations(pool, isa, rng, activation, width, in_place):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_clamped_swiglu(pool, isa, rng, width):
     gate, up = (rng.standard_normal((2, 6, width)) * 6).astype(np.float32)
-    op = c.Op(kind=c.OP_GATED, activation=c.CLAMPED_SWIGLU, scale=1.702, softcap=7.0)
+    op = c.Op(kind=c.OP_GATED, activation=c.CLAMPED_SWIGLU, scale=1.702, cap=7.0)
     (out,) = run(pool, isa, op, [gate, up], [width])
     g = np.minimum(gate.astype(np.float64), 7)
     expected = g / (1 + np.exp(-1.702 * g)) * (np.clip(up, -7, 7) + 1)
@@ -137,7 +137,7 @@ def test_gelu_is_accurate_over_its_whole_range(pool, isa):
 def test_scale_logits(pool, isa, rng, width, cap):
     x = (rng.standard_normal((3, width)) * 50).astype(np.float32)
     x[0, 0], x[1, -1], x[2, 0] = np.inf, np.nan, -np.inf
-    op = c.Op(kind=c.OP_SCALE_LOGITS, scale=0.25, softcap=cap)
+    op = c.Op(kind=c.OP_SCALE_LOGITS, scale=0.25, cap=cap)
     (out,) = run(pool, isa, op, [x], [width], in_place=True)
     scaled = x.astype(np.float64) * 0.25
     expected = cap * np.tanh(scaled / cap) if cap else scaled

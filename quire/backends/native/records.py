@@ -95,7 +95,7 @@ class RecordWriter:
         return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies."""
+        """The address of a table of inverse frequencies and factors."""
         return int(self._frequencies[table].ctypes.data)
 
     def pointer_to(self, struct: Any) -> Any:
@@ -160,7 +160,7 @@ def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
 def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
-    record.scale, record.rope_dims = op.scale, op.dims
+    record.rope_dims = op.dims
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
@@ -186,7 +186,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
     record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
-    record.softcap = op.softcap or 0.0
+    record.cap = op.softcap or 0.0
     if op.sinks is not None:
         record.vectors[0] = writer.vector(op.sinks)
     if op.slopes:
@@ -205,7 +205,7 @@ def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
 def _gating(record: Any, op: GatedActivation) -> None:
     record.activation = ACTIVATION_CODES[op.kind]
     if op.kind == "clamped_swiglu":
-        record.scale, record.softcap = op.alpha, op.limit
+        record.scale, record.cap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
@@ -213,7 +213,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
