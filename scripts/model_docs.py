@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 from quire.models.registry import load_families  # noqa: E402
+from tests.models import cases_mixtures  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
@@ -35,7 +36,8 @@ def main(argv: list[str]) -> int:
 
 def table() -> str:
     """One row for each function that builds a spec."""
-    cases = Counter(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[case.model_type] for case in CASES)
+    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "deepseek": "DeepseekForCausalLM"}
+    cases = Counter(known[case.model_type] for case in (*CASES, *cases_mixtures.CASES))
     rows = {}
     for family in load_families().values():
         module = sys.modules[family.build.__module__]
