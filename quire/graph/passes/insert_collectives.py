@@ -39,7 +39,7 @@ def insert_collectives(graph: Graph, spec: ModelSpec, ranks: int) -> Graph:
         return _meeting(node, AllReduce(), node.outputs[0].width) if partial else (node,)
 
     graph = graph.rewrite(change)
-    if splits[spec.head.weight.name] != "rows":
+    if spec.output != "logits" or splits[spec.head.weight.name] != "rows":
         return graph
     (head,) = (node for node in graph if graph.logits in node.outputs)
     part, gather = _meeting(head, AllGather(spec.vocab_size), head.outputs[0].width)
