@@ -21,7 +21,7 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.runtime.quantize import column_orders
+from quire.quant.packed import column_orders
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
