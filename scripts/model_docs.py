@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT))
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 from quire.models.registry import load_families  # noqa: E402
-from tests.models import checkpoints, test_layouts, test_mixtures  # noqa: E402
+from tests.models import cases_mixtures, test_layouts  # noqa: E402
+from tests.models.checkpoints import CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 ELSEWHERE = "[embeddings](../tests/engine/test_embeddings.py)"
@@ -36,7 +37,9 @@ def main(argv: list[str]) -> int:
 
 def table() -> str:
     """One row for each function that builds a spec."""
-    cases = _cases()
+    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "deepseek": "DeepseekForCausalLM"}
+    cases = Counter(known[case.model_type] for case in (*CASES, *cases_mixtures.CASES))
+    cases.update(case.config["architectures"][0] for case in test_layouts.CASES)
     rows = {}
     for family in load_families().values():
         module = sys.modules[family.build.__module__]
@@ -53,20 +56,6 @@ def table() -> str:
         "|---|---|---|---|",
     ]
     return "\n".join([*head, *sorted(rows.values(), key=str.lower)]) + "\n"
-
-
-def _cases() -> Counter[str]:
-    """How many cases each architecture has; DeepSeek's are Llama's with other layers put in."""
-    native = (*checkpoints.CASES, *test_mixtures.CASES)
-    deepseek = [case for case in native if case.name.startswith("deepseek")]
-    found = Counter(
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[case.model_type]
-        for case in native
-        if case not in deepseek
-    )
-    found.update(case.config["architectures"][0] for case in test_layouts.CASES)
-    found["DeepseekForCausalLM"] = len(deepseek)
-    return found
 
 
 if __name__ == "__main__":

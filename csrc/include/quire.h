@@ -92,7 +92,7 @@ enum quire_op_kind {
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  softcap c > 0: before that a score s becomes
+                                 query and key.  cap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */

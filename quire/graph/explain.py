@@ -278,7 +278,7 @@ def _settings(op: Op) -> Iterator[str]:
     elif isinstance(op, RouteTokens):
         yield f"{op.top_k} experts, {op.scoring}"
     elif isinstance(op, MixtureOfExperts):
-        yield f"{op.top_k} of {len(op.experts)} experts of {op.experts[0].gate.out}"
+        yield f"{op.top_k} of {len(op.experts)} of {op.experts[0].gate.out}"
         yield op.activation.kind
 
 
