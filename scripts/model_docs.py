@@ -16,10 +16,11 @@ sys.path.insert(0, str(ROOT))
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 from quire.models.registry import load_families  # noqa: E402
-from tests.models import cases_mixtures  # noqa: E402
+from tests.models import cases_mixtures, test_layouts  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
+ELSEWHERE = "[embeddings](../tests/engine/test_embeddings.py)"
 MARKED = re.compile(r"(<!-- table: families -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -38,13 +39,14 @@ def table() -> str:
     """One row for each function that builds a spec."""
     known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "deepseek": "DeepseekForCausalLM"}
     cases = Counter(known[case.model_type] for case in (*CASES, *cases_mixtures.CASES))
+    cases.update(case.config["architectures"][0] for case in test_layouts.CASES)
     rows = {}
     for family in load_families().values():
         module = sys.modules[family.build.__module__]
         names = [each for each, other in load_families().items() if other.build is family.build]
         about = (module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         what = about.partition(": ")[2].rstrip(".")
-        count = sum(cases[each] for each in names)
+        count = sum(cases[each] for each in names) or ELSEWHERE
         rows[family.build] = (
             f"| {family.summary.rstrip('.')} | {', '.join(f'`{each}`' for each in names)} "
             f"| {what} | {count} |"

@@ -247,7 +247,7 @@ class ConfigReader:
 
     def __contains__(self, key: str) -> bool:
         """Whether config.json has the key, if only as null."""
-        return key in self._values
+        return self._own(key) in self._values
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""

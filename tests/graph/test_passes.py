@@ -136,11 +136,15 @@ def test_rotations_go_with_the_write() -> None:
     assert (found["RotateKvWrite"], found["Rotate"], found["KvWrite"]) == (3, 0, 0)
 
 
-def test_one_more_layer_is_nine_more_nodes_with_work() -> None:
-    """qkv; rotate, write; attend; output; add, norm; gate, up; activate; down; add, norm."""
+@pytest.mark.parametrize("name", ["llama", "norms on both sides, caps", "layer norms"])
+def test_one_more_layer_is_nine_more_nodes_with_work(name: str) -> None:
+    """qkv; rotate, write; attend; output; add, norm; gate, up; activate; down; add, norm.
+
+    Where norms stand behind a part as well, they join the sum.
+    """
 
     def work(layers: int) -> int:
-        graph = optimize(lower(tiny_spec("llama", num_hidden_layers=layers)))
+        graph = optimize(lower(tiny_spec(name, num_hidden_layers=layers)))
         return sum(not isinstance(node.op, Columns) for node in graph)
 
     assert work(5) - work(4) == 9
