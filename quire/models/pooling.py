@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ MODES: Mapping[str, PoolingKind] = {
     "lasttoken": "last",
 }
 """How sentence-transformers calls them: pooling_mode_..."""
-UNUSED_MODULES = ("Transformer", "Pooling", "Normalize")
+KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +80,25 @@ def _read_files(directory: Path) -> Pooling | None:
     path = directory / "modules.json"
     if not path.is_file():
         return None
-    modules = read_json_list(path)
+    modules = _read_modules(path)
     pooling = Pooling("mean", normalize=False)
     for module in modules:
         kind = str(module.get("type", "")).rpartition(".")[2]
-        if kind not in UNUSED_MODULES:
+        if kind not in KNOWN_MODULES:
             raise ModelError(f"{path} has a module of type {kind!r}; known: Pooling, Normalize")
         if kind == "Normalize":
             pooling = replace(pooling, normalize=True)
         if kind == "Pooling":
-            chosen = read_json(directory / str(module.get("path", "")) / "config.json")
+            folder = str(module.get("path", ""))
+            if Path(folder).name != folder:
+                raise ModelError(f"{path} names {folder!r}, which is no folder beside it")
+            chosen = read_json(directory / folder / "config.json")
             pooling = replace(pooling, kind=_kind(path, chosen))
     return pooling
 
 
-def read_json_list(path: Path) -> list[Mapping[str, Any]]:
+def _read_modules(path: Path) -> list[Mapping[str, Any]]:
     """The objects in a file.  Raises ModelError for anything else."""
-    import json
-
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

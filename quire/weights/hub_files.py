@@ -13,8 +13,9 @@ USED = ("*.json", "*.safetensors", "*.model", "*.tiktoken", "*.jinja", "*.txt")
 # The weights of repositories that have no safetensors.
 PICKLED = ("pytorch_model*.bin",)
 
-# A second copy of the weights in Mistral's layout, and exports for other programs in folders.
-UNUSED = ("consolidated*", "*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt", "*/*.bin")
+# A second copy of the weights in Mistral's layout, and exports for other programs in folders; those
+# with a number are sentence-transformers', such as 1_Pooling.
+UNUSED = ("consolidated*", "[!0-9]*/*.json", "*/*.safetensors", "*/*.model", "*/*.txt", "*/*.bin")
 
 
 def choose_files(names: Iterable[str]) -> list[str]:

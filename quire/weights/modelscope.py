@@ -86,6 +86,10 @@ class _Unreachable(Exception):
     """The hub did not answer, or not to the end; asking again may help."""
 
 
+IN_A_FOLDER = re.compile(r"[0-9]+_[A-Za-z]+/config\.json")
+"""What sentence-transformers keeps in folders."""
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     """One file of a listing; size None and sha256 "" mean that the hub did not say."""
@@ -164,9 +168,10 @@ def _file_name(revision: str) -> str:
 
 
 def _listed(entry: dict[str, Any]) -> _File | None:
-    """Read one entry of a listing; None for folders and for files inside folders."""
+    """Read one entry of a listing; None for folders and for files inside them, but for a few."""
     name, size, sha256 = entry["Path"], entry.get("Size"), entry.get("Sha256") or ""
-    if entry.get("Type") == "tree" or name.startswith(".") or set(name) & set("/\\:\0"):
+    is_plain = not name.startswith(".") and not set(name) & set("/\\:\0")
+    if entry.get("Type") == "tree" or not (is_plain or IN_A_FOLDER.fullmatch(name)):
         return None
     known = isinstance(size, int) and size >= 0
     valid = isinstance(sha256, str) and re.fullmatch(r"[0-9a-fA-F]{64}", sha256)
@@ -189,6 +194,7 @@ def _update(repository: _Repository, directory: Path) -> None:
         if stale:
             (directory / LISTING).unlink(missing_ok=True)
         for file, part in zip(stale, parts, strict=True):
+            (directory / file.name).parent.mkdir(exist_ok=True)
             os.replace(part, directory / file.name)
         _write_listing(directory, files)
 

@@ -201,6 +201,10 @@ def test_unknown_modules_and_poolings_are_refused(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Dense"}]')
     with pytest.raises(ModelError, match="'Dense'"):
         LLM(str(tmp_path), **LITTLE)
+    outside = '[{"type": "sentence_transformers.models.Pooling", "path": "../x"}]'
+    (tmp_path / "modules.json").write_text(outside)
+    with pytest.raises(ModelError, match=r"names '\.\./x'"):
+        LLM(str(tmp_path), **LITTLE)
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(ModelError, match=r"modules\.json is not readable"):
         LLM(str(tmp_path), **LITTLE)

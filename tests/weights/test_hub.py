@@ -85,9 +85,15 @@ def test_another_source_is_an_error() -> None:
 def test_only_files_that_are_used_are_chosen() -> None:
     used = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     used += ["tokenizer.json", "tokenizer.model", "merges.txt", "qwen.tiktoken"]
-    used += ["chat_template.jinja"]
+    used += ["chat_template.jinja", "modules.json", "1_Pooling/config.json"]
     unused = ["README.md", "modeling_x.py", "consolidated.safetensors", "original/params.json"]
-    unused += ["onnx/model.safetensors", "model.gguf", "pytorch_model.bin", "training_args.bin"]
+    unused += [
+        "onnx/model.safetensors",
+        "onnx/config.json",
+        "model.gguf",
+        "pytorch_model.bin",
+        "training_args.bin",
+    ]
     unused += ["flax_model.msgpack", "tf_model.h5", "consolidated.00.pth", ".gitattributes"]
     assert sorted(choose_files(used + unused)) == sorted(used)
 

@@ -25,6 +25,7 @@ FILES = {
     "model.safetensors": os.urandom(3_000_000),
     "tokenizer.json": b"{}",
     "merges.txt": b"",
+    "1_Pooling/config.json": b'{"pooling_mode_cls_token": true}',
     "README.md": b"# never downloaded",
     "pytorch_model.bin": b"never downloaded beside safetensors",
 }
@@ -132,7 +133,8 @@ def resolve(cache: Path, model: str = "org/model", **options: Any) -> Path:
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.glob("[!.]*")}
+    found = [path for path in directory.rglob("[!.]*") if path.is_file()]
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
 
 
 def fetched(hub: Hub) -> list[str]:
