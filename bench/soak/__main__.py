@@ -130,7 +130,8 @@ def _report(soak: Soak, samples: list[Sample]) -> None:
             f" {each.blocks:14.0%} {each.running:8} {each.waiting:8}"
         )
     loaded = samples[1:-1]
-    print(f"growth after the warm-up: {growth(loaded[int(len(loaded) * WARM_UP) :]):+.2%}")
+    grown = growth(loaded[int(len(loaded) * WARM_UP) :])
+    print(f"resident memory after the warm-up: {grown / 2**20:+.1f} MiB")
 
 
 if __name__ == "__main__":

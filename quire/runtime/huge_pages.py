@@ -42,7 +42,8 @@ def in_huge_pages(weights: LoadedWeights, names: Collection[str], threads: int) 
 
     The file stays mapped only as long as other weights lie in it.
     """
-    moving = {name: weights[name] for name in names if _is_mapped(weights[name].data)}
+    present = [name for name in names if name in weights]  # an embedder's head is not
+    moving = {name: weights[name] for name in present if _is_mapped(weights[name].data)}
     sizes = [_padded(weight.data.nbytes) for weight in moving.values()]
     arena = np.empty(sum(sizes) + CACHE_LINE, np.uint8)
     start = -arena.ctypes.data % CACHE_LINE

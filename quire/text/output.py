@@ -71,16 +71,17 @@ class OutputAssembler:
         """
         if self._last is not None:
             return replace(self._last, metrics=metrics)
-        _, tokens, finish_reason, _, num_cached_tokens = update
-        stop_reason: str | int | None = update.stop_reason
+        stop_reason: str | int | None
+        _, tokens, finish_reason, stop_reason, num_cached_tokens = update
+        is_over = finish_reason is not None
         hide_last = finish_reason == "stop" and not self._show_stop_token
-        num_shown, is_over = len(tokens) - hide_last, finish_reason is not None
+        shown = tokens[:-1] if hide_last else tokens
         if self._finder is None:
-            text = self._detokenizer.push(tokens[:num_shown])
+            text = self._detokenizer.push(shown)
             if is_over:
                 text += self._detokenizer.finish()
         else:
-            text, num_taken = self._find_stop(self._finder, tokens, num_shown, is_over)
+            text, num_taken = self._find_stop(self._finder, tokens, len(shown), is_over)
             if self.stopped:
                 tokens, finish_reason, stop_reason = tokens[:num_taken], "stop", self._finder.found
         if logprobs is not None:

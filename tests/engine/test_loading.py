@@ -255,7 +255,7 @@ def test_a_damaged_checkpoint_names_what_is_wrong(checkpoint: Path, damage: Dama
         ({"architectures": ["GPT9"]}, "'GPT9' is not supported"),
         ({"quantization_config": {"quant_method": "exl2"}}, "quantized as exl2"),
         ({"attn_logit_softcapping": 30.0}, "attn_logit_softcapping=30.0"),
-        ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "longrope"),
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 2}}, "spiral"),
         ({"head_dim": 63}, "head_dim 63"),
         ({"vocab_size": 100}, "vocab_size"),
     ],

@@ -79,6 +79,10 @@ def linears(spec: ModelSpec) -> list[Linear]:
     return [each for each in spec.linears() if each.weight.name != spec.head.weight.name]
 
 
+SERVED_WITHIN = {"nf4": 2**-7}
+"""Of a row's largest weight; scales are float16, and the table of nf4 is served in 8 bits."""
+
+
 @each_family
 @each_format
 def test_rows_of_every_format(name: str, architecture: str, tmp_path: Path) -> None:
@@ -87,7 +91,8 @@ def test_rows_of_every_format(name: str, architecture: str, tmp_path: Path) -> N
     for weight in spec.weights().values():
         found, wanted = (each.weights[weight.name].float32() for each in (loaded, expected))
         off = np.abs(found - wanted).max(axis=-1)
-        assert (off <= 2**-11 * np.abs(wanted).max(axis=-1)).all(), weight.name
+        most = SERVED_WITHIN.get(name, 2**-10) * np.abs(wanted).max(axis=-1)
+        assert (off <= most).all(), weight.name
 
 
 @each_family

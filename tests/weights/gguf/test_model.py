@@ -116,7 +116,7 @@ def metadata_of(path: Path, **changes: Any) -> GgufModel:
             np.array([4, 2], np.int32),
             r"\[4, 2\]; expected",
         ),
-        ("llama.rope.scaling.type", "longrope", "'longrope' is not supported"),
+        ("llama.rope.scaling.type", "spiral", "'spiral' is not supported"),
     ],
 )
 def test_what_is_not_supported_is_named(tmp_path: Path, key: str, value: Any, match: str) -> None:
