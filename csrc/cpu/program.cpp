@@ -75,8 +75,9 @@ class Walk {
     int32_t run_op(const quire_op &op) {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
         const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
+        if (!kernel) return QUIRE_BAD_OP;
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
-        if (op.kind == QUIRE_OP_ATTENTION) {
+        if (attends(op)) {
             const int32_t size = program_.block_tokens;
             if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
             if (!plan_attention(op)) return QUIRE_NO_MEMORY;
@@ -85,7 +86,7 @@ class Walk {
         int64_t units, grain;
         plan_units(op, &units, &grain);
         run_units(kernel, op, units, grain);
-        if (op.kind == QUIRE_OP_ATTENTION) {
+        if (attends(op)) {
             run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
         }
         return QUIRE_OK;
@@ -95,6 +96,10 @@ class Walk {
         pool_.parallel_for(units, grain, [&](int thread, int64_t first, int64_t last) {
             kernel(op, run_, pool_.scratch(thread), first, last);
         });
+    }
+
+    static bool attends(const quire_op &op) {
+        return op.kind == QUIRE_OP_ATTENTION || op.kind == QUIRE_OP_LATENT_ATTENTION;
     }
 
     bool tokens_fit(int64_t num_embeddings) const {
@@ -131,9 +136,13 @@ class Walk {
             *grain = run_.tunings[op.parts[0].dtype].chunk_bytes / per_unit;
             if (*grain > *units / (4 * threads)) *grain = *units / (4 * threads);
             if (bytes * run_.num_rows < kInlineFloats * 8) *grain = *units;
-        } else if (op.kind == QUIRE_OP_ATTENTION) {
+        } else if (attends(op)) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
+        } else if (op.kind == QUIRE_OP_LATENT_QUERIES || op.kind == QUIRE_OP_LATENT_VALUES) {
+            *units = kernels_.projection_units(op, run_);
+            const int64_t products = op.in[0].cols / op.heads * op.out[0].cols * run_.num_rows;
+            *grain = products < kInlineFloats * 8 ? *units : 1;
         } else {
             *units = run_.num_rows;
             const int64_t cols = op.out[0].cols > op.in[0].cols ? op.out[0].cols : op.in[0].cols;
@@ -150,6 +159,7 @@ class Walk {
             case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:
             case QUIRE_OP_ROPE_KV_WRITE:
+            case QUIRE_OP_LATENT_WRITE:
                 return 4;
             default:
                 return 1;

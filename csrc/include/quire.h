@@ -83,8 +83,21 @@ enum quire_op_kind {
                                  all.  Query head h reads kv head h / (heads / kv_heads). */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
-    QUIRE_OP_QUANTIZE = 12     /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
+    QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
+
+    /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
+     * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
+     * each head the N rows that make keys of latents, then the V rows that make values. */
+    QUIRE_OP_LATENT_WRITE = 40,   /* stores in0 [T, C] and rope(in1 [T, P]); in2 holds the angles */
+    QUIRE_OP_LATENT_QUERIES = 41, /* for each head of in0 [T, H * (N + P)]: out0 [T, H * (C + P)] is
+                                     the N times its key rows, and rope(the P); in1: the angles */
+    QUIRE_OP_LATENT_ATTENTION =
+        42, /* out0 [T, H * C] = softmax(scale * in0[t] . rows) latents, over
+                                       positions 0 .. positions[t]; kv_heads: parts that the heads
+                                       are cut into, which share the work and nothing else */
+    QUIRE_OP_LATENT_VALUES =
+        43 /* for each head: out0 [T, H * V] = its value rows times in0 [T, C] */
 };
 
 enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
@@ -146,6 +159,8 @@ typedef struct {
  * the last code of an odd D is 0), values as [K][B][D], then float32 scales of the keys [K][B] and of
  * the values [K][B].  A vector x is stored as codes round(x / a * 127), a = max |x|, and scale
  * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
+ * A layer of latent attention has rows [B][C + P] instead, and in QUIRE_KV_INT8 behind them the
+ * scales of the latents [B] and of the other P numbers [B].
  *
  * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */

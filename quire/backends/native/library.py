@@ -59,6 +59,7 @@ SILU, GELU_TANH = range(2)
     OP_SELECT_ROWS,
     OP_QUANTIZE,
 ) = range(13)
+OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",

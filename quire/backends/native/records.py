@@ -14,6 +14,7 @@ from quire.graph.ir import Node
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import Add, GatedActivation
 from quire.ops.embedding import EmbeddingLookup
+from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddRmsNorm, RmsNorm
 from quire.ops.op import Float32
@@ -26,6 +27,8 @@ __all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
 
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
+MOST_HEADS = 64
+"""Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
 
@@ -147,6 +150,35 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.scale, record.window = op.scale, op.window or 0
 
 
+def _latent_write(writer: RecordWriter, record: Any, op: LatentWrite) -> None:
+    record.kind, record.layer = c.OP_LATENT_WRITE, op.layer
+    record.head_dim, record.rope_dims = record.inputs[0].cols, op.rope_dims
+    record.pairing = PAIRINGS[op.pairing]
+
+
+def _latent_queries(writer: RecordWriter, record: Any, op: LatentQueries) -> None:
+    record.kind = c.OP_LATENT_QUERIES
+    record.heads, record.head_dim, record.rope_dims = op.heads, op.rank, op.rope_dims
+    record.pairing = PAIRINGS[op.pairing]
+    record.parts[0], record.num_parts = writer.matrix(op.weight), 1
+
+
+def _latent_attention(writer: RecordWriter, record: Any, op: LatentAttention) -> None:
+    record.kind, record.layer = c.OP_LATENT_ATTENTION, op.layer
+    record.heads, record.kv_heads = op.heads, op.heads // _heads_at_once(op.heads)
+    record.head_dim, record.rope_dims, record.scale = op.rank, op.rope_dims, op.scale
+
+
+def _heads_at_once(heads: int) -> int:
+    """The largest part of the heads, not above MOST_HEADS, that leaves no rest."""
+    return next(most for most in range(min(heads, MOST_HEADS), 0, -1) if heads % most == 0)
+
+
+def _latent_values(writer: RecordWriter, record: Any, op: LatentValues) -> None:
+    record.kind, record.heads = c.OP_LATENT_VALUES, op.heads
+    record.parts[0], record.num_parts = writer.matrix(op.weight), 1
+
+
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
     record.kind = c.OP_GATED
     record.activation = ACTIVATIONS[op.kind]
@@ -179,6 +211,10 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     KvWrite: _kv_write,
     RotateKvWrite: _rotate_kv_write,
     PagedAttention: _attention,
+    LatentWrite: _latent_write,
+    LatentQueries: _latent_queries,
+    LatentAttention: _latent_attention,
+    LatentValues: _latent_values,
     GatedActivation: _gated,
     SelectRows: _select_rows,
     Columns: _columns,
