@@ -11,12 +11,14 @@ template <class V, class Cache>
 struct LatentUnit {
     static constexpr bool kCodes = kKeyLanes<Cache> == 2;
     static constexpr int64_t kPositionsInPlace = 64;
+    static constexpr int64_t kRowsAhead = 12;
 
     AttentionUnit<V, Cache> common;
     const quire_op &op;
     const Run &run;
     const int64_t C, width;
-    float scale;
+    const float scale;
+    bool cold = false;  // nothing has asked for the rows in hand yet
 
     LatentUnit(const quire_op &op, const Run &run, int64_t tile, int64_t heads, char *scratch)
         : common(op, run, tile, heads, scratch),
@@ -27,23 +29,22 @@ struct LatentUnit {
           scale(op.scale * kLog2E) {}
 
     // Finds the blocks of a chunk that rows see.
-    void find(int64_t index) {
+    void find(int64_t index, Chunk<Cache> *chunk) const {
         const quire_program &program = *run.program;
         const int64_t B = common.B, start = index * common.C;
         const int64_t end = smaller(common.newest_of(common.num_rows - 1) + 1, start + common.C);
         const int32_t *table =
             run.step->block_tables + int64_t(common.tile.request) * run.step->block_table_stride;
-        common.now->start = start;
-        int64_t vector = 0;
+        chunk->start = start, chunk->to = 0;
         for (int64_t position = start; position < end; position += B) {
             const LatentBlock<Cache> block =
                 latent_block<Cache>(program.kv + program.kv_layer_offset[op.layer] +
                                         table[position / B] * program.kv_block_bytes[op.layer],
                                     B, width);
-            for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
-                common.now->values[vector] = block.rows + slot * width;
-                common.now->value_scales[vector] = block.latent_scales + slot;
-                common.now->key_scales[vector] = block.rope_scales + slot;
+            for (int64_t slot = 0; slot < B; slot += V::kWidth, chunk->to++) {
+                chunk->values[chunk->to] = block.rows + slot * width;
+                chunk->value_scales[chunk->to] = block.latent_scales + slot;
+                chunk->key_scales[chunk->to] = block.rope_scales + slot;
             }
         }
     }
@@ -57,6 +58,18 @@ struct LatentUnit {
     }
     QUIRE_INLINE const Cache *cached(int64_t p) const {
         return common.now->values[p / V::kWidth] + p % V::kWidth * width;
+    }
+
+    // Numbers from d on of the row in the next chunk that stands where p does in this one, or null.
+    QUIRE_INLINE const Cache *next_row(int64_t p, int64_t d) const {
+        const int64_t vector = p / V::kWidth;
+        if (vector >= common.next->to) return nullptr;
+        return common.next->values[vector] + p % V::kWidth * width + d;
+    }
+    QUIRE_INLINE void fetch(const Cache *from, int64_t numbers) const {
+        for (int64_t i = 0; from && i < numbers; i += 64 / sizeof(Cache)) {
+            QUIRE_PREFETCH_L2(from + i);
+        }
     }
 
     // Adds products of n numbers from d on, M queries with N rows, to sums.
@@ -117,29 +130,44 @@ struct LatentUnit {
         } else {
             add_products<M, N, false>(queries, rows, latent_scales, 0, width, sums);
         }
+        float totals[M * N];
+        constexpr int kFours = M * N / 4 * 4;
+        const auto sum = [&](int i) QUIRE_INLINE_LAMBDA { return sums[i / N][i % N]; };
         QUIRE_UNROLL
-        for (int m = 0; m < M; m++) {
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) weights_of(row + m)[p + n] = V::sum(sums[m][n]) * scale;
+        for (int i = 0; i < kFours; i += 4) {
+            V::sum4(sum(i), sum(i + 1), sum(i + 2), sum(i + 3), totals + i);
         }
+        QUIRE_UNROLL
+        for (int i = kFours; i < M * N; i++) totals[i] = V::sum(sum(i));
+        QUIRE_UNROLL
+        for (int i = 0; i < M * N; i++) weights_of(row + i / N)[p + i % N] = totals[i] * scale;
     }
 
     template <int M>
     void make_scores(int64_t row, int64_t end) {
         constexpr int N = vectors_beside<V, M>() < 4 ? vectors_beside<V, M>() : 4;
         int64_t p = 0;
-        for (; p + N <= end; p += N) score_tile<M, N>(row, p);
+        for (; p + N <= end; p += N) {
+            for (int64_t i = p + kRowsAhead; cold && i < smaller(p + kRowsAhead + N, end); i++) {
+                fetch(cached(i), width);
+            }
+            score_tile<M, N>(row, p);
+        }
         for (; p < end; p++) score_tile<M, 1>(row, p);
     }
 
     template <int M>
     void add_values(int64_t row, int64_t end, float *sums) {
         const ValueRows<Cache> values = {common.now->values, width, common.B};
+        const bool fetches = row == 0 && common.next->to > 0;
         for (int64_t p = 0; p < end; p += kPositionsInPlace) {
             const int64_t to = smaller(p + kPositionsInPlace, end);
+            for (int64_t i = p; fetches && i < to; i++) fetch(next_row(i, C), op.rope_dims);
             each_tile<V, vectors_beside<V, M>()>(0, C, [&](auto count, auto whole, int64_t d) {
-                value_tile<V, M, count.value, whole.value>(weights_of(row), values, d, C - d, p, to,
-                                                           sums + d, common.P, kNothingAhead);
+                value_tile<V, M, count.value, whole.value>(
+                    weights_of(row), values, d, C - d, p, to, sums + d, common.P, [&](int64_t i) {
+                        return reinterpret_cast<const char *>(fetches ? next_row(i, d) : nullptr);
+                    });
             });
         }
     }
@@ -155,17 +183,30 @@ struct LatentUnit {
         add_values<M>(row, end, sums);
     }
 
-    void attend_chunk(int64_t chunk) {
-        find(chunk);
+    void attend_chunk(int64_t chunk, int64_t first) {
         const Partial out = common.partial(chunk);
         for (int64_t row = 0; row < common.num_rows;) {
             const int64_t heads = common.group - row % common.group;  // left of the token
             const int64_t count = heads / ceil_div(heads, kGroupRows<V>);
+            cold = row == 0 && chunk == first;
             with_rows<kGroupRows<V>>(
                 count, [&](auto rows) { attend_rows<decltype(rows)::value>(row, out); });
             row += count;
         }
         if (common.tile.partials < 0) common.merge(chunk);
+    }
+
+    void attend(int64_t first, int64_t count) {
+        find(first, common.now);
+        for (int64_t chunk = first; chunk < first + count; chunk++) {
+            common.next->to = 0;
+            if (chunk + 1 < first + count) find(chunk + 1, common.next);
+            attend_chunk(chunk, first);
+            Chunk<Cache> *done = common.now;
+            common.now = common.next;
+            common.next = done;
+        }
+        if (common.tile.partials < 0) common.finish();
     }
 };
 
@@ -175,8 +216,7 @@ void latent_attention_as(const quire_op &op, const Run &run, char *scratch, int6
     for (int64_t i = first; i < last; i++) {
         const KeySpan &span = run.spans[i / op.kv_heads];
         LatentUnit<V, Cache> unit(op, run, span.tile, i % op.kv_heads, scratch);
-        for (int64_t c = 0; c < span.num_chunks; c++) unit.attend_chunk(span.first_chunk + c);
-        if (run.tiles[span.tile].partials < 0) unit.common.finish();
+        unit.attend(span.first_chunk, span.num_chunks);
     }
 }
 

@@ -6,8 +6,6 @@ namespace {
 
 constexpr int64_t kProjectedTokens = 64;  // of a unit, at most
 
-constexpr auto kNothingAhead = [](int64_t) -> const char * { return nullptr; };
-
 QUIRE_INLINE int64_t projection_units(const quire_op &op, const Run &run) {
     return op.heads * ceil_div(run.num_rows, kProjectedTokens);
 }
@@ -37,10 +35,11 @@ QUIRE_INLINE void each_tile(int64_t d, int64_t D, const Body &body) {
 }
 
 // out [M, C] = x [M, N] times a head's key matrix [N, C], summed over N in order.
-// room: for M rows of kChunkRoom numbers.
+// room: for M rows of kChunkRoom numbers.  asks: for the columns behind the ones in hand, and then
+// for the next head's, head_rows further on.
 template <class V, int M, class Weight>
 void through_keys(const float *x, int64_t x_stride, const Weight *keys, int64_t N, int64_t C,
-                  float *out, int64_t out_stride, float *room) {
+                  int64_t head_rows, bool asks, float *out, int64_t out_stride, float *room) {
     for (int m = 0; m < M; m++) {
         for (int64_t d = 0; d < C; d++) out[m * out_stride + d] = 0.0f;
     }
@@ -51,8 +50,12 @@ void through_keys(const float *x, int64_t x_stride, const Weight *keys, int64_t 
         }
         const ValueRows<Weight> rows = {&keys, C, kChunkRoom};
         each_tile<V, vectors_beside<V, M>()>(0, C, [&](auto count, auto whole, int64_t d) {
-            value_tile<V, M, count.value, whole.value>(room, rows, d, C - d, 0, depth, out + d,
-                                                       out_stride, kNothingAhead);
+            // The next columns; behind the last ones, the first of the next head.
+            const int64_t next = d + count.value * V::kWidth;
+            const Weight *fetched = next < C ? keys + next : keys + head_rows * C;
+            value_tile<V, M, count.value, whole.value>(
+                room, rows, d, C - d, 0, depth, out + d, out_stride,
+                [&](int64_t) { return reinterpret_cast<const char *>(asks ? fetched : nullptr); });
         });
     }
 }
@@ -81,7 +84,8 @@ void latent_queries(const quire_op &op, const Run &run, char *scratch, int64_t f
                 with_rows<kGroupRows<V>>(count, [&](auto rows) {
                     through_keys<V, decltype(rows)::value>(
                         run.row(op.in[0], t) + head * from, op.in[0].stride, keys, N, C,
-                        run.row(op.out[0], t) + head * to, op.out[0].stride, room);
+                        matrix_rows, t == begin, run.row(op.out[0], t) + head * to,
+                        op.out[0].stride, room);
                 });
             });
             t += count;
