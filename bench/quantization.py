@@ -19,12 +19,14 @@ import numpy as np
 
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
+from quire.convert.foldings import foldings
 from quire.convert.recipe import Quantization
 from quire.convert.run import quantize_to_directory
 from quire.convert.safetensors_file import write_safetensors
 from quire.convert.scheme import SCHEMES
 from quire.convert.served_model import ServedModel
 from quire.convert.source import open_source
+from quire.models.spec import Norm
 
 DEMO = Path(__file__).parents[1] / "quire" / "demo"
 TEXTS = tuple(str(DEMO / f"heldout.{language}.txt") for language in ("en", "zh"))
@@ -157,17 +159,15 @@ def plant_outliers(directory: Path) -> Path:
     source = open_source(EngineConfig(str(DEMO)))
     random = np.random.default_rng(0)
     for block in source.spec.blocks:
-        a, mlp = block.attention, block.mlp
-        readers = (
-            (block.attention_norm, (a.query, a.key, a.value)),
-            (block.mlp_norm, (mlp.gate, mlp.up)),
-        )
-        for norm, linears in readers:
+        for folding in foldings(block):
+            if not isinstance(folding.source, Norm):
+                continue
             factors = np.ones(source.spec.width, np.float32)
             factors[random.choice(len(factors), LOUD_CHANNELS, replace=False)] = LOUDER
-            for name in (norm.weight.name, *(each.weight.name for each in linears)):
+            norm = folding.source_names[0]
+            for name in (norm, *(each.weight.name for each in folding.targets)):
                 values = source.weights[name].float32()
-                changed = values * factors if name == norm.weight.name else values / factors
+                changed = values * factors if name == norm else values / factors
                 source.weights[name] = source.stored(name, changed)
     write_safetensors(directory / "model.safetensors", list(source.weights.values()))
     return directory

@@ -10,6 +10,7 @@
 
 namespace quire {
 
+constexpr int64_t kScaledColumns = 4096;  // logits that one unit scales
 constexpr int kNumOpKinds = QUIRE_OP_LATENT_VALUES + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by

@@ -23,6 +23,7 @@
 //
 #include "codes.inl"
 //
+#include "activation.inl"
 #include "norm.inl"
 #include "rope.inl"
 #include "then_quantize.inl"
@@ -69,8 +70,8 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.integers = integers;
     kernels.tile_rows = V::kTileRows;
     kernels.ops[QUIRE_OP_EMBEDDING] = embedding<V>;
-    kernels.ops[QUIRE_OP_RMS_NORM] = then_quantize<rms_norm<V>>;
-    kernels.ops[QUIRE_OP_ADD_RMS_NORM] = then_quantize<add_rms_norm<V>>;
+    kernels.ops[QUIRE_OP_NORM] = then_quantize<norm<V>>;
+    kernels.ops[QUIRE_OP_ADD_NORM] = then_quantize<add_norm<V>>;
     kernels.ops[QUIRE_OP_ADD] = add<V>;
     kernels.ops[QUIRE_OP_LINEAR] = linear<V>;
     kernels.ops[QUIRE_OP_ROPE] = rope<V>;
@@ -80,6 +81,8 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.ops[QUIRE_OP_GATED] = then_quantize<gated<V>>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
+    kernels.ops[QUIRE_OP_ACTIVATE] = then_quantize<activate<V>>;
+    kernels.ops[QUIRE_OP_SCALE_LOGITS] = scale_logits<V>;
     kernels.ops[QUIRE_OP_LATENT_WRITE] = latent_write<V>;
     kernels.ops[QUIRE_OP_LATENT_QUERIES] = latent_queries<V>;
     kernels.ops[QUIRE_OP_LATENT_ATTENTION] = latent_attention<V>;

@@ -139,6 +139,9 @@ class Walk {
         } else if (attends(op)) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
+        } else if (op.kind == QUIRE_OP_SCALE_LOGITS) {
+            *units = run_.num_rows * ((op.in[0].cols + kScaledColumns - 1) / kScaledColumns);
+            *grain = 1;
         } else if (op.kind == QUIRE_OP_LATENT_QUERIES || op.kind == QUIRE_OP_LATENT_VALUES) {
             *units = kernels_.projection_units(op, run_);
             const int64_t products = op.in[0].cols / op.heads * op.out[0].cols * run_.num_rows;
@@ -155,6 +158,7 @@ class Walk {
         switch (op.kind) {
             case QUIRE_OP_ROPE_ANGLES:
                 return 16;
+            case QUIRE_OP_ACTIVATE:
             case QUIRE_OP_GATED:
             case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:

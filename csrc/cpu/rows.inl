@@ -1,15 +1,22 @@
-// Ops whose unit is one row and that only move or combine numbers: embedding, add, gated, select.
+// Ops whose unit is one row and that only move numbers: embedding and select.
 namespace quire {
 namespace {
+
+// 0 stands for 1: an op that does not name its scale has none.
+QUIRE_INLINE float scale_of(const quire_op &op) {
+    return op.scale == 0.0f ? 1.0f : op.scale;
+}
 
 template <class V, class Weight>
 void embedding_rows(const quire_op &op, const Run &run, int64_t first, int64_t last) {
     const Weight *table = static_cast<const Weight *>(op.parts[0].data);
     const int64_t cols = op.parts[0].cols;
+    const auto scale = V::broadcast(scale_of(op));
     for (int64_t t = first; t < last; t++) {
         const Weight *from = table + run.step->token_ids[t] * cols;
         float *to = run.row(op.out[0], t);
-        for_each_vector<V>(cols, [&](auto load, auto store) { store(to, load(from)); });
+        for_each_vector<V>(cols,
+                           [&](auto load, auto store) { store(to, V::mul(load(from), scale)); });
     }
 }
 
@@ -23,50 +30,14 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
         case QUIRE_BF16:
             return embedding_rows<V, BFloat16>(op, run, first, last);
         default:
+            const auto scale = V::broadcast(scale_of(op));
             for (int64_t t = first; t < last; t++) {
-                unpack_row(op.parts[0], run.step->token_ids[t], run.row(op.out[0], t));
+                float *to = run.row(op.out[0], t);
+                unpack_row(op.parts[0], run.step->token_ids[t], to);
+                for_each_vector<V>(op.parts[0].cols, [&](auto load, auto store) {
+                    store(to, V::mul(load(to), scale));
+                });
             }
-    }
-}
-
-template <class V>
-void add(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
-    for (int64_t t = first; t < last; t++) {
-        const float *a = run.row(op.in[0], t), *b = run.row(op.in[1], t);
-        float *to = run.row(op.out[0], t);
-        for_each_vector<V>(op.out[0].cols,
-                           [&](auto load, auto store) { store(to, V::add(load(a), load(b))); });
-    }
-}
-
-template <class V>
-QUIRE_INLINE typename V::Float times_sigmoid(typename V::Float x, typename V::Float logit) {
-    const auto e = vector_exp<V>(V::sub(V::zero(), logit));
-    return V::div(x, V::add(V::broadcast(1.0f), e));
-}
-
-template <class V>
-QUIRE_INLINE typename V::Float silu(typename V::Float x) {
-    return times_sigmoid<V>(x, x);
-}
-
-// x / 2 * (1 + tanh(u)) = x * sigmoid(2 u), u = sqrt(2 / pi) * (x + 0.044715 x^3).
-template <class V>
-QUIRE_INLINE typename V::Float gelu_tanh(typename V::Float x) {
-    const auto cubic = V::mul(V::mul(V::mul(x, x), x), V::broadcast(0.044715f));
-    return times_sigmoid<V>(x, V::mul(V::add(x, cubic), V::broadcast(1.5957691216057308f)));
-}
-
-template <class V>
-void gated(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
-    const bool is_silu = op.activation == QUIRE_SILU;
-    for (int64_t t = first; t < last; t++) {
-        const float *gate = run.row(op.in[0], t), *up = run.row(op.in[1], t);
-        float *to = run.row(op.out[0], t);
-        for_each_vector<V>(op.out[0].cols, [&](auto load, auto store) {
-            const auto x = load(gate);
-            store(to, V::mul(is_silu ? silu<V>(x) : gelu_tanh<V>(x), load(up)));
-        });
     }
 }
 

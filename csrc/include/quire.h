@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 5
+#define QUIRE_ABI_VERSION 6
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -60,16 +60,18 @@ enum quire_status {
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
  * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0,    /* out0[t] = parts[0] row token_ids[t] */
-    QUIRE_OP_RMS_NORM = 1,     /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0], over each of
-                                  `heads` equal segments of the row (1: the whole row; vectors[0]
-                                  has one segment's length and serves every segment) */
-    QUIRE_OP_ADD_RMS_NORM = 2, /* out1 = in0 + in1; out0 = rms_norm(out1) */
-    QUIRE_OP_ADD = 3,          /* out0 = in0 + in1 */
-    QUIRE_OP_LINEAR = 4,       /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
+    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
+    QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
+                                  each of `heads` equal segments of the row (1: the whole row; the
+                                  vectors have one segment's length and serve every segment;
+                                  vectors[1] may be NULL).  QUIRE_LAYER: of in0 - mean(in0) */
+    QUIRE_OP_ADD_NORM = 2,  /* out1 = add(in0, in1); out0 = norm(out1) of the whole row */
+    QUIRE_OP_ADD = 3,       /* out0 = in0 * scale + in1; where vectors[2] is not NULL, the norm of
+                                  in0 with vectors[2] and vectors[3] takes its place */
+    QUIRE_OP_LINEAR = 4,    /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5,  /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
+    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
                                   vectors[0][rope_rows[t]], D/2 values each; the product in float32,
                                   sine and cosine accurate to float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
@@ -85,22 +87,32 @@ enum quire_op_kind {
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
+    QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0
+                                   may be in0 */
 
     /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
      * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
      * each head the N rows that make keys of latents, then the V rows that make values. */
-    QUIRE_OP_LATENT_WRITE = 40,   /* stores in0 [T, C] and rope(in1 [T, P]); in2 holds the angles */
-    QUIRE_OP_LATENT_QUERIES = 41, /* for each head of in0 [T, H * (N + P)]: out0 [T, H * (C + P)] is
-                                     the N times its key rows, and rope(the P); in1: the angles */
-    QUIRE_OP_LATENT_ATTENTION =
-        42, /* out0 [T, H * C] = softmax(scale * in0[t] . rows) latents, over
-                                       positions 0 .. positions[t]; kv_heads: parts that the heads
-                                       are cut into, which share the work and nothing else */
-    QUIRE_OP_LATENT_VALUES =
-        43 /* for each head: out0 [T, H * V] = its value rows times in0 [T, C] */
+    QUIRE_OP_LATENT_WRITE = 40,     /* stores in0 [T, C] and rope(in1 [T, P]); in2: the angles */
+    QUIRE_OP_LATENT_QUERIES = 41,   /* of each head of in0 [T, H * (N + P)]: out0 [T, H * (C + P)]
+                                       is the N times its key rows, and rope(the P); in1: angles */
+    QUIRE_OP_LATENT_ATTENTION = 42, /* out0 [T, H * C] = softmax(scale * in0[t] . rows) latents,
+                                       over positions 0 .. positions[t]; kv_heads: parts that the
+                                       heads are cut into, which share the work and no more */
+    QUIRE_OP_LATENT_VALUES = 43     /* of each head: out0 [T, H * V] = in0 [T, H * C] times its
+                                       value rows */
 };
 
-enum quire_activation { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 };
+enum quire_activation {
+    QUIRE_SILU = 0,
+    QUIRE_GELU = 1, /* with erf */
+    QUIRE_GELU_TANH = 2,
+    QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
+    QUIRE_RELU = 4,
+    QUIRE_RELU_SQUARED = 5
+};
+enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
  * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
@@ -120,7 +132,8 @@ typedef struct {
     int32_t stride, cols;
 } quire_tensor;
 
-/* One op of a Program.  Fields an op does not name are zero. */
+/* One op of a Program.  Fields an op does not name are zero; a scale of 0 means 1, except in
+ * attention and rope_angles. */
 typedef struct {
     int32_t kind, layer;
     quire_tensor in[4], out[2];
@@ -128,9 +141,9 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale;
-    int32_t row_dtype; /* of in0 of linear; of out0 of quantize, rms_norm, add_rms_norm, gated */
-    int32_t reserved;
+    float eps, scale, cap;
+    int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
+    int32_t norm, reserved;
 } quire_op;
 
 typedef struct quire_pool quire_pool;

@@ -26,7 +26,7 @@ from quire.convert.scheme import Scheme
 from quire.convert.source import block_weights
 from quire.convert.stored_model import StoredModel, open_stored_model
 from quire.errors import ConfigError
-from quire.models.spec import ModelSpec
+from quire.models.spec import ModelSpec, Weight, parts
 from quire.ops.number_formats import FORMATS, from_float32
 from quire.quant.formats.registry import KEYS
 from quire.quant.matrix import QuantizedMatrix
@@ -134,6 +134,6 @@ def _groups(spec: ModelSpec) -> Iterator[tuple[str, ...]]:
     yield (spec.embedding.weight.name,)
     for block in spec.blocks:
         yield block_weights(block)
-    head = [spec.norm.weight.name]
+    head = [weight.name for weight in parts(spec.norm, Weight)]
     head += [] if spec.tied else [spec.head.weight.name]
     yield (*head, *([spec.head.bias.name] if spec.head.bias is not None else []))

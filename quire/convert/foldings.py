@@ -4,6 +4,8 @@ norm → q, k, v        norm.weight / s, columns of q, k, v * s
 norm → gate, up       the same
 v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
 up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
+
+A part without its norm, or without a gate, has fewer.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quire.models.spec import Block, Linear, Norm
+from quire.models.spec import Block, GatedMLP, Linear, Norm, Weight, parts
 from quire.ops.number_formats import from_float32, to_float32
 
 __all__ = ["Folding", "fold", "foldings"]
@@ -51,9 +53,12 @@ class Folding:
     @property
     def source_names(self) -> tuple[str, ...]:
         """The tensors that hold the source's factor: its weight, and its bias if it has one."""
-        bias = self.source.bias if isinstance(self.source, Linear) else None
-        weight = self.source.weight.name
-        return (weight,) if bias is None else (weight, bias.name)
+        return tuple(weight.name for weight in parts(self.source, Weight))
+
+    @property
+    def offset(self) -> float:
+        """What is added to the source's weight wherever it is used."""
+        return self.source.offset if isinstance(self.source, Norm) else 0.0
 
 
 def foldings(block: Block) -> tuple[Folding, ...]:
@@ -61,12 +66,18 @@ def foldings(block: Block) -> tuple[Folding, ...]:
     attention, mlp = block.attention, block.mlp
     group = attention.heads // attention.kv_heads
     shared = (attention.kv_heads, group, attention.head_dim)
-    return (
-        Folding(block.attention_norm, (attention.query, attention.key, attention.value)),
+    first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
+    found = (
+        _of_norm(block.attention_norm, (attention.query, attention.key, attention.value)),
         Folding(attention.value, (attention.output,), shared if group > 1 else None),
-        Folding(block.mlp_norm, (mlp.gate, mlp.up)),
-        Folding(mlp.up, (mlp.down,)),
+        _of_norm(block.mlp_norm, first),
+        Folding(mlp.up, (mlp.down,)) if isinstance(mlp, GatedMLP) else None,
     )
+    return tuple(each for each in found if each is not None)
+
+
+def _of_norm(norm: Norm | None, targets: tuple[Linear, ...]) -> Folding | None:
+    return None if norm is None or norm.weight is None else Folding(norm, targets)
 
 
 def fold(
@@ -81,16 +92,17 @@ def fold(
     rounded to its format first and the targets take exactly what is left, so nothing is lost.
     Returns the factors of the targets' columns.
     """
-    name = folding.source.weight.name
-    old = weights[name]
+    name, *biases = folding.source_names
+    offset = np.float32(folding.offset)
+    old = weights[name] + offset
     by_row = scales.reshape(-1, *[1] * (old.ndim - 1))
     new = old / by_row
     if isinstance(folding.source, Norm) and name in stored_as:
-        new = to_float32(from_float32(new, stored_as[name]), stored_as[name])
+        new = to_float32(from_float32(new - offset, stored_as[name]), stored_as[name]) + offset
         usable = (new != 0) & (old != 0)
         scales = np.divide(old, new, out=scales.copy(), where=usable)
-    weights[name] = new
-    for bias in folding.source_names[1:]:
+    weights[name] = new - offset
+    for bias in biases:
         weights[bias] = weights[bias] / scales
     factors = folding.columns(scales)
     for target in folding.targets:

@@ -21,7 +21,8 @@ from collections.abc import MutableMapping
 import numpy as np
 import numpy.typing as npt
 
-from quire.models.spec import Block, Linear, ModelSpec, Norm
+from quire.errors import ConfigError
+from quire.models.spec import Block, GatedMLP, Linear, ModelSpec, Norm
 
 __all__ = ["HadamardRotation", "Rotation"]
 
@@ -58,6 +59,7 @@ class HadamardRotation:
     """The rotation of one model: of its residual stream and of its value heads."""
 
     def __init__(self, spec: ModelSpec, seed: int) -> None:
+        _check(spec)
         self.stream = Rotation(spec.width, seed)
         self._heads = {
             size: Rotation(size, seed + 1)
@@ -67,23 +69,29 @@ class HadamardRotation:
     def block(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
+        first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
         self.reading(
             block.attention_norm, (attention.query, attention.key, attention.value), weights
         )
-        self.reading(block.mlp_norm, (mlp.gate, mlp.up), weights)
+        self.reading(block.mlp_norm, first, weights)
         self._values(block, weights)
         for linear in (attention.output, mlp.down):
             for each in filter(None, (linear.weight, linear.bias)):
                 weights[each.name] = self.stream.outputs(weights[each.name])
 
     def reading(
-        self, norm: Norm, linears: tuple[Linear, ...], weights: MutableMapping[str, Float32]
+        self,
+        norm: Norm | None,
+        linears: tuple[Linear, ...],
+        weights: MutableMapping[str, Float32],
     ) -> None:
         """Move a norm's weight into the matrices behind it, and rotate what they read."""
-        scale = weights[norm.weight.name]
+        assert norm is not None and norm.weight is not None, "see _check"
+        offset = np.float32(norm.offset)
+        scale = weights[norm.weight.name] + offset
         for linear in linears:
             weights[linear.weight.name] = self.stream.rows(weights[linear.weight.name] * scale)
-        weights[norm.weight.name] = np.ones_like(scale)
+        weights[norm.weight.name] = np.ones_like(scale) - offset
 
     def _values(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         attention, size = block.attention, block.attention.head_dim
@@ -95,6 +103,24 @@ class HadamardRotation:
         output = attention.output.weight
         columns = weights[output.name].reshape(-1, attention.heads, size)
         weights[output.name] = turn.rows(columns).reshape(output.shape)
+
+
+def _check(spec: ModelSpec) -> None:
+    """Raises ConfigError for a model whose norms do not commute with a rotation."""
+    before = (spec.norm, *(n for b in spec.blocks for n in (b.attention_norm, b.mlp_norm)))
+    others = tuple(
+        norm
+        for b in spec.blocks
+        for norm in (
+            b.attention_output_norm, b.mlp_output_norm, b.attention_sum_norm, b.mlp_sum_norm,
+        )
+    )  # fmt: skip
+    fits = all(norm is not None and norm.weight and norm.kind == "rms" for norm in before)
+    if not fits or any(others):
+        raise ConfigError(
+            f"{spec.architecture} cannot be rotated: that needs an RMS norm before each part of a "
+            "block and no other norms there; leave hadamard out"
+        )
 
 
 def _hadamard(power: int) -> npt.NDArray[np.float64]:

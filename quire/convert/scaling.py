@@ -78,7 +78,7 @@ def fold_best(
         divided = situation.statistics.divided(factors)
         for target in folding.targets:
             statistics[target.weight.name] = divided
-        chosen[folding.source.weight.name] = best.strength
+        chosen[folding.source_names[0]] = best.strength
     return chosen
 
 

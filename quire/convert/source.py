@@ -66,8 +66,7 @@ def open_source(config: EngineConfig) -> Source:
         )
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(read_spec(config, directory), checkpoint)
-    wanted = {name: weight.shape for name, weight in spec.weights().items()}
-    weights = load_weights(checkpoint, wanted)
+    weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))
 

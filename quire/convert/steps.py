@@ -32,7 +32,7 @@ from quire.convert.rounding import round_matrix
 from quire.convert.source import Source, block_weights
 from quire.convert.stored_model import open_stored_model
 from quire.convert.texts import Texts
-from quire.models.spec import Linear
+from quire.models.spec import Linear, Weight, parts
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
 
@@ -196,7 +196,7 @@ class Steps:
         self, streams: Mapping[str, Stream]
     ) -> tuple[dict[str, Any], dict[str, Stream], list[RawTensor]]:
         spec, name = self.source.spec, self.source.spec.head.weight.name
-        names = [spec.norm.weight.name, name]
+        names = [*(weight.name for weight in parts(spec.norm, Weight)), name]
         names += [spec.head.bias.name] if spec.head.bias is not None else []
         weights = self.source.floats(names)
         if self.rotation is not None:

@@ -52,7 +52,7 @@ def open_stored_model(config: EngineConfig) -> StoredModel:
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(spec, checkpoint)
     matrices = find_stored(checkpoint, spec, quantization)
-    wanted = {name: w.shape for name, w in spec.weights().items() if name not in matrices}
+    wanted = {name: w for name, w in spec.weights().items() if name not in matrices}
     used = [source for matrix in matrices.values() for source in matrix.sources]
     floats = load_weights(checkpoint, wanted, used=used)
     values = {**read_json(directory / "config.json"), **config.hf_overrides}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quire.graph.ir import Graph, Value
+from quire.ops.elementwise import ScaleLogits
 from quire.ops.op import Rows
 from quire.ops.selection import Columns
 
@@ -34,7 +35,7 @@ class BufferPlan:
 
 
 def plan_buffers(graph: Graph, max_rows: Mapping[Rows, int]) -> BufferPlan:
-    """Place every value first-fit by its lifetime; column views share their source's room.
+    """Place every value first-fit by its lifetime; views share their source's room.
 
     max_rows: how many rows of each kind a step may have.
     """
@@ -64,12 +65,16 @@ def _floats(value: Value, max_rows: Mapping[Rows, int]) -> int:
 
 
 def _view_sources(graph: Graph) -> dict[Value, tuple[Value, int]]:
-    """Each column view → the value it looks into and its first column there."""
+    """Each view → the value it looks into and its first column there.
+
+    Scaled logits are one: they are written over the logits, which nobody else reads.
+    """
     sources: dict[Value, tuple[Value, int]] = {}
     for node in graph:
-        if isinstance(node.op, Columns):
+        if isinstance(node.op, Columns | ScaleLogits):
             source, start = sources.get(node.inputs[0], (node.inputs[0], 0))
-            sources[node.outputs[0]] = (source, start + node.op.start)
+            offset = node.op.start if isinstance(node.op, Columns) else 0
+            sources[node.outputs[0]] = (source, start + offset)
     return sources
 
 

@@ -14,11 +14,11 @@ from quire.graph.optimize import PASSES
 from quire.graph.passes.decompose import decompose
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
+from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import GatedActivation
 from quire.ops.kv_cache import KvLayout
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.norm import RmsNorm
+from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
 from quire.ops.quantize import Quantized, RowFormat
@@ -266,9 +266,9 @@ def _width(value: Value) -> str:
 def _settings(op: Op) -> Iterator[str]:
     if isinstance(op, MatMul):
         yield from _parts(op.parts)
-    elif isinstance(op, GatedActivation):
+    elif isinstance(op, Activate | GatedActivation):
         yield op.kind
-    elif isinstance(op, RmsNorm) and op.heads > 1:
+    elif isinstance(op, RmsNorm | LayerNorm) and op.heads > 1:
         yield f"{op.heads} heads"
     elif isinstance(op, Quantized):
         yield from _settings(op.op)

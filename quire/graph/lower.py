@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from quire.graph.ir import Graph, GraphBuilder, Value
 from quire.models.rope import Rope
-from quire.models.spec import Attention, Block, GatedMLP, Linear, ModelSpec, Norm
+from quire.models.spec import Attention, Block, FeedForward, GatedMLP, Linear, ModelSpec, Norm
+from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, GatedActivation
+from quire.ops.elementwise import Add, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.norm import RmsNorm
+from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.rope import KvWrite, RopeAngles, Rotate
 from quire.ops.selection import SelectRows
 
@@ -30,10 +31,9 @@ class _Lowering:
         self.angles: dict[Rope, Value] = {}
 
     def graph(self) -> Graph:
-        spec = self.spec
-        x = self.build.add(
-            EmbeddingLookup(spec.embedding.weight.name, spec.width), name="embedding"
-        )
+        spec, table = self.spec, self.spec.embedding
+        lookup = EmbeddingLookup(table.weight.name, spec.width, table.scale)
+        x = self.build.add(lookup, name="embedding")
         for rope in spec.ropes:
             self._angles_of(rope)
         for layer, block in enumerate(spec.blocks):
@@ -43,6 +43,9 @@ class _Lowering:
         x = self.build.add(SelectRows(), x, name="selected", rows="outputs")
         x = self._norm(spec.norm, x, "final_norm")
         logits = self._linear(spec.head, x, "logits")
+        if spec.logit_scale != 1 or spec.logit_cap is not None:
+            op = ScaleLogits(spec.logit_scale, spec.logit_cap)
+            logits = self.build.add(op, logits, name="scaled_logits")
         return Graph(tuple(self.build.nodes), logits)
 
     def _angles_of(self, rope: Rope) -> Value:
@@ -53,32 +56,56 @@ class _Lowering:
         return self.angles[rope]
 
     def _block(self, layer: int, block: Block, x: Value) -> Value:
+        add = Add(block.residual_scale)
         normed = self._norm(block.attention_norm, x, "attention_norm")
-        x = self.build.add(Add(), self._attention(layer, block.attention, normed), x, name="mid")
-        normed = self._norm(block.mlp_norm, x, "mlp_norm")
-        return self.build.add(Add(), self._mlp(block.mlp, normed), x, name="out")
+        made = self._attention(layer, block.attention, normed)
+        made = self._norm(block.attention_output_norm, made, "attention_output_norm")
+        x = self.build.add(add, made, x, name="mid")
+        x = self._norm(block.attention_sum_norm, x, "attention_sum_norm")
+        made = self._feed_forward(block.mlp, self._norm(block.mlp_norm, x, "mlp_norm"))
+        made = self._norm(block.mlp_output_norm, made, "mlp_output_norm")
+        x = self.build.add(add, made, x, name="out")
+        return self._norm(block.mlp_sum_norm, x, "mlp_sum_norm")
 
     def _attention(self, layer: int, a: Attention, x: Value) -> Value:
         q, k = self._linear(a.query, x, "q"), self._linear(a.key, x, "k")
-        v, angles = self._linear(a.value, x, "v"), self._angles_of(a.rope)
-        if a.query_norm is not None:
-            q = self._norm(a.query_norm, q, "q_norm", a.heads)
-        if a.key_norm is not None:
-            k = self._norm(a.key_norm, k, "k_norm", a.kv_heads)
-        dims, pairing = a.rope.dims, a.rope.pairing
-        q = self.build.add(Rotate(a.heads, dims, pairing), q, angles, name="q_rotated")
-        k = self.build.add(Rotate(a.kv_heads, dims, pairing), k, angles, name="k_rotated")
+        v = self._linear(a.value, x, "v")
+        if not a.norm_rotated:
+            q, k = self._query_key_norms(a, q, k)
+        if a.rope is not None:
+            angles, dims, pairing = self._angles_of(a.rope), a.rope.dims, a.rope.pairing
+            q = self.build.add(Rotate(a.heads, dims, pairing), q, angles, name="q_rotated")
+            k = self.build.add(Rotate(a.kv_heads, dims, pairing), k, angles, name="k_rotated")
+        if a.norm_rotated:
+            q, k = self._query_key_norms(a, q, k)
         self.build.effect(KvWrite(layer, a.kv_heads), k, v)
         op = PagedAttention(layer, a.heads, a.kv_heads, a.head_dim, a.scale, a.window)
         return self._linear(a.output, self.build.add(op, q, name="attended"), "attention")
 
-    def _mlp(self, mlp: GatedMLP, x: Value) -> Value:
-        gate, up = self._linear(mlp.gate, x, "gate"), self._linear(mlp.up, x, "up")
-        inner = self.build.add(GatedActivation(mlp.activation), gate, up, name="gated")
-        return self._linear(mlp.down, inner, "mlp")
+    def _query_key_norms(self, a: Attention, q: Value, k: Value) -> tuple[Value, Value]:
+        q = self._norm(a.query_norm, q, "q_norm", a.head_dim)
+        return q, self._norm(a.key_norm, k, "k_norm", a.head_dim)
 
-    def _norm(self, norm: Norm, x: Value, name: str, heads: int = 1) -> Value:
-        return self.build.add(RmsNorm(norm.weight.name, norm.eps, heads), x, name=name)
+    def _feed_forward(self, part: FeedForward, x: Value) -> Value:
+        if isinstance(part, GatedMLP):
+            gate, up = self._linear(part.gate, x, "gate"), self._linear(part.up, x, "up")
+            inner = self.build.add(GatedActivation(part.activation), gate, up, name="gated")
+        else:
+            up = self._linear(part.up, x, "up")
+            inner = self.build.add(Activate(part.activation), up, name="activated")
+        return self._linear(part.down, inner, "mlp")
+
+    def _norm(self, norm: Norm | None, x: Value, name: str, head_dim: int = 0) -> Value:
+        """x itself without a norm; head_dim: the width of a head where the norm may be one's."""
+        if norm is None:
+            return x
+        weight = None if norm.weight is None else norm.weight.name
+        of_heads = head_dim and (norm.weight is None or norm.weight.shape == (head_dim,))
+        heads = x.width // head_dim if of_heads else 1
+        if norm.kind == "rms":
+            return self.build.add(RmsNorm(weight, norm.eps, heads, norm.offset), x, name=name)
+        bias = None if norm.bias is None else norm.bias.name
+        return self.build.add(LayerNorm(weight, bias, norm.eps, heads), x, name=name)
 
     def _linear(self, linear: Linear, x: Value, name: str) -> Value:
         bias = linear.bias.name if linear.bias is not None else None

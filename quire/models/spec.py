@@ -1,6 +1,7 @@
 """What a model is: immutable values that name every weight, its shape and how it splits over ranks.
 
-A spec holds no tensor, no rank and no quantization scheme.  Names are those of the checkpoint.
+A spec holds no tensor, no rank and no quantization scheme.  Names are Llama's wherever it has one;
+where checkpoints of a family have others, each weight says so in `stored`.
 Notation: E model width, H query heads, K key/value heads, D head size, F MLP width, V vocabulary.
 """
 
@@ -8,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
+from quire.models.places import Place
 from quire.models.rope import Rope
 
 __all__ = [
+    "MLP",
+    "Activation",
     "Attention",
     "Block",
     "Embedding",
+    "FeedForward",
     "GatedMLP",
     "Linear",
     "ModelSpec",
@@ -30,15 +35,32 @@ Part = TypeVar("Part")
 Split = Literal["rows", "columns"] | None
 """Which axis of [out, in] ranks divide: rows = outputs, columns = inputs, None = neither."""
 
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared"]
+"""gelu is the exact one, with erf; quick_gelu is x * sigmoid(1.702 x)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One tensor of the checkpoint; `split_unit` rows or columns must stay together (a head)."""
+    """One array of numbers; `split_unit` rows or columns must stay together (a head).
+
+    stored: where a checkpoint may have it.
+    """
 
     name: str
     shape: tuple[int, ...]
     split: Split = None
     split_unit: int = 1
+    stored: tuple[Place, ...] = ()
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where to look for it, in order: a tensor of its own name, then what `stored` says.
+
+        A place of the same name says all of it.
+        """
+        if any(place.name == self.name for place in self.stored):
+            return self.stored
+        return (Place(self.name, self.shape), *self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +73,33 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """RMS norm of rows [..., width]: x / sqrt(mean(x^2) + eps) * weight."""
+    """Norm of rows [..., width], or of each head of them; without weight it only scales to one.
 
-    weight: Weight
+    rms: x / sqrt(mean(x^2) + eps) * (offset + weight).  layer: the same of x - mean(x), + bias.
+    """
+
+    weight: Weight | None
     eps: float
+    kind: Literal["rms", "layer"] = "rms"
+    bias: Weight | None = None
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The token table [V, E]."""
+    """The token table [V, E]; its rows enter the first block times `scale`."""
 
     weight: Weight
+    scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention; q and k norms, if any, act on each head before the rotation.
+    """Grouped-query attention.
 
-    window: each token sees the last `window` positions including its own; None: all of them.
+    rope None: no rotation.  window: each token sees the last `window` positions including its own;
+    None: all of them.  A q or k norm whose weight is one head wide, or that has none, acts on each
+    head, else on all of them as one row; before the rotation, or after it with norm_rotated.
     """
 
     query: Linear
@@ -79,10 +110,11 @@ class Attention:
     kv_heads: int
     head_dim: int
     scale: float
-    rope: Rope
+    rope: Rope | None
     window: int | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
+    norm_rotated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +124,41 @@ class GatedMLP:
     gate: Linear
     up: Linear
     down: Linear
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Activation = "silu"
+
+
+@dataclass(frozen=True, slots=True)
+class MLP:
+    """down(activation(up(x)))."""
+
+    up: Linear
+    down: Linear
+    activation: Activation
+
+
+FeedForward: TypeAlias = GatedMLP | MLP
+"""What may stand behind attention in a block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """x += attention(norm(x)); x += mlp(norm(x)).
+    """Attention, then a feed-forward part, each added to its input; norms stand where they are set.
 
-    Other kinds of attention and of feed-forward parts take the places of these two.
+        x = attention_sum_norm(x + scale * attention_output_norm(attention(attention_norm(x))))
+        x = mlp_sum_norm(x + scale * mlp_output_norm(mlp(mlp_norm(x))))
+
+    Most decoders have the norms before the parts only; scale is residual_scale.
     """
 
-    attention_norm: Norm
+    attention_norm: Norm | None
     attention: Attention
-    mlp_norm: Norm
-    mlp: GatedMLP
+    mlp_norm: Norm | None
+    mlp: FeedForward
+    attention_output_norm: Norm | None = None
+    mlp_output_norm: Norm | None = None
+    attention_sum_norm: Norm | None = None
+    mlp_sum_norm: Norm | None = None
+    residual_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +167,8 @@ class ModelSpec:
 
     max_length: the longest sequence the position encoding is made for.  dtype: what the checkpoint
     says its weights are ("float32", "float16", "bfloat16").  The head is tied when its weight is
-    the embedding's.
+    the embedding's.  What it yields is multiplied by logit_scale and then, where there is a
+    logit_cap, becomes cap * tanh(logit / cap).
     """
 
     architecture: str
@@ -128,6 +182,8 @@ class ModelSpec:
     head: Linear
     bos_token_ids: tuple[int, ...] = ()
     eos_token_ids: tuple[int, ...] = ()
+    logit_scale: float = 1.0
+    logit_cap: float | None = None
 
     @property
     def tied(self) -> bool:
@@ -137,7 +193,8 @@ class ModelSpec:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct rotations of its layers, in order of first use."""
-        return tuple(dict.fromkeys(block.attention.rope for block in self.blocks))
+        ropes = (block.attention.rope for block in self.blocks)
+        return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
 
     @property
     def window(self) -> int | None:

@@ -1,20 +1,21 @@
-"""Ops that treat every element alone: the residual sum and the gated activation."""
+"""Ops that treat every element alone: the residual sum and the scaling of logits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["Add", "GatedActivation"]
+__all__ = ["Add", "ScaleLogits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """x + y."""
+    """x * scale + y."""
+
+    scale: float = 1.0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the inputs."""
@@ -22,7 +23,7 @@ class Add:
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The sum."""
-        return (inputs[0] + inputs[1],)
+        return (inputs[0] * np.float32(self.scale) + inputs[1],)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One addition per element."""
@@ -35,27 +36,28 @@ class Add:
 
 
 @dataclass(frozen=True, slots=True)
-class GatedActivation:
-    """activation(gate) * up; SiLU is x * sigmoid(x), GELU its tanh form (arXiv:1606.08415)."""
+class ScaleLogits:
+    """x * scale, and then cap * tanh(that / cap) where there is a cap; written over its input."""
 
-    kind: Literal["silu", "gelu_tanh"]
+    scale: float
+    cap: float | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
-        """As the inputs."""
-        return (inputs[0],)
+        """As the input."""
+        return inputs
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
-        """The formulas as written."""
-        gate, up = inputs
-        if self.kind == "silu":
-            with np.errstate(over="ignore"):
-                return (gate / (1 + np.exp(-gate)) * up,)
-        inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
-        return (np.float32(0.5) * gate * (1 + np.tanh(inner)) * up,)
+        """The formula."""
+        scaled = inputs[0] * np.float32(self.scale)
+        if self.cap is None:
+            return (scaled,)
+        cap = np.float32(self.cap)
+        return (np.tanh(scaled / cap) * cap,)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
-        """About eight operations per element."""
-        return Cost(8 * rows * inputs[0], activations=3 * rows * inputs[0])
+        """A product, or about ten operations, per element."""
+        elements = rows * inputs[0]
+        return Cost(elements * (1 if self.cap is None else 10), activations=2 * elements)
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from quire.ops.op import Cost, Environment, Float32
 
 __all__ = ["EmbeddingLookup"]
@@ -11,18 +13,19 @@ __all__ = ["EmbeddingLookup"]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLookup:
-    """[T, E] = table[token_ids]; the table is [V, E]."""
+    """[T, E] = table[token_ids] * scale; the table is [V, E]."""
 
     table: str
     width: int
+    scale: float = 1.0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """E."""
         return (self.width,)
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
-        """Rows of the table."""
-        return (env.weights[self.table][env.batch.token_ids],)
+        """Rows of the table, scaled."""
+        return (env.weights[self.table][env.batch.token_ids] * np.float32(self.scale),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One row of the table per token."""

@@ -1,29 +1,67 @@
-"""RMS norm, alone and together with the residual addition before it.
+"""Norms of rows or of their heads, alone and together with the residual sums beside them.
 
-Source: arXiv:1910.07467.
+Sources: arXiv:1910.07467 (RMS), arXiv:1607.06450 (layer).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
 from quire.ops.elementwise import Add
 from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
 
-__all__ = ["AddRmsNorm", "RmsNorm"]
+__all__ = ["AddNorm", "LayerNorm", "NormAdd", "NormOp", "RmsNorm"]
 
 
 @dataclass(frozen=True, slots=True)
 class RmsNorm:
-    """x / sqrt(mean(x^2) + eps) * weight over each of `heads` equal segments of a row.
+    """x / sqrt(mean(x^2) + eps) * (offset + weight) over each of `heads` equal segments of a row.
 
     heads 1: over the whole row, weight [width].  heads H: per head, one weight [D] for all of them.
+    weight None: nothing is multiplied.
     """
 
-    weight: str
+    weight: str | None
+    eps: float
+    heads: int = 1
+    offset: float = 0.0
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As the input."""
+        return inputs
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The formula, per segment."""
+        x = _segments(inputs[0], self.heads)
+        normed = _scaled_to_one(x, self.eps)
+        if self.weight is not None:
+            normed = normed * (env.weights[self.weight] + np.float32(self.offset))
+        return (normed.reshape(inputs[0].shape).astype(np.float32),)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """A handful of operations per element."""
+        elements = rows * inputs[0]
+        weights = inputs[0] // self.heads * len(self.weight_names)
+        return Cost(4 * elements, weights=weights, activations=2 * elements)
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """The norm's weight."""
+        return () if self.weight is None else (self.weight,)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias over each of `heads` segments.
+
+    Weight and bias, where there are any, are as wide as a segment.
+    """
+
+    weight: str | None
+    bias: str | None
     eps: float
     heads: int = 1
 
@@ -33,32 +71,64 @@ class RmsNorm:
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The formula, per segment."""
-        rows, width = inputs[0].shape
-        x = inputs[0].reshape(rows, self.heads, -1)  # [rows, heads, D]
-        mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
-        normed = x / np.sqrt(mean + np.float32(self.eps)) * env.weights[self.weight]
-        return (normed.reshape(rows, width).astype(np.float32),)
+        x = _segments(inputs[0], self.heads)
+        normed = _scaled_to_one(x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32), self.eps)
+        if self.weight is not None:
+            normed = normed * env.weights[self.weight]
+        if self.bias is not None:
+            normed = normed + env.weights[self.bias]
+        return (normed.reshape(inputs[0].shape).astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A handful of operations per element."""
         elements = rows * inputs[0]
-        return Cost(4 * elements, weights=inputs[0] // self.heads, activations=2 * elements)
+        weights = inputs[0] // self.heads * len(self.weight_names)
+        return Cost(7 * elements, weights=weights, activations=2 * elements)
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """The norm's weight."""
-        return (self.weight,)
+        """Weight and bias."""
+        return tuple(name for name in (self.weight, self.bias) if name is not None)
+
+
+NormOp: TypeAlias = RmsNorm | LayerNorm
 
 
 @dataclass(frozen=True, slots=True)
-class AddRmsNorm(FusedOp):
-    """(normed, sum): sum = x + residual, normed = norm(sum), in one pass over the row."""
+class NormAdd(FusedOp):
+    """norm(x) * scale + residual: the norm stands on what a part of a block returns."""
 
-    norm: RmsNorm
+    norm: NormOp
+    add: Add
+    num_inputs: ClassVar[int] = 2
+    num_outputs: ClassVar[int] = 1
+
+    @property
+    def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
+        """Norm, then add."""
+        return (self.norm, (0,), (3,)), (self.add, (3, 1), (2,))
+
+
+@dataclass(frozen=True, slots=True)
+class AddNorm(FusedOp):
+    """(normed, sum): sum = add(x, residual), normed = norm(sum), in one pass over the row."""
+
+    norm: NormOp
+    add: Add | NormAdd = field(default_factory=Add)
     num_inputs: ClassVar[int] = 2
     num_outputs: ClassVar[int] = 2
 
     @property
     def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
         """Add, then norm."""
-        return (Add(), (0, 1), (3,)), (self.norm, (3,), (2,))
+        return (self.add, (0, 1), (3,)), (self.norm, (3,), (2,))
+
+
+def _segments(x: Float32, heads: int) -> Float32:
+    return x.reshape(len(x), heads, -1)  # [rows, heads, D]
+
+
+def _scaled_to_one(x: Float32, eps: float) -> Float32:
+    mean = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float32)
+    scaled: Float32 = x / np.sqrt(mean + np.float32(eps))
+    return scaled

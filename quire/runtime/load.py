@@ -212,10 +212,10 @@ def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
 
 def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
-    head = spec.head.weight.name.removesuffix("weight")
     if spec.tied or spec.head.bias is not None:
         return spec
-    if any(name.startswith(head) for name in checkpoint.names):
+    heads = tuple(place.name.removesuffix("weight") for place in spec.head.weight.places)
+    if any(name.startswith(heads) for name in checkpoint.names):
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
     return replace(spec, head=Linear(spec.embedding.weight))

@@ -48,7 +48,7 @@ def read_weights(
     Raises CheckpointError, naming the layer, for what is missing or does not fit.
     """
     stored = find_stored(checkpoint, spec, quantization)
-    wanted = {name: w.shape for name, w in spec.weights().items() if name not in stored}
+    wanted = {name: weight for name, weight in spec.weights().items() if name not in stored}
     used = [source for matrix in stored.values() for source in matrix.sources]
     plain = load_weights(checkpoint, wanted, used=used)
     if quantization is None:
@@ -74,7 +74,7 @@ def find_stored(
     if quantization is None:
         return {}
     if isinstance(checkpoint, GgufCheckpoint):
-        return checkpoint.matrices({name: w.shape for name, w in spec.weights().items()})
+        return checkpoint.matrices(spec.weights())
     linears: dict[str, Linear] = {linear.weight.name: linear for linear in spec.linears()}
     return find_matrices(checkpoint, linears, quantization.scheme_of)
 

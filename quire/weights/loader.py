@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from quire.errors import CheckpointError
+from quire.models.places import Place
+from quire.models.spec import Weight
 from quire.weights.checkpoint import Checkpoint
+from quire.weights.part_of_tensor import part_of_tensor
 from quire.weights.tensor import RawTensor
 
-__all__ = ["load_weights", "spellings"]
+__all__ = ["find_place", "load_weights", "spellings"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,31 +45,32 @@ HARMLESS = re.compile(
 
 
 def load_weights(
-    checkpoint: Checkpoint,
-    wanted: Mapping[str, tuple[int, ...]],
-    aliases: Mapping[str, Sequence[str]] | None = None,
-    used: Collection[str] = (),
+    checkpoint: Checkpoint, wanted: Mapping[str, Weight], used: Collection[str] = ()
 ) -> dict[str, RawTensor]:
-    """Return every wanted tensor under its wanted name, as F32, F16 or BF16.
+    """Return every wanted weight by name, as F32, F16 or BF16.
 
-    wanted: name → shape.  aliases: wanted name → other names to look for, in order.  Each name
-    is also looked for under the prefixes that exports of one model differ by.  The data are
-    views of the files, except F64, which is narrowed to F32, and tensors at an address that is
-    no multiple of 4, which are copied.  used: tensors that are read elsewhere.  What nobody wanted
-    is reported in one warning.
+    Each is looked for in all of its places, and there under the prefixes that exports of one model
+    differ by.  The data are views of the files, except F64, which is narrowed to F32, tensors at an
+    address that is no multiple of 4, and parts of a tensor that are not contiguous rows.
+    used: tensors that are read elsewhere.  What nobody wanted is reported in one warning.
     Raises CheckpointError for what is missing, has another shape or is not a plain float.
     """
-    aliases = aliases or {}
-    found = {name: _find(checkpoint, (name, *aliases.get(name, ()))) for name in wanted}
-    missing = [name for name, source in found.items() if source is None]
+    found = {name: find_place(checkpoint, weight) for name, weight in wanted.items()}
+    missing = [wanted[name] for name, place in found.items() if place is None]
     if missing:
-        raise CheckpointError(_missing(checkpoint, missing, wanted))
-    sources = {name: source for name, source in found.items() if source is not None}
-    _report_unwanted(checkpoint, {*sources.values(), *used})
-    return {
-        name: _load(checkpoint, source, name, tuple(wanted[name]))
-        for name, source in sources.items()
-    }
+        raise CheckpointError(_missing(checkpoint, missing))
+    places = {name: place for name, place in found.items() if place is not None}
+    _report_unwanted(checkpoint, {*(place.name for place in places.values()), *used})
+    return {name: _load(checkpoint, place, name) for name, place in places.items()}
+
+
+def find_place(checkpoint: Checkpoint, weight: Weight) -> Place | None:
+    """The first of a weight's places that the checkpoint has, under its own name for it."""
+    for place in weight.places:
+        for spelling in spellings(place.name):
+            if checkpoint.has(spelling):
+                return replace(place, name=spelling)
+    return None
 
 
 def spellings(name: str) -> Iterator[str]:
@@ -77,21 +81,11 @@ def spellings(name: str) -> Iterator[str]:
         yield prefix + stem
 
 
-def _find(checkpoint: Checkpoint, names: Iterable[str]) -> str | None:
-    """Return the checkpoint's own name for the first of these names that it has."""
-    for name in names:
-        for spelling in spellings(name):
-            if checkpoint.has(spelling):
-                return spelling
-    return None
-
-
-def _missing(
-    checkpoint: Checkpoint, missing: Sequence[str], wanted: Mapping[str, tuple[int, ...]]
-) -> str:
+def _missing(checkpoint: Checkpoint, missing: Sequence[Weight]) -> str:
     """Say what is missing, and what the checkpoint has that looks like it."""
-    first, *others = missing
-    text = f"{checkpoint.origin}: has no tensor {first!r} {list(wanted[first])}"
+    shapes = {weight.places[-1].name: weight.places[-1].shape for weight in missing}
+    first, *others = shapes
+    text = f"{checkpoint.origin}: has no tensor {first!r} {list(shapes[first])}"
     if others:
         shown = ", ".join(repr(name) for name in others[:5])
         text += f", nor {len(others)} more: {shown}{', …' if len(others) > 5 else ''}"
@@ -114,20 +108,20 @@ def _common_start(left: str, right: str) -> int:
     return next((at for at, (a, b) in pairs if a != b), min(len(left), len(right)))
 
 
-def _load(checkpoint: Checkpoint, source: str, name: str, shape: tuple[int, ...]) -> RawTensor:
-    """Read one tensor and check it against what the config says."""
-    tensor = checkpoint.tensor(source)
-    if tensor.shape != shape:
+def _load(checkpoint: Checkpoint, place: Place, name: str) -> RawTensor:
+    """Read one tensor, check it against what the config says, and take the weight out of it."""
+    tensor = checkpoint.tensor(place.name)
+    if tensor.shape != tuple(place.shape):
         raise CheckpointError(
-            f"{checkpoint.origin}: {source!r} has the shape {list(tensor.shape)}, the config says "
-            f"{list(shape)}; {MISMATCH}"
+            f"{checkpoint.origin}: {place.name!r} has the shape {list(tensor.shape)}, the config "
+            f"says {list(place.shape)}; {MISMATCH}"
         )
     if tensor.dtype not in LOADABLE:
         raise CheckpointError(
-            f"{checkpoint.origin}: {source!r} is stored as {tensor.dtype}, a plain weight as one "
-            f"of {', '.join(LOADABLE)}; does config.json lack its quantization_config?"
+            f"{checkpoint.origin}: {place.name!r} is stored as {tensor.dtype}, a plain weight as "
+            f"one of {', '.join(LOADABLE)}; does config.json lack its quantization_config?"
         )
-    return replace(_native(tensor), name=name)
+    return replace(_native(part_of_tensor(tensor, place)), name=name)
 
 
 def _native(tensor: RawTensor) -> RawTensor:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from quire.errors import CheckpointError
+from quire.models.places import Place
 from quire.models.spec import Linear
 from quire.quant.formats.scheme import ModuleSchemes, Scheme, Tensors
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.checkpoint import Checkpoint
 from quire.weights.loader import spellings
+from quire.weights.part_of_tensor import part_of_matrix, refuse_part
 
 __all__ = ["StoredMatrix", "find_matrices"]
 
@@ -23,17 +25,23 @@ WEIGHT = ".weight"
 class StoredMatrix:
     """A matrix as a checkpoint has it: which of its tensors make it, and how.
 
-    name: of the weight in the spec.  module: the layer's own name in the checkpoint.  parts: ends
-    of the names of the tensors to read.  left: names of tensors that are left unread on purpose.
+    name: of the weight in the spec.  place: the part of the stored matrix that it is.  module: the
+    layer's own name in the checkpoint.  parts: ends of the names of the tensors to read.  left:
+    names of tensors that are left unread on purpose.
     """
 
     name: str
-    shape: tuple[int, int]
+    place: Place
     module: str
     scheme: Scheme
     parts: tuple[str, ...]
     left: tuple[str, ...]
     checkpoint: Checkpoint
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, cols) of the weight."""
+        return self.place.part_shape
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -47,15 +55,20 @@ class StoredMatrix:
 
     def sample(self, rows: int) -> QuantizedMatrix:
         """So many rows of its kind, without a weight in them."""
-        return self.scheme.blank(rows, self.shape[1])
+        return self.scheme.blank(rows, self.place.shape[-1])
 
     def read(self) -> QuantizedMatrix:
-        """Unpack it; raises CheckpointError, naming the layer, for tensors that do not fit."""
+        """Unpack it; raises CheckpointError, naming the layer, for tensors that do not fit.
+
+        What shares its tensors with others is unpacked with them.
+        """
+        rows, cols = self.place.shape
         found = {part: self.checkpoint.tensor(f"{self.module}.{part}") for part in self.parts}
         try:
-            return self.scheme.read(Tensors(self.module, self.shape, found))
+            whole = self.scheme.read(Tensors(self.module, (rows, cols), found))
         except CheckpointError as error:
             raise CheckpointError(f"{self.checkpoint.origin}: {error}") from None
+        return part_of_matrix(whole, self.place)
 
 
 def find_matrices(
@@ -69,36 +82,39 @@ def find_matrices(
     """
     modules = _modules(checkpoint, linears)
     found = {}
-    for name, (module, parts) in modules.items():
-        scheme = scheme_of(module)
+    for name, (place, parts) in modules.items():
+        scheme = scheme_of(place.name)
         if scheme is None or not any(mark in parts for mark in scheme.marks):
             continue
-        found[name] = _matrix(checkpoint, linears[name], module, parts, scheme)
+        found[name] = _matrix(checkpoint, linears[name], place, parts, scheme)
     return found
 
 
 def _modules(
     checkpoint: Checkpoint, linears: Mapping[str, Linear]
-) -> dict[str, tuple[str, set[str]]]:
-    """Weight → the layer's name in the checkpoint, and the ends of its tensors' names."""
+) -> dict[str, tuple[Place, set[str]]]:
+    """Weight → its place, named as the layer there, and the ends of the layer's tensors' names."""
     parts: dict[str, set[str]] = {}
     for name in checkpoint.names:
         pieces = name.split(".")
         for at in range(1, len(pieces)):
             parts.setdefault(".".join(pieces[:at]), set()).add(".".join(pieces[at:]))
     found = {}
-    for name in linears:
-        for module in spellings(name.removesuffix(WEIGHT)):
-            if module in parts:
-                found[name] = (module, parts[module])
+    for name, linear in linears.items():
+        for place in linear.weight.places:
+            modules = [each for each in spellings(place.name.removesuffix(WEIGHT)) if each in parts]
+            if modules:
+                found[name] = (replace(place, name=modules[0]), parts[modules[0]])
                 break
     return found
 
 
 def _matrix(
-    checkpoint: Checkpoint, linear: Linear, module: str, parts: set[str], scheme: Scheme
+    checkpoint: Checkpoint, linear: Linear, place: Place, parts: set[str], scheme: Scheme
 ) -> StoredMatrix:
+    module = place.name
     origin = f"{checkpoint.origin}: {module!r} is stored as {scheme.label}"
+    refuse_part(place, origin)
     missing = [part for part in scheme.parts if part not in parts]
     if missing:
         raise CheckpointError(
@@ -117,10 +133,9 @@ def _matrix(
     if linear.bias is None and "bias" in parts:
         _check_zero(checkpoint, f"{module}.bias")
         left.append("bias")
-    rows, cols = linear.weight.shape
     return StoredMatrix(
         linear.weight.name,
-        (rows, cols),
+        place,
         module,
         scheme,
         (*scheme.parts, *(part for part in scheme.optional if part in parts)),

@@ -38,7 +38,7 @@ def runs_all(node: Node) -> BodyChoice:
 
 
 def runs_plain(node: Node) -> BodyChoice:
-    if node.name == "AddRmsNorm":
+    if node.name == "AddNorm":
         return BodyChoice(node.name, None, "no fused body")
     return BodyChoice(node.name, "body")
 
@@ -119,12 +119,12 @@ def test_passes_are_those_that_ran() -> None:
 
 def test_a_declined_fusion_is_taken_apart_and_says_why() -> None:
     e = explained(spec_of(), runs_plain)
-    assert e.declined == (BodyChoice("AddRmsNorm", None, "no fused body"),)
+    assert e.declined == (BodyChoice("AddNorm", None, "no fused body"),)
     assert e.passes[-1].after == e.passes[-1].before + 11
     names = {line.name for group in e.groups for line in group.lines}
-    assert "AddRmsNorm" not in names and {"Add", "RmsNorm"} <= names
+    assert "AddNorm" not in names and {"Add", "RmsNorm"} <= names
     assert decompose.__name__ == e.passes[-1].name
-    assert "AddRmsNorm was taken apart: no fused body" in render(e)
+    assert "AddNorm was taken apart: no fused body" in render(e)
 
 
 # --- integers

@@ -19,7 +19,7 @@ from quire.ops.elementwise import Add
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.norm import AddNorm, RmsNorm
 from quire.ops.op import Environment
 from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns, SelectRows
@@ -193,11 +193,11 @@ def extended(draw: st.DrawFn, build: GraphBuilder, known: list[Value], name: str
         return [build.add(view, x, name=name)]
     norm = RmsNorm(f"n{name}", 1e-3)
     if kind == "add norm":
-        return add_two(build, AddRmsNorm(norm), x, like, name)
+        return add_two(build, AddNorm(norm), x, like, name)
     return [build.add(norm, x, name=name)]
 
 
-def add_two(build: GraphBuilder, op: AddRmsNorm, x: Value, y: Value, name: str) -> list[Value]:
+def add_two(build: GraphBuilder, op: AddNorm, x: Value, y: Value, name: str) -> list[Value]:
     """A node with two outputs, of which nobody may ever read one."""
     build.add(Add(), x, y, name=f"{name}.replaced")
     node = build.nodes.pop()

@@ -14,10 +14,11 @@ from quire.graph.passes.decompose import decompose
 from quire.graph.passes.fuse_quantize import fuse_quantize
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
-from quire.ops.elementwise import Add, GatedActivation
+from quire.ops.activation import GatedActivation
+from quire.ops.elementwise import Add
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.norm import AddNorm, RmsNorm
 from quire.ops.op import Environment, FusedOp
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.selection import SelectRows
@@ -93,10 +94,10 @@ def test_other_passes_in_any_order_compute_the_same(name: str) -> None:
         np.testing.assert_array_equal(logits(spec, graph), expected)
 
 
-@pytest.mark.parametrize("kept", [(), (AddRmsNorm,), (Quantized,)])
+@pytest.mark.parametrize("kept", [(), (AddNorm,), (Quantized,)])
 @each_config
 def test_taken_apart_again_it_computes_the_same(name: str, kept: tuple[type, ...]) -> None:
-    """A quantized add_rms_norm comes apart twice where neither has a body."""
+    """A quantized add_norm comes apart twice where neither has a body."""
     spec = tiny_spec(name)
     graph = decompose(optimize(quantized_graph(spec)), lambda node: isinstance(node.op, kept))
     check_order(graph)
@@ -180,8 +181,8 @@ def test_makers_whose_only_reader_quantizes_are_fused() -> None:
         for node in optimize(quantized_graph(tiny_spec("llama")))
         if isinstance(node.op, Quantized)
     ]
-    layer = ["RmsNorm", "AddRmsNorm", "GatedActivation"]
-    assert found == [*layer, "AddRmsNorm", *layer[1:], "RmsNorm"]
+    layer = ["RmsNorm", "AddNorm", "GatedActivation"]
+    assert found == [*layer, "AddNorm", *layer[1:], "RmsNorm"]
     rest = names(optimize(quantized_graph(tiny_spec("llama"))))
     assert rest.count("Quantize") == 2  # what attention yields
 
@@ -192,13 +193,13 @@ def test_a_value_that_others_read_too_is_not_fused() -> None:
 
 
 def two_outputs(read: int) -> Graph:
-    """Quantize one output of an add_rms_norm: 0 the normed row, 1 the sum."""
+    """Quantize one output of an add_norm: 0 the normed row, 1 the sum."""
     build = GraphBuilder()
     x = build.add(EmbeddingLookup("e", 8), name="x")
     build.add(Add(), x, x, name="replaced")
     node = build.nodes.pop()
     made = tuple(Value(f"made{i}", "tokens", 8) for i in range(2))
-    build.nodes.append(type(node)(AddRmsNorm(RmsNorm("n", 1e-6)), node.inputs, made))
+    build.nodes.append(type(node)(AddNorm(RmsNorm("n", 1e-6)), node.inputs, made))
     product = build.add(MatMul((LinearPart("int", 8),)), made[read], name="product")
     selected = build.add(SelectRows(), product, name="selected", rows="outputs")
     return quantize_inputs(Graph(tuple(build.nodes), selected), {"int": "int8"})

@@ -59,8 +59,7 @@ class Loaded:
 def load(directory: Path) -> Loaded:
     """Read a checkpoint directory as the engine does."""
     spec = build_spec(read_json(directory / "config.json"))
-    wanted = {name: weight.shape for name, weight in spec.weights().items()}
-    return Loaded(spec, load_weights(open_checkpoint(directory), wanted))
+    return Loaded(spec, load_weights(open_checkpoint(directory), spec.weights()))
 
 
 def kv_cache(spec: ModelSpec, kv_format: str = "float32", num_blocks: int = 24) -> KvCache:

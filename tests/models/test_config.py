@@ -244,7 +244,7 @@ def test_sizes_must_be_positive_integers(key: str, value: Any) -> None:
     ("changes", "fragment"),
     [
         ({"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not one of silu, swish"),
+        ({"hidden_act": "mish"}, "hidden_act 'mish' is not one of silu, swish"),
         ({"hidden_act": ["silu"]}, "hidden_act"),
         ({"rms_norm_eps": "1e-6"}, "rms_norm_eps"),
         ({"rms_norm_eps": math.nan}, "rms_norm_eps"),

@@ -76,13 +76,13 @@ def test_fused_is_the_op_and_then_quantize(pool, isa, rng, width):
     """rms_norm, rms_norm of each head, add_rms_norm and gated, over rows of odd widths too."""
     x, y = rng.standard_normal((2, 5, width)).astype(np.float32)
     weight = rng.standard_normal(width).astype(np.float32)
-    cases = [(c.OP_RMS_NORM, [x], 1), (c.OP_ADD_RMS_NORM, [x, y], 1), (c.OP_GATED, [x, y], 1)]
+    cases = [(c.OP_NORM, [x], 1), (c.OP_ADD_NORM, [x, y], 1), (c.OP_GATED, [x, y], 1)]
     if width % 4 == 0:
-        cases.append((c.OP_RMS_NORM, [x], 4))
+        cases.append((c.OP_NORM, [x], 4))
     for kind, inputs, heads in cases:
         op = c.Op(kind=kind, eps=1e-5, heads=heads, activation=c.SILU)
         op.vectors[0] = address(weight)
-        others = [width] if kind == c.OP_ADD_RMS_NORM else []
+        others = [width] if kind == c.OP_ADD_NORM else []
         plain, *sums = run(pool, isa, op, inputs, [width, *others])
         op.row_dtype = c.INT8
         fused, *same_sums = run(pool, isa, op, inputs, [row_floats(width, "int8"), *others])

@@ -1,4 +1,4 @@
-"""Embedding, addition, gated activations and row selection."""
+"""Embedding, addition, activations, the scaling of logits and row selection."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ def test_embedding(pool, isa, rng, dtype, width):
     add_part(op, table, dtype, offset=4)
     (out,) = run(pool, isa, op, [], [width], rows=13, batch=Batch(token_ids=tokens))
     np.testing.assert_array_equal(out, numbers.read(table)[tokens])
+    op.scale = 1.75
+    (out,) = run(pool, isa, op, [], [width], rows=13, batch=Batch(token_ids=tokens))
+    np.testing.assert_array_equal(out, numbers.read(table)[tokens] * np.float32(1.75))
 
 
 @pytest.mark.parametrize("dtype", [c.F16, c.BF16])
@@ -54,36 +57,69 @@ def test_add(pool, isa, rng, width, in_place):
     a, b = rng.standard_normal((2, 5, width)).astype(np.float32)
     (out,) = run(pool, isa, c.Op(kind=c.OP_ADD), [a, b], [width], in_place=in_place)
     np.testing.assert_array_equal(out, a + b)
+    op = c.Op(kind=c.OP_ADD, scale=0.22)
+    (out,) = run(pool, isa, op, [a, b], [width], in_place=in_place)
+    np.testing.assert_allclose(out, a * np.float64(np.float32(0.22)) + b, rtol=2e-7, atol=1e-7)
 
 
-def silu(x):
-    return x / (1 + np.exp(-x))
+FORMULAS = {
+    c.SILU: lambda x: x / (1 + np.exp(-x)),
+    c.GELU: lambda x: x / 2 * np.vectorize(math.erfc)(-x / math.sqrt(2)),
+    c.GELU_TANH: lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    c.QUICK_GELU: lambda x: x / (1 + np.exp(-1.702 * x)),
+    c.RELU: lambda x: np.maximum(x, 0),
+    c.RELU_SQUARED: lambda x: np.maximum(x, 0) ** 2,
+}
+each_activation = pytest.mark.parametrize("activation", FORMULAS)
 
 
-def gelu_tanh(x):
-    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-@pytest.mark.parametrize("activation", [c.SILU, c.GELU_TANH])
+@each_activation
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("in_place", [False, True])
-def test_gated(pool, isa, rng, activation, width, in_place):
-    gate = (rng.standard_normal((6, width)) * 8).astype(np.float32)
+def test_activations(pool, isa, rng, activation, width, in_place):
+    x = (rng.standard_normal((6, width)) * 8).astype(np.float32)
     up = rng.standard_normal((6, width)).astype(np.float32)
+    expected = FORMULAS[activation](x.astype(np.float64))
+    op = c.Op(kind=c.OP_ACTIVATE, activation=activation)
+    (out,) = run(pool, isa, op, [x], [width], in_place=in_place)
+    np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-7)
     op = c.Op(kind=c.OP_GATED, activation=activation)
-    (out,) = run(pool, isa, op, [gate, up], [width], in_place=in_place)
-    expected = (silu, gelu_tanh)[activation](gate.astype(np.float64)) * up
-    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-7)
+    (out,) = run(pool, isa, op, [x, up], [width], in_place=in_place)
+    np.testing.assert_allclose(out, expected * up, rtol=3e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("activation", [c.SILU, c.GELU_TANH])
-def test_gated_of_extreme_values(pool, isa, activation):
-    gate = np.array([[1e30, -1e30, 200, -200, 88, -88, -104, 0, np.nan, np.inf]], np.float32)
+@each_activation
+def test_activations_of_extreme_values(pool, isa, activation):
+    x = np.array([[1e18, -1e18, 200, -200, 88, -88, -104, 0, np.nan, np.inf]], np.float32)
     op = c.Op(kind=c.OP_GATED, activation=activation)
-    (out,) = run(pool, isa, op, [gate, np.ones_like(gate)], [10])
-    np.testing.assert_allclose(out[0, [0, 2, 4, 9]], gate[0, [0, 2, 4, 9]], rtol=1e-6)
+    (out,) = run(pool, isa, op, [x, np.ones_like(x)], [10])
+    expected = FORMULAS[c.RELU_SQUARED if activation == c.RELU_SQUARED else c.RELU](x)
+    np.testing.assert_allclose(out[:, [0, 2, 4, 9]], expected[:, [0, 2, 4, 9]], rtol=1e-6)
     np.testing.assert_allclose(out[0, [1, 3, 5, 6, 7]], 0, atol=1e-36)
     assert np.isnan(out[0, 8])
+
+
+def test_gelu_is_accurate_over_its_whole_range(pool, isa):
+    """Relative to itself, even where it is the small difference to 0."""
+    x = np.linspace(-12, 12, 100_000, dtype=np.float32).reshape(100, 1000)
+    op = c.Op(kind=c.OP_ACTIVATE, activation=c.GELU)
+    (out,) = run(pool, isa, op, [x], [1000])
+    exact = FORMULAS[c.GELU](x.astype(np.float64))
+    np.testing.assert_allclose(out, exact, rtol=1.5e-5)
+    near = np.abs(x) < 3
+    np.testing.assert_allclose(out[near], exact[near], rtol=2e-6)
+
+
+@pytest.mark.parametrize("cap", [0.0, 30.0])
+@pytest.mark.parametrize("width", [1, 9, 4096, 9000])
+def test_scale_logits(pool, isa, rng, width, cap):
+    x = (rng.standard_normal((3, width)) * 50).astype(np.float32)
+    x[0, 0], x[1, -1], x[2, 0] = np.inf, np.nan, -np.inf
+    op = c.Op(kind=c.OP_SCALE_LOGITS, scale=0.25, cap=cap)
+    (out,) = run(pool, isa, op, [x], [width], in_place=True)
+    scaled = x.astype(np.float64) * 0.25
+    expected = cap * np.tanh(scaled / cap) if cap else scaled
+    np.testing.assert_allclose(out, expected, rtol=1e-6, atol=4e-6)
 
 
 def test_exponential_is_accurate_over_its_whole_range(pool, isa):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import safetensors.numpy
 
 from quire.errors import CheckpointError
+from quire.models.places import Place
+from quire.models.spec import Weight
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.loader import load_weights
 from quire.weights.safetensors import SafetensorsFile
@@ -37,9 +40,14 @@ def ones(*shape: int, dtype: str = "<f4") -> np.ndarray:
     return np.ones(shape, dtype)
 
 
+def weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Weight]:
+    """Weights with tensors of their own."""
+    return {name: Weight(name, shape) for name, shape in shapes.items()}
+
+
 def test_names_and_shapes_that_fit_are_loaded_in_order() -> None:
     checkpoint = Arrays(a=ones(2, 3), b=ones(4))
-    loaded = load_weights(checkpoint, {"b": (4,), "a": (2, 3)})
+    loaded = load_weights(checkpoint, weights({"b": (4,), "a": (2, 3)}))
     assert list(loaded) == ["b", "a"]
     assert loaded["a"].data is checkpoint.arrays["a"]
 
@@ -51,14 +59,20 @@ def test_names_and_shapes_that_fit_are_loaded_in_order() -> None:
 )
 @pytest.mark.parametrize("wanted", ["model.layers.0.w", "layers.0.w"])
 def test_prefixes_that_exports_differ_by_are_tried(stored: str, wanted: str) -> None:
-    loaded = load_weights(Arrays(**{stored: ones(2)}), {wanted: (2,)})
+    loaded = load_weights(Arrays(**{stored: ones(2)}), weights({wanted: (2,)}))
     assert loaded[wanted].name == wanted
 
 
-def test_the_exact_name_comes_before_other_prefixes_and_those_before_aliases() -> None:
-    checkpoint = Arrays(**{"w": ones(1) * 1, "model.w": ones(1) * 2, "alias": ones(1) * 3})
-    aliases = {"model.w": ["alias"], "lm_head": ["absent", "model.alias"]}
-    loaded = load_weights(checkpoint, {"model.w": (1,), "w": (1,), "lm_head": (1,)}, aliases)
+def test_the_exact_name_comes_before_other_prefixes_and_those_before_other_places() -> None:
+    checkpoint = Arrays(**{"w": ones(1) * 1, "model.w": ones(1) * 2, "other": ones(1) * 3})
+    wanted = {
+        "model.w": Weight("model.w", (1,), stored=(Place("other", (1,)),)),
+        "w": Weight("w", (1,)),
+        "lm_head": Weight(
+            "lm_head", (1,), stored=(Place("absent", (1,)), Place("model.other", (1,)))
+        ),
+    }
+    loaded = load_weights(checkpoint, wanted)
     assert [tensor.data[0] for tensor in loaded.values()] == [2, 1, 3]
 
 
@@ -66,7 +80,7 @@ def test_missing_weights_are_named_with_what_looks_like_them() -> None:
     checkpoint = Arrays(**{f"model.layers.{n}.attn.qkv.weight": ones(1) for n in range(20)})
     wanted = {f"model.layers.{n}.attn.q.weight": (1,) for n in (7, *range(10, 17))}
     with pytest.raises(CheckpointError) as error:
-        load_weights(checkpoint, wanted)
+        load_weights(checkpoint, weights(wanted))
     message = str(error.value)
     assert "memory: has no tensor 'model.layers.7.attn.q.weight' [1], nor 7 more" in message
     assert "nearest there: 'model.layers.7.attn.qkv.weight'" in message
@@ -76,21 +90,21 @@ def test_missing_weights_are_named_with_what_looks_like_them() -> None:
 
 def test_another_shape_is_an_error_with_both() -> None:
     with pytest.raises(CheckpointError, match=r"'w' has the shape \[2, 3\].*\[3, 2\]"):
-        load_weights(Arrays(w=ones(2, 3)), {"w": (3, 2)})
+        load_weights(Arrays(w=ones(2, 3)), weights({"w": (3, 2)}))
 
 
 def test_a_type_that_is_no_plain_float_is_an_error() -> None:
     with pytest.raises(CheckpointError, match=r"'w' is stored as I32.*quantization_config"):
-        load_weights(Arrays(w=ones(2, dtype="<i4")), {"w": (2,)})
+        load_weights(Arrays(w=ones(2, dtype="<i4")), weights({"w": (2,)}))
 
 
 @pytest.mark.parametrize("dtype, expected", [("<f4", "F32"), ("<f2", "F16"), ("<u2", "BF16")])
 def test_plain_floats_stay_as_they_are(dtype: str, expected: str) -> None:
-    assert load_weights(Arrays(w=ones(2, dtype=dtype)), {"w": (2,)})["w"].dtype == expected
+    assert load_weights(Arrays(w=ones(2, dtype=dtype)), weights({"w": (2,)}))["w"].dtype == expected
 
 
 def test_float64_becomes_float32() -> None:
-    loaded = load_weights(Arrays(w=np.array([0.1, 1e300])), {"w": (2,)})["w"]
+    loaded = load_weights(Arrays(w=np.array([0.1, 1e300])), weights({"w": (2,)}))["w"]
     assert loaded.dtype == "F32"
     assert loaded.data.dtype == np.float32
     assert loaded.data.tolist() == [np.float32(0.1), np.inf]
@@ -106,7 +120,7 @@ def test_what_the_kernels_could_not_address_is_copied(tmp_path: Path) -> None:
     )
     file = SafetensorsFile(path)
     assert file.tensor("w").data.ctypes.data % 4
-    loaded = load_weights(file, {"w": (4,)})["w"]
+    loaded = load_weights(file, weights({"w": (4,)}))["w"]
     assert loaded.data.ctypes.data % 4 == 0
     assert loaded.data.tolist() == [0, 1, 2, 3]
 
@@ -115,14 +129,14 @@ def test_an_aligned_tensor_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     safetensors.numpy.save_file({"w": np.arange(4, dtype=np.float32)}, path)
     file = SafetensorsFile(path)
-    loaded = load_weights(file, {"w": (4,)})["w"]
+    loaded = load_weights(file, weights({"w": (4,)}))["w"]
     assert np.shares_memory(loaded.data, file.tensor("w").data)
 
 
 def test_what_nobody_wanted_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = Arrays(w=ones(1), **{f"vision.{n}": ones(1) for n in range(9)})
     with caplog.at_level(logging.WARNING):
-        load_weights(checkpoint, {"w": (1,)})
+        load_weights(checkpoint, weights({"w": (1,)}))
     (record,) = caplog.records
     assert "9 tensors" in record.getMessage()
     assert "'vision.0'" in record.getMessage()
@@ -136,16 +150,16 @@ def test_what_nobody_wanted_is_reported_once(caplog: pytest.LogCaptureFixture) -
 def test_constants_of_old_exports_are_not_reported(
     harmless: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    load_weights(Arrays(**{"w": ones(1), harmless: ones(1)}), {"w": (1,)})
+    load_weights(Arrays(**{"w": ones(1), harmless: ones(1)}), weights({"w": (1,)}))
     assert not caplog.records
 
 
-def test_an_alias_that_was_used_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
-    load_weights(Arrays(old=ones(1)), {"new": (1,)}, {"new": ["old"]})
+def test_another_place_that_was_used_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    load_weights(Arrays(old=ones(1)), {"new": Weight("new", (1,), stored=(Place("old", (1,)),))})
     assert not caplog.records
 
 
 def test_dummy_weights_load_like_any_checkpoint() -> None:
     shapes = {"model.w": (8, 4), "model.norm.weight": (4,)}
-    loaded = load_weights(DummyCheckpoint(shapes, "BF16", 1), shapes)
+    loaded = load_weights(DummyCheckpoint(shapes, "BF16", 1), weights(shapes))
     assert {name: tensor.shape for name, tensor in loaded.items()} == shapes

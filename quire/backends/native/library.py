@@ -36,18 +36,19 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
 NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU_TANH = range(2)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED = range(6)
+RMS, LAYER = range(2)
 (
     OP_EMBEDDING,
-    OP_RMS_NORM,
-    OP_ADD_RMS_NORM,
+    OP_NORM,
+    OP_ADD_NORM,
     OP_ADD,
     OP_LINEAR,
     OP_ROPE_ANGLES,
@@ -58,7 +59,9 @@ SILU, GELU_TANH = range(2)
     OP_GATED,
     OP_SELECT_ROWS,
     OP_QUANTIZE,
-) = range(13)
+    OP_ACTIVATE,
+    OP_SCALE_LOGITS,
+) = range(15)
 OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
@@ -115,7 +118,9 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
+        ("cap", c_float),
         ("row_dtype", c_int32),
+        ("norm", c_int32),
         ("reserved", c_int32),
     ]
 

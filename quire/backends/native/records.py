@@ -11,12 +11,13 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
+from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, GatedActivation
+from quire.ops.elementwise import Add, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
-from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
@@ -30,7 +31,7 @@ ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "in
 MOST_HEADS = 64
 """Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
-ACTIVATIONS = {"silu": 0, "gelu_tanh": 1}
+ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
 
 
 class RecordWriter:
@@ -42,7 +43,7 @@ class RecordWriter:
         self._buffers = buffers
         self._weights = weights
         self._frequencies = frequencies
-        self._vectors: dict[str, Float32] = {}
+        self._vectors: dict[tuple[str, float], Float32] = {}
         self.kept: list[np.ndarray[Any, Any]] = []
 
     def record(self, node: Node) -> Any:
@@ -68,11 +69,17 @@ class RecordWriter:
             matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
         return matrix
 
-    def vector(self, name: str) -> int:
-        """The address of a float32 copy of a bias or norm weight."""
-        if name not in self._vectors:
-            self._vectors[name] = np.ascontiguousarray(self._weights[name].float32())
-        return int(self._vectors[name].ctypes.data)
+    def vector(self, name: str, offset: float = 0.0) -> int:
+        """The address of a float32 copy of a bias or norm weight, plus `offset`."""
+        if (name, offset) not in self._vectors:
+            values = np.ascontiguousarray(self._weights[name].float32())
+            self._vectors[name, offset] = values + np.float32(offset) if offset else values
+        return int(self._vectors[name, offset].ctypes.data)
+
+    def ones(self, width: int) -> int:
+        """The address of ones: the weight of a norm that has none."""
+        self.kept.append(np.ones(width, np.float32))
+        return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
@@ -91,24 +98,37 @@ def _tensor(tensor: Tensor) -> Any:
 
 
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
-    record.kind = c.OP_EMBEDDING
+    record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
     record.num_parts = 1
 
 
-def _rms_norm(writer: RecordWriter, record: Any, op: RmsNorm) -> None:
-    record.kind = c.OP_RMS_NORM
-    record.vectors[0] = writer.vector(op.weight)
-    record.eps, record.heads = op.eps, op.heads
-
-
-def _add_rms_norm(writer: RecordWriter, record: Any, op: AddRmsNorm) -> None:
-    _rms_norm(writer, record, op.norm)
-    record.kind = c.OP_ADD_RMS_NORM
+def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
+    """first: the vector that holds the weight; the bias stands behind it."""
+    record.kind, record.eps, record.heads = c.OP_NORM, op.eps, op.heads
+    if op.weight is None:
+        record.vectors[first] = writer.ones(record.inputs[0].cols // op.heads)
+    else:
+        offset = op.offset if isinstance(op, RmsNorm) else 0.0
+        record.vectors[first] = writer.vector(op.weight, offset)
+    if isinstance(op, LayerNorm):
+        record.norm = c.LAYER
+        record.vectors[first + 1] = None if op.bias is None else writer.vector(op.bias)
 
 
 def _add(writer: RecordWriter, record: Any, op: Add) -> None:
-    record.kind = c.OP_ADD
+    record.kind, record.scale = c.OP_ADD, op.scale
+
+
+def _norm_add(writer: RecordWriter, record: Any, op: NormAdd) -> None:
+    _norm(writer, record, op.norm, first=2)
+    _add(writer, record, op.add)
+
+
+def _add_norm(writer: RecordWriter, record: Any, op: AddNorm) -> None:
+    BODIES[type(op.add)](writer, record, op.add)
+    _norm(writer, record, op.norm)
+    record.kind = c.OP_ADD_NORM
 
 
 def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
@@ -180,8 +200,15 @@ def _latent_values(writer: RecordWriter, record: Any, op: LatentValues) -> None:
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
-    record.kind = c.OP_GATED
-    record.activation = ACTIVATIONS[op.kind]
+    record.kind, record.activation = c.OP_GATED, ACTIVATION_CODES[op.kind]
+
+
+def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
+    record.kind, record.activation = c.OP_ACTIVATE, ACTIVATION_CODES[op.kind]
+
+
+def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
@@ -202,9 +229,11 @@ def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
 
 BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     EmbeddingLookup: _embedding,
-    RmsNorm: _rms_norm,
-    AddRmsNorm: _add_rms_norm,
+    RmsNorm: _norm,
+    LayerNorm: _norm,
     Add: _add,
+    NormAdd: _norm_add,
+    AddNorm: _add_norm,
     MatMul: _matmul,
     RopeAngles: _rope_angles,
     Rotate: _rotate,
@@ -216,6 +245,8 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     LatentAttention: _latent_attention,
     LatentValues: _latent_values,
     GatedActivation: _gated,
+    Activate: _activate,
+    ScaleLogits: _scale_logits,
     SelectRows: _select_rows,
     Columns: _columns,
     Quantize: _quantize,

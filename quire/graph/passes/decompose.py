@@ -1,6 +1,6 @@
 """Takes fused ops apart again where a backend has no body for them.
 
-(x, residual) → add_rms_norm → normed, sum    ⇒    add → sum, rms_norm → normed
+(x, residual) → add_norm → normed, sum    ⇒    add → sum, rms_norm → normed
 
 A step that is itself fused and has no body is taken apart in its turn.
 """

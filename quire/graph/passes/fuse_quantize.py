@@ -1,7 +1,7 @@
-"""Fuses a norm or a gated activation with the quantize that alone reads it.
+"""Fuses a norm or an activation with the quantize that alone reads it.
 
-    (x, residual) → add_rms_norm → normed, sum;  normed → quantize → normed'
-        ⇒    (x, residual) → quantized add_rms_norm → normed', sum
+    (x, residual) → add_norm → normed, sum;  normed → quantize → normed'
+        ⇒    (x, residual) → quantized add_norm → normed', sum
 
 The row is rounded while it is in the nearest cache, and the threads meet once less.
 """
@@ -9,13 +9,13 @@ The row is rounded while it is in the nearest cache, and the threads meet once l
 from __future__ import annotations
 
 from quire.graph.ir import Graph, Node
-from quire.ops.elementwise import GatedActivation
-from quire.ops.norm import AddRmsNorm, RmsNorm
+from quire.ops.activation import Activate, GatedActivation
+from quire.ops.norm import AddNorm, LayerNorm, RmsNorm
 from quire.ops.quantize import Quantize, Quantized
 
 __all__ = ["fuse_quantize"]
 
-MAKERS = (RmsNorm, AddRmsNorm, GatedActivation)
+MAKERS = (RmsNorm, LayerNorm, AddNorm, Activate, GatedActivation)
 
 
 def fuse_quantize(graph: Graph) -> Graph:

@@ -1,32 +1,40 @@
-"""The pre-norm decoder with Llama's weight names, which most families are a variation of.
+"""The decoder with Llama's weight names, which most families are a variation of.
 
-A family says what stands in its blocks by two functions of (layer, prefix of its weights): one for
-the attention of a layer, one for its feed-forward part.
+A family says what stands in its blocks by functions: of (layer, prefix of its weights), one for the
+attention of a layer and one for its feed-forward part; of (name, width), one for its norms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
-from quire.models.families.parts import activation, dtype, gated_mlp, linear, norm, num_layers
+from quire.models.families import parts
 from quire.models.families.rope_config import max_length, read_rope
-from quire.models.spec import Attention, Block, Embedding, GatedMLP, Linear, ModelSpec, Weight
+from quire.models.rope import Rope
+from quire.models.spec import Attention, Block, Embedding, FeedForward, ModelSpec, Norm, Weight
 
 __all__ = [
+    "PRE_NORMS",
     "TINY",
     "AttentionMaker",
+    "BlockNorms",
     "MlpMaker",
+    "NormMaker",
     "decoder",
     "dense_decoder",
     "dense_mlp",
     "grouped_attention",
+    "rms_norm",
 ]
 
 AttentionMaker: TypeAlias = Callable[[int, str], Attention]
-MlpMaker: TypeAlias = Callable[[int, str], GatedMLP]
+MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
+NormMaker: TypeAlias = Callable[[str, int], Norm]
 
 TINY: Mapping[str, Any] = {
     "vocab_size": 128,
@@ -41,6 +49,19 @@ TINY: Mapping[str, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class BlockNorms:
+    """What the norms of a block are called, by their places (see spec.Block); None: not there."""
+
+    attention: str | None = None
+    mlp: str | None = None
+    attention_output: str | None = None
+    mlp_output: str | None = None
+
+
+PRE_NORMS = BlockNorms("input_layernorm", "post_attention_layernorm")
+
+
 def dense_decoder(
     config: ConfigReader,
     *,
@@ -48,47 +69,79 @@ def dense_decoder(
     output_bias: bool = False,
     mlp_bias: bool = False,
     qk_norm: bool = False,
-    windows: tuple[int | None, ...] | None = None,
+    windows: Sequence[int | None] | None = None,
 ) -> ModelSpec:
     """The spec of a decoder with grouped-query attention and one gated MLP in each block.
 
     windows: one sliding window, or None, per layer; None: no layer has one.
     """
     attention = grouped_attention(
-        config, qkv_bias=qkv_bias, output_bias=output_bias, qk_norm=qk_norm, windows=windows
+        config,
+        qkv_bias=qkv_bias,
+        output_bias=output_bias,
+        qk_norm="heads" if qk_norm else None,
+        windows=windows,
     )
     return decoder(config, attention=attention, mlp=dense_mlp(config, mlp_bias))
 
 
-def decoder(config: ConfigReader, *, attention: AttentionMaker, mlp: MlpMaker) -> ModelSpec:
-    """The spec of a decoder whose config.json has Llama's keys."""
+def decoder(
+    config: ConfigReader,
+    *,
+    attention: AttentionMaker,
+    mlp: MlpMaker,
+    norm: NormMaker | None = None,
+    block_norms: BlockNorms = PRE_NORMS,
+    length: int | None = None,
+    embedding_scale: float = 1.0,
+    residual_scale: float = 1.0,
+    logit_scale: float = 1.0,
+    logit_cap: float | None = None,
+    head_bias: bool = False,
+    tied: bool = False,
+) -> ModelSpec:
+    """The spec of a decoder whose config.json has Llama's keys.
+
+    norm: None: RMS norms.  length: None: what the rope of the first layer that has one says.
+    tied: the default of tie_word_embeddings.
+    """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
-    eps = _eps(config)
+    make_norm = rms_norm(config) if norm is None else norm
+
+    def norm_of(prefix: str, name: str | None) -> Norm | None:
+        return None if name is None else make_norm(prefix + name, width)
 
     def block(prefix: str, layer: int) -> Block:
         return Block(
-            attention_norm=norm(prefix + "input_layernorm", width, eps),
+            attention_norm=norm_of(prefix, block_norms.attention),
             attention=attention(layer, prefix + "self_attn."),
-            mlp_norm=norm(prefix + "post_attention_layernorm", width, eps),
+            mlp_norm=norm_of(prefix, block_norms.mlp),
             mlp=mlp(layer, prefix + "mlp."),
+            attention_output_norm=norm_of(prefix, block_norms.attention_output),
+            mlp_output_norm=norm_of(prefix, block_norms.mlp_output),
+            residual_scale=residual_scale,
         )
 
-    blocks = tuple(block(f"model.layers.{i}.", i) for i in range(num_layers(config)))
-    embedding = Embedding(Weight("model.embed_tokens.weight", (vocab_size, width), "rows"))
-    tied = config.flag("tie_word_embeddings")
-    head = embedding.weight if tied else Weight("lm_head.weight", (vocab_size, width), "rows")
+    blocks = tuple(block(f"model.layers.{i}.", i) for i in range(parts.num_layers(config)))
+    table = Weight("model.embed_tokens.weight", (vocab_size, width), "rows")
+    head = parts.linear("lm_head", vocab_size, width, "rows", head_bias)
+    if config.flag("tie_word_embeddings", tied):
+        head = replace(head, weight=table)
+    rope = next((each.attention.rope for each in blocks if each.attention.rope), None)
     return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,
         width=width,
-        max_length=max_length(config, blocks[0].attention.rope),
-        dtype=dtype(config),
-        embedding=embedding,
+        max_length=max_length(config, rope) if length is None else length,
+        dtype=parts.dtype(config),
+        embedding=Embedding(table, embedding_scale),
         blocks=blocks,
-        norm=norm("model.norm", width, eps),
-        head=Linear(head),
+        norm=make_norm("model.norm", width),
+        head=head,
         bos_token_ids=config.token_ids("bos_token_id"),
         eos_token_ids=config.token_ids("eos_token_id"),
+        logit_scale=logit_scale,
+        logit_cap=logit_cap,
     )
 
 
@@ -97,35 +150,53 @@ def grouped_attention(
     *,
     qkv_bias: bool = False,
     output_bias: bool = False,
-    qk_norm: bool = False,
-    windows: tuple[int | None, ...] | None = None,
+    qk_norm: Literal["heads", "rows"] | None = None,
+    qk_norm_names: tuple[str, str] = ("q_norm", "k_norm"),
+    norm: NormMaker | None = None,
+    norm_rotated: bool = False,
+    scale: float | None = None,
+    head_dim: int | None = None,
+    ropes: Sequence[Rope | None] | None = None,
+    windows: Sequence[int | None] | None = None,
 ) -> AttentionMaker:
-    """Grouped-query attention as config.json describes it; only windows differ between layers."""
-    width, eps = config.positive("hidden_size"), _eps(config)
+    """Grouped-query attention as config.json describes it; ropes and windows are per layer.
+
+    qk_norm: of each head, or of all of them as one row.  norm: None: RMS norms.  scale: None:
+    head_dim ** -0.5.  head_dim: the default of that key.  ropes: None: what config.json says, in
+    every layer.
+    """
+    width = config.positive("hidden_size")
     heads = config.positive("num_attention_heads")
     kv_heads = config.positive("num_key_value_heads", heads)
-    dim = config.positive("head_dim", max(width // heads, 1))
+    dim = config.positive("head_dim", head_dim or max(width // heads, 1))
     if heads % kv_heads:
         raise ModelError(
             f"{config.architecture}: num_attention_heads {heads} is not a multiple of "
             f"num_key_value_heads {kv_heads}"
         )
-    rope = read_rope(config, dim)
+    make_norm = rms_norm(config) if norm is None else norm
+    rope = read_rope(config, dim) if ropes is None else None
 
     def attention(layer: int, prefix: str) -> Attention:
+        def norm_of(name: str, count: int) -> Norm | None:
+            if qk_norm is None:
+                return None
+            return make_norm(prefix + name, dim if qk_norm == "heads" else count * dim)
+
         return Attention(
-            query=linear(prefix + "q_proj", heads * dim, width, "rows", qkv_bias, dim),
-            key=linear(prefix + "k_proj", kv_heads * dim, width, "rows", qkv_bias, dim),
-            value=linear(prefix + "v_proj", kv_heads * dim, width, "rows", qkv_bias, dim),
-            output=linear(prefix + "o_proj", width, heads * dim, "columns", output_bias, dim),
+            query=parts.linear(prefix + "q_proj", heads * dim, width, "rows", qkv_bias, dim),
+            key=parts.linear(prefix + "k_proj", kv_heads * dim, width, "rows", qkv_bias, dim),
+            value=parts.linear(prefix + "v_proj", kv_heads * dim, width, "rows", qkv_bias, dim),
+            output=parts.linear(prefix + "o_proj", width, heads * dim, "columns", output_bias, dim),
             heads=heads,
             kv_heads=kv_heads,
             head_dim=dim,
-            scale=dim**-0.5,
-            rope=rope,
+            scale=dim**-0.5 if scale is None else scale,
+            rope=rope if ropes is None else ropes[layer],
             window=windows[layer] if windows else None,
-            query_norm=norm(prefix + "q_norm", dim, eps) if qk_norm else None,
-            key_norm=norm(prefix + "k_norm", dim, eps) if qk_norm else None,
+            query_norm=norm_of(qk_norm_names[0], heads),
+            key_norm=norm_of(qk_norm_names[1], kv_heads),
+            norm_rotated=norm_rotated,
         )
 
     return attention
@@ -134,9 +205,11 @@ def grouped_attention(
 def dense_mlp(config: ConfigReader, bias: bool = False) -> MlpMaker:
     """One gated MLP of intermediate_size in each block."""
     width, inner = config.positive("hidden_size"), config.positive("intermediate_size")
-    kind = activation(config)
-    return lambda layer, prefix: gated_mlp(prefix, width, inner, bias, kind)
+    kind = parts.activation(config)
+    return lambda layer, prefix: parts.gated_mlp(prefix, width, inner, bias, kind)
 
 
-def _eps(config: ConfigReader) -> float:
-    return config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0)
+def rms_norm(config: ConfigReader, offset: float = 0.0) -> NormMaker:
+    """RMS norms with the epsilon of config.json; offset 1: their weights are stored minus 1."""
+    eps = config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0)
+    return partial(parts.norm, eps=eps, offset=offset)

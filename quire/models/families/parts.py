@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
-from quire.models.spec import GatedMLP, Linear, Norm, Split, Weight
+from quire.models.spec import MLP, Activation, GatedMLP, Linear, Norm, Split, Weight
 
-__all__ = ["activation", "dtype", "gated_mlp", "linear", "norm", "num_layers"]
+__all__ = [
+    "activation",
+    "dtype",
+    "gated_mlp",
+    "layer_norm",
+    "linear",
+    "norm",
+    "num_layers",
+    "plain_mlp",
+]
 
 MAX_LAYERS = 4096
 """More than any model has; a spec is built before the weights say how many there are."""
 
-ACTIVATIONS: Mapping[str, Literal["silu", "gelu_tanh"]] = {
+ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
+    "gelu": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "relu2": "relu_squared",
 }
 
 
@@ -30,17 +44,30 @@ def linear(name: str, out: int, width: int, split: Split, bias: bool, unit: int 
     )
 
 
-def norm(name: str, width: int, eps: float) -> Norm:
-    """name.weight [width]."""
-    return Norm(Weight(name + ".weight", (width,)), eps)
+def norm(name: str, width: int, eps: float, offset: float = 0.0) -> Norm:
+    """An RMS norm with name.weight [width]."""
+    return Norm(Weight(name + ".weight", (width,)), eps, offset=offset)
 
 
-def gated_mlp(
-    prefix: str, width: int, inner: int, bias: bool, kind: Literal["silu", "gelu_tanh"]
-) -> GatedMLP:
+def layer_norm(name: str, width: int, eps: float, bias: bool = True) -> Norm:
+    """A layer norm with name.weight and, with `bias`, name.bias [width]."""
+    weight = Weight(name + ".weight", (width,))
+    return Norm(weight, eps, "layer", Weight(name + ".bias", (width,)) if bias else None)
+
+
+def gated_mlp(prefix: str, width: int, inner: int, bias: bool, kind: Activation) -> GatedMLP:
     """The gate_proj, up_proj and down_proj behind `prefix`."""
     return GatedMLP(
         gate=linear(prefix + "gate_proj", inner, width, "rows", bias),
+        up=linear(prefix + "up_proj", inner, width, "rows", bias),
+        down=linear(prefix + "down_proj", width, inner, "columns", bias),
+        activation=kind,
+    )
+
+
+def plain_mlp(prefix: str, width: int, inner: int, bias: bool, kind: Activation) -> MLP:
+    """The up_proj and down_proj behind `prefix`."""
+    return MLP(
         up=linear(prefix + "up_proj", inner, width, "rows", bias),
         down=linear(prefix + "down_proj", width, inner, "columns", bias),
         activation=kind,
@@ -57,16 +84,18 @@ def num_layers(config: ConfigReader) -> int:
     return layers
 
 
-def activation(config: ConfigReader) -> Literal["silu", "gelu_tanh"]:
-    name = config.get("hidden_act", "silu")
+def activation(config: ConfigReader, key: str = "hidden_act", default: str = "silu") -> Activation:
+    """The activation that config.json names."""
+    name = config.get(key, default)
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelError(
-            f"{config.architecture}: hidden_act {name!r} is not one of {', '.join(ACTIVATIONS)}"
+            f"{config.architecture}: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
 
 
 def dtype(config: ConfigReader) -> str:
+    """The name of the format that config.json gives its weights."""
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     if not isinstance(name, str):
         raise ModelError(f"{config.architecture}: dtype is {name!r}; expected a name")

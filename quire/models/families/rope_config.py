@@ -3,25 +3,83 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
+from quire.models.families.windows import FULL, SLIDING
 from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
 
-__all__ = ["max_length", "read_rope"]
+__all__ = ["Pairing", "max_length", "read_rope", "read_ropes"]
+
+Pairing: TypeAlias = Literal["half", "interleaved"]
 
 IGNORING_KINDS = ("default", "mrope")
 """Kinds of rope that stretch nothing, whatever else their section says."""
 
 
-def read_rope(config: ConfigReader, head_dim: int) -> Rope:
-    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters."""
+def read_rope(
+    config: ConfigReader,
+    head_dim: int,
+    *,
+    pairing: Pairing = "half",
+    theta: float = 10000.0,
+    partial: float = 1.0,
+) -> Rope:
+    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters.
+
+    theta, partial: the defaults of rope_theta and of partial_rotary_factor.
+    """
     values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     if any(isinstance(value, dict) for value in values.values()):
         raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
+    return _rope(config, values, head_dim, pairing, config.number("rope_theta", theta), partial)
+
+
+def read_ropes(
+    config: ConfigReader,
+    head_dim: int,
+    types: Sequence[str],
+    *,
+    theta: float = 10000.0,
+    local_theta: float | None = None,
+) -> tuple[Rope, ...]:
+    """The rope of each layer, where those with a window have one of their own.
+
+    types: of the layers.  In the old spelling rope_theta and rope_scaling are those of layers that
+    see all; the others have rope_local_base_freq, or `local_theta`, and no scaling.
+    """
+    by_type, scaling = dict(config.section("rope_parameters")), config.section("rope_scaling")
+    theta = config.number("rope_theta", theta)
+    local_theta = config.number("rope_local_base_freq", local_theta or theta)
+    thetas = {FULL: theta, SLIDING: local_theta}
+    if any(not isinstance(by_type.get(each), dict) for each in by_type):
+        raise ModelError(
+            f"{config.architecture}: rope_parameters is {by_type!r}; expected those of each layer "
+            "type"
+        )
+    if set(by_type) - set(thetas):
+        raise ModelError(f"{config.architecture}: rope_parameters has types {list(by_type)}")
+    by_type[FULL] = {**scaling, **by_type.get(FULL, {})}
+    ropes = {
+        each: _rope(config, by_type.get(each, {}), head_dim, "half", thetas[each], 1.0)
+        for each in dict.fromkeys(types)
+    }
+    return tuple(ropes[each] for each in types)
+
+
+def _rope(
+    config: ConfigReader,
+    values: Mapping[str, Any],
+    head_dim: int,
+    pairing: Pairing,
+    theta: float,
+    partial: float,
+) -> Rope:
     fields = ConfigReader(values, config.architecture)
-    theta = fields.number("rope_theta", config.number("rope_theta", 10000.0), low=2.0, high=1e12)
-    partial = config.number("partial_rotary_factor", 1.0)
+    theta = fields.number("rope_theta", theta, low=2.0, high=1e12)
+    partial = config.number("partial_rotary_factor", partial)
     partial = fields.number("partial_rotary_factor", partial, low=0.0, high=1.0)
     kind = fields.get("rope_type", fields.get("type", "default"))
     dims = int(head_dim * partial)
@@ -43,7 +101,7 @@ def read_rope(config: ConfigReader, head_dim: int) -> Rope:
         raise ModelError(
             f"{config.architecture}: rope type {kind!r} does not use {', '.join(left)}"
         )
-    return Rope(dims, theta, scaling=scaling)
+    return Rope(dims, theta, pairing, scaling)
 
 
 def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> RopeScaling:
@@ -101,9 +159,11 @@ def _factor(fields: ConfigReader, default: float | None = None) -> float:
     return fields.number("factor", default, low=1.0, high=1e6)
 
 
-def max_length(config: ConfigReader, rope: Rope) -> int:
+def max_length(config: ConfigReader, rope: Rope | None) -> int:
     """Trained length, stretched where the config gives the length before scaling."""
     length = config.positive("max_position_embeddings", 2048)
+    if rope is None:
+        return length
     if rope.scaling.kind in ("linear", "dynamic"):
         return int(length * rope.scaling.factor)
     if rope.scaling.kind == "yarn":

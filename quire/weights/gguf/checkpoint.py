@@ -10,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
+from quire.models.places import Place
+from quire.models.spec import Weight
 from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import Architecture
 from quire.weights.gguf.config import ROPE_FACTORS, architecture_of
 from quire.weights.gguf.model import GgufModel
+from quire.weights.part_of_tensor import part_of_matrix, refuse_part
 from quire.weights.tensor import RawTensor
 
 __all__ = ["GgufCheckpoint", "GgufMatrix"]
@@ -26,26 +29,31 @@ OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 class GgufMatrix:
     """A quantized matrix of a file, to be decoded when it is read.
 
-    label: its format, for people.  sources: the checkpoint's tensors that it is made of.
+    place: the part of a tensor that it is.  label: its format, for people.
     """
 
     name: str
-    shape: tuple[int, ...]
+    place: Place
     label: str
     checkpoint: GgufCheckpoint
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, cols)."""
+        return self.place.part_shape
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The one tensor."""
-        return (self.name,)
+        return (self.place.name,)
 
     def sample(self, rows: int) -> QuantizedMatrix:
-        """Its first rows."""
-        return self.checkpoint.matrix(self.name, rows)
+        """The first rows of its tensor."""
+        return self.checkpoint.matrix(self.place.name, rows)
 
     def read(self) -> QuantizedMatrix:
-        """Decode it."""
-        return self.checkpoint.matrix(self.name)
+        """Decode it, and what shares its tensor."""
+        return part_of_matrix(self.checkpoint.matrix(self.place.name), self.place)
 
 
 class GgufCheckpoint:
@@ -95,22 +103,25 @@ class GgufCheckpoint:
             )
         return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
 
-    def matrices(self, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, GgufMatrix]:
-        """Those of the wanted tensors, name → shape, that are quantized here.
+    def matrices(self, wanted: Mapping[str, Weight]) -> dict[str, GgufMatrix]:
+        """Those of the wanted weights that are quantized here.
 
-        Raises CheckpointError for one of another shape.
+        Raises CheckpointError for one of another shape, and for one that cannot be taken out of the
+        tensor that it is a part of.
         """
         found = {}
-        for name, shape in wanted.items():
-            if not self.has(name) or not self.is_quantized(name):
+        for name, weight in wanted.items():
+            place = next((each for each in weight.places if self.has(each.name)), None)
+            if place is None or not self.is_quantized(place.name):
                 continue
-            tensor = self._gguf.tensors[self._own(name)]
-            if tensor.shape != tuple(shape):
+            tensor = self._gguf.tensors[self._own(place.name)]
+            if tensor.shape != tuple(place.shape):
                 raise CheckpointError(
                     f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, the "
-                    f"metadata say {list(shape)}"
+                    f"metadata say {list(place.shape)}"
                 )
-            found[name] = GgufMatrix(name, tensor.shape, tensor.dtype, self)
+            refuse_part(place, f"{self.origin}: {tensor.name!r:.200} is stored as {tensor.dtype}")
+            found[name] = GgufMatrix(name, place, tensor.dtype, self)
         return found
 
     def _own(self, name: str) -> str:

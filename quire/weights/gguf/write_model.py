@@ -48,7 +48,7 @@ def write_model(
     key, architecture = _architecture(spec)
     sources = {_own_name(each, architecture): each for each in spec.weights()}
     shapes = {own: spec.weights()[source].shape for own, source in sources.items()}
-    factors = _rope_factors(spec.blocks[0].attention.rope)
+    factors = _rope_factors(_rope(spec))
     if factors is not None:
         shapes[ROPE_FACTORS] = factors.shape
     turned = _turned(spec, architecture)
@@ -91,13 +91,13 @@ def _own_name(name: str, architecture: Architecture) -> str:
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
-    rope = attention.rope
+    rope = _rope(spec)
     is_linear = rope.scaling.kind == "linear"
     return {
         "context_length": rope.scaling.original_length if is_linear else spec.max_length,
         "embedding_length": spec.width,
         "block_count": len(spec.blocks),
-        "feed_forward_length": mlp.gate.weight.shape[0],
+        "feed_forward_length": mlp.up.weight.shape[0],
         "vocab_size": spec.vocab_size,
         "attention.head_count": attention.heads,
         "attention.head_count_kv": attention.kv_heads,
@@ -108,6 +108,12 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
         "rope.freq_base": rope.theta,
         **_rope_settings(rope),
     }
+
+
+def _rope(spec: ModelSpec) -> Rope:
+    rope = spec.blocks[0].attention.rope
+    assert rope is not None, "every architecture that GGUF names here has one"
+    return rope
 
 
 def _rope_settings(rope: Rope) -> dict[str, Value]:

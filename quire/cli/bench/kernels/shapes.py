@@ -8,7 +8,7 @@ from typing import Any
 
 from quire.graph.program import StepLimits, compile_program
 from quire.models.spec import Attention, ModelSpec
-from quire.ops.elementwise import GatedActivation
+from quire.ops.activation import GatedActivation
 from quire.ops.linear import MatMul
 
 __all__ = ["QWEN2_5_0_5B", "KernelShapes", "LinearShape"]

@@ -39,8 +39,8 @@ def cases(
             for requests, tokens, context in ATTENTIONS:
                 yield attention(machine, kv_format, each, requests, tokens, context)
     for count in ROW_OP_ROWS:
-        yield row_op(machine, "rms_norm", c.OP_RMS_NORM, count, shapes.width, 2)
-        yield row_op(machine, "add_rms_norm", c.OP_ADD_RMS_NORM, count, shapes.width, 4)
+        yield row_op(machine, "rms_norm", c.OP_NORM, count, shapes.width, 2)
+        yield row_op(machine, "add_rms_norm", c.OP_ADD_NORM, count, shapes.width, 4)
         if GROUP_SIZES.keys() & set(formats):
             yield row_op(machine, "quantize", c.OP_QUANTIZE, count, shapes.width, 2)
         for width in shapes.gated_widths:

@@ -1,0 +1,67 @@
+"""Gives every weight of a spec its place in checkpoints of another layout."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar, cast
+
+from quire.models.places import Layout, Place, Rows
+from quire.models.spec import ModelSpec, Weight
+
+__all__ = ["stored_as"]
+
+Part = TypeVar("Part")
+
+OF_LAYER = re.compile(r"(model\.layers\.(\d+)\.)(.+)")
+
+
+def stored_as(spec: ModelSpec, layout: Layout) -> ModelSpec:
+    """The spec, with the place of each weight that the layout names; the others keep theirs."""
+    shapes = {name: weight.shape for name, weight in spec.weights().items()}
+
+    def placed(weight: Weight) -> Weight:
+        place = _place(weight, layout, shapes)
+        return weight if place is None else replace(weight, stored=(place,))
+
+    return _each_weight(spec, placed)
+
+
+def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Place | None:
+    module, _, ending = weight.name.rpartition(".")
+    own_layer, layer = "", ""
+    if match := OF_LAYER.fullmatch(module):
+        own_layer, number, module = match.groups()
+        layer = layout.layer.format(number)
+    unit_rows = module in layout.unit_rows
+    for fused, parts in layout.fused.items():
+        if module in parts:
+            names = [f"{own_layer}{part}.{ending}" for part in parts]
+            sizes = [shapes[name][0] for name in names if name in shapes]
+            rows = _rows(sizes, names.index(weight.name), layout.groups.get(fused, 1))
+            shape = (sum(sizes), *weight.shape[1:])
+            return Place(f"{layer}{fused}.{ending}", shape, rows=rows, unit_rows=unit_rows)
+    name = f"{layer}{layout.names.get(module, module)}.{ending}"
+    if name == weight.name and not unit_rows:
+        return None
+    return Place(name, weight.shape, unit_rows=unit_rows)
+
+
+def _rows(sizes: list[int], index: int, groups: int) -> Rows:
+    """Where one of the fused parts stands, when each group has its share of every part."""
+    start = sum(sizes[:index]) // groups
+    return Rows(start, sizes[index] // groups, sum(sizes) // groups if groups > 1 else 0)
+
+
+def _each_weight(part: Part, change: Callable[[Weight], Weight]) -> Part:
+    """A part of a spec, with every weight in it changed."""
+    made: Any = part
+    if isinstance(part, Weight):
+        made = change(part)
+    elif isinstance(part, tuple):
+        made = tuple(_each_weight(each, change) for each in part)
+    elif is_dataclass(part) and not isinstance(part, type):
+        values = {each.name: getattr(part, each.name) for each in fields(part)}
+        made = replace(part, **{key: _each_weight(v, change) for key, v in values.items()})
+    return cast(Part, made)
