@@ -17,6 +17,7 @@ from quire.models.spec import ModelSpec
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.kv_cache import KvLayout
+from quire.ops.latent import LatentAttention
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.number_formats import storage_dtype
@@ -254,6 +255,9 @@ def _detail(node: Node) -> str:
     """Widths and settings in words, without anything that only names the layer."""
     if isinstance(node.op, PagedAttention):
         return ", ".join(_attention(node.op))
+    if isinstance(node.op, LatentAttention):
+        op = node.op
+        return f"{op.heads} heads over latents of {op.rank} + {op.rope_dims}"
     ins = " + ".join(_width(value) for value in node.inputs)
     outs = " + ".join(_width(value) for value in node.outputs)
     return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])

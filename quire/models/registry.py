@@ -14,7 +14,7 @@ from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
-FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3")
+FAMILY_MODULES = ("deepseek", "llama", "minicpm3", "mistral", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from quire.models.places import Place
 from quire.models.rope import Rope
@@ -18,10 +18,12 @@ __all__ = [
     "MLP",
     "Activation",
     "Attention",
+    "AttentionPart",
     "Block",
     "Embedding",
     "FeedForward",
     "GatedMLP",
+    "LatentAttention",
     "Linear",
     "ModelSpec",
     "Norm",
@@ -118,6 +120,36 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention: what is cached of a token is one row for all heads.
+
+    Queries [H * (N + P)] come from x, or from query_norm(query_down(x)).  key_value_down gives the
+    latent, `rank` numbers that latent_norm takes, and the P numbers of the key that the rope turns:
+    P is rope.dims, and of each query the last.  key_value [H * (N + V), rank] makes of a latent
+    each head's other N numbers of the key, and then its value of V numbers.
+    """
+
+    query_down: Linear | None
+    query_norm: Norm | None
+    query: Linear
+    key_value_down: Linear
+    latent_norm: Norm
+    key_value: Linear
+    output: Linear
+    heads: int
+    rank: int
+    key_dims: int
+    value_dims: int
+    scale: float
+    rope: Rope
+    window: ClassVar[None] = None
+
+
+AttentionPart: TypeAlias = Attention | LatentAttention
+"""What may stand first in a block."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatedMLP:
     """down(activation(gate(x)) * up(x))."""
 
@@ -151,7 +183,7 @@ class Block:
     """
 
     attention_norm: Norm | None
-    attention: Attention
+    attention: AttentionPart
     mlp_norm: Norm | None
     mlp: FeedForward
     attention_output_norm: Norm | None = None
@@ -209,6 +241,12 @@ class ModelSpec:
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in order of use."""
         return parts(self, Linear)
+
+    @property
+    def float_matrices(self) -> frozenset[str]:
+        """The matrices that kernels read as floats only, however a checkpoint stores them."""
+        latents = parts(self, LatentAttention)
+        return frozenset(each.key_value.weight.name for each in latents)
 
     @property
     def num_parameters(self) -> int:

@@ -36,7 +36,7 @@ def stored_formats(
     """
     stored_as, bits = {}, {}
     for name, (label, sample) in _samples(spec, quantization, directory).items():
-        packed = pack_matrix(sample)
+        packed = None if name in spec.float_matrices else pack_matrix(sample)
         stored_as[name] = f"{label} → {packed.dtype if packed else 'floats'}"
         if packed is not None:
             bits[name] = packed.data.nbytes * 8 / (PANEL_ROWS * sample.shape[1])

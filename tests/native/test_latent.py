@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from quire.backends.native import library as c
-from quire.backends.native.records import _heads_at_once
+from quire.backends.native.records import heads_at_once
 from quire.ops.batch import Batch as StepBatch
 from quire.ops.kv_cache import KvCache, KvLayout, rounded_to_cache
 from quire.ops.latent import LatentQueries, LatentValues, LatentWrite
@@ -83,7 +83,7 @@ class World:
         )
         op = c.Op(
             kind=c.OP_LATENT_ATTENTION, heads=self.heads, head_dim=self.rank,
-            kv_heads=self.parts or self.heads // _heads_at_once(self.heads),
+            kv_heads=self.parts or self.heads // heads_at_once(self.heads),
             rope_dims=self.rope_dims, scale=self.scale,
         )  # fmt: skip
         queries = np.concatenate([self.queries[r][a:b] for r, a, b in chunks])

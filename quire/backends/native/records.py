@@ -24,7 +24,7 @@ from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "heads_at_once"]
 
 DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
@@ -185,12 +185,12 @@ def _latent_queries(writer: RecordWriter, record: Any, op: LatentQueries) -> Non
 
 def _latent_attention(writer: RecordWriter, record: Any, op: LatentAttention) -> None:
     record.kind, record.layer = c.OP_LATENT_ATTENTION, op.layer
-    record.heads, record.kv_heads = op.heads, op.heads // _heads_at_once(op.heads)
+    record.heads, record.kv_heads = op.heads, op.heads // heads_at_once(op.heads)
     record.head_dim, record.rope_dims, record.scale = op.rank, op.rope_dims, op.scale
 
 
-def _heads_at_once(heads: int) -> int:
-    """The largest part of the heads, not above MOST_HEADS, that leaves no rest."""
+def heads_at_once(heads: int) -> int:
+    """The largest part of the heads of latent attention, up to MOST_HEADS, that leaves no rest."""
     return next(most for most in range(min(heads, MOST_HEADS), 0, -1) if heads % most == 0)
 
 

@@ -16,7 +16,16 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.rope_config import max_length, read_rope
 from quire.models.rope import Rope
-from quire.models.spec import Attention, Block, Embedding, FeedForward, ModelSpec, Norm, Weight
+from quire.models.spec import (
+    Attention,
+    AttentionPart,
+    Block,
+    Embedding,
+    FeedForward,
+    ModelSpec,
+    Norm,
+    Weight,
+)
 
 __all__ = [
     "PRE_NORMS",
@@ -32,7 +41,7 @@ __all__ = [
     "rms_norm",
 ]
 
-AttentionMaker: TypeAlias = Callable[[int, str], Attention]
+AttentionMaker: TypeAlias = Callable[[int, str], AttentionPart]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 

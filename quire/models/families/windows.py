@@ -8,7 +8,15 @@ from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.parts import num_layers
 
-__all__ = ["FULL", "SLIDING", "layer_types", "layer_windows", "sliding_window", "types_by_pattern", "windows_of"]
+__all__ = [
+    "FULL",
+    "SLIDING",
+    "layer_types",
+    "layer_windows",
+    "sliding_window",
+    "types_by_pattern",
+    "windows_of",
+]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quire.errors import ModelError
 from quire.models.registry import build_spec
 from quire.models.rope import Rope
-from quire.models.spec import ModelSpec
+from quire.models.spec import Attention, ModelSpec
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
@@ -90,7 +90,7 @@ def _own_name(name: str, architecture: Architecture) -> str:
 
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
-    attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
+    attention, mlp = _attention(spec), spec.blocks[0].mlp
     rope = _rope(spec)
     is_linear = rope.scaling.kind == "linear"
     return {
@@ -110,8 +110,14 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
     }
 
 
+def _attention(spec: ModelSpec) -> Attention:
+    attention = spec.blocks[0].attention
+    assert isinstance(attention, Attention), "every architecture that GGUF names here has this one"
+    return attention
+
+
 def _rope(spec: ModelSpec) -> Rope:
-    rope = spec.blocks[0].attention.rope
+    rope = _attention(spec).rope
     assert rope is not None, "every architecture that GGUF names here has one"
     return rope
 
@@ -155,7 +161,7 @@ def _rows(weight: Weight) -> tuple[str, Bytes]:
 
 def _turned(spec: ModelSpec, architecture: Architecture) -> dict[str, int]:
     """Tensor whose rows are to be turned → its heads."""
-    attention = spec.blocks[0].attention
+    attention = _attention(spec)
     counts = {
         "attention.head_count": attention.heads,
         "attention.head_count_kv": attention.kv_heads,
