@@ -90,6 +90,14 @@ enum quire_op_kind {
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
     QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0
                                    may be in0 */
+    QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
+                                   logits in0[t], ascending, as floats, and then their weights */
+    QUIRE_OP_EXPERTS = 16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
+                              weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
+                              what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
+                              room to work in, without gaps: top_k rows of the hidden width for
+                              each token, in hidden_dtype, of whole blocks of 32 */
+    QUIRE_OP_GATE_ROWS = 17, /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
 
     /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
      * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
@@ -110,9 +118,17 @@ enum quire_activation {
     QUIRE_GELU_TANH = 2,
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
-    QUIRE_RELU_SQUARED = 5
+    QUIRE_RELU_SQUARED = 5,
+    QUIRE_CLAMPED_SWIGLU = 6 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+                                of at most `cap`, and u is in1 between -cap and cap */
 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
+
+/* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
+enum quire_scoring { QUIRE_SOFTMAX = 0, QUIRE_SIGMOID = 1, QUIRE_SPARSEMIXER = 2 };
+enum quire_group_score { QUIRE_GROUP_MAX = 0, QUIRE_GROUP_TOP2_SUM = 1 };
+
+#define QUIRE_MAX_TOP_K 64
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
  * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
@@ -132,6 +148,32 @@ typedef struct {
     int32_t stride, cols;
 } quire_tensor;
 
+/* How experts are chosen: those with the highest ranking, the lowest id among equals.  A ranking is
+ * the score plus the expert's bias; without bias and groups the logit, which orders them alike.  With
+ * several groups of num_experts / num_groups neighbours, only the top_groups best groups are looked
+ * at; a group is as good as its best ranking, or as the sum of its best two.  An expert's weight is its
+ * score; with `normalises` divided by the larger of least_sum and the sum of those chosen; times
+ * `scale`.  top_k is at most QUIRE_MAX_TOP_K and at most what the chosen groups hold.
+ * Sparsemixer takes the best logit, and weighs it by a softmax over the logits that are nearer to it
+ * than 2 * jitter of its size, then the same among all others for the second. */
+typedef struct {
+    const float *bias; /* [num_experts], or NULL */
+    int32_t num_experts, top_k, scoring, normalises;
+    int32_t num_groups, top_groups, group_score, reserved;
+    float scale, least_sum, jitter, reserved_float;
+} quire_router;
+
+/* The experts of a layer.  Matrices that stand in the same place of two experts have the same shape;
+ * their formats may differ, but not what quire_row_dtype says of them. */
+typedef struct {
+    const quire_matrix *matrices; /* [num_experts][3]: gate, up, down */
+    const float *const *biases;   /* in the same order; entries may be NULL, and so may this */
+    int64_t *usage;               /* [num_experts], or NULL; the tokens each one met are added */
+    int32_t num_experts, top_k;
+    int32_t hidden_dtype;  /* of the rows that meet `down` */
+    int32_t scales_inputs; /* the weight multiplies what gate and up give, not what down gives */
+} quire_experts;
+
 /* One op of a Program.  Fields an op does not name are zero; a scale of 0 means 1, except in
  * attention and rope_angles. */
 typedef struct {
@@ -142,8 +184,12 @@ typedef struct {
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale, cap;
-    int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
+    int32_t
+        row_dtype; /* of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate,
+                          gated */
     int32_t norm, reserved;
+    const quire_router *router;
+    const quire_experts *experts;
 } quire_op;
 
 typedef struct quire_pool quire_pool;
@@ -250,8 +296,9 @@ typedef struct {
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
- * quire_sample_result, quire_step, quire_tuning; returns QUIRE_ABI_VERSION. */
-QUIRE_API int32_t quire_abi_sizes(int32_t sizes[8]);
+ * quire_sample_result, quire_step, quire_tuning, quire_router, quire_experts; returns
+ * QUIRE_ABI_VERSION. */
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[10]);
 
 /* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
 QUIRE_API int32_t quire_can_run(int32_t isa);

@@ -16,6 +16,7 @@ from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvLayout
 from quire.ops.latent import LatentAttention
 from quire.ops.linear import LinearPart, MatMul
@@ -23,6 +24,7 @@ from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
 from quire.ops.quantize import Quantized, RowFormat
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns
 
 __all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
@@ -259,7 +261,8 @@ def _detail(node: Node) -> str:
         op = node.op
         return f"{op.heads} heads over latents of {op.rank} + {op.rope_dims}"
     ins = " + ".join(_width(value) for value in node.inputs)
-    outs = " + ".join(_width(value) for value in node.outputs)
+    made = node.outputs[:1] if isinstance(node.op, MixtureOfExperts) else node.outputs
+    outs = " + ".join(_width(value) for value in made)
     return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])
 
 
@@ -276,6 +279,11 @@ def _settings(op: Op) -> Iterator[str]:
         yield f"{op.heads} heads"
     elif isinstance(op, Quantized):
         yield from _settings(op.op)
+    elif isinstance(op, RouteTokens):
+        yield f"{op.top_k} experts, {op.scoring}"
+    elif isinstance(op, MixtureOfExperts):
+        yield f"{op.top_k} of {len(op.experts)} experts of {op.experts[0].gate.out}"
+        yield op.activation.kind
 
 
 def _attention(op: PagedAttention) -> Iterator[str]:

@@ -14,7 +14,27 @@ from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
-FAMILY_MODULES = ("deepseek", "llama", "minicpm3", "mistral", "qwen2", "qwen3")
+FAMILY_MODULES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "minicpm3",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
+    "deepseek",
+    "deepseek_v2",
+    "deepseek_v3",
+    "glm4_moe",
+    "glm4_moe_lite",
+    "granite_moe",
+    "ernie4_5_moe",
+    "hunyuan_v1_moe",
+    "minimax_m2",
+    "olmoe",
+    "phimoe",
+)
 
 
 @dataclass(frozen=True, slots=True)

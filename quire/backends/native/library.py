@@ -21,9 +21,11 @@ __all__ = [
     "ISA_NAMES",
     "SAMPLE_RESULT",
     "SAMPLE_ROW",
+    "Experts",
     "Matrix",
     "Op",
     "Program",
+    "Router",
     "Step",
     "Tensor",
     "ThreadPool",
@@ -43,8 +45,10 @@ F32, F16, BF16, INT4, INT8 = range(5)
 NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED = range(6)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, CLAMPED_SWIGLU = range(7)
 RMS, LAYER = range(2)
+SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
+GROUP_MAX, GROUP_TOP2_SUM = range(2)
 (
     OP_EMBEDDING,
     OP_NORM,
@@ -61,7 +65,10 @@ RMS, LAYER = range(2)
     OP_QUANTIZE,
     OP_ACTIVATE,
     OP_SCALE_LOGITS,
-) = range(15)
+    OP_ROUTE_TOKENS,
+    OP_EXPERTS,
+    OP_GATE_ROWS,
+) = range(18)
 OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
@@ -98,6 +105,40 @@ class Tensor(ctypes.Structure):
     _fields_: ClassVar[Any] = [("offset", c_int64), ("stride", c_int32), ("cols", c_int32)]
 
 
+class Router(ctypes.Structure):
+    """How experts are chosen."""
+
+    _fields_: ClassVar[Any] = [
+        ("bias", c_void_p),
+        ("num_experts", c_int32),
+        ("top_k", c_int32),
+        ("scoring", c_int32),
+        ("normalises", c_int32),
+        ("num_groups", c_int32),
+        ("top_groups", c_int32),
+        ("group_score", c_int32),
+        ("reserved", c_int32),
+        ("scale", c_float),
+        ("least_sum", c_float),
+        ("jitter", c_float),
+        ("reserved_float", c_float),
+    ]
+
+
+class Experts(ctypes.Structure):
+    """The experts of a layer."""
+
+    _fields_: ClassVar[Any] = [
+        ("matrices", POINTER(Matrix)),
+        ("biases", POINTER(c_void_p)),
+        ("usage", c_void_p),
+        ("num_experts", c_int32),
+        ("top_k", c_int32),
+        ("hidden_dtype", c_int32),
+        ("scales_inputs", c_int32),
+    ]
+
+
 class Op(ctypes.Structure):
     """One op record of a Program."""
 
@@ -122,6 +163,8 @@ class Op(ctypes.Structure):
         ("row_dtype", c_int32),
         ("norm", c_int32),
         ("reserved", c_int32),
+        ("router", POINTER(Router)),
+        ("experts", POINTER(Experts)),
     ]
 
 
@@ -246,7 +289,7 @@ def library_path() -> Path:
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "quire_abi_sizes": (c_int32, [c_int32 * 8]),
+        "quire_abi_sizes": (c_int32, [c_int32 * 10]),
         "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
         "quire_row_dtype": (c_int32, [c_int32, c_int32]),
@@ -275,8 +318,8 @@ def _declare(library: ctypes.CDLL) -> None:
 def _check_sizes(library: ctypes.CDLL) -> None:
     structs = (Matrix, Tensor, Op, Program)
     ours = [*map(ctypes.sizeof, structs), SAMPLE_ROW.itemsize, SAMPLE_RESULT.itemsize]
-    ours += [ctypes.sizeof(Step), ctypes.sizeof(Tuning)]
-    theirs = (c_int32 * 8)()
+    ours += [ctypes.sizeof(each) for each in (Step, Tuning, Router, Experts)]
+    theirs = (c_int32 * 10)()
     version = library.quire_abi_sizes(theirs)
     if version != ABI_VERSION or list(theirs) != ours:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from ctypes import c_void_p, pointer
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,19 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
+from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, ScaleLogits
+from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
@@ -31,11 +35,17 @@ ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "in
 MOST_HEADS = 64
 """Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
-ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
+ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
+SCORINGS: Mapping[Scoring, int] = {
+    "softmax": c.SOFTMAX,
+    "sigmoid": c.SIGMOID,
+    "sparsemixer": c.SPARSEMIXER,
+}
+GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
 
 
 class RecordWriter:
-    """Fills op records; keeps alive every array that a record points to."""
+    """Fills op records; keeps alive all that a record points to."""
 
     def __init__(
         self, buffers: BufferPlan, weights: LoadedWeights, frequencies: tuple[Float32, ...]
@@ -44,7 +54,7 @@ class RecordWriter:
         self._weights = weights
         self._frequencies = frequencies
         self._vectors: dict[tuple[str, float], Float32] = {}
-        self.kept: list[np.ndarray[Any, Any]] = []
+        self.kept: list[Any] = []
 
     def record(self, node: Node) -> Any:
         """The record of one node."""
@@ -53,7 +63,7 @@ class RecordWriter:
             record.inputs[i] = _tensor(self._buffers.tensors[value])
         for i, value in enumerate(node.outputs):
             record.outputs[i] = _tensor(self._buffers.tensors[value])
-        for value in (*node.inputs, *node.outputs):
+        for value in (*node.inputs, *node.outputs[:1]):
             if value.format != "float32":
                 record.row_dtype = ROW_DTYPES[value.format]
         BODIES[type(node.op)](self, record, node.op)
@@ -84,6 +94,11 @@ class RecordWriter:
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
         return int(self._frequencies[table].ctypes.data)
+
+    def pointer_to(self, struct: Any) -> Any:
+        """A pointer to a struct that lives as long as the records."""
+        self.kept.append(struct)
+        return pointer(struct)
 
     def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
         data = weight.data
@@ -200,7 +215,14 @@ def _latent_values(writer: RecordWriter, record: Any, op: LatentValues) -> None:
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
-    record.kind, record.activation = c.OP_GATED, ACTIVATION_CODES[op.kind]
+    record.kind = c.OP_GATED
+    _gating(record, op)
+
+
+def _gating(record: Any, op: GatedActivation) -> None:
+    record.activation = ACTIVATION_CODES[op.kind]
+    if op.kind == "clamped_swiglu":
+        record.scale, record.cap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
@@ -209,6 +231,45 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
     record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+
+
+def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
+    record.kind = c.OP_GATE_ROWS
+
+
+def _route_tokens(writer: RecordWriter, record: Any, op: RouteTokens) -> None:
+    record.kind = c.OP_ROUTE_TOKENS
+    groups = op.groups or ExpertGroups(1, 1, "max")
+    router = c.Router(
+        bias=None if op.bias is None else writer.vector(op.bias),
+        num_experts=record.inputs[0].cols,
+        top_k=op.top_k,
+        scoring=SCORINGS[op.scoring],
+        normalises=op.normalised,
+        num_groups=groups.count,
+        top_groups=groups.chosen,
+        group_score=GROUP_SCORES[groups.score],
+        scale=op.scale,
+        least_sum=op.least_sum,
+        jitter=op.jitter,
+    )
+    record.router = writer.pointer_to(router)
+
+
+def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
+    record.kind = c.OP_EXPERTS
+    _gating(record, op.activation)
+    parts = [part for expert in op.experts for part in expert.parts]
+    biases = [None if part.bias is None else writer.vector(part.bias) for part in parts]
+    experts = c.Experts(
+        matrices=(c.Matrix * len(parts))(*(writer.matrix(part.weight) for part in parts)),
+        biases=(c_void_p * len(parts))(*biases),
+        num_experts=len(op.experts),
+        top_k=op.top_k,
+        hidden_dtype=ROW_DTYPES[op.hidden_format],
+        scales_inputs=op.scales_inputs,
+    )
+    record.experts = writer.pointer_to(experts)
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
@@ -247,6 +308,9 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     GatedActivation: _gated,
     Activate: _activate,
     ScaleLogits: _scale_logits,
+    RouteTokens: _route_tokens,
+    MixtureOfExperts: _experts,
+    GateRows: _gate_rows,
     SelectRows: _select_rows,
     Columns: _columns,
     Quantize: _quantize,

@@ -108,11 +108,12 @@ def decoder(
     logit_cap: float | None = None,
     head_bias: bool = False,
     tied: bool = False,
+    unused: tuple[str, ...] = (),
 ) -> ModelSpec:
     """The spec of a decoder whose config.json has Llama's keys.
 
     norm: None: RMS norms.  length: None: what the rope of the first layer that has one says.
-    tied: the default of tie_word_embeddings.
+    tied: the default of tie_word_embeddings.  unused: see ModelSpec.
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
     make_norm = rms_norm(config) if norm is None else norm
@@ -143,7 +144,7 @@ def decoder(
         width=width,
         max_length=max_length(config, rope) if length is None else length,
         dtype=parts.dtype(config),
-        embedding=Embedding(table, embedding_scale),
+        embedding=Embedding(table, scale=embedding_scale),
         blocks=blocks,
         norm=make_norm("model.norm", width),
         head=head,
@@ -151,6 +152,7 @@ def decoder(
         eos_token_ids=config.token_ids("eos_token_id"),
         logit_scale=logit_scale,
         logit_cap=logit_cap,
+        unused=unused,
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import AttentionMaker
+from quire.models.families.parts import num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.spec import LatentAttention
 
-__all__ = ["LATENT_TINY", "latent_attention"]
+__all__ = ["LATENT_TINY", "latent_attention", "next_token_layers"]
 
 LATENT_TINY: Mapping[str, Any] = {
     "num_key_value_heads": 4,
@@ -73,6 +74,12 @@ def latent_attention(
         )
 
     return attention
+
+
+def next_token_layers(config: ConfigReader) -> tuple[str, ...]:
+    """What the names of layers begin with that guess tokens further ahead, behind the others."""
+    count, layers = config.integer("num_nextn_predict_layers", 0), num_layers(config)
+    return tuple(f"model.layers.{layers + i}." for i in range(min(count, layers)))
 
 
 def _yarn_scale(config: ConfigReader) -> float:

@@ -13,6 +13,7 @@ from quire.cli.bench.kernels.cases import (
     linear,
     row_op,
 )
+from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
@@ -42,6 +43,10 @@ def cases(
             for count in rows:
                 if not shape.in_head or count <= MAX_LOGIT_ROWS:  # more are never computed at once
                     yield linear(machine, format, count, shape)
+    for format in formats:
+        for layer in shapes.experts:
+            for count in rows:
+                yield experts(machine, format, count, layer)
     for kv_format in kv_formats:
         for each in shapes.attentions:
             for requests, tokens, context in ATTENTIONS:
