@@ -93,7 +93,7 @@ void clamped_gated(const quire_op &op, const Run &run, int64_t first, int64_t la
         const float *gate = run.row(op.in[0], t), *up = run.row(op.in[1], t);
         float *to = run.row(op.out[0], t);
         for_each_vector<V>(op.out[0].cols, [&](auto load, auto store) {
-            store(to, clamped_swiglu<V>(load(gate), load(up), op.scale, op.cap));
+            store(to, clamped_swiglu<V>(load(gate), load(up), op.scale, op.softcap));
         });
     }
 }
@@ -144,7 +144,7 @@ void scale_logits(const quire_op &op, const Run &run, char *, int64_t first, int
         float *to = run.row(op.out[0], unit / pieces) + start;
         for_each_vector<V>(count, [&](auto load, auto store) {
             const auto scaled = V::mul(load(x), scale);
-            store(to, op.cap > 0 ? capped<V>(scaled, op.cap) : scaled);
+            store(to, op.softcap > 0 ? capped<V>(scaled, op.softcap) : scaled);
         });
     }
 }

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 6
+#define QUIRE_ABI_VERSION 7
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -82,14 +82,19 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all.  Query head h reads kv head h / (heads / kv_heads). */
+                                 all; or, with a chunk, over p - p % chunk .. p.  Query head h reads
+                                 kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
+                                 head a score beside the others that has no value.  vectors[1],
+                                 unless NULL: for each head what a score loses per position between
+                                 query and key.  softcap c > 0: before that a score s becomes
+                                 c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0
-                                   may be in0 */
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+                                   and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
     QUIRE_OP_EXPERTS = 16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
@@ -111,6 +116,10 @@ enum quire_op_kind {
     QUIRE_OP_LATENT_VALUES = 43     /* of each head: out0 [T, H * V] = in0 [T, H * C] times its
                                        value rows */
 };
+
+/* What the scale of a query at position p is multiplied by: with LOG max(1, log(p + 1) / log(length)),
+ * with STEPS 1 + factor * log(1 + floor((p + offset) / length)), the fields query_*. */
+enum quire_query_rule { QUIRE_QUERY_PLAIN = 0, QUIRE_QUERY_LOG = 1, QUIRE_QUERY_STEPS = 2 };
 
 enum quire_activation {
     QUIRE_SILU = 0,
@@ -183,11 +192,12 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale, cap;
-    int32_t
-        row_dtype; /* of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate,
-                          gated */
-    int32_t norm, reserved;
+    float eps, scale;
+    /* row_dtype: of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate, gated */
+    int32_t row_dtype;
+    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
+    float query_factor, softcap;
+    int32_t norm;
     const quire_router *router;
     const quire_experts *experts;
 } quire_op;

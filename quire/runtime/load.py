@@ -246,7 +246,7 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
     """Where blocks outlive the process; refused where a request gives back its first blocks."""
     if config.prefix_cache_dir is None:
         return None
-    if all(block.attention.window is not None for block in spec.blocks):
+    if spec.window is not None:
         raise ConfigError(
             "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
             "long prefix are not kept; leave the option out"

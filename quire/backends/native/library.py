@@ -38,7 +38,7 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
@@ -159,10 +159,14 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
-        ("cap", c_float),
         ("row_dtype", c_int32),
+        ("chunk", c_int32),
+        ("query_rule", c_int32),
+        ("query_length", c_int32),
+        ("query_offset", c_int32),
+        ("query_factor", c_float),
+        ("softcap", c_float),
         ("norm", c_int32),
-        ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),
     ]

@@ -42,6 +42,7 @@ SCORINGS: Mapping[Scoring, int] = {
     "sparsemixer": c.SPARSEMIXER,
 }
 GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
+QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -89,6 +90,11 @@ class RecordWriter:
     def ones(self, width: int) -> int:
         """The address of ones: the weight of a norm that has none."""
         self.kept.append(np.ones(width, np.float32))
+        return int(self.kept[-1].ctypes.data)
+
+    def constants(self, values: tuple[float, ...]) -> int:
+        """The address of some float32 numbers."""
+        self.kept.append(np.array(values, np.float32))
         return int(self.kept[-1].ctypes.data)
 
     def frequencies(self, table: int) -> int:
@@ -182,7 +188,16 @@ def _rotate_kv_write(writer: RecordWriter, record: Any, op: RotateKvWrite) -> No
 def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
-    record.scale, record.window = op.scale, op.window or 0
+    record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
+    record.softcap = op.softcap or 0.0
+    if op.sinks is not None:
+        record.vectors[0] = writer.vector(op.sinks)
+    if op.slopes:
+        record.vectors[1] = writer.constants(op.slopes)
+    if op.query_rule is not None:
+        rule = op.query_rule
+        record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
+        record.query_factor, record.query_offset = rule.factor, rule.offset
 
 
 def _latent_write(writer: RecordWriter, record: Any, op: LatentWrite) -> None:
@@ -222,7 +237,7 @@ def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
 def _gating(record: Any, op: GatedActivation) -> None:
     record.activation = ACTIVATION_CODES[op.kind]
     if op.kind == "clamped_swiglu":
-        record.scale, record.cap = op.alpha, op.limit
+        record.scale, record.softcap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
@@ -230,7 +245,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:

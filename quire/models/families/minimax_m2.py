@@ -43,7 +43,7 @@ def minimax_m2(config: ConfigReader) -> ModelSpec:
     attention = grouped_attention(
         config,
         qk_norm="rows" if config.flag("use_qk_norm", True) else None,
-        head_dim=128,
+        dim=dim,
         ropes=(replace(rope, dims=rotated),) * layers,
     )
     return decoder(config, attention=attention, mlp=_experts(config))

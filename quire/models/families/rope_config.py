@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.windows import FULL, SLIDING
-from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
+from quire.models.rope import Rope, RopeScaling, longrope_attention_factor, yarn_attention_factor
 
 __all__ = ["Pairing", "max_length", "read_rope", "read_ropes"]
 
@@ -26,14 +25,17 @@ def read_rope(
     pairing: Pairing = "half",
     theta: float = 10000.0,
     partial: float = 1.0,
+    others: Sequence[str] = (),
 ) -> Rope:
     """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters.
 
-    theta, partial: the defaults of rope_theta and of partial_rotary_factor.
+    theta, partial: the defaults of rope_theta and of partial_rotary_factor.  others: keys that
+    stand among those of the rope and that the family reads itself.
     """
     values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     if any(isinstance(value, dict) for value in values.values()):
         raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
+    values = {key: value for key, value in values.items() if key not in others}
     return _rope(config, values, head_dim, pairing, config.number("rope_theta", theta), partial)
 
 
@@ -91,10 +93,15 @@ def _rope(
     length = config.positive("max_position_embeddings", 2048)
     trained = fields.positive("original_max_position_embeddings", length)
     trained = config.positive("original_max_position_embeddings", trained)  # at the top, it wins
+    if kind == "dynamic" and fields.get("alpha") is not None:
+        theta *= fields.number("alpha", low=1.0, high=1e6) ** (dims / (dims - 2))
+        kind = "default"  # whatever else stands there is for other rules
     scaling = _scaling(fields, kind, length, trained)
-    if kind == "factors" and len(scaling.factors) != dims // 2:
+    counts: dict[str, tuple[int, ...]] = {"factors": (len(scaling.factors),)}
+    counts["longrope"] = (len(scaling.factors), len(scaling.long_factors))
+    if any(count != dims // 2 for count in counts.get(scaling.kind, ())):
         raise ModelError(
-            f"{config.architecture}: rope has {len(scaling.factors)} factors for {dims // 2} pairs"
+            f"{config.architecture}: rope has {counts[scaling.kind]} factors for {dims // 2} pairs"
         )
     left = fields.unread()
     if left and kind not in IGNORING_KINDS:
@@ -118,13 +125,15 @@ def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> R
                 f"{high:g}"
             )
         return RopeScaling("llama3", _factor(fields), trained, low, high)
+    if kind in ("longrope", "su") or (kind == "yarn" and fields.get("short_factor") is not None):
+        return _longrope_scaling(fields, trained, length)
     if kind == "yarn":
         return _yarn_scaling(fields, trained, length)
     if kind == "factors":
         return RopeScaling("factors", factors=_factors(fields))
     raise ModelError(
         f"{fields.architecture}: rope type {kind!r} is not supported here; "
-        "supported: default, linear, dynamic, llama3, yarn, factors"
+        "supported: default, linear, dynamic, llama3, yarn, longrope, factors"
     )
 
 
@@ -145,14 +154,30 @@ def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScalin
     )
 
 
-def _factors(fields: ConfigReader) -> tuple[float, ...]:
-    """What each pair's frequency is divided by; GGUF has it in place of a rule."""
-    values = fields.get("factors")
+def _longrope_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScaling:
+    """Phi-3 gives the factor as a ratio of lengths; some of its files call the rule su or yarn."""
+    factor = _factor(fields, max(length / trained, 1.0))
+    recommended = longrope_attention_factor(factor, trained)
+    attention_factor = fields.number("attention_factor", recommended, low=1e-3, high=1e3)
+    return RopeScaling(
+        "longrope",
+        factor,
+        trained,
+        attention_factor=attention_factor,
+        factors=_factors(fields, "short_factor"),
+        long_factors=_factors(fields, "long_factor"),
+        long_attention_factor=attention_factor,
+    )
+
+
+def _factors(fields: ConfigReader, key: str = "factors") -> tuple[float, ...]:
+    """What each pair's frequency is divided by; GGUF has `factors` in place of a rule."""
+    values = fields.get(key)
     if not isinstance(values, list) or not all(
-        isinstance(each, float) and 0 < each < math.inf for each in values
+        isinstance(each, int | float) and 0 < each < 1e30 for each in values
     ):
-        raise ModelError(f"{fields.architecture}: rope factors are not numbers above 0")
-    return tuple(values)
+        raise ModelError(f"{fields.architecture}: rope {key} are not numbers above 0")
+    return tuple(map(float, values))
 
 
 def _factor(fields: ConfigReader, default: float | None = None) -> float:

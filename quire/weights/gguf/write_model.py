@@ -88,6 +88,14 @@ def _own_name(name: str, architecture: Architecture) -> str:
     raise ModelError(f"GGUF has no name for the weight {name!r} of this architecture")
 
 
+def _rope(spec: ModelSpec) -> Rope:
+    """The rotation of the first block."""
+    rope = spec.blocks[0].attention.rope
+    if rope is None:
+        raise ModelError(f"{spec.architecture} rotates nothing; GGUF has no words for it here")
+    return rope
+
+
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = _attention(spec), spec.blocks[0].mlp
@@ -116,12 +124,6 @@ def _attention(spec: ModelSpec) -> Attention:
     attention = spec.blocks[0].attention
     assert isinstance(attention, Attention), "every architecture that GGUF names here has this one"
     return attention
-
-
-def _rope(spec: ModelSpec) -> Rope:
-    rope = _attention(spec).rope
-    assert rope is not None, "every architecture that GGUF names here has one"
-    return rope
 
 
 def _rope_settings(rope: Rope) -> dict[str, Value]:
