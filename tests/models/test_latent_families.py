@@ -20,9 +20,9 @@ from quire.models.families.latent import LATENT_TINY
 from quire.models.registry import build_spec
 from quire.models.rope import RopeScaling
 from quire.models.spec import LatentAttention, ModelSpec
+from tests.models.case import Case
 from tests.models.checkpoints import (
     BASE,
-    Case,
     build_oracle,
     old_spelling,
     oracle_logits,
@@ -61,16 +61,36 @@ def _yarn(mscale: float | None, all_dim: float | None) -> dict[str, Any]:
 
 
 MINICPM3 = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
-DENSE = {"first_k_dense_replace": 9, "moe_intermediate_size": 32}
+EXPERTS = {
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "first_k_dense_replace": 1,
+}
+DENSE = EXPERTS | {"first_k_dense_replace": 9}
+GROUPS = {"n_group": 4, "topk_group": 2}
 KINDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "minicpm3": (
         MINICPM3 | {"tie_word_embeddings": False},
         MINICPM3 | {"scale_emb": 2.5, "scale_depth": 0.9} | _yarn(None, None),
         MINICPM3 | {"dim_model_base": 40, "mlp_bias": True},
     ),
-    "deepseek_v2": (DENSE, DENSE | _yarn(1.0, 0.5), DENSE | {"tie_word_embeddings": True}),
-    "deepseek_v3": (DENSE, DENSE | {"rope_interleave": False}, DENSE | _yarn(1.0, 1.0)),
-}
+    "deepseek_v2": (
+        DENSE | {"routed_scaling_factor": 2.0},
+        EXPERTS | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0}
+        | GROUPS | _yarn(1.0, 0.5),
+        EXPERTS | {"tie_word_embeddings": True, "first_k_dense_replace": 0},
+    ),
+    "deepseek_v3": (
+        DENSE | GROUPS,
+        EXPERTS | GROUPS | {"rope_interleave": False},
+        EXPERTS | {"n_group": 1, "topk_group": 1, "n_shared_experts": 2} | _yarn(1.0, 1.0),
+    ),
+    "glm4_moe_lite": (
+        EXPERTS | {"mlp_layer_types": ["dense", "sparse"], "routed_scaling_factor": 1.8},
+    ),
+}  # fmt: skip
 CASES = tuple(
     Case(f"{kind}-{i}", kind, {**BASE, **LATENT_TINY, **SHAPES[i], **fields})
     for kind, all_fields in KINDS.items()
@@ -122,7 +142,7 @@ def test_a_narrow_cache_changes_little(kv_format: str, backend: str, oracles: Or
 def test_the_old_spelling_gives_the_same_spec(case: Case, oracles: Oracles, tmp_path: Path) -> None:
     oracle = oracles(case)
     shutil.copy(oracle.directory / "config.json", tmp_path)
-    old_spelling(tmp_path)
+    old_spelling(case, tmp_path)
     assert build_spec(read_json(tmp_path / "config.json")) == oracle.loaded.spec
 
 

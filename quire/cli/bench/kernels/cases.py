@@ -139,7 +139,7 @@ def attention(
             kv_layer_offset=offsets.ctypes.data, kv_block_bytes=strides.ctypes.data,
             kv_dtype=KV_FORMAT_CODES[kv_format], block_tokens=KV_BLOCK,
         ))  # fmt: skip
-    window = shape.window or context
+    window = shape.reach or context
     seen = [min(window, end) for end in range(context - tokens + 1, context + 1)]
     text = f"{requests}x{tokens}/{context} {work.text}"
     read = requests * min(context, window + tokens - 1) * block_bytes / KV_BLOCK
@@ -169,7 +169,7 @@ def _work(shape: AttentionPart) -> _Work:
         return _Work("latent", heads * (rank + dims), heads * rank, text, fields)
     width = heads * shape.head_dim
     fields = {"kind": c.OP_ATTENTION, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
-    fields["window"] = shape.window or 0
+    fields["window"] = shape.reach or 0
     return _Work("attention", width, width, f"heads {heads}/{shape.kv_heads}", fields)
 
 

@@ -96,7 +96,7 @@ class KernelShapes:
             if isinstance(node.op, MixtureOfExperts)
         ]
         attentions = {
-            (a.heads, cache_shape(a), a.window): a for a in (b.attention for b in spec.blocks)
+            (a.heads, cache_shape(a), a.reach): a for a in (b.attention for b in spec.blocks)
         }
         gated = [node for node in program.body if isinstance(node.op, GatedActivation)]
         return cls(
