@@ -38,8 +38,7 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "sliding_window": 4,
         "max_window_layers": 1,
     },
-    "latent": {"architectures": ["DeepseekV2ForCausalLM"]},
-    "latent, no query rank": {"architectures": ["MiniCPM3ForCausalLM"], "q_lora_rank": None},
+    "latent": {"architectures": ["DeepseekV2ForCausalLM"], "first_k_dense_replace": 2},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 3},
 }
 

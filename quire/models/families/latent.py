@@ -10,7 +10,7 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import AttentionMaker
 from quire.models.families.parts import num_layers
-from quire.models.families.rope_config import read_rope
+from quire.models.families.rope_config import IGNORING_KINDS, read_rope
 from quire.models.spec import LatentAttention
 
 __all__ = ["LATENT_TINY", "latent_attention", "next_token_layers"]
@@ -83,7 +83,11 @@ def next_token_layers(config: ConfigReader) -> tuple[str, ...]:
 
 
 def _yarn_scale(config: ConfigReader) -> float:
-    """What yarn makes of the scale of scores: mscale squared, of mscale_all_dim."""
+    """What a stretched rotation makes of the scale of scores: mscale squared, of mscale_all_dim."""
     values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
-    weight, factor = values.get("mscale_all_dim") or 0, values.get("factor") or 1
-    return (0.1 * weight * math.log(factor) + 1) ** 2 if factor > 1 else 1.0
+    if values.get("rope_type", values.get("type", "default")) in IGNORING_KINDS:
+        return 1.0
+    fields = ConfigReader(values, config.architecture)
+    factor = fields.number("factor", 1.0, low=1.0, high=1e6)
+    weight = fields.number("mscale_all_dim", 0.0, low=0.0, high=1e3)
+    return (0.1 * weight * math.log(factor) + 1) ** 2
