@@ -12,10 +12,11 @@ from typing import Any
 
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
-from quire.engine import EngineStats, Event
+from quire.control.plan import Update
+from quire.engine import Details, EngineStats, Event
 from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import Delta
+from quire.outputs import Delta, EmbeddingOutput
 from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 
@@ -53,17 +54,17 @@ class RequestStream:
                 raise item
             yield item
 
-    def deliver(self, request_id: str, event: Event) -> bool:
+    def deliver(self, update: Update, details: Details) -> bool:
         """Take an event in; True when the text ended by a stop string while the engine runs on."""
-        completion = self.unfinished.get(request_id)
+        completion = self.unfinished.get(update.request_id)
         if completion is None:
             return False
-        delta = completion.delta(event)
+        delta = completion.delta(update, details)
         if delta.finish_reason is not None:
-            del self.unfinished[request_id]
+            del self.unfinished[update.request_id]
         self._arrived.append(delta)
         self._wake.set()
-        return delta.finish_reason is not None and event.update.finish_reason is None
+        return delta.finish_reason is not None and update.finish_reason is None
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
@@ -134,9 +135,43 @@ class AsyncEngine:
         stopping, EngineError when it has died.
         """
         self._refuse_if_closed(params.n)
-        prepared = self._assembly.frontend.prepare(
-            prompt, params, request_id, priority, timeout_s, cache_salt
+        return self._start(
+            self._assembly.frontend.prepare(
+                prompt, params, request_id, priority, timeout_s, cache_salt
+            )
         )
+
+    async def embed(
+        self, prompt: str | Sequence[int], dimensions: int | None = None
+    ) -> EmbeddingOutput:
+        """The vector of a text.  Raises as `submit` does."""
+        frontend = self._assembly.pooling_frontend
+        frontend.check_dimensions(dimensions)
+        prepared = frontend.prepare_text(prompt)
+        await self._finish(prepared)
+        vector = frontend.embedding(prepared, dimensions)
+        return EmbeddingOutput(prepared.prompt, prepared.prompt_token_ids, vector.tolist())
+
+    async def score(
+        self, query: str, document: str, instruction: str | None = None
+    ) -> tuple[float, int]:
+        """How well a document matches a query, 0 to 1, and how many tokens that took."""
+        frontend = self._assembly.pooling_frontend
+        prepared = frontend.prepare_pair(query, document, instruction)
+        await self._finish(prepared)
+        return frontend.score(prepared), len(prepared.prompt_token_ids)
+
+    async def _finish(self, prepared: Prepared) -> None:
+        """Run a request to its end; whoever stops waiting for it stops it."""
+        self._refuse_if_closed(1)
+        stream = self._start(prepared)
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            stream.cancel()
+
+    def _start(self, prepared: Prepared) -> RequestStream:
         self._loop = asyncio.get_running_loop()
         names = [completion.request.id for completion in prepared.completions]
         taken = next((name for name in names if name in self._streams), None)
@@ -191,14 +226,14 @@ class AsyncEngine:
             self._post(lambda name=request_id: self._cancel_in_engine(name, "abort"))  # type: ignore[misc]
 
     def _deliver(self, events: list[Event]) -> None:
-        for event in events:
-            request_id = event.update.request_id
+        for update, details in events:
+            request_id = update.request_id
             stream = self._streams.get(request_id)
             if stream is None:
                 continue
-            if stream.deliver(request_id, event):
+            if stream.deliver(update, details):
                 self._post(lambda name=request_id: self._cancel_in_engine(name, "stop"))  # type: ignore[misc]
-            if event.update.finish_reason is not None:
+            if update.finish_reason is not None:
                 self._streams.pop(request_id, None)
 
     def _refuse(self, stream: RequestStream, error: BaseException) -> None:

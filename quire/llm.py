@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
-from quire.engine import EngineStats, Event
+from quire.control.plan import Update
+from quire.engine import Details, EngineStats
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import CompletionOutput, RequestOutput
+from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer
@@ -95,6 +96,47 @@ class LLM:
             prompts.append(self.get_tokenizer().encode(text, add_special_tokens=False))
         return self.generate(prompts, sampling_params, use_tqdm)
 
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        dimensions: int | None = None,
+        use_tqdm: bool = True,
+    ) -> list[EmbeddingOutput]:
+        """The vector of every text, in the order of the texts.
+
+        dimensions: how many of its numbers; only models that were trained for it allow fewer.
+        Raises RequestError for a bad text before anything runs.
+        """
+        frontend = self._assembly.pooling_frontend
+        frontend.check_dimensions(dimensions)
+        prepared = [frontend.prepare_text(_unwrap(prompt)) for prompt in _as_list(prompts)]
+        self._run(prepared, use_tqdm)
+        return [
+            EmbeddingOutput(
+                each.prompt,
+                each.prompt_token_ids,
+                frontend.embedding(each, dimensions).tolist(),
+            )
+            for each in prepared
+        ]
+
+    def score(
+        self,
+        query: str,
+        documents: str | Sequence[str],
+        instruction: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[float]:
+        """How well each document matches the query, 0 to 1.
+
+        instruction: what counts as a match, for language models that score.
+        """
+        frontend = self._assembly.pooling_frontend
+        listed = [documents] if isinstance(documents, str) else documents
+        prepared = [frontend.prepare_pair(query, each, instruction) for each in listed]
+        self._run(prepared, use_tqdm)
+        return [frontend.score(each) for each in prepared]
+
     def _params_for(
         self, prompts: Sequence[Prompt], given: SamplingParams | Sequence[SamplingParams] | None
     ) -> Sequence[SamplingParams]:
@@ -126,8 +168,8 @@ class LLM:
             try:
                 while open_requests:
                     self._fill_queue(waiting)
-                    for event in self._engine.step():
-                        self._take(event, open_requests, advance)
+                    for update, details in self._engine.step():
+                        self._take(update, details, open_requests, advance)
             finally:
                 for request_id in open_requests:  # left over only after an error or Ctrl-C
                     self._engine.cancel(request_id)
@@ -141,17 +183,18 @@ class LLM:
 
     def _take(
         self,
-        event: Event,
+        update: Update,
+        details: Details,
         open_requests: dict[str, tuple[Completion, RequestOutput]],
         advance: Any,
     ) -> None:
-        request_id = event.update.request_id
+        request_id = update.request_id
         completion, output = open_requests[request_id]
-        delta = completion.delta(event)
+        delta = completion.delta(update, details)
         output.add(delta)
         if delta.finish_reason is None:
             return
-        if event.update.finish_reason is None:
+        if update.finish_reason is None:
             self._engine.cancel(request_id, "stop")
         del open_requests[request_id]
         if output.finished:

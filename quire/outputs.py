@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = [
     "CompletionOutput",
     "Delta",
+    "EmbeddingOutput",
     "Logprob",
     "RequestMetrics",
     "RequestOutput",
@@ -15,8 +17,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Logprob:
+class Logprob(NamedTuple):
     """The natural-log probability of one token, its 1-based rank, and the token as text."""
 
     logprob: float
@@ -39,15 +40,18 @@ class RequestMetrics:
     num_preemptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delta:
     """What one step added to one completion of a request.
+
+    Not frozen only because that takes five times as long to make.
 
     index: which of the n completions.  text: new text, "" while a character is incomplete or a
     stop string may be forming.  logprobs: one entry per new token, if asked for.
     finish_reason: "stop", "length", "abort" or "error" in the last delta of this completion.
     stop_reason: the stop string or token id that ended it; None for end of text.
     prompt_logprobs: in the first delta only, if asked for: one entry per prompt token, None first.
+    metrics: in the first delta with a token, and in the last.
     """
 
     index: int
@@ -59,6 +63,15 @@ class Delta:
     num_cached_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     metrics: RequestMetrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """A text and its vector, as `LLM.embed` returns them."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: list[float]
 
 
 @dataclass(slots=True)

@@ -55,6 +55,12 @@ QUIRE_INLINE void with_activation(int32_t kind, Body body) {
         case QUIRE_QUICK_GELU:
             return body(
                 [](Float x) { return times_sigmoid<V>(x, V::mul(x, V::broadcast(1.702f))); });
+        case QUIRE_TANH:
+            return body([](Float x) {
+                const Float two = V::broadcast(2.0f);
+                const Float twice = times_sigmoid<V>(two, V::mul(x, two));
+                return V::sub(twice, V::broadcast(1.0f));
+            });
         case QUIRE_RELU:
             return body([](Float x) { return V::max(V::zero(), x); });
         default:
@@ -93,7 +99,7 @@ void clamped_gated(const quire_op &op, const Run &run, int64_t first, int64_t la
         const float *gate = run.row(op.in[0], t), *up = run.row(op.in[1], t);
         float *to = run.row(op.out[0], t);
         for_each_vector<V>(op.out[0].cols, [&](auto load, auto store) {
-            store(to, clamped_swiglu<V>(load(gate), load(up), op.scale, op.softcap));
+            store(to, clamped_swiglu<V>(load(gate), load(up), op.scale, op.cap));
         });
     }
 }
@@ -144,7 +150,7 @@ void scale_logits(const quire_op &op, const Run &run, char *, int64_t first, int
         float *to = run.row(op.out[0], unit / pieces) + start;
         for_each_vector<V>(count, [&](auto load, auto store) {
             const auto scaled = V::mul(load(x), scale);
-            store(to, op.softcap > 0 ? capped<V>(scaled, op.softcap) : scaled);
+            store(to, op.cap > 0 ? capped<V>(scaled, op.cap) : scaled);
         });
     }
 }

@@ -14,7 +14,9 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kColumnsOnce = 256;  // of a product that stand in scratch memory
+// Columns of a product that stand in scratch memory; few rows leave room for more.
+constexpr int64_t kColumnsOnce = 256, kFewRows = 4, kColumnsOfFew = 2048;
+constexpr int64_t kBytesAhead = 1024;  // of weights, where a new stream of them begins
 
 enum Place { kGate, kUp, kDown, kNumPlaces };
 
@@ -71,20 +73,22 @@ class ExpertWorker {
           run_(run),
           most_rows_(most_rows(op, run)),
           products_(reinterpret_cast<float *>(scratch)),
-          row_(products_ + most_rows_ * 2 * kColumnsOnce),
-          gathered_(row_ + kColumnsOnce) {}
+          row_(products_ + product_floats(most_rows_)),
+          gathered_(row_ + kColumnsOfFew) {}
 
     static int64_t scratch_floats(const quire_op &op, const Run &run) {
         const int64_t rows = most_rows(op, run);
-        return rows * 2 * kColumnsOnce + kColumnsOnce + rows * op.in[0].stride;
+        return product_floats(rows) + kColumnsOfFew + rows * op.in[0].stride;
     }
 
     // The hidden columns [first, last) of an expert, for all of its tokens.
     void hidden(const ExpertRows &rows, int64_t first, int64_t last) {
         each_block(rows, [&](int64_t first_row, int64_t count) {
             const quire_tensor inputs = gather(first_row, count);
-            for (int64_t n = first; n < last; n += kColumnsOnce) {
-                const int64_t cols = smaller(last - n, kColumnsOnce);
+            const int64_t most_cols = count <= kFewRows ? kColumnsOfFew : kColumnsOnce;
+            for (int64_t n = first; n < last; n += most_cols) {
+                const int64_t cols = smaller(last - n, most_cols);
+                ask(rows.expert, kUp, n);
                 multiply(rows.expert, kGate, 2, inputs, op_.row_dtype, count, n, cols);
                 if (op_.experts->scales_inputs) scale(first_row, count, 2 * cols);
                 activate(first_row, count, n, cols);
@@ -108,7 +112,20 @@ class ExpertWorker {
         });
     }
 
+    // Asks for the first weights of a stream before its turn comes: the hardware follows a stream
+    // by itself, but it is late to notice that there is a new one.
+    void ask(int64_t expert, Place place, int64_t first) const {
+        quire_matrix before = matrix_of(op_, expert, place);
+        before.rows = first;
+        const char *weights = static_cast<const char *>(before.data) + matrix_bytes(before);
+        for (int64_t i = 0; i < kBytesAhead; i += 64) QUIRE_PREFETCH_L2(weights + i);
+    }
+
   private:
+    static int64_t product_floats(int64_t rows) {
+        return larger(rows * kColumnsOnce, smaller(rows, kFewRows) * kColumnsOfFew) * 2;
+    }
+
     template <class Body>
     void each_block(const ExpertRows &rows, Body body) {
         for (int64_t i = 0; i < rows.num_rows; i += most_rows_) {
@@ -229,6 +246,8 @@ void expert_hidden(const quire_op &op, const Run &run, char *scratch, int64_t fi
     ExpertWorker worker(op, run, scratch);
     for (int64_t unit = first; unit < last;) {
         const int64_t from = unit % per_expert, to = smaller(per_expert, from + last - unit);
+        if (unit + to - from < last)
+            worker.ask(run.experts[unit / per_expert + 1].expert, kGate, 0);
         worker.hidden(run.experts[unit / per_expert], from * kExpertColumns,
                       smaller(to * kExpertColumns, width));
         unit += to - from;
@@ -243,7 +262,10 @@ void expert_sums(const quire_op &op, const Run &run, char *scratch, int64_t firs
         for (int64_t t = 0; t < run.num_rows; t++) {
             memset(run.row(op.out[0], t) + n, 0, sizeof(float) * cols);
         }
-        for (int64_t i = 0; i < run.num_experts; i++) worker.add_sums(run.experts[i], n, n + cols);
+        for (int64_t i = 0; i < run.num_experts; i++) {
+            if (i + 1 < run.num_experts) worker.ask(run.experts[i + 1].expert, kDown, n);
+            worker.add_sums(run.experts[i], n, n + cols);
+        }
     }
 }
 

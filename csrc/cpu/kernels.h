@@ -78,7 +78,7 @@ struct IntegerKernels {
     // Does units of one part of a linear op whose outputs begin at `column`.
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
-    void (*quantize_row)(const float *x, int64_t cols, float *to);
+    void (*quantize_row)(const float *x, const int32_t *order, int64_t cols, float *to);
     // Multiply-adds on registers only; returns the number of operations.
     int64_t (*spin)(int64_t iterations, float *sink);
 };
@@ -87,7 +87,7 @@ struct IntegerKernels {
 struct Bfloat16Kernels {
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
-    void (*round_row)(const float *x, int64_t cols, float *to);
+    void (*round_row)(const float *x, const int32_t *order, int64_t cols, float *to);
     int64_t (*spin)(int64_t iterations, float *sink);
 };
 

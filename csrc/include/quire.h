@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 7
+#define QUIRE_ABI_VERSION 9
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -37,7 +37,9 @@ enum quire_dtype {
     QUIRE_BF16 = 2,
     QUIRE_INT4 = 3,
     QUIRE_INT8 = 4,
-    QUIRE_NUM_DTYPES = 5
+    QUIRE_TABLE4 = 5, /* 4-bit codes that stand for the 16 numbers of a table */
+    QUIRE_FLOAT8 = 6, /* e4m3: 4 bits of exponent, 3 of fraction; no infinities, NaN is not known */
+    QUIRE_NUM_DTYPES = 7
 };
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
@@ -54,13 +56,15 @@ enum quire_status {
     QUIRE_BAD_OP = 1,
     QUIRE_BAD_ISA = 2,
     QUIRE_NO_MEMORY = 3,
-    QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
+    QUIRE_BAD_TOKEN =
+        4 /* a token id or position outside the embedding table; nothing was read there */
 };
 
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
- * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
+ * csrc/cpu/packed.h says, in 12 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
+    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row i * scale; index: whether i is token_ids[t],
+                                  positions[t] + index_offset, or 0 */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
                                   vectors have one segment's length and serve every segment;
@@ -71,9 +75,10 @@ enum quire_op_kind {
     QUIRE_OP_LINEAR = 4,    /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
+                                  D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
+                                  the last; the product in float32, sine and cosine accurate to
+                                  float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */
@@ -82,18 +87,19 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all; or, with a chunk, over p - p % chunk .. p.  Query head h reads
+                                 all; or, with a chunk, over p - p % chunk .. p; or, with
+                                 bidirectional, 0 .. the request's last position in this step.  Query head h reads
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  softcap c > 0: before that a score s becomes
+                                 query and key.  cap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap c > 0, c * tanh(that / c); in0
                                    and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
@@ -128,9 +134,11 @@ enum quire_activation {
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
     QUIRE_RELU_SQUARED = 5,
-    QUIRE_CLAMPED_SWIGLU = 6 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+    QUIRE_TANH = 6,
+    QUIRE_CLAMPED_SWIGLU = 7 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
                                 of at most `cap`, and u is in1 between -cap and cap */
 };
+enum quire_index { QUIRE_BY_TOKEN = 0, QUIRE_BY_POSITION = 1, QUIRE_FIRST_ROW = 2 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
@@ -140,14 +148,16 @@ enum quire_group_score { QUIRE_GROUP_MAX = 0, QUIRE_GROUP_TOP2_SUM = 1 };
 #define QUIRE_MAX_TOP_K 64
 
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
- * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
- * of 32. */
+ * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, 16 or a
+ * multiple of 32.  All weights are times 2^exponent.  table: of QUIRE_TABLE4.
+ * QUIRE_FLOAT8 is row-major, filled up to a multiple of 4 bytes; float32 scales [rows, groups] of
+ * group_size columns follow, the last of which may be short. */
 typedef struct {
     const void *data;
     int64_t rows, cols;
     int32_t dtype;
-    int32_t group_size, has_zero_points;
-    int32_t reserved;
+    int32_t group_size, has_zero_points, has_minimums, exponent;
+    int8_t table[16];
 } quire_matrix;
 
 /* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in.
@@ -190,14 +200,19 @@ typedef struct {
     quire_tensor in[4], out[2];
     quire_matrix parts[QUIRE_MAX_PARTS];
     const float *vectors[QUIRE_MAX_PARTS];
+    const int32_t *order; /* of quantize and where out0 is quantized: which column of the plain row
+                             is the j-th of the rounded one; of embedding: which column the table's
+                             j-th is; NULL: the j-th */
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
     /* row_dtype: of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate, gated */
     int32_t row_dtype;
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
-    float query_factor, softcap;
-    int32_t norm;
+    float query_factor, cap;
+    int32_t norm, bidirectional;
+    int32_t index, index_offset; /* of embedding */
+    int32_t reserved;
     const quire_router *router;
     const quire_experts *experts;
 } quire_op;

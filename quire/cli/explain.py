@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from quire.graph.explain import BodyChoice
     from quire.graph.ir import Node
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "model_directory", "run", "size_option"]
 
 CONTEXT, TOKENS = 1024, 512
 MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
@@ -55,17 +56,20 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
     from quire.runtime.load import kv_layout, read_config
-    from quire.runtime.quantize import integer_bits, row_formats
+    from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
+    from quire.weights.tensor import STORED_AS
 
-    directory = _directory(config)
+    directory = model_directory(config)
     spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
-    context = _size(namespace, "context", CONTEXT, spec.max_length)
-    tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
-    bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
+    context = size_option(namespace, "context", CONTEXT, spec.max_length)
+    tokens = size_option(namespace, "tokens", TOKENS, spec.max_length)
     found = stored_formats(spec, quantization, directory)
-    bits |= found.integer_bits
+    bits, packed = found.packed_bits, found.packed_as
+    if config.quantization != "auto":
+        bits = packed_bits(spec, config.quantization)
+        packed = packed_formats(spec, config.quantization)
     backend = _backend(config)
     explanation = explain(
         spec,
@@ -75,30 +79,26 @@ def run(namespace: argparse.Namespace) -> int:
         context,
         tokens,
         bits,
-        row_formats(backend, spec, weight_format, bits),
+        row_formats(backend, spec, weight_format, packed),
         found.stored_as,
     )
     print(render(explanation))
     if config.backend != "reference":
-        print("\n" + _tuning(config, weight_format))
+        used: list[str] = sorted({*packed.values()}) or [STORED_AS[weight_format]]
+        print("\n" + _tuning(config, used))
     return 0
 
 
-def _tuning(config: EngineConfig, weight_format: str) -> str:
-    """How the products of the model's formats of weights would be cut, and who says so."""
+def _tuning(config: EngineConfig, used: Sequence[str]) -> str:
+    """How the products of these formats of weights would be cut, and who says so."""
     from quire.backends.native.library import choose_isa
     from quire.cli.tune import table
     from quire.runtime.machine import inspect_machine
-    from quire.runtime.quantize import SCHEMES
-    from quire.runtime.stored_weights import STORED_AS
     from quire.runtime.tuning import choose_tunings
 
     machine = inspect_machine()
     threads = config.threads or machine.cores
     chosen = choose_tunings(config.tuning, choose_isa(config.instruction_set), threads, machine)
-    used = [STORED_AS[weight_format]]
-    if config.quantization != "auto":
-        used = [SCHEMES[config.quantization][0]]
     tunings = {dtype: chosen.tunings[dtype] for dtype in used}
     return "\n".join([f"Tuning for {threads} threads: {chosen.source}", *table(tunings)])
 
@@ -127,7 +127,7 @@ def _backend(config: EngineConfig) -> Backend:
     return NativeBackend(config.instruction_set)
 
 
-def _directory(config: EngineConfig) -> Path:
+def model_directory(config: EngineConfig) -> Path:
     """The model's directory; the path of a config.json alone will do."""
     from quire.runtime.load import find_model
 
@@ -135,7 +135,7 @@ def _directory(config: EngineConfig) -> Path:
     return path.parent if path.name == "config.json" and path.is_file() else find_model(config)
 
 
-def _size(namespace: argparse.Namespace, name: str, default: int, longest: int) -> int:
+def size_option(namespace: argparse.Namespace, name: str, default: int, longest: int) -> int:
     """The value of --context or --tokens, checked against the model length."""
     from quire.errors import ConfigError
 

@@ -102,14 +102,14 @@ class PassRun:
 class Explanation:
     """Everything about one model's graph on one backend.
 
-    weight_format: of weights that are not integers.  integer_bits: what an element of the others
+    weight_format: of weights that are not quantized.  packed_bits: what an element of the others
     takes, its share of the scales included.  declined: the fused ops that were taken apart again,
     and why.
     """
 
     spec: ModelSpec
     weight_format: str
-    integer_bits: tuple[float, ...]
+    packed_bits: tuple[float, ...]
     weight_bytes: int
     kv_format: str
     kv_bytes_per_token: int
@@ -131,7 +131,7 @@ def explain(
     choose: Callable[[Node], BodyChoice],
     context: int,
     prompt: int,
-    integer_bits: Mapping[str, float] = MappingProxyType({}),
+    packed_bits: Mapping[str, float] = MappingProxyType({}),
     row_formats: Mapping[str, RowFormat] = MappingProxyType({}),
     stored_as: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
@@ -139,7 +139,7 @@ def explain(
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.  row_formats: matrix → what its inputs are
+    packed_bits: quantized matrix → bits per element.  row_formats: matrix → what its inputs are
     rounded to.  stored_as: matrix → what its file calls its format, for people.
     """
     fused, passes = _run_passes(lower(spec), row_formats)
@@ -148,12 +148,12 @@ def explain(
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
-    bits.update(integer_bits)
+    bits.update(packed_bits)
     measure = _Measure(bits, layout, steps, choose, stored_as)
     return Explanation(
         spec,
         weight_format,
-        tuple(sorted(set(integer_bits.values()))),
+        tuple(sorted(set(packed_bits.values()))),
         sum(math.ceil(math.prod(w.shape) * bits[name] / 8) for name, w in spec.weights().items()),
         layout.format,
         layout.bytes_per_block // layout.block_tokens,
@@ -282,7 +282,7 @@ def _settings(op: Op) -> Iterator[str]:
     elif isinstance(op, RouteTokens):
         yield f"{op.top_k} experts, {op.scoring}"
     elif isinstance(op, MixtureOfExperts):
-        yield f"{op.top_k} of {len(op.experts)} experts of {op.experts[0].gate.out}"
+        yield f"{op.top_k} of {len(op.experts)} of {op.experts[0].gate.out}"
         yield op.activation.kind
 
 
@@ -293,13 +293,13 @@ def _attention(op: PagedAttention) -> Iterator[str]:
     if op.chunk is not None:
         yield f"chunks of {op.chunk}"
     if op.softcap is not None:
-        yield f"scores capped at {op.softcap:g}"
+        yield f"cap {op.softcap:g}"
     if op.slopes:
         yield "ALiBi"
     if op.sinks is not None:
         yield "sinks"
     if op.query_rule is not None:
-        yield f"queries scaled by {op.query_rule.kind}"
+        yield f"query {op.query_rule.kind}"
 
 
 def _parts(parts: tuple[LinearPart, ...]) -> Iterator[str]:

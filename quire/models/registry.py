@@ -15,6 +15,10 @@ from quire.models.spec import ModelSpec
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
 FAMILY_MODULES = (
+    "arcee",
+    "baichuan",
+    "bert",
+    "chatglm",
     "deepseek",
     "deepseek_v2",
     "deepseek_v3",
@@ -25,11 +29,14 @@ FAMILY_MODULES = (
     "glm",
     "glm4_moe",
     "glm4_moe_lite",
+    "gpt_oss",
     "granite",
     "granite_moe",
     "hunyuan",
     "hunyuan_v1_moe",
+    "internlm",
     "llama",
+    "llama4",
     "minicpm3",
     "minimax_m2",
     "ministral",
@@ -39,6 +46,7 @@ FAMILY_MODULES = (
     "olmoe",
     "phi3",
     "phimoe",
+    "qwen",
     "qwen2",
     "qwen2_moe",
     "qwen3",

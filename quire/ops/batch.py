@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,14 @@ Int32 = npt.NDArray[np.int32]
 class Batch:
     """T tokens of R requests, the tokens of a request side by side; every array int32, contiguous.
 
-    token_ids, positions: [T].  rope_rows: [T], the row of the inverse-frequency table to rotate by.
+    token_ids, positions: [T].  rope_rows: [T], the row of the rope tables to rotate by.
     query_start: [R + 1], request r owns tokens query_start[r] .. query_start[r + 1] - 1.
     block_tables: [R, any], the block ids of each request, enough for its last position.
     logit_rows: [S], ascending token indices whose logits are wanted.
-    frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
-    class in use.
+    frequencies: one table per distinct rope of the model, [rows, dims/2 + 1] float32; a row for
+    each rope class in use has the inverse frequencies and a factor on cosines and sines.
+    slots: [R], where an executable that samples knows each request; see Executable.
+    A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 
     token_ids: Int32
@@ -32,6 +34,7 @@ class Batch:
     block_tables: Int32
     logit_rows: Int32
     frequencies: tuple[npt.NDArray[np.float32], ...]
+    slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
 
     @classmethod
     def single(

@@ -159,6 +159,8 @@ def _(part: Attention, division: _Division) -> Attention:
         query=_divided(part.query, division),
         output=_divided(part.output, division),
         heads=heads,
+        slopes=part.slopes[rank.index * heads : (rank.index + 1) * heads],
+        sinks=_divided(part.sinks, division),
     )
     if part.kv_heads % rank.count == 0:
         return replace(

@@ -16,6 +16,7 @@ from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
+from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
 from quire.models.spec import AttentionPart, LatentAttention, Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
@@ -23,21 +24,21 @@ from quire.ops.latent_cache import LatentLayerShape
 from quire.ops.number_formats import from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
+from quire.quant.packed import PackedMatrix, column_orders
 from quire.runtime.block_files import BlockFiles
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.runtime.stored_weights import STORED_AS, read_weights
 from quire.runtime.tuning import choose_tunings
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
-from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.model import SUFFIX, open_gguf
+from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
+from quire.weights.loader import load_weights
 from quire.weights.pack_cache import describe_files
-from quire.weights.tensor import RawTensor
+from quire.weights.tensor import STORED_AS, RawTensor
 
 __all__ = [
     "LoadedModel",
@@ -67,7 +68,7 @@ class LoadedModel:
     """A model ready to run.
 
     fingerprint: what its cached keys and values depend on, to the last bit.  store: where they
-    outlive this process, if the user wants that.
+    outlive this process, if the user wants that.  pooling: what becomes of rows; None: text.
     """
 
     directory: Path
@@ -79,6 +80,7 @@ class LoadedModel:
     machine: Machine
     fingerprint: bytes
     store: StoredBlocks | None = None
+    pooling: Pooling | None = None
 
 
 def find_model(config: EngineConfig) -> Path:
@@ -118,6 +120,9 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
 def _read_values(directory: Path) -> dict[str, Any]:
     """config.json, with what older writers put into a file of its own; GGUF in the same words."""
     if directory.suffix == SUFFIX:
+        from quire.weights.gguf.config import gguf_config  # here: few checkpoints need it
+        from quire.weights.gguf.model import open_gguf
+
         return gguf_config(open_gguf(directory))
     values = read_json(directory / "config.json")
     if any(values.get(key) for key in QUANTIZATION_KEYS):
@@ -137,14 +142,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """
     directory, machine = find_model(config), inspect_machine()
     spec, quantization = read_config(config, directory)
+    values = {**_read_values(directory), **config.hf_overrides}
+    spec, pooling = pooling_of(config.task, spec, directory, values)
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
-    weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
-    if config.quantization != "auto":
-        kept = None if config.load_format == "dummy" else directory
-        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
-    weights = _in_dtype(weights, config.dtype)
+    weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
+    orders = column_orders(weights)
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
@@ -154,10 +158,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
         has_body = lambda node: backend.declines(node) is None  # noqa: E731
-        return compile_program(spec, limits, has_body, row_formats)
+        return compile_program(spec, limits, has_body, row_formats, orders)
 
     memory = plan_memory(
-        config,
+        _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
         machine.free_memory,
         sum(weight.data.nbytes for weight in weights.values()),
         spec.max_length,
@@ -170,6 +174,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     cache = KvCache(layout, memory.num_blocks)
     executable: Executable
     if isinstance(backend, NativeBackend):
+        if has_huge_pages():
+            streamed = {linear.weight.name for linear in spec.linears()}
+            weights = in_huge_pages(weights, streamed, threads)
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
             program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
@@ -180,8 +187,17 @@ def load_model(config: EngineConfig) -> LoadedModel:
     fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
     return LoadedModel(
-        directory, spec, program, executable, ropes, memory, machine, fingerprint, store
+        directory, spec, program, executable, ropes, memory, machine, fingerprint, store, pooling
     )
+
+
+def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> EngineConfig:
+    """An encoder's keys and values live for one step, so it needs no more room for them."""
+    if config.kv_cache_memory_bytes is not None:
+        return config
+    longest = max(config.max_num_batched_tokens, config.max_model_len or spec.max_length)
+    blocks = -(-longest // layout.block_tokens) + config.max_num_seqs  # each may end within one
+    return replace(config, kv_cache_memory_bytes=blocks * layout.bytes_per_block)
 
 
 def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
@@ -219,13 +235,36 @@ def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
 
 def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
-    if spec.tied or spec.head.bias is not None:
+    if spec.tied or spec.head.bias is not None or spec.output != "logits":
         return spec
     heads = tuple(place.name.removesuffix("weight") for place in spec.head.weight.places)
     if any(name.startswith(heads) for name in checkpoint.names):
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
     return replace(spec, head=Linear(spec.embedding.weight))
+
+
+def _read_weights(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    quantization: Quantization | None,
+    directory: Path,
+    threads: int,
+) -> LoadedWeights:
+    """Every weight of the spec as it will be served; imports what only integers need, if so."""
+    if quantization is not None:
+        from quire.runtime.stored_weights import read_weights
+
+        weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
+    else:
+        weights = load_weights(checkpoint, spec.weights())
+    if config.quantization != "auto":
+        from quire.runtime.quantize import quantize_weights
+
+        kept = None if config.load_format == "dummy" else directory
+        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+    return _in_dtype(weights, config.dtype)
 
 
 def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
@@ -237,7 +276,7 @@ def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
 
 def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
     stored_as = STORED_AS[dtype]
-    if weight.dtype in (stored_as, *INTEGER_DTYPES):
+    if weight.dtype == stored_as or isinstance(weight, PackedMatrix):
         return weight
     return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 
@@ -246,6 +285,11 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
     """Where blocks outlive the process; refused where a request gives back its first blocks."""
     if config.prefix_cache_dir is None:
         return None
+    if spec.bidirectional:
+        raise ConfigError(
+            "prefix_cache_dir: this model reads each text whole, so no prefix can be kept; leave "
+            "the option out"
+        )
     if spec.window is not None:
         raise ConfigError(
             "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "

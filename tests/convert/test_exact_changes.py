@@ -23,6 +23,13 @@ CASES = {
     "mha": {"num_key_value_heads": 4},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
     "window": {"architectures": ["MistralForCausalLM"], "sliding_window": 8},
+    "experts": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 80,
+    },
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 

@@ -36,20 +36,26 @@ CONFIG: Mapping[str, Any] = {
 
 
 def write_tiny(directory: Path, **changes: Any) -> Path:
-    """Write the model; norms are uneven, so that inputs of matrices are."""
+    """Write the model in its family's layout; norms are uneven, so that inputs of matrices are.
+
+    A change to `...` leaves a key out.
+    """
     directory.mkdir()
-    config = {**CONFIG, **changes}
+    config = {key: v for key, v in {**CONFIG, **changes}.items() if v is not ...}
     (directory / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(DEMO / name, directory)
     random = np.random.default_rng(3)
-    tensors = []
-    for name, weight in build_spec(config).weights().items():
-        values = random.standard_normal(weight.shape).astype(np.float32)
-        if len(weight.shape) == 1:
-            values = np.exp(values) if "norm" in name else values * 0.1
+    tensors = {}
+    for weight in build_spec(config).weights().values():
+        name, shape = weight.places[-1].name, weight.places[-1].shape
+        if name in tensors:
+            continue
+        values = random.standard_normal(shape).astype(np.float32)
+        if len(shape) == 1:
+            values = np.exp(values) if "norm" in weight.name else values * 0.1
         else:
-            values *= np.float32(1.5 * weight.shape[1] ** -0.5)
-        tensors.append(RawTensor(name, "BF16", weight.shape, bfloat16_bits(values)))
-    write_safetensors(directory / "model.safetensors", tensors)
+            values *= np.float32(1.5 * shape[1] ** -0.5)
+        tensors[name] = RawTensor(name, "BF16", shape, bfloat16_bits(values))
+    write_safetensors(directory / "model.safetensors", list(tensors.values()))
     return directory

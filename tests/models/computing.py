@@ -21,6 +21,7 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
+from quire.quant.packed import column_orders
 from quire.runtime.load import cache_shape
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
@@ -131,7 +132,10 @@ def bind(
     isa = backend.removeprefix("native-")
     chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
-    program = compile_program(loaded.spec, limits, lambda n: chosen.declines(n) is None, rows)
+    orders = column_orders(loaded.weights)
+    program = compile_program(
+        loaded.spec, limits, lambda n: chosen.declines(n) is None, rows, orders
+    )
     if backend == "reference":
         return ReferenceExecutable(program, loaded.weights, cache)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.models.families.decoder import TINY
 from quire.models.spec import GatedMLP, MixtureOfExperts, ModelSpec, Router
-from tests.models.checkpoints import Case, build_oracle, oracle_logits, random_tokens
+from quire.runtime.quantize import quantize_weights
+from tests.models.case import Case
+from tests.models.cases_mixtures import BASE, CASES
+from tests.models.checkpoints import build_oracle, oracle_logits, random_tokens
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
 
 torch = pytest.importorskip("torch")
@@ -25,124 +27,6 @@ torch.set_num_threads(1)
 
 TOLERANCE = 1e-4
 SIGHT = 10 * TOLERANCE
-BASE: dict[str, Any] = {**TINY, "pad_token_id": 0, "num_hidden_layers": 3}
-
-
-def mixtral(name: str, **fields: Any) -> Case:
-    values = {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16}
-    return Case(name, "mixtral", {**BASE, **values, **fields})
-
-
-def qwen(name: str, model_type: str, **fields: Any) -> Case:
-    values = {
-        "num_experts": 6,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 40,
-        "norm_topk_prob": False,
-    }
-    return Case(name, model_type, {**BASE, **values, **fields})
-
-
-def local(name: str, model_type: str, **fields: Any) -> Case:
-    values = {"num_local_experts": 5, "num_experts_per_tok": 2}
-    return Case(name, model_type, {**BASE, **values, **fields})
-
-
-def olmoe(name: str, **fields: Any) -> Case:
-    values = {"num_experts": 5, "num_experts_per_tok": 2}
-    return Case(name, "olmoe", {**BASE, **values, **fields})
-
-
-def ernie(name: str, **fields: Any) -> Case:
-    values = {
-        "moe_num_experts": 6,
-        "moe_k": 3,
-        "moe_intermediate_size": 40,
-        "moe_num_shared_experts": 2,
-        "moe_layer_start_index": 1,
-        "moe_layer_end_index": 2,
-        "moe_layer_interval": 1,
-        "moe_norm_min": 1.25,
-        "tie_word_embeddings": True,
-    }
-    return Case(name, "ernie4_5_moe", {**BASE, **values, **fields})
-
-
-def hunyuan(name: str, **fields: Any) -> Case:
-    values = {"num_experts": 5, "moe_topk": 2, "head_dim": 16}
-    return Case(name, "hunyuan_v1_moe", {**BASE, **values, **fields})
-
-
-def deepseek(name: str, model_type: str, **fields: Any) -> Case:
-    values = {
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 32,
-        "first_k_dense_replace": 1,
-        "head_dim": 16,
-    }
-    return Case(name, model_type, {**BASE, **values, **fields})
-
-
-GROUPS = {"n_group": 4, "topk_group": 2, "norm_topk_prob": True, "routed_scaling_factor": 2.5}
-
-CASES = (
-    mixtral("mixtral"),
-    mixtral("mixtral-window", sliding_window=8, num_experts_per_tok=1),
-    mixtral("mixtral-many", num_local_experts=9, num_experts_per_tok=4, intermediate_size=33),
-    qwen("qwen2-moe", "qwen2_moe", shared_expert_intermediate_size=56),
-    qwen("qwen2-moe-step", "qwen2_moe", shared_expert_intermediate_size=96, decoder_sparse_step=2,
-         norm_topk_prob=True, num_experts_per_tok=5),
-    qwen("qwen2-moe-bare", "qwen2_moe", shared_expert_intermediate_size=24, qkv_bias=False,
-         mlp_only_layers=[1], num_experts=3),
-    qwen("qwen3-moe", "qwen3_moe", head_dim=32, norm_topk_prob=True),
-    qwen("qwen3-moe-bias", "qwen3_moe", head_dim=16, attention_bias=True, mlp_only_layers=[0]),
-    qwen("qwen3-moe-step", "qwen3_moe", head_dim=8, decoder_sparse_step=3, num_experts_per_tok=4,
-         norm_topk_prob=True, tie_word_embeddings=True),
-    deepseek("deepseek", "llama", norm_topk_prob=False),
-    deepseek("deepseek-normalised", "llama", norm_topk_prob=True, first_k_dense_replace=0,
-             n_shared_experts=2),
-    deepseek("deepseek-freq", "llama", norm_topk_prob=False, moe_layer_freq=2,
-             num_experts_per_tok=1, attention_bias=True),
-    deepseek("glm4-moe", "glm4_moe", use_qk_norm=True, **GROUPS),
-    deepseek("glm4-moe-plain", "glm4_moe", attention_bias=True, n_group=1, topk_group=1,
-             norm_topk_prob=False, n_shared_experts=2),
-    deepseek("glm4-moe-dense", "glm4_moe", **{**GROUPS, "topk_group": 1, "n_group": 2},
-             first_k_dense_replace=2, partial_rotary_factor=1.0, num_experts_per_tok=4),
-    local("granite-moe", "granitemoe", embedding_multiplier=3.0, attention_multiplier=0.2,
-          residual_multiplier=0.5, logits_scaling=4.0),
-    local("granite-moe-bias", "granitemoe", attention_bias=True, num_local_experts=7,
-          embedding_multiplier=0.5, attention_multiplier=0.3, residual_multiplier=2.0,
-          logits_scaling=0.25, num_experts_per_tok=3, intermediate_size=40),
-    local("granite-moe-tied", "granitemoe", tie_word_embeddings=True, num_experts_per_tok=1,
-          attention_multiplier=0.25, intermediate_size=64),
-    ernie("ernie"),
-    ernie("ernie-bias", use_bias=True, moe_k=2, moe_num_shared_experts=1, moe_num_experts=5,
-          moe_layer_start_index=0, moe_layer_end_index=1),
-    ernie("ernie-step", moe_layer_interval=2, moe_num_shared_experts=0, moe_intermediate_size=64,
-          tie_word_embeddings=False, num_key_value_heads=4),
-    hunyuan("hunyuan"),
-    hunyuan("hunyuan-per-layer", moe_topk=[1, 2, 3], num_key_value_heads=4, attention_bias=True),
-    hunyuan("hunyuan-alpha", num_experts=3, intermediate_size=40, head_dim=32,
-            rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0,
-                             "factor": 1.0}),
-    local("minimax-m2", "minimax_m2", head_dim=16, rotary_dim=8),
-    local("minimax-m2-whole", "minimax_m2", head_dim=32, num_experts_per_tok=3,
-          num_key_value_heads=1, intermediate_size=32),
-    local("minimax-m2-many", "minimax_m2", head_dim=16, rotary_dim=4, num_local_experts=16,
-          num_experts_per_tok=5, num_key_value_heads=4),
-    olmoe("olmoe"),
-    olmoe("olmoe-normalised", norm_topk_prob=True, attention_bias=True, num_experts=9,
-         num_key_value_heads=4),
-    olmoe("olmoe-one", num_experts_per_tok=1, intermediate_size=33,
-         tie_word_embeddings=True),
-    local("phimoe", "phimoe", attention_bias=True, lm_head_bias=True),
-    local("phimoe-window", "phimoe", sliding_window=8, router_jitter_noise=0.3,
-          num_local_experts=8, intermediate_size=40),
-    local("phimoe-wide", "phimoe", attention_bias=True, router_jitter_noise=0.9,
-          num_local_experts=16, num_key_value_heads=4, tie_word_embeddings=True),
-)  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
 each_family = pytest.mark.parametrize("case", CASES[::3], ids=str)
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -187,7 +71,7 @@ def deepseek_oracle(case: Case, directory: Path) -> Any:
            "moe_intermediate_size", "first_k_dense_replace", "norm_topk_prob",
            "num_experts_per_tok")}  # fmt: skip
     own["moe_layer_freq"] = fields.pop("moe_layer_freq", 1)
-    model = build_oracle(replace(case, fields=fields), directory)
+    model = build_oracle(replace(case, model_type="llama", fields=fields), directory)
     config = AutoConfig.for_model("deepseek_v2", **BASE, **own, topk_method="greedy",
                                   routed_scaling_factor=1.0)  # fmt: skip
     config._experts_implementation = "eager"
@@ -261,6 +145,26 @@ def test_the_same_bits_in_any_pieces(case: Case, oracles: Callable[[Case], Oracl
         np.testing.assert_array_equal(part, whole)
 
 
+@pytest.mark.parametrize("scheme", ["int4", "int8"])
+@pytest.mark.parametrize("name", ["qwen2-moe", "gpt-oss"])
+def test_experts_in_integers(name: str, scheme: str, oracles: Callable[[Case], Oracle]) -> None:
+    """Every matrix but the routers is packed; a row still has the same bits in any pieces."""
+    oracle = oracles(next(case for case in CASES if case.name == name))
+    spec, weights = oracle.loaded.spec, oracle.loaded.weights
+    packed = quantize_weights(weights, spec, scheme, None, threads=1)
+    floats = {name for name, weight in packed.items() if weight.dtype == "F32"}
+    assert all(name.endswith(("norm.weight", "bias", "sinks")) or "gate.weight" in name
+               or "router" in name or "embed" in name for name in floats)  # fmt: skip
+    loaded = Loaded(spec, packed)
+    expected = Model(loaded).logits(oracle.tokens)
+    whole = Model(loaded, "native-auto", threads=2).logits(oracle.tokens)
+    near = np.abs(whole - expected).mean() / np.abs(expected).mean()
+    assert near < 0.02, "rounded inputs and all"
+    pieces = [1] * len(oracle.tokens)
+    part = Model(loaded, "native-auto").logits(oracle.tokens, pieces)
+    np.testing.assert_array_equal(part, whole)
+
+
 # --- sight
 
 
@@ -315,6 +219,8 @@ def mistakes(spec: ModelSpec, router: Router, mixture: MixtureOfExperts) -> Iter
             "no shared expert",
             with_mixture(spec, lambda m: replace(m, shared=None, shared_gate=None)),
         )
+    if mixture.scales_inputs:
+        yield "outputs scaled", with_mixture(spec, lambda m: replace(m, scales_inputs=False))
     if mixture.shared_gate is not None:
         yield "no shared gate", with_mixture(spec, lambda m: replace(m, shared_gate=None))
     if router.least_sum > 1e-3:

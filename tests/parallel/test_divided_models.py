@@ -14,6 +14,7 @@ from quire.ops.batch import Batch
 from quire.ops.collective import AllReduce
 from quire.ops.op import Float32
 from quire.parallel.divide import Rank, divide
+from quire.runtime.rope_tables import RopeTables
 from tests.graph.interpreting import random_weights
 from tests.parallel.ranks import held_part, logits_of_ranks
 
@@ -22,7 +23,7 @@ BOUND = 2e-5
 """Sums of partial sums, in float32; the largest seen is 2e-6 of the largest logit."""
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
-WHOLE_ROWS = ("MiniMaxM2ForCausalLM", "OlmoeForCausalLM")
+WHOLE_ROWS = ("MiniMaxM2ForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
 """Families that normalise all heads as one row: they are not divided by heads."""
 each_divided = pytest.mark.parametrize("family", [f for f in FAMILIES if f not in WHOLE_ROWS])
 
@@ -35,7 +36,7 @@ def steps(spec: ModelSpec) -> list[Batch]:
     """A prompt of 19 tokens in two chunks and one token behind it, logits of every token."""
     random = np.random.default_rng(3)
     tokens = random.integers(0, spec.vocab_size, 20).tolist()
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = RopeTables(spec.ropes, 1).arrays
     table = np.array([4, 1], np.int32)
     pieces = [(tokens[:11], 0), (tokens[11:19], 11), (tokens[19:], 19)]
     return [Batch.single(piece, start, table, frequencies) for piece, start in pieces]

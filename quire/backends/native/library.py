@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int8, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -38,14 +38,14 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 7
+ABI_VERSION = 9
 MAX_PARTS = 4
 
-F32, F16, BF16, INT4, INT8 = range(5)
-NUM_DTYPES = 5
+F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
+NUM_DTYPES = 7
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, CLAMPED_SWIGLU = range(7)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, CLAMPED_SWIGLU = range(8)
 RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
 GROUP_MAX, GROUP_TOP2_SUM = range(2)
@@ -79,7 +79,7 @@ STATUS_TEXTS = (
     "an op that this library does not know",
     "an instruction set that this machine cannot run",
     "not enough memory for scratch space",
-    "a token id outside the embedding table",
+    "a token id or position outside the embedding table",
 )
 
 _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
@@ -95,7 +95,9 @@ class Matrix(ctypes.Structure):
         ("dtype", c_int32),
         ("group_size", c_int32),
         ("has_zero_points", c_int32),
-        ("reserved", c_int32),
+        ("has_minimums", c_int32),
+        ("exponent", c_int32),
+        ("table", c_int8 * 16),
     ]
 
 
@@ -149,6 +151,7 @@ class Op(ctypes.Structure):
         ("outputs", Tensor * 2),
         ("parts", Matrix * MAX_PARTS),
         ("vectors", c_void_p * MAX_PARTS),
+        ("order", c_void_p),
         ("num_parts", c_int32),
         ("heads", c_int32),
         ("kv_heads", c_int32),
@@ -165,8 +168,12 @@ class Op(ctypes.Structure):
         ("query_length", c_int32),
         ("query_offset", c_int32),
         ("query_factor", c_float),
-        ("softcap", c_float),
+        ("cap", c_float),
         ("norm", c_int32),
+        ("bidirectional", c_int32),
+        ("index", c_int32),
+        ("index_offset", c_int32),
+        ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),
     ]

@@ -15,6 +15,7 @@ from quire.graph.ir import Node
 from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
@@ -28,13 +29,18 @@ from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "heads_at_once"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "heads_at_once", "matrix_of"]
 
-DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
+DTYPE_CODES = {
+    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
+    "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
+}  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 MOST_HEADS = 64
 """Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
+INDEX_CODES = {"token": 0, "position": 1, "first": 2}
+QUERY_RULES = {"log": 1, "steps": 2}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
 SCORINGS: Mapping[Scoring, int] = {
     "softmax": c.SOFTMAX,
@@ -42,7 +48,6 @@ SCORINGS: Mapping[Scoring, int] = {
     "sparsemixer": c.SPARSEMIXER,
 }
 GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
-QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -73,11 +78,8 @@ class RecordWriter:
     def matrix(self, name: str) -> Any:
         """A weight as it stands in memory."""
         weight = self._weights[name]
-        rows, cols = weight.shape
-        data = self._keep(weight)
-        matrix = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
-        if isinstance(weight, PackedMatrix):
-            matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix = matrix_of(weight)
+        matrix.data = self._keep(weight).ctypes.data
         return matrix
 
     def vector(self, name: str, offset: float = 0.0) -> int:
@@ -97,8 +99,20 @@ class RecordWriter:
         self.kept.append(np.array(values, np.float32))
         return int(self.kept[-1].ctypes.data)
 
+    def order(self, order: ColumnOrder | None) -> int | None:
+        """The address of an order of columns."""
+        if order is None:
+            return None
+        self.kept.append(order.columns)
+        return int(order.columns.ctypes.data)
+
+    def order_of(self, name: str) -> int | None:
+        """The address of the order in which a matrix has its columns."""
+        weight = self._weights[name]
+        return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
+
     def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies."""
+        """The address of a table of inverse frequencies and factors."""
         return int(self._frequencies[table].ctypes.data)
 
     def pointer_to(self, struct: Any) -> Any:
@@ -114,6 +128,17 @@ class RecordWriter:
         return data
 
 
+def matrix_of(weight: StoredWeight) -> Any:
+    """The record of a weight, which says everything of it but where it stands."""
+    rows, cols = weight.shape
+    matrix = c.Matrix(None, rows, cols, DTYPE_CODES[weight.dtype])
+    if isinstance(weight, PackedMatrix):
+        matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix.has_minimums, matrix.exponent = weight.has_minimums, weight.exponent
+        matrix.table[: len(weight.table)] = weight.table
+    return matrix
+
+
 def _tensor(tensor: Tensor) -> Any:
     return c.Tensor(tensor.offset, tensor.stride, tensor.width)
 
@@ -121,7 +146,9 @@ def _tensor(tensor: Tensor) -> Any:
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
+    record.order = writer.order_of(op.table)
     record.num_parts = 1
+    record.index, record.index_offset = INDEX_CODES[op.index], op.offset
 
 
 def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
@@ -163,7 +190,7 @@ def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
 def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
-    record.scale, record.rope_dims = op.scale, op.dims
+    record.rope_dims = op.dims
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
@@ -189,7 +216,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
     record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
-    record.softcap = op.softcap or 0.0
+    record.cap = op.softcap or 0.0
     if op.sinks is not None:
         record.vectors[0] = writer.vector(op.sinks)
     if op.slopes:
@@ -198,6 +225,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
         rule = op.query_rule
         record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
         record.query_factor, record.query_offset = rule.factor, rule.offset
+    record.bidirectional = op.bidirectional
 
 
 def _latent_write(writer: RecordWriter, record: Any, op: LatentWrite) -> None:
@@ -245,7 +273,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
@@ -293,10 +321,12 @@ def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
 
 def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
     record.kind = c.OP_QUANTIZE
+    record.order = writer.order(op.order)
 
 
 def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
+    record.order = writer.order(op.order)
 
 
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "TINY",
     "AttentionMaker",
     "BlockNorms",
+    "GroupedMaker",
     "MlpMaker",
     "NormMaker",
     "decoder",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 AttentionMaker: TypeAlias = Callable[[int, str], AttentionPart]
+GroupedMaker: TypeAlias = Callable[[int, str], Attention]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 
@@ -173,7 +175,7 @@ def grouped_attention(
     dim: int | None = None,
     ropes: Sequence[Rope | None] | None = None,
     windows: Sequence[int | None] | None = None,
-) -> AttentionMaker:
+) -> GroupedMaker:
     """Grouped-query attention as config.json describes it; ropes and windows are per layer.
 
     qk_norm: of each head, or of all of them as one row.  norm: None: RMS norms.  scale: None:

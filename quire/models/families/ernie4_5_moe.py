@@ -5,8 +5,6 @@ Source: the Ernie4_5_MoeForCausalLM config of transformers.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, MlpMaker, decoder, dense_mlp, grouped_attention
 from quire.models.families.experts import (
@@ -16,7 +14,7 @@ from quire.models.families.experts import (
     first_of,
     router,
 )
-from quire.models.families.parts import activation, gated_mlp, num_layers
+from quire.models.families.parts import activation, gated_mlp, head_dim, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.registry import family
 from quire.models.spec import MixtureOfExperts, ModelSpec, Weight
@@ -39,9 +37,7 @@ __all__ = ["ernie4_5_moe"]
 def ernie4_5_moe(config: ConfigReader) -> ModelSpec:
     """ERNIE-4.5-21B-A3B and ERNIE-4.5-300B-A47B."""
     bias, layers = config.flag("use_bias"), num_layers(config)
-    heads = config.positive("num_attention_heads")
-    dim = config.positive("head_dim", max(config.positive("hidden_size") // heads, 1))
-    rope = replace(read_rope(config, dim), pairing="interleaved")
+    rope = read_rope(config, head_dim(config), pairing="interleaved", theta=500000.0)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=(rope,) * layers)
     return decoder(
         config, attention=attention, mlp=_experts(config, bias), head_bias=bias, tied=True

@@ -11,7 +11,7 @@ from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
 from quire.models.families.experts import expert_mlps, router
-from quire.models.families.parts import activation, gated_mlp, num_layers
+from quire.models.families.parts import activation, gated_mlp, head_dim, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.registry import family
 from quire.models.rope import Rope
@@ -43,8 +43,7 @@ def hunyuan_v1_moe(config: ConfigReader) -> ModelSpec:
 
 def _rope(config: ConfigReader) -> Rope:
     """An `alpha` stretches the base once and for all, whatever the type is called."""
-    heads = config.positive("num_attention_heads")
-    dim = config.positive("head_dim", max(config.positive("hidden_size") // heads, 1))
+    dim = head_dim(config)
     values: dict[str, Any] = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     fields = ConfigReader(values, config.architecture)
     alpha = fields.number("alpha", 0.0, low=0.0, high=1e6)

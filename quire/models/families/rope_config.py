@@ -155,7 +155,10 @@ def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScalin
 
 
 def _longrope_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScaling:
-    """Phi-3 gives the factor as a ratio of lengths; some of its files call the rule su or yarn."""
+    """Phi-3 gives the factor as a ratio of lengths; some of its files call the rule su or yarn.
+
+    Phi-3.5-MoE gives a factor on cosines and sines for either set of factors.
+    """
     factor = _factor(fields, max(length / trained, 1.0))
     recommended = longrope_attention_factor(factor, trained)
     attention_factor = fields.number("attention_factor", recommended, low=1e-3, high=1e3)
@@ -163,10 +166,10 @@ def _longrope_scaling(fields: ConfigReader, trained: int, length: int) -> RopeSc
         "longrope",
         factor,
         trained,
-        attention_factor=attention_factor,
+        attention_factor=fields.number("short_mscale", attention_factor, low=1e-3, high=1e3),
         factors=_factors(fields, "short_factor"),
         long_factors=_factors(fields, "long_factor"),
-        long_attention_factor=attention_factor,
+        long_attention_factor=fields.number("long_mscale", attention_factor, low=1e-3, high=1e3),
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from quire.backends.native import library as c
 from quire.backends.native.program import KV_FORMAT_CODES
 from quire.backends.native.records import heads_at_once
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Call, Machine
 from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
@@ -21,10 +22,6 @@ from quire.ops.quantize import RowFormat, row_floats
 from quire.runtime.load import cache_shape
 
 __all__ = [
-    "FORMATS",
-    "GROUP_SIZES",
-    "PEAKS",
-    "ROW_FORMATS",
     "Case",
     "activations",
     "attention",
@@ -35,14 +32,9 @@ __all__ = [
     "row_op",
 ]
 
-FORMATS = {
-    "float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.INT8, "int4": c.INT4,
-}  # fmt: skip
 ROW_FORMATS: dict[int, RowFormat] = {c.F32: "float32", c.BF16: "bfloat16", c.INT8: "int8"}
 PEAKS: dict[int, Peak] = {c.F32: "fma", c.BF16: "bfloat16", c.INT8: "int8"}
 """Of the activations' dtype: whose multiply-adds a product does."""
-GROUP_SIZES = {"int8": 128, "int4": 32}
-"""Columns that share a scale; of the formats in integers."""
 
 MOST_COPIES = 64  # of weights or caches that are used in turn
 KV_BLOCK = 16
@@ -76,10 +68,9 @@ class Case:
 def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case:
     """x [rows, K] times every matrix of the shape, from as many copies as fill the memory."""
     k, out = shape.inputs, sum(shape.outputs)
-    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format])
+    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
     width = row_floats(k, ROW_FORMATS[row_dtype])
-    parts = [c.Matrix(None, n, k, FORMATS[format], GROUP_SIZES.get(format, 0))
-             for n in shape.outputs]  # fmt: skip
+    parts = [FORMATS[format].matrix(n, k) for n in shape.outputs]
     sizes = [int(c.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
     room = sum(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)
     memory = machine.memory(room)

@@ -9,8 +9,6 @@ import numpy as np
 
 from quire.backends.native import library as c
 from quire.cli.bench.kernels.cases import (
-    FORMATS,
-    GROUP_SIZES,
     PEAKS,
     ROW_FORMATS,
     Case,
@@ -18,6 +16,7 @@ from quire.cli.bench.kernels.cases import (
     bind,
     quantize_rows,
 )
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.shapes import ExpertShape
 from quire.ops.aligned import CACHE_LINE
@@ -30,10 +29,10 @@ ROUTES = 16  # sets of random routes that are used in turn
 
 def experts(machine: Machine, format: str, rows: int, shape: ExpertShape) -> Case:
     """One layer's experts; the bytes are those of the experts that some row chose."""
-    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format])
+    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
     row_format = ROW_FORMATS[row_dtype]
     sizes = ((shape.hidden, shape.width), (shape.hidden, shape.width), (shape.width, shape.hidden))
-    kinds = [c.Matrix(None, *size, FORMATS[format], GROUP_SIZES.get(format, 0)) for size in sizes]
+    kinds = [FORMATS[format].matrix(*size) for size in sizes]
     bytes_ = [int(c.load().quire_matrix_bytes(ctypes.byref(kind))) for kind in kinds]
     places = [-(-each // CACHE_LINE) * CACHE_LINE for each in bytes_]
     layer_bytes = sum(places) * shape.count
