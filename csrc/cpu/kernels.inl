@@ -11,6 +11,7 @@
 #include "integers.h"
 #include "kernels.h"
 #include "kv_block.h"
+#include "latent_block.h"
 #include "packed.h"
 #include "tuning.h"
 //
@@ -37,6 +38,10 @@
 #include "logits.inl"
 #include "matmul.inl"
 //
+#include "latent_projections.inl"
+//
+#include "latent_attention.inl"
+#include "latent_write.inl"
 #include "linear.inl"
 #include "spin.inl"
 
@@ -47,9 +52,14 @@ template <class V>
 size_t scratch_bytes(const quire_op &op, const Run &run) {
     switch (op.kind) {
         case QUIRE_OP_ATTENTION:
+        case QUIRE_OP_LATENT_ATTENTION:
             return attention_scratch_bytes<V>(op, run);
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
+        case QUIRE_OP_LATENT_WRITE:
+            return sizeof(float) * op.rope_dims;
+        case QUIRE_OP_LATENT_QUERIES:
+            return sizeof(float) * kGroupRows<V> * kChunkRoom;
         default:
             return op.row_dtype != QUIRE_F32 ? sizeof(float) * op.in[0].cols : 0;
     }
@@ -75,8 +85,13 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
     kernels.ops[QUIRE_OP_ACTIVATE] = then_quantize<activate<V>>;
     kernels.ops[QUIRE_OP_SCALE_LOGITS] = scale_logits<V>;
+    kernels.ops[QUIRE_OP_LATENT_WRITE] = latent_write<V>;
+    kernels.ops[QUIRE_OP_LATENT_QUERIES] = latent_queries<V>;
+    kernels.ops[QUIRE_OP_LATENT_ATTENTION] = latent_attention<V>;
+    kernels.ops[QUIRE_OP_LATENT_VALUES] = latent_values<V>;
     kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
+    kernels.projection_units = projection_units;
     kernels.scratch_bytes = scratch_bytes<V>;
     kernels.max_value = max_value<V>;
     kernels.softmax_weights = softmax_weights<V>;

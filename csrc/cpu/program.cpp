@@ -78,8 +78,9 @@ class Walk {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
         if (op.kind == QUIRE_OP_EXPERTS) return run_experts(op);
         const Kernel kernel = kernel_of(op);
+        if (!kernel) return QUIRE_BAD_OP;
         if (op.kind == QUIRE_OP_EMBEDDING && !rows_fit(op)) return QUIRE_BAD_TOKEN;
-        if (op.kind == QUIRE_OP_ATTENTION) {
+        if (attends(op)) {
             const int32_t size = program_.block_tokens;
             if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
             if (!plan_attention(op)) return QUIRE_NO_MEMORY;
@@ -88,7 +89,7 @@ class Walk {
         int64_t units, grain;
         plan_units(op, &units, &grain);
         run_units(kernel, op, units, grain);
-        if (op.kind == QUIRE_OP_ATTENTION) {
+        if (attends(op)) {
             run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
         }
         return QUIRE_OK;
@@ -130,6 +131,10 @@ class Walk {
         });
     }
 
+    static bool attends(const quire_op &op) {
+        return op.kind == QUIRE_OP_ATTENTION || op.kind == QUIRE_OP_LATENT_ATTENTION;
+    }
+
     bool rows_fit(const quire_op &op) const {
         const bool by_token = op.index == QUIRE_BY_TOKEN;
         if (op.index == QUIRE_FIRST_ROW) return op.parts[0].rows > 0;
@@ -164,12 +169,16 @@ class Walk {
                 bytes += matrix_bytes(op.parts[i]);
             }
             *grain = product_grain(op.parts[0], *units, bytes);
-        } else if (op.kind == QUIRE_OP_ATTENTION) {
+        } else if (attends(op)) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
         } else if (op.kind == QUIRE_OP_SCALE_LOGITS) {
             *units = run_.num_rows * ((op.in[0].cols + kScaledColumns - 1) / kScaledColumns);
             *grain = 1;
+        } else if (op.kind == QUIRE_OP_LATENT_QUERIES || op.kind == QUIRE_OP_LATENT_VALUES) {
+            *units = kernels_.projection_units(op, run_);
+            const int64_t products = op.in[0].cols / op.heads * op.out[0].cols * run_.num_rows;
+            *grain = products < kInlineFloats * 8 ? *units : 1;
         } else {
             *units = run_.num_rows;
             const int64_t cols = op.out[0].cols > op.in[0].cols ? op.out[0].cols : op.in[0].cols;
@@ -197,6 +206,7 @@ class Walk {
             case QUIRE_OP_QUANTIZE:
             case QUIRE_OP_KV_WRITE:
             case QUIRE_OP_ROPE_KV_WRITE:
+            case QUIRE_OP_LATENT_WRITE:
                 return 4;
             default:
                 return 1;

@@ -103,13 +103,24 @@ enum quire_op_kind {
                                    and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
-    QUIRE_OP_EXPERTS =
-        16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
-                             weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
-                             what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
-                             room to work in, without gaps: top_k rows of the hidden width for
-                             each token, in hidden_dtype, of whole blocks of 32 */
-    QUIRE_OP_GATE_ROWS = 17 /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+    QUIRE_OP_EXPERTS = 16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
+                              weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
+                              what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
+                              room to work in, without gaps: top_k rows of the hidden width for
+                              each token, in hidden_dtype, of whole blocks of 32 */
+    QUIRE_OP_GATE_ROWS = 17, /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+
+    /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
+     * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
+     * each head the N rows that make keys of latents, then the V rows that make values. */
+    QUIRE_OP_LATENT_WRITE = 40,     /* stores in0 [T, C] and rope(in1 [T, P]); in2: the angles */
+    QUIRE_OP_LATENT_QUERIES = 41,   /* of each head of in0 [T, H * (N + P)]: out0 [T, H * (C + P)]
+                                       is the N times its key rows, and rope(the P); in1: angles */
+    QUIRE_OP_LATENT_ATTENTION = 42, /* out0 [T, H * C] = softmax(scale * in0[t] . rows) latents,
+                                       over positions 0 .. positions[t]; kv_heads: parts that the
+                                       heads are cut into, which share the work and no more */
+    QUIRE_OP_LATENT_VALUES = 43     /* of each head: out0 [T, H * V] = in0 [T, H * C] times its
+                                       value rows */
 };
 
 /* What the scale of a query at position p is multiplied by: with LOG max(1, log(p + 1) / log(length)),
@@ -195,7 +206,8 @@ typedef struct {
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
-    int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
+    /* row_dtype: of in0 of linear and experts; of out0 of quantize, norm, add_norm, activate, gated */
+    int32_t row_dtype;
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
     float query_factor, cap;
     int32_t norm, bidirectional;
@@ -231,6 +243,8 @@ typedef struct {
  * the last code of an odd D is 0), values as [K][B][D], then float32 scales of the keys [K][B] and of
  * the values [K][B].  A vector x is stored as codes round(x / a * 127), a = max |x|, and scale
  * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
+ * A layer of latent attention has rows [B][C + P] instead, and in QUIRE_KV_INT8 behind them the
+ * scales of the latents [B] and of the other P numbers [B].
  *
  * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ConfigError
-from quire.models.spec import Block, Linear, ModelSpec, Norm, readers, writers
+from quire.models.spec import Attention, Block, Linear, ModelSpec, Norm, parts, readers, writers
 
 __all__ = ["HadamardRotation", "Rotation"]
 
@@ -63,17 +63,18 @@ class HadamardRotation:
         self.stream = Rotation(spec.width, seed)
         self._heads = {
             size: Rotation(size, seed + 1)
-            for size in {block.attention.head_dim for block in spec.blocks}
+            for size in {attention.head_dim for attention in parts(spec, Attention)}
         }
 
     def block(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
+        assert isinstance(attention, Attention), "see open_source"
         self.reading(
             block.attention_norm, (attention.query, attention.key, attention.value), weights
         )
         self.reading(block.mlp_norm, readers(mlp), weights)
-        self._values(block, weights)
+        self._values(attention, weights)
         for linear in (attention.output, *writers(mlp)):
             for each in filter(None, (linear.weight, linear.bias)):
                 weights[each.name] = self.stream.outputs(weights[each.name])
@@ -92,8 +93,8 @@ class HadamardRotation:
             weights[linear.weight.name] = self.stream.rows(weights[linear.weight.name] * scale)
         weights[norm.weight.name] = np.ones_like(scale) - offset
 
-    def _values(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
-        attention, size = block.attention, block.attention.head_dim
+    def _values(self, attention: Attention, weights: MutableMapping[str, Float32]) -> None:
+        size = attention.head_dim
         turn = self._heads[size]
         for each in filter(None, (attention.value.weight, attention.value.bias)):
             by_head = weights[each.name].reshape(attention.kv_heads, size, -1)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.models.config_reader import read_json
-from quire.models.spec import Block, ModelSpec, Weight
+from quire.models.spec import Block, LatentAttention, ModelSpec, Weight, parts
 from quire.ops.number_formats import from_float32
 from quire.runtime.load import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
@@ -56,7 +56,7 @@ class Source:
 
 
 def open_source(config: EngineConfig) -> Source:
-    """Open a model.  Raises ConfigError for one that is quantized already."""
+    """Open a model.  Raises ConfigError for one that is quantized already, or has other parts."""
     directory = find_model(config)
     values = {**read_json(directory / "config.json"), **config.hf_overrides}
     if values.get("quantization_config"):
@@ -66,6 +66,11 @@ def open_source(config: EngineConfig) -> Source:
         )
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(read_spec(config, directory), checkpoint)
+    if any(parts(spec, LatentAttention)):
+        raise ConfigError(
+            f"{spec.architecture} has latent attention, which calibration does not know yet; "
+            "let `--quantization int8` or `int4` round it while it is loaded"
+        )
     weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))

@@ -18,6 +18,7 @@ from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvLayout
+from quire.ops.latent import LatentAttention
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.number_formats import storage_dtype
@@ -256,6 +257,9 @@ def _detail(node: Node) -> str:
     """Widths and settings in words, without anything that only names the layer."""
     if isinstance(node.op, PagedAttention):
         return ", ".join(_attention(node.op))
+    if isinstance(node.op, LatentAttention):
+        op = node.op
+        return f"{op.heads} heads over latents of {op.rank} + {op.rope_dims}"
     ins = " + ".join(_width(value) for value in node.inputs)
     made = node.outputs[:1] if isinstance(node.op, MixtureOfExperts) else node.outputs
     outs = " + ".join(_width(value) for value in made)

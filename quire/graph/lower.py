@@ -7,11 +7,13 @@ from quire.models.rope import Rope
 from quire.models.spec import (
     MLP,
     Attention,
+    AttentionPart,
     Block,
     Classifier,
     Embedding,
     FeedForward,
     GatedMLP,
+    LatentAttention,
     Linear,
     MixtureOfExperts,
     ModelSpec,
@@ -19,7 +21,7 @@ from quire.models.spec import (
     Router,
     Weight,
 )
-from quire.ops import experts
+from quire.ops import experts, latent
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
@@ -28,7 +30,7 @@ from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.rope import KvWrite, RopeAngles, Rotate
 from quire.ops.routing import RouteTokens
-from quire.ops.selection import SelectRows
+from quire.ops.selection import Columns, SelectRows
 
 __all__ = ["lower"]
 
@@ -109,7 +111,28 @@ class _Lowering:
         x = self.build.add(add, made, x, name="out")
         return self._norm(block.mlp_sum_norm, x, "mlp_sum_norm")
 
-    def _attention(self, layer: int, a: Attention, x: Value) -> Value:
+    def _attention(self, layer: int, part: AttentionPart, x: Value) -> Value:
+        if isinstance(part, LatentAttention):
+            return self._latent_attention(layer, part, x)
+        return self._grouped_attention(layer, part, x)
+
+    def _latent_attention(self, layer: int, a: LatentAttention, x: Value) -> Value:
+        add, rope, rank = self.build.add, a.rope, a.rank
+        q = x if a.query_down is None else self._linear(a.query_down, x, "q_down")
+        q = self._linear(a.query, self._norm(a.query_norm, q, "q_norm"), "q")
+        down, angles = self._linear(a.key_value_down, x, "kv_down"), self._angles_of(rope)
+        row = self._norm(a.latent_norm, add(Columns(0, rank), down, name="kv"), "latent")
+        key = add(Columns(rank, rank + rope.dims), down, name="k_rope")
+        self.build.effect(latent.LatentWrite(layer, rope.dims, rope.pairing), row, key, angles)
+        name = a.key_value.weight.name
+        queries = latent.LatentQueries(name, a.heads, rank, a.value_dims, rope.dims, rope.pairing)
+        q = add(queries, q, angles, name="q_latent")
+        attention = latent.LatentAttention(layer, a.heads, rank, rope.dims, a.scale)
+        attended = add(attention, q, name="attended")
+        values = add(latent.LatentValues(name, a.heads, a.value_dims), attended, name="values")
+        return self._linear(a.output, values, "attention")
+
+    def _grouped_attention(self, layer: int, a: Attention, x: Value) -> Value:
         q, k = self._linear(a.query, x, "q"), self._linear(a.key, x, "k")
         v = self._linear(a.value, x, "v")
         if not a.norm_rotated:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass, replace
-from typing import Literal, TypeAlias, TypeVar
+from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from quire.models.attention_rules import QueryRule
 from quire.models.places import Place
@@ -19,12 +19,14 @@ __all__ = [
     "MLP",
     "Activation",
     "Attention",
+    "AttentionPart",
     "Block",
     "Classifier",
     "Embedding",
     "ExpertGroups",
     "FeedForward",
     "GatedMLP",
+    "LatentAttention",
     "Linear",
     "MixtureOfExperts",
     "ModelSpec",
@@ -157,6 +159,36 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentAttention:
+    """Multi-head latent attention: what is cached of a token is one row for all heads.
+
+    Queries [H * (N + P)] come from x, or from query_norm(query_down(x)).  key_value_down gives the
+    latent, `rank` numbers that latent_norm takes, and the P numbers of the key that the rope turns:
+    P is rope.dims, and of each query the last.  key_value [H * (N + V), rank] makes of a latent
+    each head's other N numbers of the key, and then its value of V numbers.
+    """
+
+    query_down: Linear | None
+    query_norm: Norm | None
+    query: Linear
+    key_value_down: Linear
+    latent_norm: Norm
+    key_value: Linear
+    output: Linear
+    heads: int
+    rank: int
+    key_dims: int
+    value_dims: int
+    scale: float
+    rope: Rope
+    reach: ClassVar[None] = None
+
+
+AttentionPart: TypeAlias = Attention | LatentAttention
+"""What may stand first in a block."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatedMLP:
     """down(activation(gate(x)) * up(x)).
 
@@ -254,7 +286,7 @@ class Block:
     """
 
     attention_norm: Norm | None
-    attention: Attention
+    attention: AttentionPart
     mlp_norm: Norm | None
     mlp: FeedForward
     attention_output_norm: Norm | None = None
@@ -280,7 +312,8 @@ class ModelSpec:
     max_length: the longest sequence the position encoding is made for.  dtype: what the checkpoint
     says its weights are ("float32", "float16", "bfloat16").  The head is tied when its weight is
     the embedding's.  What it yields is multiplied by logit_scale and then, where there is a
-    logit_cap, becomes cap * tanh(logit / cap).
+    logit_cap, becomes cap * tanh(logit / cap).  unused: what the names of tensors begin with that
+    checkpoints have and nothing here reads.
     output: what it yields of a row: logits; the hidden state behind the final norm, which needs no
     head; or the scores of its classifier.
     """
@@ -300,6 +333,7 @@ class ModelSpec:
     logit_cap: float | None = None
     output: Output = "logits"
     classifier: Classifier | None = None
+    unused: tuple[str, ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -309,7 +343,7 @@ class ModelSpec:
     @property
     def bidirectional(self) -> bool:
         """True for an encoder: a text must be read whole."""
-        return any(block.attention.bidirectional for block in self.blocks)
+        return any(each.bidirectional for each in parts(self, Attention))
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -332,6 +366,12 @@ class ModelSpec:
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in order of use."""
         return parts(self, Linear)
+
+    @property
+    def float_matrices(self) -> frozenset[str]:
+        """The matrices that kernels read as floats only, however a checkpoint stores them."""
+        latents = parts(self, LatentAttention)
+        return frozenset(each.key_value.weight.name for each in latents)
 
     @property
     def num_parameters(self) -> int:

@@ -13,6 +13,7 @@ finite is stored as codes 0 and scale NaN: whoever sees it becomes NaN.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,8 @@ from quire.ops.number_formats import FORMATS, from_float32, storage_dtype, to_fl
 
 __all__ = [
     "KV_FORMATS",
+    "SCALE_BYTES",
+    "CacheLayerShape",
     "KvCache",
     "KvLayerShape",
     "KvLayout",
@@ -39,12 +42,30 @@ MOST_CODE = np.float32(127)
 SCALE_BYTES = 4
 
 
+class CacheLayerShape(Protocol):
+    """What one layer caches of a token."""
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that a token takes."""
+        ...
+
+    def block_bytes(self, block_tokens: int, format: str) -> int:
+        """Bytes of one block."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class KvLayerShape:
     """The cached heads of one layer: K kv heads of D values each."""
 
     kv_heads: int
     head_dim: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that a token takes: its keys and its values."""
+        return 2 * self.kv_heads * self.head_dim
 
     def block_bytes(self, block_tokens: int, format: str) -> int:
         """Bytes of one block: keys, values, and their scales if the format has any."""
@@ -62,7 +83,7 @@ class KvLayout:
     format: one of KV_FORMATS.  block_tokens: B; the native backend takes 16, 32 and 48.
     """
 
-    layers: tuple[KvLayerShape, ...]
+    layers: tuple[CacheLayerShape, ...]
     block_tokens: int
     format: str
 
@@ -72,9 +93,8 @@ class KvLayout:
         return tuple(layer.block_bytes(self.block_tokens, self.format) for layer in self.layers)
 
     def bytes_of(self, layer: int, elements: int) -> int:
-        """Bytes of so many numbers of keys and values in a layer, with their share of scales."""
-        shape = self.layers[layer]
-        in_block = 2 * shape.kv_heads * shape.head_dim * self.block_tokens
+        """Bytes of so many cached numbers of a layer, with their share of scales."""
+        in_block = self.layers[layer].numbers * self.block_tokens
         return elements * self.block_bytes[layer] // in_block
 
     @property
@@ -142,22 +162,28 @@ class KvCache:
                 to_float32(values.transpose(1, 0, 2), format),
             )
         key_codes, value_codes, key_scales, value_scales = self._codes(layer, block)
-        shape, tokens = self.layout.layers[layer], self.layout.block_tokens
+        shape, tokens = self._shape(layer), self.layout.block_tokens
         pairs = key_codes.transpose(2, 0, 1, 3).reshape(tokens, shape.kv_heads, -1)
         return (
             from_codes(pairs[:, :, : shape.head_dim], key_scales.T),
             from_codes(value_codes.transpose(1, 0, 2), value_scales.T),
         )
 
-    def _bytes(self, layer: int, block: int) -> npt.NDArray[np.uint8]:
+    def block(self, layer: int, block: int) -> npt.NDArray[np.uint8]:
+        """A view of the bytes of one block."""
         size = self.layout.block_bytes[layer]
         start = self.layer_offsets[layer] + block * size
         return self.arena[start : start + size]
 
+    def _shape(self, layer: int) -> KvLayerShape:
+        shape = self.layout.layers[layer]
+        assert isinstance(shape, KvLayerShape)
+        return shape
+
     def _numbers(self, layer: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Views of a block's keys [K, D, B] and values [K, B, D]."""
-        shape, tokens = self.layout.layers[layer], self.layout.block_tokens
-        both = self._bytes(layer, block).view(storage_dtype(self.layout.format))
+        shape, tokens = self._shape(layer), self.layout.block_tokens
+        both = self.block(layer, block).view(storage_dtype(self.layout.format))
         keys, values = both.reshape(2, -1)
         return (
             keys.reshape(shape.kv_heads, shape.head_dim, tokens),
@@ -168,10 +194,10 @@ class KvCache:
         self, layer: int, block: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Views of an int8 block: codes of keys and values, scales of keys and values."""
-        shape, tokens = self.layout.layers[layer], self.layout.block_tokens
+        shape, tokens = self._shape(layer), self.layout.block_tokens
         heads, dims, even = shape.kv_heads, shape.head_dim, _even(shape.head_dim)
         sizes = np.cumsum([heads * even * tokens, heads * dims * tokens])
-        keys, values, scales = np.split(self._bytes(layer, block), sizes)
+        keys, values, scales = np.split(self.block(layer, block), sizes)
         key_scales, value_scales = scales.view(np.float32).reshape(2, heads, tokens)
         return (
             keys.view(np.int8).reshape(heads, even // 2, tokens, 2),

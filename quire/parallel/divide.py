@@ -14,7 +14,15 @@ from functools import singledispatch
 from typing import Any, TypeVar
 
 from quire.errors import ConfigError
-from quire.models.spec import Attention, Embedding, Linear, ModelSpec, Weight, parts
+from quire.models.spec import (
+    Attention,
+    Embedding,
+    LatentAttention,
+    Linear,
+    ModelSpec,
+    Weight,
+    parts,
+)
 
 __all__ = ["Rank", "Share", "Slice", "divide"]
 
@@ -170,6 +178,18 @@ def _(part: Attention, division: _Division) -> Attention:
         return Linear(*(division.take(w, first, first + part.head_dim) for w in each if w))
 
     return replace(own, key=one_head(part.key), value=one_head(part.value), kv_heads=1)
+
+
+@_divide_part.register
+def _(part: LatentAttention, division: _Division) -> LatentAttention:
+    """Whole heads; every rank has all of the latents."""
+    return replace(
+        part,
+        query=_divided(part.query, division),
+        key_value=_divided(part.key_value, division),
+        output=_divided(part.output, division),
+        heads=division.count("query heads", part.heads),
+    )
 
 
 def _rows_of(vocab_size: int, rank: Rank) -> tuple[int, int]:

@@ -18,8 +18,9 @@ from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
-from quire.models.spec import Linear, ModelSpec
-from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
+from quire.models.spec import AttentionPart, LatentAttention, Linear, ModelSpec
+from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
+from quire.ops.latent_cache import LatentLayerShape
 from quire.ops.number_formats import from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
@@ -41,6 +42,7 @@ from quire.weights.tensor import STORED_AS, RawTensor
 
 __all__ = [
     "LoadedModel",
+    "cache_shape",
     "find_model",
     "kv_layout",
     "load_model",
@@ -206,10 +208,15 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
             f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
             f"{', '.join(KV_FORMATS)}"
         )
-    layers = tuple(
-        KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
-    )
+    layers = tuple(cache_shape(block.attention) for block in spec.blocks)
     return KvLayout(layers, config.block_size, name)
+
+
+def cache_shape(part: AttentionPart) -> CacheLayerShape:
+    """What an attention part caches of a token."""
+    if isinstance(part, LatentAttention):
+        return LatentLayerShape(part.rank, part.rope.dims)
+    return KvLayerShape(part.kv_heads, part.head_dim)
 
 
 def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:

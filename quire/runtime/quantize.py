@@ -25,7 +25,7 @@ def packed_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
     """What an element of each matrix takes in a scheme, its share of a float16 scale included."""
     dtype, group_size = SCHEMES[scheme]
     bits = BITS[dtype] + 16 / group_size
-    return {linear.weight.name: bits for linear in spec.linears()}
+    return dict.fromkeys(_integer_matrices(spec), bits)
 
 
 def packed_formats(spec: ModelSpec, scheme: str) -> dict[str, PackedDtype]:
@@ -42,21 +42,31 @@ def row_formats(
     """
     stored = STORED_AS[weight_format]
     names = [linear.weight.name for linear in spec.linears()]
-    return {name: backend.row_format(packed.get(name, stored)) for name in names}
+    floats = spec.float_matrices
+    return {
+        name: backend.row_format(stored if name in floats else packed.get(name, stored))
+        for name in names
+    }
 
 
 def quantize_weights(
     weights: LoadedWeights, spec: ModelSpec, scheme: str, directory: Path | None, threads: int
 ) -> LoadedWeights:
-    """The weights with every linear layer's matrix in integers, the head's among them.
+    """The weights with the linear layers' matrices in integers, the head's among them.
 
     directory: of the checkpoint, whose packed matrices are kept in the user's cache; None: not.
     Raises ConfigError for a weight that is not a plain float.
     """
-    wanted = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
+    wanted = _integer_matrices(spec)
     path = pack_cache_path(directory, scheme) if directory else None
     packed = kept_or_made(path, wanted, lambda: _pack(weights, wanted, scheme, threads))
     return {**weights, **packed}
+
+
+def _integer_matrices(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The linear layers' matrices that kernels read as integers, and their shapes."""
+    found = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
+    return {name: shape for name, shape in found.items() if name not in spec.float_matrices}
 
 
 def _pack(

@@ -39,7 +39,7 @@ def stored_formats(
     """
     stored_as, packed_as, bits = {}, {}, {}
     for name, (label, sample) in _samples(spec, quantization, directory).items():
-        packed = pack_matrix(sample)
+        packed = None if name in spec.float_matrices else pack_matrix(sample)
         stored_as[name] = f"{label} → {packed.dtype if packed else 'floats'}"
         if packed is not None:
             packed_as[name] = packed.dtype

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -47,7 +47,10 @@ def read_weights(
     stored = find_stored(checkpoint, spec, quantization)
     wanted = {name: weight for name, weight in spec.weights().items() if name not in stored}
     used = [source for matrix in stored.values() for source in matrix.sources]
-    plain = load_weights(checkpoint, wanted, used=used)
+    unused = [name for name in checkpoint.names if name.startswith(spec.unused)]
+    if unused:
+        logger.info("%d tensors of layers that only guess ahead are not used", len(unused))
+    plain = load_weights(checkpoint, wanted, used=[*used, *unused])
     if not stored:
         logger.warning(
             "config.json says %s, and %s has no matrix that is stored so: all are plain floats",
@@ -57,7 +60,8 @@ def read_weights(
         return plain
     path = pack_cache_path(directory, f"{quantization.key} {dtype}")
     shapes = {name: matrix.shape for name, matrix in stored.items()}
-    matrices = kept_or_made(path, shapes, lambda: _serve_all(stored, dtype))
+    floats = spec.float_matrices
+    matrices = kept_or_made(path, shapes, lambda: _serve_all(stored, floats, dtype))
     _report(stored, matrices)
     return {**plain, **matrices}
 
@@ -102,9 +106,16 @@ def _is_near(narrow: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) 
     return bool((off <= SCALE_ERROR * np.abs(weights).max(axis=1, initial=0)).all())
 
 
-def _serve_all(stored: Mapping[str, Stored], dtype: str) -> dict[str, Kept]:
+def _serve_all(
+    stored: Mapping[str, Stored], floats: Collection[str], dtype: str
+) -> dict[str, Kept]:
     """One at a time, so that no more than one stands unpacked in memory."""
-    return {name: serve_matrix(matrix, dtype) for name, matrix in stored.items()}
+    return {
+        name: float_matrix(name, matrix.read().float32(), dtype)
+        if name in floats
+        else serve_matrix(matrix, dtype)
+        for name, matrix in stored.items()
+    }
 
 
 def _report(stored: Mapping[str, Stored], matrices: Mapping[str, Kept]) -> None:

@@ -50,6 +50,16 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "head_dim": 14,
     },
+    "latent": {"architecture": "DeepseekV2ForCausalLM"},
+    "latent, int8 cache": {
+        "architecture": "MiniCPM3ForCausalLM",
+        "hidden_size": 84,
+        "num_attention_heads": 3,
+        "q_lora_rank": None,
+        "kv_lora_rank": 20,
+        "qk_rope_head_dim": 6,
+        "qk_nope_head_dim": 9,
+    },
     "dynamic rope": {
         "architecture": "LlamaForCausalLM",
         "max_position_embeddings": 24,
@@ -64,6 +74,12 @@ INTEGER_MODELS: Mapping[str, dict[str, Any]] = {
         "intermediate_size": 77,
         "num_hidden_layers": 1,
     },
+    "latent, int4": {
+        "architecture": "DeepseekV3ForCausalLM",
+        "quantization": "int4",
+        "num_hidden_layers": 1,
+        "first_k_dense_replace": 1,
+    },
     "int8": {
         "architecture": "Qwen2ForCausalLM",
         "quantization": "int8",
@@ -73,6 +89,8 @@ INTEGER_MODELS: Mapping[str, dict[str, Any]] = {
     },
 }
 KV_FORMAT = {
+    "latent, int8 cache": "int8",
+    "latent, int4": "bfloat16",
     "int8 cache": "int8",
     "int8 cache, window, odd sizes": "int8",
     "wide, int8 cache": "int8",

@@ -14,10 +14,11 @@ from quire.graph.program import Program
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Environment
 from quire.ops.quantize import RowFormat, quantized_codes
+from quire.runtime.load import cache_shape
 
 Float32 = npt.NDArray[np.float32]
 
@@ -37,6 +38,7 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "sliding_window": 4,
         "max_window_layers": 1,
     },
+    "latent": {"architectures": ["DeepseekV2ForCausalLM"], "first_k_dense_replace": 2},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 3},
     "norms on both sides, caps": {
         "architectures": ["Gemma2ForCausalLM"],
@@ -95,8 +97,7 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
 
 def environment(spec: ModelSpec, batch: Batch, seed: int = 0) -> Environment:
     """Random weights and a cache of random keys and values."""
-    shapes = [(each.attention.kv_heads, each.attention.head_dim) for each in spec.blocks]
-    layers = tuple(KvLayerShape(heads, dim) for heads, dim in shapes)
+    layers = tuple(cache_shape(each.attention) for each in spec.blocks)
     cache = KvCache(KvLayout(layers, 16, "float32"), 6)
     numbers = cache.arena.view(np.float32)
     numbers[:] = np.random.default_rng(seed).normal(0, 1, numbers.size)

@@ -20,8 +20,9 @@ from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import KvCache, KvLayout
 from quire.quant.packed import column_orders
+from quire.runtime.load import cache_shape
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -65,8 +66,7 @@ def load(directory: Path) -> Loaded:
 
 def kv_cache(spec: ModelSpec, kv_format: str = "float32", num_blocks: int = 24) -> KvCache:
     """A cache with blocks of 16 tokens; what nobody wrote yet is NaN, so reading it is seen."""
-    attentions = [block.attention for block in spec.blocks]
-    layers = tuple(KvLayerShape(each.kv_heads, each.head_dim) for each in attentions)
+    layers = tuple(cache_shape(block.attention) for block in spec.blocks)
     cache = KvCache(KvLayout(layers, 16, kv_format), num_blocks)
     cache.arena[:] = 0xFF
     return cache

@@ -14,10 +14,11 @@ from quire.graph.optimize import optimize
 from quire.graph.passes.insert_collectives import insert_collectives
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.op import Environment, Float32
 from quire.parallel.divide import Rank, Share, Slice, divide
 from quire.parallel.stages import cut, even_stages
+from quire.runtime.load import cache_shape
 
 
 class Ranks:
@@ -83,8 +84,8 @@ def held_part(weight: Float32, share: Share, name: str) -> Float32:
 
 def kv_cache(spec: ModelSpec) -> KvCache:
     """A cache of one rank, full of NaN."""
-    shapes = [(each.attention.kv_heads, each.attention.head_dim) for each in spec.blocks]
-    cache = KvCache(KvLayout(tuple(KvLayerShape(*shape) for shape in shapes), 16, "float32"), 6)
+    layers = tuple(cache_shape(each.attention) for each in spec.blocks)
+    cache = KvCache(KvLayout(layers, 16, "float32"), 6)
     cache.arena[:] = 0xFF
     return cache
 

@@ -69,6 +69,7 @@ GROUP_MAX, GROUP_TOP2_SUM = range(2)
     OP_EXPERTS,
     OP_GATE_ROWS,
 ) = range(18)
+OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",

@@ -19,6 +19,7 @@ from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
+from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
@@ -28,13 +29,15 @@ from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "matrix_of"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "heads_at_once", "matrix_of"]
 
 DTYPE_CODES = {
     "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
     "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
 }  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
+MOST_HEADS = 64
+"""Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
 INDEX_CODES = {"token": 0, "position": 1, "first": 2}
 QUERY_RULES = {"log": 1, "steps": 2}
@@ -225,6 +228,35 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.bidirectional = op.bidirectional
 
 
+def _latent_write(writer: RecordWriter, record: Any, op: LatentWrite) -> None:
+    record.kind, record.layer = c.OP_LATENT_WRITE, op.layer
+    record.head_dim, record.rope_dims = record.inputs[0].cols, op.rope_dims
+    record.pairing = PAIRINGS[op.pairing]
+
+
+def _latent_queries(writer: RecordWriter, record: Any, op: LatentQueries) -> None:
+    record.kind = c.OP_LATENT_QUERIES
+    record.heads, record.head_dim, record.rope_dims = op.heads, op.rank, op.rope_dims
+    record.pairing = PAIRINGS[op.pairing]
+    record.parts[0], record.num_parts = writer.matrix(op.weight), 1
+
+
+def _latent_attention(writer: RecordWriter, record: Any, op: LatentAttention) -> None:
+    record.kind, record.layer = c.OP_LATENT_ATTENTION, op.layer
+    record.heads, record.kv_heads = op.heads, op.heads // heads_at_once(op.heads)
+    record.head_dim, record.rope_dims, record.scale = op.rank, op.rope_dims, op.scale
+
+
+def heads_at_once(heads: int) -> int:
+    """The largest part of the heads of latent attention, up to MOST_HEADS, that leaves no rest."""
+    return next(most for most in range(min(heads, MOST_HEADS), 0, -1) if heads % most == 0)
+
+
+def _latent_values(writer: RecordWriter, record: Any, op: LatentValues) -> None:
+    record.kind, record.heads = c.OP_LATENT_VALUES, op.heads
+    record.parts[0], record.num_parts = writer.matrix(op.weight), 1
+
+
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
     record.kind = c.OP_GATED
     _gating(record, op)
@@ -233,7 +265,7 @@ def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
 def _gating(record: Any, op: GatedActivation) -> None:
     record.activation = ACTIVATION_CODES[op.kind]
     if op.kind == "clamped_swiglu":
-        record.scale, record.cap = op.alpha, op.limit
+        record.scale, record.softcap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
@@ -314,6 +346,10 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     KvWrite: _kv_write,
     RotateKvWrite: _rotate_kv_write,
     PagedAttention: _attention,
+    LatentWrite: _latent_write,
+    LatentQueries: _latent_queries,
+    LatentAttention: _latent_attention,
+    LatentValues: _latent_values,
     GatedActivation: _gated,
     Activate: _activate,
     ScaleLogits: _scale_logits,

@@ -20,6 +20,7 @@ from quire.models.rope import Rope
 from quire.models.spec import (
     Activation,
     Attention,
+    AttentionPart,
     Block,
     Embedding,
     FeedForward,
@@ -33,6 +34,7 @@ __all__ = [
     "TINY",
     "AttentionMaker",
     "BlockNorms",
+    "GroupedMaker",
     "MlpMaker",
     "NormMaker",
     "decoder",
@@ -42,7 +44,8 @@ __all__ = [
     "rms_norm",
 ]
 
-AttentionMaker: TypeAlias = Callable[[int, str], Attention]
+AttentionMaker: TypeAlias = Callable[[int, str], AttentionPart]
+GroupedMaker: TypeAlias = Callable[[int, str], Attention]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 
@@ -109,11 +112,12 @@ def decoder(
     logit_cap: float | None = None,
     head_bias: bool = False,
     tied: bool = False,
+    unused: tuple[str, ...] = (),
 ) -> ModelSpec:
     """The spec of a decoder whose config.json has Llama's keys.
 
     norm: None: RMS norms.  length: None: what the rope of the first layer that has one says.
-    tied: the default of tie_word_embeddings.
+    tied: the default of tie_word_embeddings.  unused: see ModelSpec.
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
     make_norm = rms_norm(config) if norm is None else norm
@@ -152,6 +156,7 @@ def decoder(
         eos_token_ids=config.token_ids("eos_token_id"),
         logit_scale=logit_scale,
         logit_cap=logit_cap,
+        unused=unused,
     )
 
 
@@ -170,7 +175,7 @@ def grouped_attention(
     dim: int | None = None,
     ropes: Sequence[Rope | None] | None = None,
     windows: Sequence[int | None] | None = None,
-) -> AttentionMaker:
+) -> GroupedMaker:
     """Grouped-query attention as config.json describes it; ropes and windows are per layer.
 
     qk_norm: of each head, or of all of them as one row.  norm: None: RMS norms.  scale: None:

@@ -28,16 +28,22 @@ TINY_EXPERTS = {
 METHODS = ("greedy", "group_limited_greedy", "noaux_tc")
 
 
-def deepseek_experts(config: ConfigReader, method: str = "greedy") -> MlpMaker:
+def deepseek_experts(
+    config: ConfigReader, method: str = "greedy", dense_layers: int = 0
+) -> MlpMaker:
     """A dense MLP in the first layers, then experts that a token chooses beside the shared ones.
 
     method: what topk_method means where config.json does not say: "greedy"; among the best groups
     only, "group_limited_greedy"; the same, with a bias that chooses and does not weigh, "noaux_tc".
+    dense_layers: the default of first_k_dense_replace.
     """
     count = expert_count(config, "n_routed_experts", "num_local_experts")
     shared = config.integer("n_shared_experts", 0)
     width, inner = config.positive("hidden_size"), config.positive("moe_intermediate_size")
-    first, step = config.integer("first_k_dense_replace", 0), config.positive("moe_layer_freq", 1)
+    first, step = (
+        config.integer("first_k_dense_replace", dense_layers),
+        config.positive("moe_layer_freq", 1),
+    )
     kind, top_k = activation(config), config.positive("num_experts_per_tok")
     fields, with_bias = _choice(config, method)
 

@@ -15,7 +15,7 @@ from quire.models.families.decoder import (
 )
 from quire.models.places import Layout
 from quire.models.registry import family
-from quire.models.spec import ModelSpec
+from quire.models.spec import Attention, ModelSpec, parts
 from quire.models.stored_as import stored_as
 
 __all__ = ["internlm", "internlm2", "internlm3"]
@@ -54,7 +54,7 @@ def internlm2(config: ConfigReader) -> ModelSpec:
             "lm_head": "output",
         },
         fused={"attention.wqkv": QKV},
-        groups={"attention.wqkv": spec.blocks[0].attention.kv_heads},
+        groups={"attention.wqkv": next(parts(spec, Attention)).kv_heads},
     )
     return stored_as(spec, layout)
 

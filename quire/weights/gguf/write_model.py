@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quire.errors import ModelError
 from quire.models.registry import build_spec
 from quire.models.rope import Rope
-from quire.models.spec import MixtureOfExperts, ModelSpec, parts
+from quire.models.spec import Attention, MixtureOfExperts, ModelSpec, parts
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
@@ -98,7 +98,7 @@ def _rope(spec: ModelSpec) -> Rope:
 
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
-    attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
+    attention, mlp = _attention(spec), spec.blocks[0].mlp
     if isinstance(mlp, MixtureOfExperts) or any(parts(spec, MixtureOfExperts)):
         raise ModelError(f"{spec.architecture}: GGUF files with experts are not written")
     rope = _rope(spec)
@@ -119,6 +119,12 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
         "rope.freq_base": rope.theta,
         **_rope_settings(rope),
     }
+
+
+def _attention(spec: ModelSpec) -> Attention:
+    attention = spec.blocks[0].attention
+    assert isinstance(attention, Attention), "every architecture that GGUF names here has this one"
+    return attention
 
 
 def _rope_settings(rope: Rope) -> dict[str, Value]:
@@ -160,7 +166,7 @@ def _rows(weight: Weight) -> tuple[str, Bytes]:
 
 def _turned(spec: ModelSpec, architecture: Architecture) -> dict[str, int]:
     """Tensor whose rows are to be turned → its heads."""
-    attention = spec.blocks[0].attention
+    attention = _attention(spec)
     counts = {
         "attention.head_count": attention.heads,
         "attention.head_count_kv": attention.kv_heads,

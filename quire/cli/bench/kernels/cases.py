@@ -11,16 +11,26 @@ import numpy.typing as npt
 
 from quire.backends.native import library as c
 from quire.backends.native.program import KV_FORMAT_CODES
+from quire.backends.native.records import heads_at_once
 from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Call, Machine
 from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
-from quire.models.spec import Attention
+from quire.models.spec import AttentionPart, LatentAttention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
-from quire.ops.kv_cache import KvLayerShape
 from quire.ops.quantize import RowFormat, row_floats
+from quire.runtime.load import cache_shape
 
-__all__ = ["Case", "activations", "attention", "bind", "linear", "quantize_rows", "row_op"]
+__all__ = [
+    "Case",
+    "activations",
+    "attention",
+    "bind",
+    "latent_projection",
+    "linear",
+    "quantize_rows",
+    "row_op",
+]
 
 ROW_FORMATS: dict[int, RowFormat] = {c.F32: "float32", c.BF16: "bfloat16", c.INT8: "int8"}
 PEAKS: dict[int, Peak] = {c.F32: "fma", c.BF16: "bfloat16", c.INT8: "int8"}
@@ -83,16 +93,22 @@ def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case
 
 
 def attention(
-    machine: Machine, kv_format: str, shape: Attention, requests: int, tokens: int, context: int
+    machine: Machine,
+    kv_format: str,
+    shape: AttentionPart,
+    requests: int,
+    tokens: int,
+    context: int,
 ) -> Case:
     """The last `tokens` tokens of each of some requests, over the caches of several layers."""
+    work = _work(shape)
     blocks = -(-context // KV_BLOCK)
-    block_bytes = KvLayerShape(shape.kv_heads, shape.head_dim).block_bytes(KV_BLOCK, kv_format)
+    block_bytes = cache_shape(shape).block_bytes(KV_BLOCK, kv_format)
     layer_bytes = requests * blocks * block_bytes
     memory = machine.memory(layer_bytes)
     layers = max(1, min(MOST_COPIES, memory.size // layer_bytes))
-    total, width = requests * tokens, shape.heads * shape.head_dim
-    arena = activations(2 * total * width)
+    total = requests * tokens
+    arena = activations(total * (work.inputs + work.outputs))
     positions = np.tile(np.arange(context - tokens, context, dtype=np.int32), requests)
     starts = np.arange(0, total + 1, tokens, dtype=np.int32)
     tables = np.arange(requests * blocks, dtype=np.int32).reshape(requests, blocks)
@@ -105,24 +121,83 @@ def attention(
     )  # fmt: skip
     calls = []
     for layer in range(layers):
-        op = c.Op(
-            kind=c.OP_ATTENTION, layer=layer, heads=shape.heads, kv_heads=shape.kv_heads,
-            head_dim=shape.head_dim, scale=shape.scale, window=shape.window or 0,
-        )  # fmt: skip
-        op.inputs[0] = c.Tensor(0, width, width)
-        op.outputs[0] = c.Tensor(total * width, width, width)
+        op = c.Op(layer=layer, heads=shape.heads, scale=shape.scale, **work.fields)
+        op.inputs[0] = c.Tensor(0, work.inputs, work.inputs)
+        op.outputs[0] = c.Tensor(total * work.inputs, work.outputs, work.outputs)
         kept = (memory, positions, starts, tables, offsets, strides)
         calls.append(bind(
             machine, op, arena, step, *kept, kv=memory.ctypes.data,
             kv_layer_offset=offsets.ctypes.data, kv_block_bytes=strides.ctypes.data,
             kv_dtype=KV_FORMAT_CODES[kv_format], block_tokens=KV_BLOCK,
         ))  # fmt: skip
-    window = shape.window or context
+    window = shape.reach or context
     seen = [min(window, end) for end in range(context - tokens + 1, context + 1)]
-    text = f"{requests}x{tokens}/{context} heads {shape.heads}/{shape.kv_heads}"
+    text = f"{requests}x{tokens}/{context} {work.text}"
     read = requests * min(context, window + tokens - 1) * block_bytes / KV_BLOCK
-    operations = 4 * requests * sum(seen) * width
-    return Case("attention", kv_format, total, text, calls, read, operations)
+    operations = 2 * requests * sum(seen) * (work.inputs + work.outputs)
+    return Case(work.kernel, kv_format, total, text, calls, read, operations)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one kind of attention is, to its record and to people; inputs, outputs: of a row."""
+
+    kernel: str
+    inputs: int
+    outputs: int
+    text: str
+    fields: dict[str, int]
+
+
+def _work(shape: AttentionPart) -> _Work:
+    heads = shape.heads
+    if isinstance(shape, LatentAttention):
+        rank, dims = shape.rank, shape.rope.dims
+        parts = heads // heads_at_once(heads)
+        fields = {"kind": c.OP_LATENT_ATTENTION, "kv_heads": parts}
+        fields |= {"head_dim": rank, "rope_dims": dims}
+        text = f"heads {heads} of {rank}+{dims}"
+        return _Work("latent", heads * (rank + dims), heads * rank, text, fields)
+    width = heads * shape.head_dim
+    fields = {"kind": c.OP_ATTENTION, "kv_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    fields["window"] = shape.reach or 0
+    return _Work("attention", width, width, f"heads {heads}/{shape.kv_heads}", fields)
+
+
+def latent_projection(
+    machine: Machine, kind: int, format: str, rows: int, shape: LatentAttention
+) -> Case:
+    """Every head's queries through its key matrix, or its latents through its value matrix."""
+    name, out = {
+        c.OP_LATENT_QUERIES: ("latent_queries", shape.key_dims),
+        c.OP_LATENT_VALUES: ("latent_values", shape.value_dims),
+    }[kind]
+    heads, rank, dims = shape.heads, shape.rank, shape.rope.dims
+    wide, matrix_rows = rank + dims, heads * (shape.key_dims + shape.value_dims)
+    inputs, outputs = (
+        (heads * (out + dims), heads * wide)
+        if kind == c.OP_LATENT_QUERIES
+        else (heads * rank, heads * out)
+    )
+    matrix = c.Matrix(None, matrix_rows, rank, FORMATS[format])
+    size = int(c.load().quire_matrix_bytes(ctypes.byref(matrix)))
+    memory = machine.memory(size)
+    arena = activations(rows * (inputs + dims + outputs))
+    calls = []
+    for copy in range(max(1, min(MOST_COPIES, memory.size // size))):
+        op = c.Op(kind=kind, heads=heads, head_dim=rank, rope_dims=dims, num_parts=1)
+        op.parts[0] = matrix
+        op.parts[0].data = memory.ctypes.data + copy * size
+        op.inputs[0], op.inputs[1] = (
+            c.Tensor(0, inputs, inputs),
+            c.Tensor(rows * inputs, dims, dims),
+        )
+        op.outputs[0] = c.Tensor(rows * (inputs + dims), outputs, outputs)
+        calls.append(bind(machine, op, arena, c.Step(num_tokens=rows), memory))
+    half = heads * out
+    operations = 2 * rows * half * rank
+    shown = f"{heads} x {out} x {rank}"
+    return Case(name, format, rows, shown, calls, size * half / matrix_rows, operations)
 
 
 def row_op(machine: Machine, name: str, kind: int, rows: int, width: int, streams: int) -> Case:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.graph.program import StepLimits, compile_program
-from quire.models.spec import Attention, ModelSpec
+from quire.models.spec import AttentionPart, ModelSpec
 from quire.ops.activation import GatedActivation
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
+from quire.runtime.load import cache_shape
 
 __all__ = ["QWEN2_5_0_5B", "ExpertShape", "KernelShapes", "LinearShape"]
 
@@ -69,7 +70,7 @@ class KernelShapes:
 
     linears: tuple[LinearShape, ...]
     experts: tuple[ExpertShape, ...]
-    attentions: tuple[Attention, ...]
+    attentions: tuple[AttentionPart, ...]
     width: int
     gated_widths: tuple[int, ...]
     vocab_size: int
@@ -95,8 +96,7 @@ class KernelShapes:
             if isinstance(node.op, MixtureOfExperts)
         ]
         attentions = {
-            (a.heads, a.kv_heads, a.head_dim, a.window): a
-            for a in (block.attention for block in spec.blocks)
+            (a.heads, cache_shape(a), a.reach): a for a in (b.attention for b in spec.blocks)
         }
         gated = [node for node in program.body if isinstance(node.op, GatedActivation)]
         return cls(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quire.backends.native import library as c
-from quire.cli.bench.kernels.cases import Case, attention, linear, row_op
+from quire.cli.bench.kernels.cases import Case, attention, latent_projection, linear, row_op
 from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
+from quire.models.spec import LatentAttention
 from quire.runtime.load import MAX_LOGIT_ROWS
+from quire.weights.tensor import STORED_AS
 
 __all__ = ["cases"]
 
@@ -44,6 +46,7 @@ def cases(
         for each in shapes.attentions:
             for requests, tokens, context in ATTENTIONS:
                 yield attention(machine, kv_format, each, requests, tokens, context)
+    yield from _latent_projections(machine, shapes, formats, rows)
     for count in ROW_OP_ROWS:
         yield row_op(machine, "rms_norm", c.OP_NORM, count, shapes.width, 2)
         yield row_op(machine, "add_rms_norm", c.OP_ADD_NORM, count, shapes.width, 4)
@@ -54,3 +57,15 @@ def cases(
     for count in SAMPLER_ROWS:
         for name in SAMPLINGS:
             yield sampler(machine, name, shapes.vocab_size, count)
+
+
+def _latent_projections(
+    machine: Machine, shapes: KernelShapes, formats: Sequence[str], rows: Sequence[int]
+) -> Iterator[Case]:
+    """What stands before and behind latent attention, which has float matrices only."""
+    for format in (each for each in formats if each in STORED_AS):
+        for shape in shapes.attentions:
+            if isinstance(shape, LatentAttention):
+                for kind in (c.OP_LATENT_QUERIES, c.OP_LATENT_VALUES):
+                    for count in rows:
+                        yield latent_projection(machine, kind, format, count, shape)
