@@ -256,7 +256,8 @@ def _detail(node: Node) -> str:
     """Widths and settings in words, without anything that only names the layer."""
     if isinstance(node.op, PagedAttention):
         return ", ".join(_attention(node.op))
-    ins = " + ".join(_width(value) for value in node.inputs)
+    read = node.inputs[:1] if isinstance(node.op, MixtureOfExperts) else node.inputs
+    ins = " + ".join(_width(value) for value in read)
     made = node.outputs[:1] if isinstance(node.op, MixtureOfExperts) else node.outputs
     outs = " + ".join(_width(value) for value in made)
     return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])

@@ -35,7 +35,7 @@ def steps(spec: ModelSpec) -> list[Batch]:
     """A prompt of 19 tokens in two chunks and one token behind it, logits of every token."""
     random = np.random.default_rng(3)
     tokens = random.integers(0, spec.vocab_size, 20).tolist()
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = tuple(np.float32([rope.table_row()]) for rope in spec.ropes)
     table = np.array([4, 1], np.int32)
     pieces = [(tokens[:11], 0), (tokens[11:19], 11), (tokens[19:], 19)]
     return [Batch.single(piece, start, table, frequencies) for piece, start in pieces]
