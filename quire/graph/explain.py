@@ -260,7 +260,8 @@ def _detail(node: Node) -> str:
     if isinstance(node.op, LatentAttention):
         op = node.op
         return f"{op.heads} heads over latents of {op.rank} + {op.rope_dims}"
-    ins = " + ".join(_width(value) for value in node.inputs)
+    read = node.inputs[:1] if isinstance(node.op, MixtureOfExperts) else node.inputs
+    ins = " + ".join(_width(value) for value in read)
     made = node.outputs[:1] if isinstance(node.op, MixtureOfExperts) else node.outputs
     outs = " + ".join(_width(value) for value in made)
     return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])
