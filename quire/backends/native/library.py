@@ -36,12 +36,12 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
-KV_INT8 = 3  # beside the first three
+KV_INT8, KV_FLOAT8, KV_INT4 = 3, 4, 5  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU_TANH = range(2)
 (
