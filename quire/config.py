@@ -14,7 +14,7 @@ from quire.errors import ConfigError
 __all__ = ["EngineConfig", "cache_directory"]
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8"]
+KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8", "int4"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference"]
@@ -58,7 +58,10 @@ class EngineConfig:
     )
     kv_cache_dtype: KvCacheDtype = field(
         default="auto",
-        metadata={"help": "format of the KV cache; auto takes the model's, int8 halves bfloat16"},
+        metadata={
+            "help": "format of the KV cache; auto takes the model's; int8 and fp8 (e4m3) halve"
+            " bfloat16, int4 halves it again"
+        },
     )
     max_model_len: int | None = field(
         default=None, metadata={"help": "longest prompt + output in tokens; auto fits the memory"}

@@ -12,7 +12,7 @@ constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a 
 
 template <class V, class Cache>
 struct AttentionUnit {
-    static constexpr bool kCodes = kKeyLanes<Cache> == 2;
+    using Format = KvFormat<Cache>;
     static constexpr int kGroup = kGroupRows<V>;
     static constexpr int64_t kGroupsInPlace = 4;  // more go through a panel
     static constexpr int64_t kVectorsInPlace = 96 / V::kWidth;
@@ -22,7 +22,8 @@ struct AttentionUnit {
     const quire_op &op;
     const Run &run;
     const QueryTile &tile;
-    const int64_t kv_head, B, D, P, C, group, num_rows, steps;
+    const int64_t kv_head, B, D, P, C, group, num_rows, steps, value_stride;
+    const int64_t minimums;  // floats from a scale to its minimum
     const bool bends;
     AttentionMemory<V, Cache> memory;
     Partial all;
@@ -40,7 +41,9 @@ struct AttentionUnit {
           C(chunk_positions(B)),
           group(op.heads / op.kv_heads),
           num_rows(this->tile.num_tokens * group),
-          steps(key_numbers<Cache>(D) / kKeyLanes<Cache>),
+          steps(key_steps<Cache>(D)),
+          value_stride(value_elements<Cache>(D)),
+          minimums(2 * op.kv_heads * B),
           bends(op.cap > 0 || op.vectors[1]),
           memory(scratch, num_rows, D),
           all(memory.all, num_rows, P),
@@ -93,7 +96,7 @@ struct AttentionUnit {
             const float *from = query(r);
             const float factor = op.query_rule ? query_factor(op, newest_of(r)) : 1.0f;
             const float scale = op.scale * kLog2E * factor;
-            if constexpr (kCodes) {
+            if constexpr (Format::kPairs) {
                 // Sums of products stay below 2^31.
                 const float limit = D <= 512 ? 32767.0f : float(16909320 / D - 1);
                 const float most = finite_max<V>(from, D);
@@ -105,9 +108,13 @@ struct AttentionUnit {
                     memory.queries[i * num_rows + r] = Query(low | high << 16);
                 }
                 memory.query_scales[r] = most / limit * scale;
+                int32_t sum = 0;
+                for (int64_t d = 0; d < D; d++) sum += codes[d];
+                memory.query_sums[r] = float(sum) * memory.query_scales[r];
             } else {
                 Query *to = memory.queries + r;
                 for (int64_t d = 0; d < D; d++) to[d * num_rows] = from[d] * scale;
+                memory.query_scales[r] = Format::kUnit;
             }
         }
     }
@@ -131,8 +138,8 @@ struct AttentionUnit {
                                          table[block] * program.kv_block_bytes[op.layer],
                                      B, op.kv_heads, D, kv_head);
             for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
-                chunk->keys[vector] = head.keys + slot * kKeyLanes<Cache>;
-                chunk->values[vector] = head.values + slot * D;
+                chunk->keys[vector] = head.keys + slot * Format::kKeyElements;
+                chunk->values[vector] = head.values + slot * value_stride;
                 chunk->key_scales[vector] = head.key_scales + slot;
                 chunk->value_scales[vector] = head.value_scales + slot;
             }
@@ -144,14 +151,15 @@ struct AttentionUnit {
         for (int64_t i = 0; i < numbers; i += 64 / sizeof(Cache)) QUIRE_PREFETCH_L2(from + i);
     }
     QUIRE_INLINE void fetch_values(int64_t vector) const {
-        fetch(now->values[vector], D * V::kWidth);
-        if constexpr (kCodes) QUIRE_PREFETCH_L2(now->value_scales[vector]);
+        fetch(now->values[vector], value_stride * V::kWidth);
+        if constexpr (Format::kScales) QUIRE_PREFETCH_L2(now->value_scales[vector]);
     }
     // Where position p's share of the keys of the next chunk lies, or null.
     QUIRE_INLINE const Cache *next_keys(int64_t p) const {
         const int64_t vector = p / V::kWidth, slot = p % B;
         if (vector < next->from || vector >= next->to) return nullptr;
-        return next->keys[vector] - slot / V::kWidth * V::kWidth * kKeyLanes<Cache> + slot * D;
+        return next->keys[vector] - slot / V::kWidth * V::kWidth * Format::kKeyElements +
+               slot * value_stride;
     }
 
     // --- scores
@@ -167,13 +175,27 @@ struct AttentionUnit {
             float *to = memory.weights + (row + m) * kChunkRoom + vector * V::kWidth;
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) {
-                if constexpr (kCodes) {
-                    const auto scale = V::mul(V::broadcast(memory.query_scales[row + m]),
-                                              V::load(now->key_scales[vector + n]));
-                    V::store(to + n * V::kWidth, V::mul(V::int_to_float(sums[m][n]), scale));
-                } else {
-                    V::store(to + n * V::kWidth, sums[m][n]);
-                }
+                V::store(to + n * V::kWidth, score(sums[m][n], row + m, vector + n));
+            }
+        }
+    }
+
+    // A row's scores at a vector of positions, from sums of products.
+    template <class Sum>
+    QUIRE_INLINE typename V::Float score(Sum sum, int64_t row, int64_t vector) const {
+        if constexpr (!Format::kScales) {
+            return sum;
+        } else {
+            const float *scales = now->key_scales[vector];
+            const auto scale = V::mul(V::broadcast(memory.query_scales[row]), V::load(scales));
+            if constexpr (!Format::kPairs) {
+                return V::mul(sum, scale);
+            } else if constexpr (!Format::kMinimums) {
+                return V::mul(V::int_to_float(sum), scale);
+            } else {
+                const auto offset =
+                    V::mul(V::broadcast(memory.query_sums[row]), V::load(scales + minimums));
+                return V::fma(V::int_to_float(sum), scale, offset);
             }
         }
     }
@@ -182,7 +204,7 @@ struct AttentionUnit {
     template <int M, int N>
     void scores_in_place(int64_t row, int64_t from, int64_t to) {
         const auto tile = [&](auto count, int64_t v) {
-            scores_of_vectors<M, count.value>(now->keys + v, B * kKeyLanes<Cache>, row, v,
+            scores_of_vectors<M, count.value>(now->keys + v, B * Format::kKeyElements, row, v,
                                               row == 0 ? now->values + v : nullptr);
         };
         if (to - from >= N) {
@@ -206,7 +228,7 @@ struct AttentionUnit {
         for (int n = 0; n < N; n++) {
             fetch_values(vector + n);
             keys[n] = memory.panel + n * V::kWidth;
-            if constexpr (!kCodes) fill_key_panel<N>(now->keys[vector + n], n);
+            if constexpr (!Format::kPairs) fill_key_panel<N>(now->keys[vector + n], n);
         }
         const int64_t first = now->start + vector * V::kWidth;
         for (int64_t i = 0; i < num_groups; i++) {
@@ -214,9 +236,9 @@ struct AttentionUnit {
             if (rows.newest < first || rows.oldest >= first + N * V::kWidth) continue;
             with_rows<kGroup>(rows.count, [&](auto count) {
                 constexpr int M = decltype(count)::value;
-                if constexpr (kCodes) {
-                    scores_of_vectors<M, N>(now->keys + vector, B * 2, rows.row, vector,
-                                            static_cast<const Cache *const *>(nullptr));
+                if constexpr (Format::kPairs) {
+                    scores_of_vectors<M, N>(now->keys + vector, B * Format::kKeyElements, rows.row,
+                                            vector, static_cast<const Cache *const *>(nullptr));
                 } else {
                     scores_of_vectors<M, N>(keys, N * V::kWidth, rows.row, vector,
                                             static_cast<const float *const *>(nullptr));
@@ -235,7 +257,7 @@ struct AttentionUnit {
                     constexpr int M = decltype(count)::value;
                     // Integer sums wait for nothing; products need a register of their own.
                     constexpr int kNumVectors =
-                        kCodes ? (M > 2 ? 2 : 8 / M) : vectors_beside<V, M>();
+                        Format::kPairs ? (M > 2 ? 2 : 8 / M) : vectors_beside<V, M>();
                     scores_in_place<M, kNumVectors>(rows.row, from, smaller(from + step, now->to));
                 });
             }
@@ -251,11 +273,20 @@ struct AttentionUnit {
 
     // --- softmax
 
+    // The numbers from first on and before end of a vector; zeros in place of the others.
+    static QUIRE_INLINE typename V::Float seen_of(const float *numbers, int64_t first,
+                                                  int64_t end) {
+        if (first <= 0 && end >= V::kWidth) return V::load(numbers);
+        float seen[V::kWidth];
+        for (int64_t i = 0; i < V::kWidth; i++) seen[i] = i >= first && i < end ? numbers[i] : 0.0f;
+        return V::load(seen);
+    }
+
     // Turns one row's scores into weights, which take in the scales of the values.
     void make_weights(int64_t row, const Partial &out) {
         float *score = memory.weights + row * kChunkRoom;
         const int64_t first = first_of(row), end = end_of(row);
-        out.maxima[row] = kLowest, out.totals[row] = 0.0f;
+        out.maxima[row] = kLowest, out.totals[row] = 0.0f, memory.offsets[row] = 0.0f;
         if (first >= end) return;
         const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
         if (bends) bend_scores<V>(op, head_of(row), newest_of(row) - now->start, score, from, to);
@@ -265,15 +296,21 @@ struct AttentionUnit {
         auto top = V::broadcast(kLowest);
         for (int64_t p = from; p < to; p += V::kWidth) top = V::max(V::load(score + p), top);
         const auto shift = V::broadcast(V::max_lane(top));
-        auto total = V::zero();
+        auto total = V::zero(), offset = V::zero();
         for (int64_t p = from; p < to; p += V::kWidth) {
             auto weight = vector_exp2<V>(V::sub(V::load(score + p), shift));
             total = V::add(total, weight);
-            if constexpr (kCodes) {
-                weight = V::mul(weight, V::load(now->value_scales[p / V::kWidth]));
+            if constexpr (Format::kMinimums) {
+                const float *numbers = now->value_scales[p / V::kWidth] + minimums;
+                offset = V::fma(weight, seen_of(numbers, first - p, end - p), offset);
+            }
+            if constexpr (Format::kScales) {
+                const auto scale = V::load(now->value_scales[p / V::kWidth]);
+                weight = V::mul(weight, V::mul(scale, V::broadcast(Format::kUnit)));
             }
             V::store(score + p, weight);
         }
+        if constexpr (Format::kMinimums) memory.offsets[row] = V::sum(offset);
         out.maxima[row] = V::max_lane(top);
         out.totals[row] = V::sum(total);
     }
@@ -288,7 +325,8 @@ struct AttentionUnit {
         const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
         const auto ahead = [&](int64_t p) -> const char * {
             const Cache *keys = fetches ? next_keys(p) : nullptr;
-            return keys ? reinterpret_cast<const char *>(keys + d) : nullptr;
+            return keys ? reinterpret_cast<const char *>(keys + d / Format::kNumbersPerValue)
+                        : nullptr;
         };
         const auto one = [&](int64_t row, int64_t first, int64_t end) {
             if (first >= end) return;
@@ -309,7 +347,7 @@ struct AttentionUnit {
 
     template <int M, int N>
     void values_in_place(const RowGroup &rows, int64_t d, int64_t from, int64_t to, float *sums) {
-        const ValueRows<Cache> values = {now->values, D, B};
+        const ValueRows<Cache> values = {now->values, value_stride, B};
         const auto tile = [&](auto count, auto whole) {
             values_of_group<M, count.value, whole.value>(rows, values, d, sums + d, from, to,
                                                          rows.row == 0);
@@ -338,18 +376,18 @@ struct AttentionUnit {
 
     // Two vectors from d on of the values of kWidth positions; behind D stand zeros.
     void fill_value_panel(const Cache *from, int64_t d, float *to) {
-        constexpr int64_t W = V::kWidth;
-        const int64_t left = D - d, stride = D;
+        constexpr int64_t W = V::kWidth, kElements = W / Format::kNumbersPerValue;
+        const int64_t left = D - d, stride = value_stride;
         if (left >= 2 * W) {
             for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
                 V::store(to, V::load(from));
-                V::store(to + W, V::load(from + W));
+                V::store(to + W, V::load(from + kElements));
             }
             return;
         }
         for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
             V::store(to, left >= W ? V::load(from) : V::load_partial(from, left));
-            V::store(to + W, left > W ? V::load_partial(from + W, left - W) : V::zero());
+            V::store(to + W, left > W ? V::load_partial(from + kElements, left - W) : V::zero());
         }
     }
 
@@ -359,8 +397,8 @@ struct AttentionUnit {
         for (int64_t d = 0; d < D; d += 2 * V::kWidth) {
             for (int64_t vector = now->from; vector < now->to; vector++) {
                 const Cache *keys = d == 0 ? next_keys(vector * V::kWidth) : nullptr;
-                if (keys) fetch(keys, D * V::kWidth);
-                fill_value_panel(now->values[vector] + d, d,
+                if (keys) fetch(keys, value_stride * V::kWidth);
+                fill_value_panel(now->values[vector] + d / Format::kNumbersPerValue, d,
                                  memory.panel + vector * V::kWidth * 2 * V::kWidth);
             }
             for (int64_t i = 0; i < num_groups; i++) {
@@ -374,7 +412,9 @@ struct AttentionUnit {
     }
 
     void add_values(const Partial &out) {
-        for (int64_t i = 0; i < num_rows * P; i++) out.sums[i] = 0.0f;
+        for (int64_t r = 0; r < num_rows; r++) {
+            for (int64_t d = 0; d < P; d++) out.sums[r * P + d] = memory.offsets[r];
+        }
         if (num_groups > kGroupsInPlace) return values_through_panel(out.sums);
         add_values_in_place(out.sums);
     }
@@ -471,8 +511,12 @@ void attention(const quire_op &op, const Run &run, char *scratch, int64_t first,
             return attention_as<V, Half>(op, run, scratch, first, last);
         case QUIRE_KV_BF16:
             return attention_as<V, BFloat16>(op, run, scratch, first, last);
-        default:
+        case QUIRE_KV_INT8:
             return attention_as<V, Code8>(op, run, scratch, first, last);
+        case QUIRE_KV_FLOAT8:
+            return attention_as<V, Float8>(op, run, scratch, first, last);
+        default:
+            return attention_as<V, Code4>(op, run, scratch, first, last);
     }
 }
 

@@ -31,8 +31,10 @@ struct AttentionMemory {
     static constexpr int64_t kVectors = kChunkRoom / V::kWidth;
 
     char *next;
-    Query *queries;       // [D or D / 2, R]
-    float *query_scales;  // [R], of Code8
+    Query *queries;       // [steps, R]
+    float *query_scales;  // [R], where queries are codes
+    float *query_sums;    // [R], of what these codes stand for
+    float *offsets;       // [R]: weighted minimums of the values of a chunk
     float *weights;       // [R, kChunkRoom]: scores, then softmax weights
     float *panel;         // a part of the keys or values as float32
     float *own, *all;     // partial results: of one chunk, and of all so far
@@ -43,6 +45,8 @@ struct AttentionMemory {
     AttentionMemory(char *start, int64_t rows, int64_t D) : next(start) {
         queries = take<Query>(rows * (D + 1));
         query_scales = take<float>(rows);
+        query_sums = take<float>(rows);
+        offsets = take<float>(rows);
         weights = take<float>(rows * kChunkRoom);
         panel = take<float>(larger(D, kChunkRoom) * 2 * V::kWidth);
         own = take<float>(partial_floats(rows, D));

@@ -1,7 +1,7 @@
 // Scores: a few query rows times the keys of a few vectors of positions.
 //
-// Each score is one sum over d in order, whatever the tile.  Keys of Code8 meet queries rounded to
-// 16 bits: the sums of products of pairs are then exact integers, at twice the speed of float32.
+// Each score is one sum over d in order, whatever the tile.  Keys of Code8 and Code4 meet queries rounded
+// to 16 bits: the sums of products of pairs are then exact integers, at twice the speed of float32.
 namespace quire {
 namespace {
 
@@ -41,15 +41,19 @@ struct ScoreSteps {
     static QUIRE_INLINE Sum add(Sum q, Sum k, Sum sum) { return V::fma(q, k, sum); }
 };
 
-template <class V>
-struct ScoreSteps<V, Code8> {
+template <class V, class Cache>
+struct PairSteps {
     using Query = int32_t;  // a pair of int16
     using Sum = typename V::Int;
     static QUIRE_INLINE Sum zero() { return V::int_zero(); }
     static QUIRE_INLINE Sum query(Query q) { return V::broadcast_pair(q); }
-    static QUIRE_INLINE Sum key(const Code8 *k) { return V::load_pairs(k); }
+    static QUIRE_INLINE Sum key(const Cache *k) { return V::load_pairs(k); }
     static QUIRE_INLINE Sum add(Sum q, Sum k, Sum sum) { return V::add_pair_products(q, k, sum); }
 };
+template <class V>
+struct ScoreSteps<V, Code8> : PairSteps<V, Code8> {};
+template <class V>
+struct ScoreSteps<V, Code4> : PairSteps<V, Code4> {};
 
 // queries [steps, query_stride]; keys[n] + i * key_stride: the positions of vector n at step i.
 // ahead[n], unless it is null: as much memory as the keys of vector n take, asked for on the way.
@@ -59,7 +63,7 @@ QUIRE_INLINE void score_tile(const typename ScoreSteps<V, Cache>::Query *queries
                              int64_t steps, const Cache *const *ahead,
                              typename ScoreSteps<V, Cache>::Sum (&sums)[M][N]) {
     using Steps = ScoreSteps<V, Cache>;
-    constexpr int64_t kNumbers = V::kWidth * kKeyLanes<Cache>;  // of a vector at a step
+    constexpr int64_t kNumbers = V::kWidth * KvFormat<Cache>::kKeyElements;  // at a step
     constexpr int64_t kStepsPerLine = 64 / (kNumbers * sizeof(Cache));
     const Cache *key[N];
     QUIRE_UNROLL

@@ -2,7 +2,7 @@
 namespace quire {
 namespace {
 
-// Where values lie: those of position p in row p % run, `stride` numbers each, of rows[p / kWidth],
+// Where values lie: those of position p in row p % run, `stride` elements each, of rows[p / kWidth],
 // for p a multiple of run, itself one of kWidth.
 template <class Cache>
 struct ValueRows {
@@ -25,13 +25,15 @@ void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
     }
     for (int64_t slot = from % values.run; from < to; slot = 0) {
         const int64_t count = smaller(values.run - slot, to - from);
-        const Cache *value = values.rows[(from - slot) / V::kWidth] + slot * values.stride + d;
+        constexpr int64_t kPer = KvFormat<Cache>::kNumbersPerValue;
+        const Cache *value =
+            values.rows[(from - slot) / V::kWidth] + slot * values.stride + d / kPer;
         const float *weight = weights + from;
         const char *line = ahead(from);
         for (int64_t i = 0; i < count; i++, value += values.stride, weight++) {
             if (line) {
                 QUIRE_UNROLL
-                for (size_t b = 0; b < N * V::kWidth * sizeof(Cache); b += 64) {
+                for (size_t b = 0; b < N * V::kWidth / kPer * sizeof(Cache); b += 64) {
                     QUIRE_PREFETCH_L2(line + b);
                 }
                 line += values.stride * sizeof(Cache);
@@ -39,7 +41,7 @@ void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
             typename V::Float v[N];
             QUIRE_UNROLL
             for (int n = 0; n < N; n++) {
-                v[n] = Whole ? V::load(value + n * V::kWidth) : V::load_partial(value, dims);
+                v[n] = Whole ? V::load(value + n * V::kWidth / kPer) : V::load_partial(value, dims);
             }
             QUIRE_UNROLL
             for (int m = 0; m < M; m++) {

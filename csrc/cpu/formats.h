@@ -30,6 +30,12 @@ struct Code8 {
     int8_t code;
 };
 
+// Two codes of the int4 cache, the first in the low half; a number is code * the scale of its vector
+// + the minimum of its vector.
+struct Code4 {
+    uint8_t pair;
+};
+
 // A float of 8 bits, e4m3.  It is read as 2^-8 of what it stands for: then it is a Half with some bits
 // less.
 struct Float8 {
@@ -80,6 +86,16 @@ QUIRE_INLINE float to_float(Float8 value) {
 
 QUIRE_INLINE void from_float(float value, float *out) {
     *out = value;
+}
+
+// The whole number, not its 2^-8.  What is larger than all becomes the largest, 448.
+QUIRE_INLINE void from_float(float value, Float8 *out) {
+    const uint32_t bits = bits_of(value), magnitude = bits & 0x7fffffffu;
+    const float magic = 12582912.0f;  // its last bits then hold a rounded integer
+    const uint32_t normal = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1u)) >> 20) - (120u << 3);
+    const uint32_t small = bits_of(float_from_bits(magnitude) * 512.0f + magic) - bits_of(magic);
+    const uint32_t code = magnitude < 0x3c800000u ? small : normal;  // below 2^-6: subnormal
+    out->bits = uint8_t(bits >> 24 & 0x80u) | uint8_t(code < 0x7eu ? code : 0x7eu);
 }
 
 QUIRE_INLINE void from_float(float value, BFloat16 *out) {

@@ -66,23 +66,46 @@ QUIRE_INLINE void write_numbers(const HeadOfBlock<Cache> &head, int64_t slot, in
     for_each_vector<V>(D, [&](auto load, auto store) { store(to_values, load(value)); });
 }
 
-constexpr float kMostCode = 127.0f;
+// Up to kWidth codes of a vector, zeros behind them, to its elements from number i on.
+template <class Cache>
+QUIRE_INLINE void put_value(const uint8_t *codes, int64_t n, int64_t i, Cache *to) {
+    if constexpr (KvFormat<Cache>::kNumbersPerValue == 1) {
+        memcpy(to + i, codes, n);
+    } else {
+        for (int64_t d = 0; d < n; d += 2) to[(i + d) / 2].pair = codes[d] | codes[d + 1] << 4;
+    }
+}
+template <class Cache>
+QUIRE_INLINE void put_key(const uint8_t *codes, int64_t n, int64_t i, int64_t B, Cache *to) {
+    using Format = KvFormat<Cache>;
+    if constexpr (!Format::kPairs) {
+        for (int64_t d = 0; d < n; d++) memcpy(to + (i + d) * B, codes + d, 1);
+    } else if constexpr (Format::kKeyElements == 2) {
+        for (int64_t d = 0; d < n; d += 2) memcpy(to + (i + d) * B, codes + d, 2);
+    } else {
+        for (int64_t d = 0; d < n; d += 2) to[(i + d) / 2 * B].pair = codes[d] | codes[d + 1] << 4;
+    }
+}
 
-template <class V>
-QUIRE_INLINE void write_codes(const HeadOfBlock<Code8> &head, int64_t slot, int64_t B, int64_t D,
+template <class V, class Cache>
+QUIRE_INLINE void write_codes(const HeadOfBlock<Cache> &head, int64_t slot, int64_t B, int64_t D,
                               const float *key, const float *value) {
-    const float most_key = finite_max<V>(key, D), most_value = finite_max<V>(value, D);
-    head.key_scales[slot] = most_key / kMostCode;
-    head.value_scales[slot] = most_value / kMostCode;
+    const VectorCodes<V, Cache> of_key(key, D), of_value(value, D);
+    head.key_scales[slot] = of_key.scale;
+    head.value_scales[slot] = of_value.scale;
+    if constexpr (KvFormat<Cache>::kMinimums) {
+        head.key_scales[slot + head.minimums] = of_key.minimum;
+        head.value_scales[slot + head.minimums] = of_value.minimum;
+    }
+    Cache *to_key = head.keys + slot * KvFormat<Cache>::kKeyElements;
+    Cache *to_value = head.values + slot * value_elements<Cache>(D);
     for (int64_t i = 0; i < D; i += V::kWidth) {
         const int64_t n = smaller(D - i, V::kWidth);
-        int8_t codes[V::kWidth] = {};
-        to_codes<V>(value + i, n, most_value, kMostCode, codes);
-        memcpy(head.values + slot * D + i, codes, n);
-        to_codes<V>(key + i, n, most_key, kMostCode, codes);
-        for (int64_t d = 0; d < n + n % 2; d++) {  // an odd last one has a 0 beside it
-            head.keys[((i + d) / 2 * B + slot) * 2 + d % 2].code = codes[d];
-        }
+        uint8_t codes[V::kWidth] = {};
+        of_value.make(value + i, n, codes);
+        put_value(codes, n, i, to_value);
+        of_key.make(key + i, n, codes);
+        put_key(codes, n, i, B, to_key);
     }
 }
 
@@ -98,7 +121,7 @@ QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, 
                      table[position / B] * program.kv_block_bytes[op.layer];
     for (int64_t j = 0; j < K; j++) {
         const HeadOfBlock<Cache> head = head_of_block<Cache>(block, B, K, D, j);
-        if constexpr (kKeyLanes<Cache> == 2) {
+        if constexpr (KvFormat<Cache>::kScales) {
             write_codes<V>(head, slot, B, D, keys + j * D, values + j * D);
         } else {
             write_numbers<V>(head, slot, B, D, keys + j * D, values + j * D);
@@ -116,8 +139,12 @@ QUIRE_INLINE void write_token(const quire_op &op, const Run &run, int64_t t, con
             return write_token_as<V, Half>(op, run, t, keys, values);
         case QUIRE_KV_BF16:
             return write_token_as<V, BFloat16>(op, run, t, keys, values);
-        default:
+        case QUIRE_KV_INT8:
             return write_token_as<V, Code8>(op, run, t, keys, values);
+        case QUIRE_KV_FLOAT8:
+            return write_token_as<V, Float8>(op, run, t, keys, values);
+        default:
+            return write_token_as<V, Code4>(op, run, t, keys, values);
     }
 }
 

@@ -55,6 +55,14 @@ struct Avx2Vector {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
     }
 
+    static QUIRE_INLINE Float load(const Code4 *from) {
+        int32_t eight;
+        memcpy(&eight, from, sizeof eight);
+        const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+        const __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(eight), shifts);
+        return _mm256_cvtepi32_ps(_mm256_and_si256(codes, _mm256_set1_epi32(15)));
+    }
+
     static QUIRE_INLINE Float load(const Float8 *from) {
         const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)from));
         return _mm256_cvtph_ps(
@@ -73,6 +81,12 @@ struct Avx2Vector {
         T lanes[8] = {};
         for (int64_t i = 0; i < n; i++) lanes[i] = from[i];
         return load(lanes);
+    }
+
+    static QUIRE_INLINE Float load_partial(const Code4 *from, int64_t n) {
+        Code4 codes[4] = {};
+        for (int64_t i = 0; i < (n + 1) / 2; i++) codes[i] = from[i];
+        return load(codes);
     }
 
     static QUIRE_INLINE void store(float *to, Float a) { _mm256_storeu_ps(to, a); }
@@ -127,6 +141,11 @@ struct Avx2Vector {
     static QUIRE_INLINE Int int_zero() { return _mm256_setzero_si256(); }
     static QUIRE_INLINE Int load_pairs(const Code8 *from) {
         return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)from));
+    }
+    static QUIRE_INLINE Int load_pairs(const Code4 *from) {
+        const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+        const __m256i both = _mm256_or_si256(bytes, _mm256_slli_epi32(bytes, 12));
+        return _mm256_and_si256(both, _mm256_set1_epi16(15));
     }
     static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return _mm256_set1_epi32(pair); }
     static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {

@@ -49,6 +49,24 @@ struct Avx512Vector {
     static QUIRE_INLINE Float load(const Code8 *from) {
         return widen(_mm_loadu_si128((const __m128i *)from));
     }
+    static QUIRE_INLINE Float widen4(uint64_t codes) {
+        const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+        const __m512i words =
+            _mm512_inserti32x8(_mm512_castsi256_si512(_mm256_set1_epi32(int32_t(codes))),
+                               _mm256_set1_epi32(int32_t(codes >> 32)), 1);
+        const __m512i each = _mm512_srlv_epi32(words, _mm512_broadcast_i32x8(shifts));
+        return _mm512_cvtepi32_ps(_mm512_and_si512(each, _mm512_set1_epi32(15)));
+    }
+    static QUIRE_INLINE Float load(const Code4 *from) {
+        uint64_t codes;
+        memcpy(&codes, from, sizeof codes);
+        return widen4(codes);
+    }
+    static QUIRE_INLINE Float load_partial(const Code4 *from, int64_t n) {
+        uint64_t codes = 0;
+        memcpy(&codes, from, (n + 1) / 2);
+        return widen4(codes);
+    }
     static QUIRE_INLINE Float widen8(__m128i bytes) {
         const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
         return _mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16(int16_t(0xbfff))));
@@ -115,6 +133,11 @@ struct Avx512Vector {
     static QUIRE_INLINE Int int_zero() { return _mm512_setzero_si512(); }
     static QUIRE_INLINE Int load_pairs(const Code8 *from) {
         return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)from));
+    }
+    static QUIRE_INLINE Int load_pairs(const Code4 *from) {
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+        const __m512i both = _mm512_or_si512(bytes, _mm512_slli_epi32(bytes, 12));
+        return _mm512_and_si512(both, _mm512_set1_epi16(15));
     }
     static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return _mm512_set1_epi32(pair); }
     static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {

@@ -44,6 +44,14 @@ struct NeonVector {
             vand_s16(vshl_n_s16(vget_low_s16(wide), 7), vdup_n_s16(int16_t(0xbfff)));
         return vcvt_f32_f16(vreinterpret_f16_s16(bits));
     }
+    static QUIRE_INLINE Float load(const Code4 *from) { return load_partial(from, 4); }
+    static QUIRE_INLINE Float load_partial(const Code4 *from, int64_t n) {
+        uint16_t four = 0;
+        memcpy(&four, from, (n + 1) / 2);
+        const int32_t shifts[4] = {0, -4, -8, -12};
+        const uint32x4_t codes = vshlq_u32(vdupq_n_u32(four), vld1q_s32(shifts));
+        return vcvtq_f32_u32(vandq_u32(codes, vdupq_n_u32(15)));
+    }
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);
@@ -101,6 +109,14 @@ struct NeonVector {
         int8_t codes[8];
         memcpy(codes, from, sizeof codes);
         return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(codes)));
+    }
+    static QUIRE_INLINE Int load_pairs(const Code4 *from) {
+        uint32_t four;
+        memcpy(&four, from, sizeof four);
+        const uint16x8_t bytes = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)));
+        const uint32x4_t wide = vmovl_u16(vget_low_u16(bytes));
+        const uint32x4_t both = vorrq_u32(wide, vshlq_n_u32(wide, 12));
+        return vreinterpretq_s32_u32(vandq_u32(both, vdupq_n_u32(0x000f000f)));
     }
     static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return vdupq_n_s32(pair); }
     static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {

@@ -4,8 +4,8 @@
 //   Float                     kWidth floats
 //   kTileRows                 activation rows that the matrix kernel takes at once
 //   kRegisters                how many values of type Float the processor holds
-//   load, store               unaligned, from and to float, Half and BFloat16; load from Code8 and
-//                             Float8
+//   load, store               unaligned, from and to float, Half and BFloat16; load from Code8, Code4
+//                             (kWidth / 2 of them) and Float8
 //   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
@@ -17,7 +17,7 @@
 //   power_of_two(n)           2^n for integral n in -127 (gives 0) .. 128 (gives infinity)
 //   greater(a, b)             a bit mask of the lanes where a > b
 //   Int                       kWidth int32, or as many pairs of int16
-//   load_pairs                2 * kWidth codes as pairs
+//   load_pairs                2 * kWidth codes as pairs, from Code8 or Code4
 //   broadcast_pair            the pair in the two halves of an int32, the first in the low one
 //   add_pair_products(a, b, sum)  sum + a.first * b.first + a.second * b.second, exact
 #ifndef QUIRE_VECTOR_PORTABLE_H
@@ -55,6 +55,11 @@ struct PortableVector {
         QUIRE_LANES out.lane[i] = to_float(from[i]);
         return out;
     }
+    static QUIRE_INLINE Float load(const Code4 *from) {
+        Float out;
+        QUIRE_LANES out.lane[i] = float(from[i / 2].pair >> i % 2 * 4 & 15);
+        return out;
+    }
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);
@@ -64,6 +69,11 @@ struct PortableVector {
         Float out;
         QUIRE_LANES out.lane[i] = i < n ? to_float(from[i]) : 0.0f;
         return out;
+    }
+    static QUIRE_INLINE Float load_partial(const Code4 *from, int64_t n) {
+        Code4 codes[kWidth / 2] = {};
+        for (int64_t i = 0; i < (n + 1) / 2; i++) codes[i] = from[i];
+        return load(codes);
     }
     template <class T>
     static QUIRE_INLINE void store(T *to, const Float &a) {
@@ -145,6 +155,11 @@ struct PortableVector {
     static QUIRE_INLINE Int load_pairs(const Code8 *from) {
         Int out;
         QUIRE_LANES out.lane[i] = pair(from[2 * i].code, from[2 * i + 1].code);
+        return out;
+    }
+    static QUIRE_INLINE Int load_pairs(const Code4 *from) {
+        Int out;
+        QUIRE_LANES out.lane[i] = pair(from[i].pair & 15, from[i].pair >> 4);
         return out;
     }
     static QUIRE_INLINE Int add_pair_products(const Int &a, const Int &b, const Int &sum) {

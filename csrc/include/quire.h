@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 9
+#define QUIRE_ABI_VERSION 10
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -41,7 +41,14 @@ enum quire_dtype {
     QUIRE_FLOAT8 = 6, /* e4m3: 4 bits of exponent, 3 of fraction; no infinities, NaN is not known */
     QUIRE_NUM_DTYPES = 7
 };
-enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
+enum quire_kv_dtype {
+    QUIRE_KV_F32 = 0,
+    QUIRE_KV_F16 = 1,
+    QUIRE_KV_BF16 = 2,
+    QUIRE_KV_INT8 = 3,
+    QUIRE_KV_FLOAT8 = 4,
+    QUIRE_KV_INT4 = 5
+};
 enum quire_isa {
     QUIRE_PORTABLE = 0,
     QUIRE_AVX2 = 1,
@@ -245,6 +252,10 @@ typedef struct {
  * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
  * A layer of latent attention has rows [B][C + P] instead, and in QUIRE_KV_INT8 behind them the
  * scales of the latents [B] and of the other P numbers [B].
+ * QUIRE_KV_FLOAT8 stores e4m3 floats of x / a * 448 as the floats above, then scales a / 448 as
+ * QUIRE_KV_INT8 does.  QUIRE_KV_INT4 stores codes 0 .. 15, two in a byte, the first in its low half:
+ * keys as [K][D / 2][B], values as [K][B][D / 2], then scales as above, then minimums in the same
+ * order; a vector x is code * scale + minimum, minimum = min x, scale = (max x - minimum) / 15.
  *
  * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */

@@ -3,11 +3,13 @@
 Layer l, block b holds the keys of all kv heads as [K, D, B] and then the values as [K, B, D], so
 that a query meets B keys with one broadcast per dimension.
 
-In "int8" each key and each value, a vector of D numbers x, is stored as codes round(x / a * 127),
-a = max |x|, and the float32 scale a / 127.  Codes of keys stand as [K, D / 2, B, 2] (D rounded up
-to even; the last code of an odd D is 0), so that pairs meet in one multiply-add; codes of values as
-[K, B, D]; then follow the scales of the keys [K, B] and of the values [K, B].  A vector that is not
-finite is stored as codes 0 and scale NaN: whoever sees it becomes NaN.
+Formats of codes (quire/ops/kv_codes.py) have one byte for a code, or for two of int4, the first in
+the low half; D is rounded up to even where two belong together.  Keys stand as
+    int8   [K, D / 2, B, 2]       pairs meet in one multiply-add
+    fp8    [K, D, B]
+    int4   [K, D / 2, B]
+and values as [K, B, D], in int4 [K, B, D / 2]; then follow the scales of the keys [K, B] and of the
+values [K, B], and in int4 the minimums in the same order.
 """
 
 from __future__ import annotations
@@ -19,27 +21,25 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.ops.aligned import aligned_zeros
+from quire.ops.kv_codes import NUM_FACTS, from_codes, to_codes
 from quire.ops.number_formats import FORMATS, from_float32, storage_dtype, to_float32
 
 __all__ = [
+    "FACT_BYTES",
     "KV_FORMATS",
-    "SCALE_BYTES",
     "CacheLayerShape",
     "KvCache",
     "KvLayerShape",
     "KvLayout",
-    "from_codes",
     "rounded_to_cache",
-    "to_codes",
 ]
 
 Float32 = npt.NDArray[np.float32]
 
-KV_FORMATS = (*FORMATS, "int8")
+KV_FORMATS = (*FORMATS, *NUM_FACTS)
 """The formats that keys and values can have in the cache."""
 
-MOST_CODE = np.float32(127)
-SCALE_BYTES = 4
+FACT_BYTES = 4
 
 
 class CacheLayerShape(Protocol):
@@ -69,11 +69,11 @@ class KvLayerShape:
 
     def block_bytes(self, block_tokens: int, format: str) -> int:
         """Bytes of one block: keys, values, and their scales if the format has any."""
-        if format != "int8":
+        if format in FORMATS:
             size = storage_dtype(format).itemsize
             return 2 * self.kv_heads * self.head_dim * block_tokens * size
-        codes = _even(self.head_dim) + self.head_dim
-        return self.kv_heads * block_tokens * (codes + 2 * SCALE_BYTES)
+        codes = _key_bytes(self.head_dim, format) + _value_bytes(self.head_dim, format)
+        return self.kv_heads * block_tokens * (codes + 2 * FACT_BYTES * NUM_FACTS[format])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,20 @@ class KvCache:
         self, layer: int, block: int, slot: int, keys: np.ndarray, values: np.ndarray
     ) -> None:
         """Store one token's keys and values, each [K, D] float32, rounded to the cache's format."""
-        if self.layout.format != "int8":
+        format = self.layout.format
+        if format in FORMATS:
             key_block, value_block = self._numbers(layer, block)
-            key_block[:, :, slot] = from_float32(keys, self.layout.format)
-            value_block[:, slot, :] = from_float32(values, self.layout.format)
+            key_block[:, :, slot] = from_float32(keys, format)
+            value_block[:, slot, :] = from_float32(values, format)
             return
-        key_codes, value_codes, key_scales, value_scales = self._codes(layer, block)
-        codes, key_scales[:, slot] = to_codes(keys)
-        padded = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
-        key_codes[:, :, slot, :] = padded.reshape(len(padded), -1, 2)
-        value_codes[:, slot, :], value_scales[:, slot] = to_codes(values)
+        key_block, value_block, facts = self._codes(layer, block)
+        codes, facts[:, 0, :, slot] = to_codes(keys, format)
+        if format == "int8":
+            codes = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+        stored = _stored(codes, format)
+        key_block[:, :, slot, :] = stored.reshape(len(stored), -1, _key_lanes(format))
+        codes, facts[:, 1, :, slot] = to_codes(values, format)
+        value_block[:, slot, :] = _stored(codes, format)
 
     def read(
         self, layer: int, block_table: npt.NDArray[np.int32], length: int, start: int = 0
@@ -154,20 +158,22 @@ class KvCache:
 
     def _read_block(self, layer: int, block: int) -> tuple[Float32, Float32]:
         """Keys and values of one block, each [B, K, D]."""
-        if self.layout.format != "int8":
+        format = self.layout.format
+        if format in FORMATS:
             keys, values = self._numbers(layer, block)
-            format = self.layout.format
             return (
                 to_float32(keys.transpose(2, 0, 1), format),
                 to_float32(values.transpose(1, 0, 2), format),
             )
-        key_codes, value_codes, key_scales, value_scales = self._codes(layer, block)
-        shape, tokens = self._shape(layer), self.layout.block_tokens
-        pairs = key_codes.transpose(2, 0, 1, 3).reshape(tokens, shape.kv_heads, -1)
-        return (
-            from_codes(pairs[:, :, : shape.head_dim], key_scales.T),
-            from_codes(value_codes.transpose(1, 0, 2), value_scales.T),
+        key_block, value_block, facts = self._codes(layer, block)
+        dims, heads = self._shape(layer).head_dim, self._shape(layer).kv_heads
+        stored_keys = key_block.transpose(2, 0, 1, 3).reshape(self.layout.block_tokens, heads, -1)
+        stored = (stored_keys, value_block.transpose(1, 0, 2))
+        keys, values = (
+            from_codes(_unpacked(codes, dims, format), facts[:, i].swapaxes(1, 2), format)
+            for i, codes in enumerate(stored)
         )
+        return keys, values
 
     def block(self, layer: int, block: int) -> npt.NDArray[np.uint8]:
         """A view of the bytes of one block."""
@@ -190,45 +196,60 @@ class KvCache:
             values.reshape(shape.kv_heads, tokens, shape.head_dim),
         )
 
-    def _codes(
-        self, layer: int, block: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Views of an int8 block: codes of keys and values, scales of keys and values."""
-        shape, tokens = self._shape(layer), self.layout.block_tokens
-        heads, dims, even = shape.kv_heads, shape.head_dim, _even(shape.head_dim)
-        sizes = np.cumsum([heads * even * tokens, heads * dims * tokens])
-        keys, values, scales = np.split(self.block(layer, block), sizes)
-        key_scales, value_scales = scales.view(np.float32).reshape(2, heads, tokens)
-        return (
-            keys.view(np.int8).reshape(heads, even // 2, tokens, 2),
-            values.view(np.int8).reshape(heads, tokens, dims),
-            key_scales,
-            value_scales,
+    def _codes(self, layer: int, block: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Views of a block of codes: keys [K, steps, B, lanes], values [K, B, bytes], facts.
+
+        facts: [scale and minimum, keys and values, K, B].
+        """
+        shape, tokens, format = (
+            self._shape(layer),
+            self.layout.block_tokens,
+            self.layout.format,
         )
-
-
-def to_codes(x: np.ndarray) -> tuple[npt.NDArray[np.int8], Float32]:
-    """Codes of vectors [..., D] and their scales [...]; codes 0 and scale NaN if not finite."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        most = np.abs(x).max(axis=-1).astype(np.float32)
-        most = np.where(np.isfinite(most), most, np.float32(np.nan))
-        parts = np.rint(x / most[..., None] * MOST_CODE)
-        codes = np.where(most[..., None] > 0, parts, 0).astype(np.int8)
-    return codes, most / MOST_CODE
-
-
-def from_codes(codes: np.ndarray, scales: np.ndarray) -> Float32:
-    """The vectors [..., D] that codes and scales [...] stand for."""
-    numbers: Float32 = codes.astype(np.float32) * scales[..., None].astype(np.float32)
-    return numbers
+        heads, lanes = shape.kv_heads, _key_lanes(format)
+        sizes = [size(shape.head_dim, format) for size in (_key_bytes, _value_bytes)]
+        keys, values, facts = np.split(
+            self.block(layer, block), np.cumsum([heads * tokens * size for size in sizes])
+        )
+        return (
+            keys.reshape(heads, -1, tokens, lanes),
+            values.reshape(heads, tokens, -1),
+            facts.view(np.float32).reshape(NUM_FACTS[format], 2, heads, tokens),
+        )
 
 
 def rounded_to_cache(x: np.ndarray, format: str) -> Float32:
     """Vectors [..., D] as they come back from the cache."""
-    if format == "int8":
-        return from_codes(*to_codes(x))
-    return to_float32(from_float32(x, format), format)
+    if format in FORMATS:
+        return to_float32(from_float32(x, format), format)
+    return from_codes(*to_codes(x, format), format)
 
 
-def _even(head_dim: int) -> int:
-    return head_dim + head_dim % 2
+def _key_lanes(format: str) -> int:
+    """Bytes of a position that stand side by side in the keys."""
+    return 2 if format == "int8" else 1
+
+
+def _key_bytes(head_dim: int, format: str) -> int:
+    return head_dim + head_dim % 2 if format == "int8" else _value_bytes(head_dim, format)
+
+
+def _value_bytes(head_dim: int, format: str) -> int:
+    return -(-head_dim // 2) if format == "int4" else head_dim
+
+
+def _stored(codes: npt.NDArray[np.uint8], format: str) -> npt.NDArray[np.uint8]:
+    """Codes [K, D] as bytes."""
+    if format != "int4":
+        return codes
+    pairs = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).reshape(len(codes), -1, 2)
+    both: npt.NDArray[np.uint8] = pairs[..., 0] | pairs[..., 1] << np.uint8(4)
+    return both
+
+
+def _unpacked(stored: npt.NDArray[np.uint8], dims: int, format: str) -> npt.NDArray[np.uint8]:
+    """Bytes [..., bytes] as codes [..., D]."""
+    if format == "int4":
+        pairs = np.stack([stored & np.uint8(15), stored >> np.uint8(4)], axis=-1)
+        stored = pairs.reshape(*stored.shape[:-1], -1)
+    return np.ascontiguousarray(stored[..., :dims])

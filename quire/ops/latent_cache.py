@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quire.ops.kv_cache import SCALE_BYTES, KvCache, from_codes, to_codes
+from quire.ops.kv_cache import FACT_BYTES, KvCache
+from quire.ops.kv_codes import from_codes, to_codes
 from quire.ops.number_formats import FORMATS, from_float32, storage_dtype, to_float32
 
 __all__ = ["LATENT_FORMATS", "LatentLayerShape", "read_latents", "write_latent"]
@@ -41,7 +42,7 @@ class LatentLayerShape:
     def block_bytes(self, block_tokens: int, format: str) -> int:
         """Bytes of one block: rows, and their scales if the format has any."""
         if format == "int8":
-            return block_tokens * (self.numbers + 2 * SCALE_BYTES)
+            return block_tokens * (self.numbers + 2 * FACT_BYTES)
         return block_tokens * self.numbers * storage_dtype(format).itemsize
 
 
@@ -54,7 +55,8 @@ def write_latent(cache: KvCache, layer: int, block: int, slot: int, row: Float32
     codes, scales = _codes(cache, layer, block)
     for part, numbers in enumerate((row[: shape.rank], row[shape.rank :])):
         start = part * shape.rank
-        codes[slot, start : start + len(numbers)], scales[part, slot] = to_codes(numbers)
+        found, facts = to_codes(numbers, "int8")
+        codes[slot, start : start + len(numbers)], scales[part, slot] = found, facts[0]
 
 
 def read_latents(
@@ -71,9 +73,8 @@ def _read_block(cache: KvCache, layer: int, block: int) -> Float32:
     if format != "int8":
         return to_float32(_numbers(cache, layer, block), format)
     codes, scales = _codes(cache, layer, block)
-    return np.concatenate(
-        [from_codes(codes[:, :rank], scales[0]), from_codes(codes[:, rank:], scales[1])], axis=1
-    )
+    parts = (codes[:, :rank], scales[:1]), (codes[:, rank:], scales[1:])
+    return np.concatenate([from_codes(each, facts, "int8") for each, facts in parts], axis=1)
 
 
 def _shape(cache: KvCache, layer: int) -> LatentLayerShape:
@@ -92,4 +93,4 @@ def _codes(cache: KvCache, layer: int, block: int) -> tuple[np.ndarray, np.ndarr
     """Views of an int8 block: codes [B, C + P], and scales [2, B] of both parts."""
     tokens, width = cache.layout.block_tokens, _shape(cache, layer).numbers
     codes, scales = np.split(cache.block(layer, block), [tokens * width])
-    return codes.view(np.int8).reshape(tokens, width), scales.view(np.float32).reshape(2, tokens)
+    return codes.reshape(tokens, width), scales.view(np.float32).reshape(2, tokens)

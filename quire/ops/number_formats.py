@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "E4M3",
     "FORMATS",
     "bfloat16_bits",
+    "e4m3_codes",
     "float32_from_bfloat16",
     "from_float32",
     "storage_dtype",
@@ -56,3 +58,30 @@ def float32_from_bfloat16(bits: np.ndarray) -> npt.NDArray[np.float32]:
     wide = bits.astype("<u4")
     wide <<= np.uint32(16)
     return wide.view("<f4")
+
+
+def _e4m3() -> npt.NDArray[np.float32]:
+    """What each code stands for: 480, not NaN, where all bits but the sign are set."""
+    codes = np.arange(256)
+    exponent, fraction = codes >> 3 & 15, codes & 7
+    magnitude = np.where(
+        exponent > 0, np.ldexp(1 + fraction / 8, exponent - 7), np.ldexp(fraction / 8, -6)
+    )
+    return np.where(codes < 128, magnitude, -magnitude).astype(np.float32)
+
+
+E4M3 = _e4m3()
+"""The number of each code of float8 (4 bits of exponent, 3 of fraction); kernels know no NaN."""
+
+
+def e4m3_codes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The codes of the nearest e4m3 floats, ties to even; what is above them all becomes ±448."""
+    bits = np.ascontiguousarray(values, "<f4").view("<u4")
+    magnitude = bits & np.uint32(0x7FFFFFFF)
+    odd = magnitude >> 20 & np.uint32(1)
+    normal = ((magnitude + np.uint32(0x7FFFF) + odd) >> 20).astype(np.int64) - (120 << 3)
+    small = np.abs(values) < np.float32(2**-6)
+    subnormal = np.rint(np.where(small, np.abs(values), 0) * np.float32(512)).astype(np.int64)
+    magnitudes = np.minimum(np.where(small, subnormal, normal), 0x7E)
+    codes: npt.NDArray[np.uint8] = (magnitudes | (bits >> 24 & np.uint32(0x80))).astype(np.uint8)
+    return codes

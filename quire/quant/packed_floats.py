@@ -9,24 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["E4M3", "float32", "num_bytes", "pack_bytes"]
+from quire.ops.number_formats import E4M3
+
+__all__ = ["float32", "num_bytes", "pack_bytes"]
 
 Bytes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
-
-
-def _e4m3() -> Float32:
-    """What each code stands for: 480, not NaN, where all bits but the sign are set."""
-    codes = np.arange(256)
-    exponent, fraction = codes >> 3 & 15, codes & 7
-    magnitude = np.where(
-        exponent > 0, np.ldexp(1 + fraction / 8, exponent - 7), np.ldexp(fraction / 8, -6)
-    )
-    return np.where(codes < 128, magnitude, -magnitude).astype(np.float32)
-
-
-E4M3 = _e4m3()
-"""The number of each code; kernels know no NaN."""
 
 
 def num_bytes(shape: tuple[int, ...], group_size: int) -> int:

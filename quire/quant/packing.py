@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.ops.column_order import ColumnOrder
+from quire.ops.number_formats import E4M3
 from quire.quant import packed_floats
 from quire.quant.matrix import QuantizedMatrix
 from quire.quant.packed import PackedMatrix, pack
@@ -197,7 +198,7 @@ def _pack_floats(matrix: QuantizedMatrix, table: Float32) -> PackedMatrix | None
     """e4m3, or the variant of half as much; None for other tables and sorted columns."""
     used = np.bincount(matrix.codes.reshape(-1), minlength=256) > 0
     for factor in (np.float32(1), np.float32(0.5)):
-        if matrix.order is None and (table[used] == packed_floats.E4M3[used] * factor).all():
+        if matrix.order is None and (table[used] == E4M3[used] * factor).all():
             data = packed_floats.pack_bytes(matrix.codes, matrix.scales * factor)
             name, shape = matrix.name, matrix.shape
             return PackedMatrix(name, "F8_E4M3", shape, matrix.group_size, False, data)

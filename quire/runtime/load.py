@@ -18,9 +18,9 @@ from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
-from quire.models.spec import AttentionPart, LatentAttention, Linear, ModelSpec
+from quire.models.spec import AttentionPart, LatentAttention, Linear, ModelSpec, parts
 from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
-from quire.ops.latent_cache import LatentLayerShape
+from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
 from quire.ops.number_formats import from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
@@ -207,6 +207,11 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
         raise ConfigError(
             f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
             f"{', '.join(KV_FORMATS)}"
+        )
+    if name not in LATENT_FORMATS and any(parts(spec, LatentAttention)):
+        raise ConfigError(
+            f"kv_cache_dtype {name!r} is not there for latents yet; choose one of "
+            f"{', '.join(LATENT_FORMATS)}"
         )
     layers = tuple(cache_shape(block.attention) for block in spec.blocks)
     return KvLayout(layers, config.block_size, name)

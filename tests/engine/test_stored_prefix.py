@@ -187,6 +187,7 @@ def test_what_changes_the_bits_changes_the_names(
     assert hits() > 0
     assert hits(threads=2, max_num_batched_tokens=32, max_num_seqs=2, seed=5) > 0
     assert hits(kv_cache_dtype="float16") == 0
+    assert [hits(kv_cache_dtype=each) for each in ("int8", "fp8", "int4")] == [0, 0, 0]
     assert hits(block_size=32) == 0
     assert hits(quantization="int8") == 0
     assert hits(instruction_set="portable") == 0

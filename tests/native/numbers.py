@@ -34,8 +34,9 @@ def read(stored: Array) -> Array:
 
 def rounded(values: Array, dtype: int) -> Array:
     """float32 values [..., D] as they come back from a storage format."""
-    if dtype == c.KV_INT8:
-        return rounded_to_cache(values, "int8")
+    formats = {c.KV_INT8: "int8", c.KV_FLOAT8: "fp8", c.KV_INT4: "int4"}
+    if dtype in formats:
+        return rounded_to_cache(values, formats[dtype])
     return read(store(values, dtype))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from quire.backends.native import library as c
 from quire.backends.native.records import matrix_of
 from quire.backends.native.tuning import Tunings, tuning_records
-from quire.ops.kv_cache import to_codes
+from quire.ops.kv_codes import to_codes
 from quire.quant.packed import PackedMatrix
 from tests.native import numbers
 
@@ -38,13 +38,16 @@ class Cache:
     layer_offset: int = 128
 
     def __post_init__(self) -> None:
-        self.number = (np.float32, np.float16, np.uint16, np.int8)[self.dtype]
+        self.number = (np.float32, np.float16, np.uint16, *3 * (np.uint8,))[self.dtype]
         per_dim = self.kv_heads * self.block_tokens * np.dtype(self.number).itemsize
-        self.is_int8 = self.dtype == c.KV_INT8
-        self.even_dim = self.head_dim + (self.head_dim % 2 if self.is_int8 else 0)
-        self.key_bytes, self.value_bytes = per_dim * self.even_dim, per_dim * self.head_dim
-        self.scale_bytes = 4 * per_dim if self.is_int8 else 0  # of the keys, or of the values
-        used = self.key_bytes + self.value_bytes + 2 * self.scale_bytes
+        self.format = {c.KV_INT8: "int8", c.KV_FLOAT8: "fp8", c.KV_INT4: "int4"}.get(self.dtype, "")
+        even, half = self.head_dim + self.head_dim % 2, (self.head_dim + 1) // 2
+        self.key_dims = {"int8": even, "int4": half}.get(self.format, self.head_dim)
+        self.value_dims = half if self.format == "int4" else self.head_dim
+        self.key_bytes, self.value_bytes = per_dim * self.key_dims, per_dim * self.value_dims
+        self.num_facts = {"": 0, "int4": 2}.get(self.format, 1)  # of a key, or of a value
+        self.fact_bytes = 2 * 4 * per_dim * self.num_facts
+        used = self.key_bytes + self.value_bytes + self.fact_bytes
         self.block_bytes = used + self.pad_bytes
         size = self.layer_offset + self.num_blocks * self.block_bytes
         self.bytes = np.full(size, 0xFF, np.uint8)  # NaN in every format, or a scale of NaN
@@ -52,33 +55,41 @@ class Cache:
         self.strides = np.array([self.block_bytes], np.int64)
 
     def keys(self, block: int) -> np.ndarray[Any, Any]:
-        """View [K, D, B] of one block's keys; in int8 [K, D / 2, B, 2], D rounded up to even."""
+        """View [K, D, B] of one block's keys; in int8 [K, D / 2, B, 2], in int4 [K, D / 2, B]."""
         keys = self._view(block, 0, self.key_bytes, self.number)
-        if self.is_int8:
-            return keys.reshape(self.kv_heads, self.even_dim // 2, self.block_tokens, 2)
-        return keys.reshape(self.kv_heads, self.head_dim, self.block_tokens)
+        if self.format == "int8":
+            return keys.reshape(self.kv_heads, self.key_dims // 2, self.block_tokens, 2)
+        return keys.reshape(self.kv_heads, self.key_dims, self.block_tokens)
 
     def values(self, block: int) -> np.ndarray[Any, Any]:
-        """View [K, B, D] of one block's values."""
-        shape = (self.kv_heads, self.block_tokens, self.head_dim)
+        """View [K, B, D] of one block's values; in int4 [K, B, D / 2]."""
+        shape = (self.kv_heads, self.block_tokens, self.value_dims)
         return self._view(block, self.key_bytes, self.value_bytes, self.number).reshape(shape)
 
-    def scales(self, block: int) -> np.ndarray[Any, Any]:
-        """View [2, K, B] of the scales of one block's keys and of its values; int8 only."""
-        start = self.key_bytes + self.value_bytes
-        scales = self._view(block, start, 2 * self.scale_bytes, np.float32)
-        return scales.reshape(2, self.kv_heads, self.block_tokens)
+    def facts(self, block: int) -> np.ndarray[Any, Any]:
+        """View [1, 2, K, B] of the scales of one block's keys and of its values.
+
+        In int4 [2, 2, K, B]: their minimums follow.
+        """
+        facts = self._view(block, self.key_bytes + self.value_bytes, self.fact_bytes, np.float32)
+        return facts.reshape(self.num_facts, 2, self.kv_heads, self.block_tokens)
 
     def write(self, block: int, slot: int, keys: Any, values: Any) -> None:
         """Store one token's keys and values, each [K, D] float32."""
-        if not self.is_int8:
+        if not self.format:
             self.keys(block)[:, :, slot] = numbers.store(keys, self.dtype)
             self.values(block)[:, slot] = numbers.store(values, self.dtype)
             return
-        codes, self.scales(block)[0, :, slot] = to_codes(keys)
-        pairs = np.pad(codes, ((0, 0), (0, self.even_dim - self.head_dim)))
-        self.keys(block)[:, :, slot] = pairs.reshape(self.kv_heads, -1, 2)
-        self.values(block)[:, slot], self.scales(block)[1, :, slot] = to_codes(values)
+        facts, odd = self.facts(block), ((0, 0), (0, self.head_dim % 2))
+        (keys, facts[:, 0, :, slot]), (values, facts[:, 1, :, slot]) = (
+            to_codes(each, self.format) for each in (keys, values)
+        )
+        if self.format == "int8":
+            keys = np.pad(keys, odd).reshape(self.kv_heads, -1, 2)
+        if self.format == "int4":
+            pairs = (np.pad(each, odd) for each in (keys, values))
+            keys, values = (each[:, ::2] + 16 * each[:, 1::2] for each in pairs)
+        self.keys(block)[:, :, slot], self.values(block)[:, slot] = keys, values
 
     def _view(self, block: int, start: int, size: int, number: Any) -> np.ndarray[Any, Any]:
         start += self.layer_offset + block * self.block_bytes

@@ -12,7 +12,7 @@ from quire.backends.native import library as c
 from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 
-DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8]
+DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8, c.KV_FLOAT8, c.KV_INT4]
 
 
 @dataclass
@@ -88,7 +88,7 @@ class World:
 
     def check(self, pool, isa, chunks, rtol=2e-5, atol=3e-6):
         for chunk, out in zip(chunks, self.attend(pool, isa, chunks), strict=True):
-            more = self.query_error(*chunk) if self.dtype == c.KV_INT8 else 0.0
+            more = self.query_error(*chunk) if self.dtype in (c.KV_INT8, c.KV_INT4) else 0.0
             np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol + more)
 
     def query_error(self, r, a, b):
@@ -194,28 +194,34 @@ def test_what_a_token_does_not_see_never_changes_it(pool, isa, dtype, window, ba
         assert np.isnan(after[sees]).all()
 
 
-def test_codes_at_their_limits_do_not_overflow(pool, isa):
-    """All codes 127 and all queries at their largest: the largest sums there can be."""
+@pytest.mark.parametrize("dtype", [c.KV_INT8, c.KV_FLOAT8, c.KV_INT4])
+def test_codes_at_their_limits_do_not_overflow(pool, isa, dtype):
+    """All codes at their largest and all queries: the largest sums there can be."""
     for head_dim in (64, 256, 512, 640):
-        world = World(2, 1, head_dim, [40], dtype=c.KV_INT8)
+        world = World(2, 1, head_dim, [40], dtype=dtype)
         for r, sign in ((0, 1.0),):
             keys, values = np.full((2, 40, 1, head_dim), 3.0 * sign, np.float32)
+            keys[..., 0] = 0  # the minimum
             world.queries[r][:] = 5.0
             world.keys[r], world.values[r] = numbers.rounded(keys, world.dtype), values
             world._store(r, keys, values)
         world.check(pool, isa, [(0, 0, 40)])
 
 
-def test_int8_is_near_the_float32_cache(pool, isa):
-    """The format's bound: each number is within half a 127th of its vector's largest."""
-    exact, coarse = (World(8, 2, 64, [300], dtype=dtype) for dtype in (c.F32, c.KV_INT8))
+@pytest.mark.parametrize(
+    ("dtype", "step", "most"),
+    [(c.KV_INT8, 1 / 127, 0.02), (c.KV_FLOAT8, 1 / 8, 0.1), (c.KV_INT4, 2 / 15, 0.3)],
+)
+def test_codes_are_near_the_float32_cache(pool, isa, dtype, step, most):
+    """The format's bound: each number is within half a step of its vector's largest."""
+    exact, coarse = (World(8, 2, 64, [300], dtype=each) for each in (c.F32, dtype))
     outs = [world.attend(pool, isa, [(0, 250, 300)])[0] for world in (exact, coarse)]
-    step = [np.abs(x[0]).max(-1) / 127 for x in (exact.keys, exact.values)]
+    step = [np.abs(x[0]).max(-1) * step for x in (exact.keys, exact.values)]
     q = np.abs(exact.queries[0][250:300]).sum(-1).max()
     score = q * step[0].max() / 2 * 64**-0.5
     bound = np.expm1(2 * score) * np.abs(exact.values[0]).max() + step[1].max() / 2
     assert 0 < np.abs(outs[0] - outs[1]).max() < bound
-    assert np.abs(outs[0] - outs[1]).max() < 0.02
+    assert np.abs(outs[0] - outs[1]).max() < most
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

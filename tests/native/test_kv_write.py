@@ -10,7 +10,8 @@ from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 from tests.native.test_rope import angle_table, rotate
 
-DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8]
+CODES = [c.KV_INT8, c.KV_FLOAT8, c.KV_INT4]
+DTYPES = [c.F32, c.F16, c.BF16, *CODES]
 
 
 def three_requests(block_tokens):
@@ -106,22 +107,26 @@ def test_not_a_number_stays_one_in_the_cache(pool, isa, dtype):
     op = c.Op(kind=c.OP_KV_WRITE, kv_heads=1, head_dim=16)
     cache.bytes[:] = 0
     run(pool, isa, op, [values, values], [], batch=batch, cache=cache)
-    if dtype == c.KV_INT8:
-        assert np.isnan(cache.scales(0)[:, 0, 0]).all()
+    if dtype in CODES:
+        assert np.isnan(cache.facts(0)[0, :, 0, 0]).all()
         return
     assert np.isnan(numbers.read(cache.values(0)[0, 0])).all()
     assert np.isnan(numbers.read(np.ascontiguousarray(cache.keys(0)[0, :, 0]))).all()
 
 
+@pytest.mark.parametrize("dtype", CODES)
 @pytest.mark.parametrize("head_dim", [1, 7, 16, 33])
-def test_int8_rounds_as_the_reference_does(pool, isa, rng, head_dim):
+def test_codes_are_those_of_the_reference(pool, isa, rng, head_dim, dtype):
     """Zeros, tiny and huge vectors, ties between codes, one infinity: bit by bit."""
     T = 64
     keys, values = rng.standard_normal((2, T, head_dim)).astype(np.float32)
     keys *= np.float32(10.0) ** rng.integers(-44, 38, (T, 1))
     values[:, :] = rng.integers(-254, 255, values.shape) / 2
     values[0], values[1, 0], keys[2, 0], keys[3, -1] = 0, 127, np.inf, np.nan
-    cache = Cache(T // 16, 16, 1, head_dim, c.KV_INT8)
+    values[2], values[3], values[4, ::2] = 5, -5, 3e38
+    values[5] = np.geomspace(1e-9, 448, head_dim)
+    values[4, 1::2] = -3e38
+    cache = Cache(T // 16, 16, 1, head_dim, dtype)
     batch = Batch(positions=np.arange(T), query_start=[0, T], block_tables=[np.arange(T // 16)])
     op = c.Op(kind=c.OP_KV_WRITE, kv_heads=1, head_dim=head_dim)
     run(pool, isa, op, [keys, values], [], batch=batch, cache=cache)

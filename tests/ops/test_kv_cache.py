@@ -15,9 +15,9 @@ from quire.ops.kv_cache import (
     KvLayerShape,
     KvLayout,
     rounded_to_cache,
-    to_codes,
 )
-from quire.ops.number_formats import FORMATS, from_float32, to_float32
+from quire.ops.kv_codes import NUM_FACTS, to_codes
+from quire.ops.number_formats import E4M3, FORMATS, e4m3_codes, from_float32, to_float32
 
 TWO_LAYERS = (KvLayerShape(2, 4), KvLayerShape(3, 8))
 each_format = pytest.mark.parametrize("name", FORMATS)
@@ -168,10 +168,63 @@ def test_int8_is_within_half_a_step(scale: float) -> None:
     assert (np.abs(rounded_to_cache(x, "int8") - x.astype(np.float64)) <= 0.501 * step + tiny).all()
 
 
+@pytest.mark.parametrize("format", NUM_FACTS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_int8_does_not_hide_what_is_not_finite(bad: float) -> None:
+def test_codes_do_not_hide_what_is_not_finite(bad: float, format: str) -> None:
     x = np.float32([[1, 2, bad, 4], [1, 2, 3, 4]])
-    codes, scales = to_codes(x)
-    assert (codes[0] == 0).all() and np.isnan(scales[0])
-    found = rounded_to_cache(x, "int8")
+    codes, facts = to_codes(x, format)
+    assert (codes[0] == 0).all() and np.isnan(facts[0, 0])
+    found = rounded_to_cache(x, format)
     assert np.isnan(found[0]).all() and np.isfinite(found[1]).all()
+
+
+# --- fp8
+
+
+def test_the_nearest_float8_is_taken_and_the_even_one_of_two() -> None:
+    """Against a search through all codes, at every number, every middle and what is beside it."""
+    numbers = np.unique(np.concatenate([E4M3[:127], -E4M3[:127]]))
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    beside = [np.nextafter(middles, np.float32(to)) for to in (-np.inf, np.inf)]
+    values = np.concatenate([numbers, *beside]).astype(np.float32)
+    found = E4M3[e4m3_codes(values)]
+    np.testing.assert_array_equal(found, numbers[np.abs(values[:, None] - numbers).argmin(1)])
+    codes = e4m3_codes(middles.astype(np.float32))
+    assert not (codes & 1).any()
+    assert (np.abs(E4M3[codes] - middles) == np.abs(middles[:, None] - numbers).min(1)).all()
+    assert E4M3[e4m3_codes(np.float32([1e30, -500, np.inf]))].tolist() == [448, -448, 448]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e38])
+def test_fp8_keeps_four_bits_of_each_number(scale: float) -> None:
+    x = (np.random.default_rng(3).normal(0, 0.5, (50, 64)) * scale).astype(np.float32)
+    off = np.abs(rounded_to_cache(x, "fp8") - x.astype(np.float64))
+    least = np.abs(x).max(-1, keepdims=True) / 448 * 2**-10
+    assert (off <= np.maximum(np.abs(x) / 16, least) * 1.001).all()
+
+
+# --- int4
+
+
+def test_int4_blocks_hold_pairs_then_scales_then_minimums() -> None:
+    """Keys [K, D / 2, B] and values [K, B, D / 2], D rounded up to even."""
+    layout = KvLayout((KvLayerShape(2, 3),), 8, "int4")
+    each = KvCache(layout, 2)
+    keys, values = np.float32([[1, 16, 3], [7, 7, 7]]), np.float32([[-15, 15, 1], [0, 0, 30]])
+    each.write(0, 1, 5, keys, values)
+    block = each.arena[layout.block_bytes[0] :]
+    pairs = block[: 2 * 2 * 8].reshape(2, 2, 8)[:, :, 5]
+    assert pairs.tolist() == [[0xF0, 0x02], [0, 0]]
+    pairs = block[32:64].reshape(2, 8, 2)[:, 5]
+    assert pairs.tolist() == [[0xF0, 0x08], [0, 0x0F]]
+    facts = block[64:].view(np.float32).reshape(2, 2, 2, 8)[..., 5]
+    assert facts.tolist() == [[[1, 0], [2, 2]], [[1, 7], [-15, 0]]]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e38])
+@pytest.mark.parametrize("shift", [0.0, 2.0])
+def test_int4_is_within_half_a_step(scale: float, shift: float) -> None:
+    x = (np.random.default_rng(3).uniform(shift - 1, shift + 1, (50, 64)) * scale).astype("f4")
+    wide = x.astype(np.float64)
+    step = (wide.max(-1, keepdims=True) - wide.min(-1, keepdims=True)) / 15
+    assert (np.abs(rounded_to_cache(x, "int4") - wide) <= 0.501 * step).all()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.ops.number_formats import E4M3
 from quire.quant.matrix import QuantizedMatrix
-from quire.quant.packed_floats import E4M3
 from quire.quant.packing import SCALE_ERROR, nearest_table, pack_matrix
 
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)

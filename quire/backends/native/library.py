@@ -38,12 +38,12 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
-KV_INT8 = 3  # beside the first three
+KV_INT8, KV_FLOAT8, KV_INT4 = 3, 4, 5  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
 SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, CLAMPED_SWIGLU = range(8)
 RMS, LAYER = range(2)

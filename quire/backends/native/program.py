@@ -25,7 +25,10 @@ from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["NativeBackend", "NativeExecutable"]
 
-KV_FORMAT_CODES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.KV_INT8}
+KV_FORMAT_CODES = {
+    "float32": c.F32, "float16": c.F16, "bfloat16": c.BF16,
+    "int8": c.KV_INT8, "fp8": c.KV_FLOAT8, "int4": c.KV_INT4,
+}  # fmt: skip
 
 
 class NativeBackend:
