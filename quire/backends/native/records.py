@@ -265,7 +265,7 @@ def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
 def _gating(record: Any, op: GatedActivation) -> None:
     record.activation = ACTIVATION_CODES[op.kind]
     if op.kind == "clamped_swiglu":
-        record.scale, record.softcap = op.alpha, op.limit
+        record.scale, record.cap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
