@@ -12,7 +12,7 @@ from quire.errors import ConfigError, ModelError
 from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 
-__all__ = ["Pooling", "pooling_of", "read_json_list"]
+__all__ = ["Pooling", "pooling_of"]
 
 PoolingKind = Literal["mean", "first", "last"]
 Task = Literal["auto", "generate", "embed", "score"]
