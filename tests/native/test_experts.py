@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,7 +15,6 @@ from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.ops.activation import GatedActivation
 from quire.ops.experts import Expert, MixtureOfExperts
 from quire.ops.linear import LinearPart
-from quire.quant.packed import PackedMatrix
 from quire.weights.tensor import RawTensor
 from tests.native import numbers
 from tests.native.nodes import run_native, run_reference
@@ -30,11 +31,8 @@ def matrix(rng, name, dtype, shape):
     if dtype in FORMATS:
         values = rng.normal(0, 1.5 / shape[1] ** 0.5, shape).astype(np.float32)
         return RawTensor(name, dtype, shape, numbers.store(values, FORMATS[dtype]))
-    packed = random_packed(rng, dtype, shape, 32, zeros=dtype == "INT4")
-    fields = {each: getattr(packed, each) for each in ("dtype", "shape", "group_size")}
-    return PackedMatrix(
-        name=name, has_zero_points=packed.has_zero_points, data=packed.data, **fields
-    )
+    packed = random_packed(rng, dtype, shape, 32, "zero points" if dtype == "INT4" else "")
+    return replace(packed, name=name)
 
 
 class Layer:
