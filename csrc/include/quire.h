@@ -87,14 +87,14 @@ enum quire_op_kind {
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  softcap c > 0: before that a score s becomes
+                                 query and key.  cap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14 /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+    QUIRE_OP_SCALE_LOGITS = 14 /* out0 = in0 * scale; with cap c > 0, c * tanh(that / c); in0
                                   and out0 may be the same */
 };
 
@@ -139,11 +139,11 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale;
+    float eps, scale, cap;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
-    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
-    float query_factor, softcap;
     int32_t norm;
+    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
+    float query_factor;
 } quire_op;
 
 typedef struct quire_pool quire_pool;

@@ -281,13 +281,13 @@ def _attention(op: PagedAttention) -> Iterator[str]:
     if op.chunk is not None:
         yield f"chunks of {op.chunk}"
     if op.softcap is not None:
-        yield f"scores capped at {op.softcap:g}"
+        yield f"cap {op.softcap:g}"
     if op.slopes:
         yield "ALiBi"
     if op.sinks is not None:
         yield "sinks"
     if op.query_rule is not None:
-        yield f"queries scaled by {op.query_rule.kind}"
+        yield f"query {op.query_rule.kind}"
 
 
 def _parts(parts: tuple[LinearPart, ...]) -> Iterator[str]:

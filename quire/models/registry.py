@@ -15,6 +15,7 @@ from quire.models.spec import ModelSpec
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
 FAMILY_MODULES = (
+    "arcee",
     "baichuan",
     "chatglm",
     "ernie",

@@ -69,14 +69,14 @@ def phi3(name: str, prompt_length: int = 40, **fields: Any) -> Case:
     return Case(name, "phi3", {**BASE, **fields}, prompt_length)
 
 
-def granite(name: str, **fields: Any) -> Case:
+def granite(name: str, kind: str = "granite", **fields: Any) -> Case:
     scales = {
         "embedding_multiplier": 3.0,
         "attention_multiplier": 0.3,
         "residual_multiplier": 0.4,
         "logits_scaling": 3.0,
     }
-    return Case(name, "granite", {**BASE, **scales, **fields})
+    return Case(name, kind, {**BASE, **scales, **fields})
 
 
 GEMMAS = (
@@ -148,6 +148,9 @@ GLMS = (
     ),
 )
 OLMOS: tuple[Case, ...] = (
+    Case("olmo", "olmo", BASE),
+    Case("olmo-biases-tied", "olmo", {**BASE, "attention_bias": True, "tie_word_embeddings": True}),
+    Case("olmo-mha-yarn", "olmo", {**BASE, "num_key_value_heads": 4, "rope_parameters": YARN}),
     Case("olmo2", "olmo2", BASE),
     Case("olmo2-mha-biases", "olmo2", {**BASE, "num_key_value_heads": 4, "attention_bias": True}),
     Case(
@@ -168,10 +171,23 @@ OLMOS += (
         {**OLMO3, "layer_types": [FULL, SLIDING, SLIDING, FULL], "num_key_value_heads": 1},
     ),
 )
-GRANITES = (
+GRANITES: tuple[Case, ...] = (
     granite("granite"),
     granite("granite-tied-biases", tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
     granite("granite-mha-yarn", num_key_value_heads=4, rope_parameters=YARN),
+)
+GRANITE4 = {"shared_intermediate_size": 80, "num_local_experts": 0, "layer_types": [FULL] * 2}
+GRANITES += (
+    granite("granite4", kind="granitemoehybrid", **GRANITE4, position_embedding_type="rope"),
+    granite("granite4-tied", kind="granitemoehybrid", **GRANITE4, tie_word_embeddings=True),
+    granite(
+        "granite4-biases",
+        kind="granitemoehybrid",
+        **GRANITE4,
+        position_embedding_type="rope",
+        attention_bias=True,
+        num_key_value_heads=1,
+    ),
 )
 SMOLLMS = (
     Case("smollm3", "smollm3", {**BASE, "no_rope_layers": [1, 0]}),
@@ -210,6 +226,15 @@ EXAONES = (
     ),
 )
 OTHERS = (
+    Case("arcee", "arcee", {**BASE, "head_dim": 16}),
+    Case(
+        "arcee-biases", "arcee", {**BASE, "head_dim": 24, "attention_bias": True, "mlp_bias": True}
+    ),
+    Case(
+        "arcee-yarn-tied",
+        "arcee",
+        {**BASE, "head_dim": 16, "tie_word_embeddings": True, "rope_parameters": YARN},
+    ),
     Case("seed-oss", "seed_oss", {**BASE, "head_dim": 24}),
     Case("seed-oss-out-bias", "seed_oss", {**BASE, "head_dim": 16, "attention_out_bias": True}),
     Case(

@@ -18,6 +18,7 @@ import pytest
 
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
+from tests.models import cases_dense
 from tests.models.checkpoints import (
     CASES,
     Case,
@@ -49,6 +50,9 @@ SIGHT = 10 * TOLERANCE
 FAMILIES = tuple(
     case for case in CASES if case.name in ("llama", "mistral-window", "qwen2", "qwen3")
 )
+FURTHER = tuple({case.model_type: case for case in reversed(cases_dense.CASES)}.values())
+STEPWISE = tuple(case for case in CASES if case in FURTHER or case not in cases_dense.CASES)
+"""Computed in pieces as well: of the dense families in a file of their own, the first case each."""
 BY_NAME = {case.name: case for case in CASES}
 
 # Against transformers computing in the same narrow format.  It rounds every activation, we only
@@ -102,6 +106,7 @@ def read_model(directory: Path, dtype: str) -> Any:
 
 
 each_case = pytest.mark.parametrize("case", CASES, ids=str)
+each_stepwise = pytest.mark.parametrize("case", STEPWISE, ids=str)
 each_family = pytest.mark.parametrize("case", FAMILIES, ids=str)
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 each_narrow = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -119,7 +124,7 @@ def test_prefill_in_one_piece(case: Case, backend: str, oracles: Oracles) -> Non
 
 
 @each_backend
-@each_case
+@each_stepwise
 def test_prefill_in_chunks(case: Case, backend: str, oracles: Oracles) -> None:
     need(backend)
     oracle = oracles(case)
@@ -129,7 +134,7 @@ def test_prefill_in_chunks(case: Case, backend: str, oracles: Oracles) -> None:
 
 
 @each_backend
-@each_case
+@each_stepwise
 def test_decode_token_by_token(case: Case, backend: str, oracles: Oracles) -> None:
     need(backend)
     oracle = oracles(case)
@@ -162,7 +167,7 @@ def test_more_threads_compute_the_same(case: Case, backend: str, oracles: Oracle
 
 
 @each_backend
-@each_case
+@each_stepwise
 def test_64_greedy_tokens(case: Case, backend: str, oracles: Oracles) -> None:
     """The oracle reads prompt and output in one pass: equal up to every step means equal at all."""
     need(backend)

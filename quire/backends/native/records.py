@@ -171,7 +171,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
     record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
-    record.softcap = op.softcap or 0.0
+    record.cap = op.softcap or 0.0
     if op.sinks is not None:
         record.vectors[0] = writer.vector(op.sinks)
     if op.slopes:
@@ -191,7 +191,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:

@@ -1,12 +1,15 @@
-"""OLMo 2 and 3: norms only behind each part of a block, and over all heads of q and k at once.
+"""OLMo 1 to 3: first layer norms without weights, then norms only behind each part of a block.
 
-Source: the Olmo2ForCausalLM and Olmo3ForCausalLM configs of transformers.
+OLMo 2 and 3 have norms over all heads of q, and of k, at once.
+
+Source: the OlmoForCausalLM, Olmo2ForCausalLM and Olmo3ForCausalLM configs of transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import (
     TINY,
@@ -21,13 +24,27 @@ from quire.models.families.rope_config import read_rope, read_ropes
 from quire.models.families.windows import types_by_pattern, windows_of
 from quire.models.registry import family
 from quire.models.rope import Rope
-from quire.models.spec import ModelSpec
+from quire.models.spec import ModelSpec, Norm
 
-__all__ = ["POST_NORMS", "olmo2", "olmo3"]
+__all__ = ["POST_NORMS", "olmo", "olmo2", "olmo3"]
 
 POST_NORMS = BlockNorms(
     attention_output="post_attention_layernorm", mlp_output="post_feedforward_layernorm"
 )
+
+
+@family("OlmoForCausalLM", tiny=TINY)
+def olmo(config: ConfigReader) -> ModelSpec:
+    """OLMo 1, without clipped queries."""
+    if config.get("clip_qkv") is not None:
+        raise ModelError(f"{config.architecture}: clip_qkv is not supported; expected null")
+    bias = config.flag("attention_bias")
+    return decoder(
+        config,
+        attention=grouped_attention(config, qkv_bias=bias, output_bias=bias),
+        mlp=dense_mlp(config),
+        norm=lambda name, width: Norm(None, 1e-5, "layer"),
+    )
 
 
 @family("Olmo2ForCausalLM", tiny=TINY)
