@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from quire.models.registry import load_families  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
+from tests.models.test_layouts import CASES as CASES_OF_LAYOUTS  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 MARKED = re.compile(r"(<!-- table: families -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> int:
 def table() -> str:
     """One row for each function that builds a spec."""
     cases = Counter(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[case.model_type] for case in CASES)
+    cases.update(case.config["architectures"][0] for case in CASES_OF_LAYOUTS)
     rows = {}
     for family in load_families().values():
         module = sys.modules[family.build.__module__]
