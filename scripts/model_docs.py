@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 from quire.models.registry import load_families  # noqa: E402
-from tests.models import cases_mixtures, test_layouts  # noqa: E402
+from tests.models import cases_mixtures, test_latent_families, test_layouts  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> int:
 def table() -> str:
     """One row for each function that builds a spec."""
     known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "deepseek": "DeepseekForCausalLM"}
-    cases = Counter(known[case.model_type] for case in (*CASES, *cases_mixtures.CASES))
+    plain = (*CASES, *cases_mixtures.CASES, *test_latent_families.CASES)
+    cases = Counter(known[case.model_type] for case in plain)
     cases.update(case.config["architectures"][0] for case in test_layouts.CASES)
     rows = {}
     for family in load_families().values():

@@ -13,8 +13,7 @@ constexpr int64_t kMostPartialFloats = 4 << 20;
 void AttentionPlan::cut(const quire_op &op, const quire_program &program, const quire_step &step,
                         int num_threads) {
     if (op.heads == heads_ && op.kv_heads == kv_heads_ && op.head_dim == head_dim_ &&
-        op.window == window_ && op.chunk == visible_chunk_ &&
-        op.bidirectional == bidirectional_) {
+        op.window == window_ && op.chunk == visible_chunk_ && op.bidirectional == bidirectional_) {
         return;
     }
     heads_ = op.heads, kv_heads_ = op.kv_heads, head_dim_ = op.head_dim;

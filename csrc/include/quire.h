@@ -110,7 +110,8 @@ enum quire_op_kind {
                                    and out0 may be the same */
     QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
                                    logits in0[t], ascending, as floats, and then their weights */
-    QUIRE_OP_EXPERTS = 16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
+    QUIRE_OP_EXPERTS =
+        16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
                               weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
                               what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
                               room to work in, without gaps: top_k rows of the hidden width for

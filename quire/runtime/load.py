@@ -263,7 +263,7 @@ def _read_weights(
 
         weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     else:
-        weights = load_weights(checkpoint, spec.weights())
+        weights = load_weights(checkpoint, spec.weights(), unused=spec.unused)
     if config.quantization != "auto":
         from quire.runtime.quantize import quantize_weights
 

@@ -47,10 +47,7 @@ def read_weights(
     stored = find_stored(checkpoint, spec, quantization)
     wanted = {name: weight for name, weight in spec.weights().items() if name not in stored}
     used = [source for matrix in stored.values() for source in matrix.sources]
-    unused = [name for name in checkpoint.names if name.startswith(spec.unused)]
-    if unused:
-        logger.info("%d tensors of layers that only guess ahead are not used", len(unused))
-    plain = load_weights(checkpoint, wanted, used=[*used, *unused])
+    plain = load_weights(checkpoint, wanted, used, spec.unused)
     if not stored:
         logger.warning(
             "config.json says %s, and %s has no matrix that is stored so: all are plain floats",

@@ -45,14 +45,18 @@ HARMLESS = re.compile(
 
 
 def load_weights(
-    checkpoint: Checkpoint, wanted: Mapping[str, Weight], used: Collection[str] = ()
+    checkpoint: Checkpoint,
+    wanted: Mapping[str, Weight],
+    used: Collection[str] = (),
+    unused: tuple[str, ...] = (),
 ) -> dict[str, RawTensor]:
     """Return every wanted weight by name, as F32, F16 or BF16.
 
     Each is looked for in all of its places, and there under the prefixes that exports of one model
     differ by.  The data are views of the files, except F64, which is narrowed to F32, tensors at an
     address that is no multiple of 4, and parts of a tensor that are not contiguous rows.
-    used: tensors that are read elsewhere.  What nobody wanted is reported in one warning.
+    used: tensors that are read elsewhere.  unused: what the names of tensors begin with that are
+    left alone on purpose.  What nobody wanted is reported in one warning.
     Raises CheckpointError for what is missing, has another shape or is not a plain float.
     """
     found = {name: find_place(checkpoint, weight) for name, weight in wanted.items()}
@@ -60,7 +64,10 @@ def load_weights(
     if missing:
         raise CheckpointError(_missing(checkpoint, missing))
     places = {name: place for name, place in found.items() if place is not None}
-    _report_unwanted(checkpoint, {*(place.name for place in places.values()), *used})
+    spared = [name for name in checkpoint.names if name.startswith(unused)]
+    if spared:
+        logger.info("%d tensors of layers that only guess ahead are not used", len(spared))
+    _report_unwanted(checkpoint, {*(place.name for place in places.values()), *used, *spared})
     return {name: _load(checkpoint, place, name) for name, place in places.items()}
 
 

@@ -18,7 +18,7 @@ from tests.native.test_attention import CONTEXTS, MIXED, World
 SINKS = np.linspace(-3, 3, 4).astype(np.float32)
 SLOPES = np.array(alibi_slopes(4), np.float32)
 RULES: dict[str, dict[str, Any]] = {
-    "softcap": {"cap": 1.5},
+    "cap": {"cap": 1.5},
     "slopes": {"slopes": SLOPES},
     "sinks": {"sinks": SINKS},
     "chunk": {"chunk": 24},
@@ -132,7 +132,7 @@ def test_a_cap_far_above_the_scores_changes_little_and_one_at_0_nothing(pool, is
     plain = World(4, 2, 64, CONTEXTS)
     expected = np.concatenate(plain.attend(pool, isa, MIXED))
     for cap, most in ((0.0, 0.0), (50.0, 0.01)):
-        capped = RuledWorld(4, 2, 64, CONTEXTS, rule="softcap")
+        capped = RuledWorld(4, 2, 64, CONTEXTS, rule="cap")
         capped.rules = {"cap": cap}
         off = np.abs(np.concatenate(capped.attend(pool, isa, MIXED)) - expected).max()
         assert off <= most and (off > 0) == (cap > 0)
