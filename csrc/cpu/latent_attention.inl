@@ -9,7 +9,7 @@ namespace {
 
 template <class V, class Cache>
 struct LatentUnit {
-    static constexpr bool kCodes = kKeyLanes<Cache> == 2;
+    static constexpr bool kCodes = KvFormat<Cache>::kScales;
     static constexpr int64_t kPositionsInPlace = 64;
     static constexpr int64_t kRowsAhead = 12;
 

@@ -5,10 +5,10 @@ namespace {
 // Stores n numbers from `to` on, and their scale if they become codes.
 template <class V, class Cache>
 QUIRE_INLINE void write_part(const float *x, int64_t n, Cache *to, float *scale) {
-    if constexpr (kKeyLanes<Cache> == 2) {
+    if constexpr (KvFormat<Cache>::kScales) {
         const float most = finite_max<V>(x, n);
-        *scale = most / kMostCode;
-        to_codes<V>(x, n, most, kMostCode, reinterpret_cast<int8_t *>(to));
+        *scale = most / 127.0f;
+        to_codes<V>(x, n, most, 127.0f, reinterpret_cast<int8_t *>(to));
     } else {
         for_each_vector<V>(n, [&](auto load, auto store) { store(to, load(x)); });
     }
