@@ -317,17 +317,25 @@ struct AttentionUnit {
 
     // --- values
 
-    // N vectors from d on of the values that a group of rows sees; it may be less than one vector.
-    template <int M, int N, bool Whole, class T>
-    void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d, float *sums,
-                         int64_t from, int64_t to, bool fetches) {
-        const int64_t a = larger(rows.common_oldest - now->start, from);
-        const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
-        const auto ahead = [&](int64_t p) -> const char * {
-            const Cache *keys = fetches ? next_keys(p) : nullptr;
+    // Asks for the keys of the next chunk, as many from d on as the values in hand are.
+    struct NextKeys {
+        const AttentionUnit &unit;
+        int64_t d;
+        bool asks;
+
+        QUIRE_INLINE const char *operator()(int64_t p) const {
+            const Cache *keys = asks ? unit.next_keys(p) : nullptr;
             return keys ? reinterpret_cast<const char *>(keys + d / Format::kNumbersPerValue)
                         : nullptr;
-        };
+        }
+    };
+
+    // N vectors from d on of the values that a group of rows sees; it may be less than one vector.
+    template <int M, int N, bool Whole, class T, class Ahead>
+    void values_of_group(const RowGroup &rows, const ValueRows<T> &values, int64_t d, float *sums,
+                         int64_t from, int64_t to, Ahead ahead) {
+        const int64_t a = larger(rows.common_oldest - now->start, from);
+        const int64_t b = smaller(rows.common_newest + 1 - now->start, to);
         const auto one = [&](int64_t row, int64_t first, int64_t end) {
             if (first >= end) return;
             value_tile<V, 1, N, Whole>(memory.weights + row * kChunkRoom, values, d, D - d, first,
@@ -350,7 +358,7 @@ struct AttentionUnit {
         const ValueRows<Cache> values = {now->values, value_stride, B};
         const auto tile = [&](auto count, auto whole) {
             values_of_group<M, count.value, whole.value>(rows, values, d, sums + d, from, to,
-                                                         rows.row == 0);
+                                                         NextKeys{*this, d, rows.row == 0});
         };
         for (; d + N * V::kWidth <= D; d += N * V::kWidth) tile(Count<N>(), Count<true>());
         if constexpr (N > 1) {
@@ -405,7 +413,7 @@ struct AttentionUnit {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
                     values_of_group<decltype(count)::value, 2, true>(rows, values, 0, sums + d, 0,
-                                                                     C, false);
+                                                                     C, NothingAhead());
                 });
             }
         }

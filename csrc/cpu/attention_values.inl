@@ -10,13 +10,19 @@ struct ValueRows {
     int64_t stride, run;
 };
 
+// Nothing is to be asked for on the way.
+struct NothingAhead {
+    const char *operator()(int64_t) const { return nullptr; }
+};
+
 // sums[m][d] += weights[m][p] * value[p][d] for the positions p in [from, to), in order, and N
 // vectors of d (`dims` < kWidth numbers in a single one that is not whole).  ahead(p), unless it is
 // null, is where as much memory lies as the values from p to the end of their run take; it is asked
-// for on the way.
+// for on the way.  One copy of each serves all who call it: there are many, and each is long.
 template <class V, int M, int N, bool Whole, class Cache, class Ahead>
-void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d, int64_t dims,
-                int64_t from, int64_t to, float *sums, int64_t sums_stride, Ahead ahead) {
+QUIRE_NOINLINE void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
+                               int64_t dims, int64_t from, int64_t to, float *sums,
+                               int64_t sums_stride, Ahead ahead) {
     typename V::Float out[M][N];
     QUIRE_UNROLL
     for (int m = 0; m < M; m++) {

@@ -111,8 +111,9 @@ const Kernels *find_kernels(int32_t isa) {
 #endif
 #if defined(QUIRE_WITH_AVX512)
         case QUIRE_AVX512: {
+            static const Kernels kernels = with_integers(kAvx512Kernels, kAvx2Kernels.integers);
             static const bool can_run = has_avx512();
-            return can_run ? &kAvx512Kernels : nullptr;
+            return can_run ? &kernels : nullptr;
         }
 #endif
 #if defined(QUIRE_WITH_AVX512VNNI)
