@@ -10,10 +10,6 @@
 
 #include "compiler.h"
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "Quire reads checkpoints in place: it needs a little-endian machine"
-#endif
-
 namespace quire {
 namespace {
 

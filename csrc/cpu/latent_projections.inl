@@ -108,9 +108,17 @@ void latent_values(const quire_op &op, const Run &run, char *, int64_t first, in
             using Products = FloatProducts<V, decltype(weight)>;
             const auto *values = static_cast<const decltype(weight) *>(matrix.data) +
                                  (head * matrix_rows + matrix_rows - D) * C;
-            const Product<Products> product = {
-                run.row(op.in[0], begin) + head * C,  op.in[0].stride,  C,      values, nullptr,
-                run.row(op.out[0], begin) + head * D, op.out[0].stride, &tuning};
+            const Product<Products> product = {run.row(op.in[0], begin) + head * C,
+                                               op.in[0].stride,
+                                               C,
+                                               values,
+                                               nullptr,
+                                               run.row(op.out[0], begin) + head * D,
+                                               op.out[0].stride,
+                                               &tuning,
+                                               nullptr,
+                                               0,
+                                               0};
             multiply<Products, V::kTileRows>(product, num_rows, height, 0, D);
         });
     }

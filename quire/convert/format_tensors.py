@@ -138,7 +138,7 @@ def _float8(module: str, matrix: QuantizedMatrix) -> list[RawTensor]:
     codes = RawTensor(f"{module}.weight", "F8_E4M3", matrix.shape, matrix.codes)
     scales = matrix.scales
     narrow = from_float32(scales, "bfloat16")
-    exact = np.array_equal(narrow.astype("<u4") << 16, scales.view("<u4"))
+    exact = np.array_equal(narrow.astype(np.uint32) << 16, scales.view(np.uint32))
     stored = narrow if exact else scales
     return [
         codes,

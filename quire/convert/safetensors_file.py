@@ -34,7 +34,8 @@ def write_safetensors(path: Path, tensors: Sequence[RawTensor]) -> None:
     with part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors:
-            file.write(np.ascontiguousarray(tensor.data).data)
+            data = tensor.data
+            file.write(np.ascontiguousarray(data, data.dtype.newbyteorder("<")).data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)

@@ -46,18 +46,18 @@ def from_float32(values: np.ndarray, name: str) -> np.ndarray:
 
 def bfloat16_bits(values: np.ndarray) -> npt.NDArray[np.uint16]:
     """Round float32 values to the bits of bfloat16; NaN keeps its sign and becomes quiet."""
-    bits = np.ascontiguousarray(values, dtype="<f4").view("<u4")
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
     quiet = (bits >> 16) | np.uint32(0x40)
-    narrow: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype("<u2")
+    narrow: npt.NDArray[np.uint16] = np.where(np.isnan(values), quiet, rounded).astype(np.uint16)
     return narrow
 
 
 def float32_from_bfloat16(bits: np.ndarray) -> npt.NDArray[np.float32]:
     """Widen the bits of bfloat16 to float32, exactly."""
-    wide = bits.astype("<u4")
+    wide = bits.astype(np.uint32)
     wide <<= np.uint32(16)
-    return wide.view("<f4")
+    return wide.view(np.float32)
 
 
 def _e4m3() -> npt.NDArray[np.float32]:
@@ -76,7 +76,7 @@ E4M3 = _e4m3()
 
 def e4m3_codes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """The codes of the nearest e4m3 floats, ties to even; what is above them all becomes ±448."""
-    bits = np.ascontiguousarray(values, "<f4").view("<u4")
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     magnitude = bits & np.uint32(0x7FFFFFFF)
     odd = magnitude >> 20 & np.uint32(1)
     normal = ((magnitude + np.uint32(0x7FFFF) + odd) >> 20).astype(np.int64) - (120 << 3)

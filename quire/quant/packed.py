@@ -213,9 +213,9 @@ def pack(
     panels = -(-rows // PANEL_ROWS)
     wide = np.full((panels * PANEL_ROWS, padded(cols)), 1 << (BITS[dtype] - 1), np.uint8)
     wide[:rows, :cols] = codes
-    per_group = [scales.astype("<f2")]
+    per_group: list[np.ndarray] = [scales.astype(np.float16)]
     per_group += [each for each in (zeros,) if each is not None]
-    per_group += [each.astype("<f2") for each in (minimums,) if each is not None]
+    per_group += [each.astype(np.float16) for each in (minimums,) if each is not None]
     pieces: list[Bytes] = []
     start = group = 0
     for blocks, count in _groups(cols, group_size):
@@ -252,5 +252,5 @@ def _groups(cols: int, group_size: int) -> list[tuple[int, int]]:
 
 def _of_rows(headers: list[Bytes], dtype: type, rows: int, groups: int) -> np.ndarray:
     """Numbers of the headers [panels, bytes] as [rows, groups]."""
-    columns = [each.copy().view(np.dtype(dtype).newbyteorder("<")) for each in headers]
+    columns = [each.copy().view(dtype) for each in headers]
     return np.stack(columns, 2).reshape(-1, len(columns))[:rows, :groups]

@@ -27,7 +27,7 @@ def pack_bytes(codes: Bytes, scales: Float32) -> Bytes:
     """Codes [rows, cols] and scales [rows, groups] in one array."""
     out = np.zeros(_codes_end(codes.shape) + 4 * scales.size, np.uint8)
     out[: codes.size] = codes.reshape(-1)
-    out[_codes_end(codes.shape) :] = scales.astype("<f4").reshape(-1).view(np.uint8)
+    out[_codes_end(codes.shape) :] = scales.astype(np.float32).reshape(-1).view(np.uint8)
     return out
 
 
@@ -35,7 +35,7 @@ def float32(data: Bytes, shape: tuple[int, ...], group_size: int) -> Float32:
     """The numbers [rows, cols]."""
     rows, cols = shape
     codes = data[: rows * cols].reshape(rows, cols)
-    scales = data[_codes_end(shape) :].copy().view("<f4").reshape(rows, -1)
+    scales = data[_codes_end(shape) :].copy().view(np.float32).reshape(rows, -1)
     numbers: Float32 = E4M3[codes] * scales[:, np.arange(cols) // group_size]
     return numbers
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
@@ -58,9 +59,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 def pack_cache_path(directory: Path, scheme: str) -> Path:
     """Where the packed matrices of a checkpoint directory belong.
 
-    The name changes with the scheme and with the name, size and time of every file of weights.
+    The name changes with the scheme, with the machine's byte order, and with the name, size and
+    time of every file of weights.
     """
-    text = json.dumps([VERSION, scheme, str(directory.resolve()), describe_files(directory)])
+    files = describe_files(directory)
+    text = json.dumps([VERSION, sys.byteorder, scheme, str(directory.resolve()), files])
     digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return cache_directory() / "packed" / f"{digest}.safetensors"
 
@@ -159,12 +162,12 @@ def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
     yield text
     for matrix in matrices:
         for piece in _arrays(matrix):
-            yield np.ascontiguousarray(piece).data
+            yield np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data
 
 
 def _arrays(matrix: Kept) -> list[np.ndarray]:
     if isinstance(matrix, PackedMatrix) and matrix.order is not None:
-        return [matrix.data, matrix.order.columns.astype("<i4")]
+        return [matrix.data, matrix.order.columns]
     return [matrix.data]
 
 
@@ -199,4 +202,4 @@ def _split_order(
 ) -> tuple[npt.NDArray[np.uint8], ColumnOrder | None]:
     if not has_order:
         return data, None
-    return data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4"))
+    return data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4").astype(np.int32))

@@ -78,9 +78,9 @@ def nbytes_of(dtype: str, shape: Sequence[int]) -> int:
 class RawTensor:
     """A tensor as its file stores it; `data` is a read-only view of the mapped file.
 
-    dtype: a key of `DTYPES`.  data: [*shape], little-endian, C order, carrying the bits that
-    `DTYPES` says; for types under 8 bits the last axis counts bytes.  The file stays mapped as
-    long as `data` or a view of it lives.
+    dtype: a key of `DTYPES`.  data: [*shape], C order, carrying the bits that `DTYPES` says in
+    the machine's byte order (a big-endian one has a copy); for types under 8 bits the last axis
+    counts bytes.  The file stays mapped as long as `data` or a view of it lives.
     """
 
     name: str
@@ -95,7 +95,8 @@ class RawTensor:
         """View `raw`, one axis of exactly `nbytes_of(dtype, shape)` bytes, as a tensor."""
         bits, carrier = DTYPES[dtype]
         stored = shape if bits >= 8 else (*shape[:-1], shape[-1] * bits // 8)
-        return cls(name, dtype, shape, raw.view(carrier).reshape(stored))
+        data = raw.view(carrier).reshape(stored)
+        return cls(name, dtype, shape, data.astype(data.dtype.newbyteorder("="), copy=False))
 
     @property
     def nbytes(self) -> int:
@@ -111,7 +112,7 @@ class RawTensor:
             return float32_from_bfloat16(self.data)
         if self.dtype in ("F32", "F16", "F64"):
             with np.errstate(over="ignore"):
-                return self.data.astype("<f4")
+                return self.data.astype(np.float32)
         raise CheckpointError(
             f"{self.name!r} is stored as {self.dtype}, which is not a plain float; "
             "use a checkpoint in F32, F16 or BF16"

@@ -16,10 +16,10 @@ Array = np.ndarray[Any, Any]
 
 ROW_BLOCK = np.dtype(
     [
-        ("scale", "<f4"),
-        ("sum", "<f4"),
-        ("correction", "<i4"),
-        ("code_sums", "<i2", 2),
+        ("scale", "f4"),
+        ("sum", "f4"),
+        ("correction", "i4"),
+        ("code_sums", "i2", 2),
         ("codes", "i1", 32),
     ]
 )

@@ -86,7 +86,7 @@ def test_bytes_stand_where_packed_h_draws_them(dtype: PackedDtype) -> None:
     block = 16 * 32 * BITS[dtype] // 8
     header = 16 * 3
     group = len(data) // 2 + header + 2 * block  # of the second panel
-    assert data[group + 2 * 2 : group + 2 * 3].view("<f2")[0] == 1.5
+    assert data[group + 2 * 2 : group + 2 * 3].view(np.float16)[0] == 1.5
     assert data[group + 32 + 2] == 77
     quad = group + header + 13 // 4 * 64 + 4 * 2 + 13 % 4
     if dtype == "INT4":
@@ -104,8 +104,8 @@ def test_half_a_block_has_a_header_of_its_own() -> None:
     data = pack("w", "INT4", 16, codes, scales, minimums=minimums).data
     header, block = 64, 256
     group = 2 * header + block + header  # of the second half of the second block
-    assert data[group + 6 : group + 8].view("<f2")[0] == 1.5
-    assert data[group + 32 + 6 : group + 32 + 8].view("<f2")[0] == -2.5
+    assert data[group + 6 : group + 8].view(np.float16)[0] == 1.5
+    assert data[group + 32 + 6 : group + 32 + 8].view(np.float16)[0] == -2.5
     assert data[group + header + 64 + 4 * 3 + 1] == 9 << 4
 
 

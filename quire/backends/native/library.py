@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 from ctypes import POINTER, c_double, c_float, c_int8, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
@@ -272,13 +271,8 @@ SAMPLE_RESULT = np.dtype(
 def load() -> ctypes.CDLL:
     """The library, loaded once.
 
-    Raises ConfigError when it is missing or of another version, or on a big-endian machine.
+    Raises ConfigError when it is missing or of another version.
     """
-    if sys.byteorder != "little":
-        raise ConfigError(
-            "this machine is big-endian; checkpoints, which are little-endian, are read in place, "
-            "so Quire runs on little-endian machines only"
-        )
     spec = find_spec("quire.backends.native._core")
     if spec is None or spec.origin is None:
         raise ConfigError(f"the native library is not built: {_BUILD_HINT}")
