@@ -11,7 +11,7 @@
 namespace quire {
 
 constexpr int64_t kScaledColumns = 4096;  // logits that one unit scales
-constexpr int kNumOpKinds = QUIRE_OP_SCALE_LOGITS + 1;
+constexpr int kNumOpKinds = QUIRE_OP_RECURRENCE + 1;
 
 // Neighbouring tokens of one request whose queries read the same keys and values together, chunk by
 // chunk; num_keys counts from the first chunk on.  partials: where in Run::partials the results of
@@ -85,6 +85,7 @@ struct Kernels {
     Kernel ops[kNumOpKinds];
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
+    int64_t (*convolution_units)(const quire_op &op, const Run &run);
     size_t (*scratch_bytes)(const quire_op &op, const Run &run);
 
     // Passes over the logits of one row; NaN counts as smaller than every number.

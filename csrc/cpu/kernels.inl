@@ -23,7 +23,9 @@
 #include "codes.inl"
 //
 #include "activation.inl"
+#include "convolution.inl"
 #include "norm.inl"
+#include "recurrence.inl"
 #include "rope.inl"
 #include "then_quantize.inl"
 //
@@ -49,6 +51,8 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
             return attention_scratch_bytes<V>(op, run);
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
+        case QUIRE_OP_RECURRENCE:
+            return recurrence_scratch_bytes<V>(op);
         default:
             return op.row_dtype != QUIRE_F32 ? sizeof(float) * op.in[0].cols : 0;
     }
@@ -73,8 +77,11 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
     kernels.ops[QUIRE_OP_ACTIVATE] = then_quantize<activate<V>>;
     kernels.ops[QUIRE_OP_SCALE_LOGITS] = scale_logits<V>;
+    kernels.ops[QUIRE_OP_CONVOLUTION] = convolution<V>;
+    kernels.ops[QUIRE_OP_RECURRENCE] = recurrence<V>;
     kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
+    kernels.convolution_units = convolution_units;
     kernels.scratch_bytes = scratch_bytes<V>;
     kernels.max_value = max_value<V>;
     kernels.softmax_weights = softmax_weights<V>;

@@ -134,6 +134,12 @@ class Walk {
         } else if (op.kind == QUIRE_OP_ATTENTION) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
+        } else if (op.kind == QUIRE_OP_CONVOLUTION) {
+            *units = kernels_.convolution_units(op, run_);
+            *grain = 1 + kInlineFloats * *units / (run_.num_rows * op.in[0].cols * 16 + 1);
+        } else if (op.kind == QUIRE_OP_RECURRENCE) {
+            *units = int64_t(step_.num_requests) * op.recurrence->heads;
+            *grain = 1;
         } else if (op.kind == QUIRE_OP_SCALE_LOGITS) {
             *units = run_.num_rows * ((op.in[0].cols + kScaledColumns - 1) / kScaledColumns);
             *grain = 1;

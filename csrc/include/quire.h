@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 6
+#define QUIRE_ABI_VERSION 7
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -89,8 +89,14 @@ enum quire_op_kind {
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
     QUIRE_OP_SCALE_LOGITS =
-        14 /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0 may be
+        14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0 may be
                                   in0 */
+    QUIRE_OP_CONVOLUTION = 15, /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
+                                  in0[t - taps + 1 + j]), by channel; vectors[0] is [taps][cols],
+                                  vectors[1] [cols] or NULL; before a request's tokens stands its
+                                  state, [taps - 1][cols], at recurrence->state */
+    QUIRE_OP_RECURRENCE = 16 /* out0[t], [heads * value_dim]: what `recurrence` says, in0 being rows
+                                of queries, keys and values, in1 and in2 one number for each head */
 };
 
 enum quire_activation {
@@ -99,7 +105,8 @@ enum quire_activation {
     QUIRE_GELU_TANH = 2,
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
-    QUIRE_RELU_SQUARED = 5
+    QUIRE_RELU_SQUARED = 5,
+    QUIRE_SIGMOID = 6
 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
@@ -121,6 +128,24 @@ typedef struct {
     int32_t stride, cols;
 } quire_tensor;
 
+/* Heads with a state S, [key_dim][value_dim], side by side at float `state` of a request's record.
+ * Head h reads the queries and keys of key head h / (heads / key_heads).  softplus(x) is
+ * log(1 + exp(x)).
+ * QUIRE_DELTA_RULE: in0 holds [queries | keys | values]; k and q are divided by their length
+ * sqrt(sum of squares + 1e-6), q by sqrt(key_dim) as well.  S *= exp(-exp(decay_log) * softplus(in2 +
+ * time_bias)), S += k (sigmoid(in1) * (v - S^T k))^T, out = S^T q.
+ * QUIRE_SELECTIVE_SCAN: in0 holds [values | keys | queries]; dt = softplus(in1 + time_bias) within
+ * least_step .. most_step.  S *= exp(-exp(decay_log) * dt), S += k (dt v)^T, out = S^T q + skip v. */
+enum quire_recurrence_kind { QUIRE_DELTA_RULE = 0, QUIRE_SELECTIVE_SCAN = 1 };
+
+typedef struct {
+    int64_t state;
+    const float *decay_log, *time_bias, *skip; /* [heads] */
+    int32_t kind, heads, key_heads, key_dim, value_dim;
+    int32_t taps; /* of convolution, at most 8; it reads no other field but state */
+    float least_step, most_step;
+} quire_recurrence;
+
 /* One op of a Program.  Fields an op does not name are zero; a scale of 0 means 1, except in
  * attention and rope_angles. */
 typedef struct {
@@ -133,6 +158,7 @@ typedef struct {
     float eps, scale, cap;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
     int32_t norm, reserved;
+    const quire_recurrence *recurrence;
 } quire_op;
 
 typedef struct quire_pool quire_pool;
@@ -162,6 +188,8 @@ typedef struct {
  * the values [K][B].  A vector x is stored as codes round(x / a * 127), a = max |x|, and scale
  * a / 127; a vector that is not finite as codes 0 and scale NaN, so that all who see it become NaN.
  *
+ * Records of recurrent layers: record i starts at states + i * state_floats.
+ *
  * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */
 typedef struct {
@@ -177,6 +205,8 @@ typedef struct {
     int32_t isa, reserved;
     const quire_tuning
         *tunings; /* one for each quire_dtype; NULL: those of quire_default_tunings */
+    float *states;
+    int64_t state_floats;
 } quire_program;
 
 /* What one logit row wants from the sampler.
@@ -222,6 +252,13 @@ typedef struct {
     int32_t reserved;
 } quire_sample_result;
 
+/* Which records of recurrent state a request's tokens of a step follow on (read; -1: none, zeros)
+ * and leave (write; it may be the one that is read).  With mark > 0 the first `mark` of them leave the
+ * record `kept` as well. */
+typedef struct {
+    int32_t read, write, mark, kept;
+} quire_state_use;
+
 /* One step.  Tokens of a request are consecutive; request r owns tokens query_start[r] up to
  * query_start[r + 1] and its block table is row r.  logit_rows are ascending token indices.
  * rows and results have S entries, or are NULL: then nothing is sampled, and without logits_out the
@@ -234,6 +271,7 @@ typedef struct {
     float *logits_out;       /* [S, V], or NULL; a copy of the logits as the model gave them */
     int64_t *op_nanoseconds; /* [num_body + num_head + 1], or NULL; the time of each op of body and
                                 head, and of the sampler, is added to it */
+    const quire_state_use *state_uses; /* [R], for Programs with recurrent layers */
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,

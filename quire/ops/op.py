@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 
 __all__ = ["Cost", "Environment", "Float32", "FusedOp", "Op", "Rows"]
 
@@ -27,11 +28,12 @@ Rows = Literal["tokens", "outputs"]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that a reference body may read besides its inputs; the KV cache may be written too."""
+    """All that a reference body may read besides its inputs; cache and states may be written too."""
 
     batch: Batch
     kv_cache: KvCache
     weights: Mapping[str, Float32]
+    states: RecurrentStates = NO_STATES
 
 
 @dataclass(frozen=True, slots=True)

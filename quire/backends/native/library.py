@@ -24,6 +24,7 @@ __all__ = [
     "Matrix",
     "Op",
     "Program",
+    "Recurrence",
     "Step",
     "Tensor",
     "ThreadPool",
@@ -36,15 +37,16 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8 = range(5)
 NUM_DTYPES = 5
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED = range(6)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, SIGMOID = range(7)
 RMS, LAYER = range(2)
+DELTA_RULE, SELECTIVE_SCAN = range(2)
 (
     OP_EMBEDDING,
     OP_NORM,
@@ -61,7 +63,9 @@ RMS, LAYER = range(2)
     OP_QUANTIZE,
     OP_ACTIVATE,
     OP_SCALE_LOGITS,
-) = range(15)
+    OP_CONVOLUTION,
+    OP_RECURRENCE,
+) = range(17)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
@@ -97,6 +101,25 @@ class Tensor(ctypes.Structure):
     _fields_: ClassVar[Any] = [("offset", c_int64), ("stride", c_int32), ("cols", c_int32)]
 
 
+class Recurrence(ctypes.Structure):
+    """What the heads of a recurrent layer do with their states."""
+
+    _fields_: ClassVar[Any] = [
+        ("state", c_int64),
+        ("decay_log", c_void_p),
+        ("time_bias", c_void_p),
+        ("skip", c_void_p),
+        ("kind", c_int32),
+        ("heads", c_int32),
+        ("key_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("taps", c_int32),
+        ("least_step", c_float),
+        ("most_step", c_float),
+    ]
+
+
 class Op(ctypes.Structure):
     """One op record of a Program."""
 
@@ -121,6 +144,7 @@ class Op(ctypes.Structure):
         ("row_dtype", c_int32),
         ("norm", c_int32),
         ("reserved", c_int32),
+        ("recurrence", POINTER(Recurrence)),
     ]
 
 
@@ -157,6 +181,8 @@ class Program(ctypes.Structure):
         ("isa", c_int32),
         ("reserved", c_int32),
         ("tunings", POINTER(Tuning)),
+        ("states", c_void_p),
+        ("state_floats", c_int64),
     ]
 
 
@@ -178,6 +204,7 @@ class Step(ctypes.Structure):
         ("results", c_void_p),
         ("logits_out", c_void_p),
         ("op_nanoseconds", c_void_p),
+        ("state_uses", c_void_p),
     ]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import pointer
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.convolution import CausalConvolution
 from quire.ops.elementwise import Add, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
+from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
@@ -32,7 +35,7 @@ ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
 
 
 class RecordWriter:
-    """Fills op records; keeps alive every array that a record points to."""
+    """Fills op records; keeps alive all that a record points to."""
 
     def __init__(
         self, buffers: BufferPlan, weights: LoadedWeights, frequencies: tuple[Float32, ...]
@@ -41,7 +44,7 @@ class RecordWriter:
         self._weights = weights
         self._frequencies = frequencies
         self._vectors: dict[tuple[str, float], Float32] = {}
-        self.kept: list[np.ndarray[Any, Any]] = []
+        self.kept: list[Any] = []
 
     def record(self, node: Node) -> Any:
         """The record of one node."""
@@ -77,6 +80,20 @@ class RecordWriter:
         """The address of ones: the weight of a norm that has none."""
         self.kept.append(np.ones(width, np.float32))
         return int(self.kept[-1].ctypes.data)
+
+    def joined(self, names: Sequence[str]) -> Float32:
+        """Weights one after another on their first axis, as float32."""
+        return np.concatenate([self._weights[name].float32() for name in names])
+
+    def numbers(self, array: Float32) -> int:
+        """The address of a copy of float32 numbers."""
+        self.kept.append(np.array(array, np.float32, order="C"))
+        return int(self.kept[-1].ctypes.data)
+
+    def pointer_to(self, struct: Any) -> Any:
+        """A pointer to a struct that lives as long as the records."""
+        self.kept.append(struct)
+        return pointer(struct)
 
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies."""
@@ -191,6 +208,46 @@ def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
 
 
+def _convolution(writer: RecordWriter, record: Any, op: CausalConvolution) -> None:
+    record.kind = c.OP_CONVOLUTION
+    record.recurrence = writer.pointer_to(c.Recurrence(state=op.state, taps=op.taps))
+    record.vectors[0] = writer.numbers(writer.joined(op.weights)[:, 0].T)  # [taps, C]
+    record.vectors[1] = writer.numbers(writer.joined(op.biases)) if op.biases else None
+
+
+def _delta_rule(writer: RecordWriter, record: Any, op: GatedDeltaRule) -> None:
+    _recurrence(writer, record, op, kind=c.DELTA_RULE, time_bias=writer.vector(op.decay_bias))
+
+
+def _selective_scan(writer: RecordWriter, record: Any, op: SelectiveScan) -> None:
+    _recurrence(
+        writer,
+        record,
+        op,
+        kind=c.SELECTIVE_SCAN,
+        time_bias=writer.vector(op.step_bias),
+        skip=writer.vector(op.skip),
+        least_step=op.least_step,
+        most_step=op.most_step,
+    )
+
+
+def _recurrence(
+    writer: RecordWriter, record: Any, op: GatedDeltaRule | SelectiveScan, **own: Any
+) -> None:
+    record.kind = c.OP_RECURRENCE
+    recurrence = c.Recurrence(
+        state=op.state,
+        decay_log=writer.vector(op.decay_log),
+        heads=op.heads,
+        key_heads=op.key_heads,
+        key_dim=op.key_dim,
+        value_dim=op.value_dim,
+        **own,
+    )
+    record.recurrence = writer.pointer_to(recurrence)
+
+
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
     raise AssertionError("column views take no work")
 
@@ -212,6 +269,9 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     Activate: _activate,
     ScaleLogits: _scale_logits,
     SelectRows: _select_rows,
+    CausalConvolution: _convolution,
+    GatedDeltaRule: _delta_rule,
+    SelectiveScan: _selective_scan,
     Columns: _columns,
     Quantize: _quantize,
     Quantized: _quantized,
