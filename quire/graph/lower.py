@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from quire.graph.ir import Graph, GraphBuilder, Value
+from quire.graph.lower_recurrent import lower_delta_net, lower_mamba2
+from quire.models.recurrent import GatedDeltaNet
 from quire.models.rope import Rope
-from quire.models.spec import Attention, Block, FeedForward, GatedMLP, Linear, ModelSpec, Norm
+from quire.models.spec import (
+    Attention,
+    Block,
+    FeedForward,
+    GatedMLP,
+    Linear,
+    ModelSpec,
+    Norm,
+    TokenMixer,
+)
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import Add, ScaleLogits
@@ -29,6 +40,7 @@ class _Lowering:
         self.spec = spec
         self.build = GraphBuilder()
         self.angles: dict[Rope, Value] = {}
+        self.state_floats = 0  # of the layers so far
 
     def graph(self) -> Graph:
         spec, table = self.spec, self.spec.embedding
@@ -58,7 +70,7 @@ class _Lowering:
     def _block(self, layer: int, block: Block, x: Value) -> Value:
         add = Add(block.residual_scale)
         normed = self._norm(block.attention_norm, x, "attention_norm")
-        made = self._attention(layer, block.attention, normed)
+        made = self._mixed(layer, block.attention, normed)
         made = self._norm(block.attention_output_norm, made, "attention_output_norm")
         x = self.build.add(add, made, x, name="mid")
         x = self._norm(block.attention_sum_norm, x, "attention_sum_norm")
@@ -66,6 +78,14 @@ class _Lowering:
         made = self._norm(block.mlp_output_norm, made, "mlp_output_norm")
         x = self.build.add(add, made, x, name="out")
         return self._norm(block.mlp_sum_norm, x, "mlp_sum_norm")
+
+    def _mixed(self, layer: int, part: TokenMixer, x: Value) -> Value:
+        if isinstance(part, Attention):
+            return self._attention(layer, part, x)
+        state, self.state_floats = self.state_floats, self.state_floats + part.state_floats
+        if isinstance(part, GatedDeltaNet):
+            return lower_delta_net(self.build, part, x, state)
+        return lower_mamba2(self.build, part, x, state)
 
     def _attention(self, layer: int, a: Attention, x: Value) -> Value:
         q, k = self._linear(a.query, x, "q"), self._linear(a.key, x, "k")
@@ -80,7 +100,12 @@ class _Lowering:
             q, k = self._query_key_norms(a, q, k)
         self.build.effect(KvWrite(layer, a.kv_heads), k, v)
         op = PagedAttention(layer, a.heads, a.kv_heads, a.head_dim, a.scale, a.window)
-        return self._linear(a.output, self.build.add(op, q, name="attended"), "attention")
+        attended = self.build.add(op, q, name="attended")
+        if a.gate is not None:
+            gate = self._linear(a.gate, x, "attention_gate")
+            op_gate = GatedActivation("sigmoid")
+            attended = self.build.add(op_gate, gate, attended, name="attention_gated")
+        return self._linear(a.output, attended, "attention")
 
     def _query_key_norms(self, a: Attention, q: Value, k: Value) -> tuple[Value, Value]:
         q = self._norm(a.query_norm, q, "q_norm", a.head_dim)

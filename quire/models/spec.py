@@ -12,6 +12,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Literal, TypeAlias, TypeVar
 
 from quire.models.places import Place
+from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.rope import Rope
 
 __all__ = [
@@ -100,6 +101,7 @@ class Attention:
     rope None: no rotation.  window: each token sees the last `window` positions including its own;
     None: all of them.  A q or k norm whose weight is one head wide, or that has none, acts on each
     head, else on all of them as one row; before the rotation, or after it with norm_rotated.
+    gate: what the heads yield is multiplied by sigmoid(gate(x)).
     """
 
     query: Linear
@@ -115,6 +117,7 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     norm_rotated: bool = False
+    gate: Linear | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,10 @@ FeedForward: TypeAlias = GatedMLP | MLP
 """What may stand behind attention in a block."""
 
 
+TokenMixer: TypeAlias = Attention | GatedDeltaNet | Mamba2
+"""What may look at other tokens in a block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Attention, then a feed-forward part, each added to its input; norms stand where they are set.
@@ -151,7 +158,7 @@ class Block:
     """
 
     attention_norm: Norm | None
-    attention: Attention
+    attention: TokenMixer
     mlp_norm: Norm | None
     mlp: FeedForward
     attention_output_norm: Norm | None = None
@@ -193,13 +200,27 @@ class ModelSpec:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct rotations of its layers, in order of first use."""
-        ropes = (block.attention.rope for block in self.blocks)
+        ropes = (each.rope for each in self.attentions)
         return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Of the layers that have attention."""
+        return tuple(b.attention for b in self.blocks if isinstance(b.attention, Attention))
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers of recurrent state that one request carries."""
+        return sum(
+            block.attention.state_floats
+            for block in self.blocks
+            if not isinstance(block.attention, Attention)
+        )
 
     @property
     def window(self) -> int | None:
         """The widest window of its layers; None where a layer sees all positions."""
-        windows = [block.attention.window for block in self.blocks]
+        windows = [each.window for each in self.attentions]
         return max((each for each in windows if each), default=None) if all(windows) else None
 
     def weights(self) -> dict[str, Weight]:

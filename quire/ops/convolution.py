@@ -1,4 +1,4 @@
-"""A short causal convolution of every channel with its own past, which requests carry in their state.
+"""A short causal convolution of every channel with its own past, which a request's state holds.
 
 Source: arXiv:2312.00752 (before the scan of Mamba), arXiv:2412.06464.
 """

@@ -28,7 +28,7 @@ Rows = Literal["tokens", "outputs"]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that a reference body may read besides its inputs; cache and states may be written too."""
+    """All that a reference body may read besides its inputs; cache and states it may write too."""
 
     batch: Batch
     kv_cache: KvCache

@@ -112,7 +112,9 @@ class SelectiveScan:
         """The formulas, token by token."""
         mixed, steps = inputs
         values = self.heads * self.value_dim
-        value, key, query = np.split(mixed, [values, values + self.key_heads * self.key_dim], axis=1)
+        value, key, query = np.split(
+            mixed, [values, values + self.key_heads * self.key_dim], axis=1
+        )
         key, query = (self._heads(each) for each in (key, query))
         value = value.reshape(-1, self.heads, self.value_dim)
         step = _softplus(steps + env.weights[self.step_bias])

@@ -15,7 +15,7 @@ Float32 = npt.NDArray[np.float32]
 
 
 class RecurrentStates:
-    """`count` records of `floats` numbers; a batch says which of them each request reads and writes.
+    """`count` records of `floats` numbers; a batch says which ones each request reads and writes.
 
     arena: [count, floats].  Every op has its own range of a record, which begins where it says.
     """

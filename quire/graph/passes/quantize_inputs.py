@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from quire.errors import ModelError
 from quire.graph.ir import Graph, Node, Value
 from quire.ops.linear import MatMul
 from quire.ops.quantize import Quantize, RowFormat
@@ -29,8 +30,11 @@ def quantize_inputs(graph: Graph, formats: Mapping[str, RowFormat]) -> Graph:
     def change(node: Node) -> tuple[Node, ...]:
         if not isinstance(node.op, MatMul):
             return (node,)
-        (part,), (x,) = node.op.parts, node.inputs
-        format = formats.get(part.weight, "float32")
+        (x,) = node.inputs
+        (format, *others) = {formats.get(part.weight, "float32") for part in node.op.parts}
+        if others:
+            names = ", ".join(part.weight for part in node.op.parts)
+            raise ModelError(f"{names} are stored in formats that are not multiplied alike")
         if format == "float32":
             return (node,)
         nodes = []

@@ -16,7 +16,16 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.rope_config import max_length, read_rope
 from quire.models.rope import Rope
-from quire.models.spec import Attention, Block, Embedding, FeedForward, ModelSpec, Norm, Weight
+from quire.models.spec import (
+    Attention,
+    Block,
+    Embedding,
+    FeedForward,
+    ModelSpec,
+    Norm,
+    TokenMixer,
+    Weight,
+)
 
 __all__ = [
     "PRE_NORMS",
@@ -32,7 +41,7 @@ __all__ = [
     "rms_norm",
 ]
 
-AttentionMaker: TypeAlias = Callable[[int, str], Attention]
+AttentionMaker: TypeAlias = Callable[[int, str], TokenMixer]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 
@@ -127,7 +136,8 @@ def decoder(
     head = parts.linear("lm_head", vocab_size, width, "rows", head_bias)
     if config.flag("tie_word_embeddings", tied):
         head = replace(head, weight=table)
-    rope = next((each.attention.rope for each in blocks if each.attention.rope), None)
+    mixers = [block.attention for block in blocks]
+    rope = next((each.rope for each in mixers if isinstance(each, Attention) and each.rope), None)
     return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,

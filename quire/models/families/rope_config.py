@@ -14,14 +14,17 @@ IGNORING_KINDS = ("default", "mrope")
 """Kinds of rope that stretch nothing, whatever else their section says."""
 
 
-def read_rope(config: ConfigReader, head_dim: int) -> Rope:
-    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters."""
+def read_rope(config: ConfigReader, head_dim: int, rotated: float = 1.0) -> Rope:
+    """Read both spellings: rope_theta + rope_scaling, and transformers 5's rope_parameters.
+
+    rotated: the default of partial_rotary_factor.
+    """
     values = {**config.section("rope_scaling"), **config.section("rope_parameters")}
     if any(isinstance(value, dict) for value in values.values()):
         raise ModelError(f"{config.architecture}: rope_parameters per layer type are not supported")
     fields = ConfigReader(values, config.architecture)
     theta = fields.number("rope_theta", config.number("rope_theta", 10000.0), low=2.0, high=1e12)
-    partial = config.number("partial_rotary_factor", 1.0)
+    partial = config.number("partial_rotary_factor", rotated)
     partial = fields.number("partial_rotary_factor", partial, low=0.0, high=1.0)
     kind = fields.get("rope_type", fields.get("type", "default"))
     dims = int(head_dim * partial)
