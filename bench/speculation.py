@@ -21,7 +21,7 @@ from quire.config import EngineConfig
 from quire.control.scheduler import Scheduler
 from quire.engine import Engine
 from quire.ops.batch import Batch
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SamplingState
 from quire.sampling_params import SamplingParams
 from quire.speculative.methods import load_speculator
 from quire.weights.hub import DEMO
@@ -37,14 +37,21 @@ class Dictated:
     def __init__(self, inner: Executable) -> None:
         self.inner = inner
         self.texts: dict[int, Sequence[int]] = {}
+        self.states: dict[int, SamplingState] = {}
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def admit(self, slot: int, state: SamplingState) -> None:
+        """Note whose text belongs to a slot."""
+        self.states[slot] = state
+        self.inner.admit(slot, state)
+
+    def run(self, batch: Batch) -> SampledRows:
         """Run, and replace what was drawn."""
-        sampled = self.inner.run(batch, rows)
-        return [
-            one._replace(token=self.texts[row.state.seed][row.output_index])
-            for one, row in zip(sampled, rows, strict=True)
-        ]
+        logprobs = self.inner.run(batch).logprobs
+        requests, tokens = batch.request_of_token(), []
+        for at in batch.logit_rows.tolist():
+            state = self.states[int(batch.slots[requests[at]])]
+            tokens.append(self.texts[state.seed][batch.positions[at] + 1 - len(state.prompt)])
+        return SampledRows(tokens, logprobs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -106,7 +113,7 @@ def measure(
             engine.submit(one.request, one.state)
         for took, events in _decode(engine):
             seconds += took
-            generated += sum(len(event.update.tokens) for event in events)
+            generated += sum(len(update.tokens) for update, _ in events)
             turns += len(events)
     stats = scheduler.stats()
     accepted = stats.num_accepted_tokens / max(stats.num_draft_tokens, 1)

@@ -12,7 +12,8 @@ from typing import Any
 
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
-from quire.engine import EngineStats, Event
+from quire.control.plan import Update
+from quire.engine import Details, EngineStats, Event
 from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
 from quire.outputs import Delta
@@ -53,17 +54,17 @@ class RequestStream:
                 raise item
             yield item
 
-    def deliver(self, request_id: str, event: Event) -> bool:
+    def deliver(self, update: Update, details: Details) -> bool:
         """Take an event in; True when the text ended by a stop string while the engine runs on."""
-        completion = self.unfinished.get(request_id)
+        completion = self.unfinished.get(update.request_id)
         if completion is None:
             return False
-        delta = completion.delta(event)
+        delta = completion.delta(update, details)
         if delta.finish_reason is not None:
-            del self.unfinished[request_id]
+            del self.unfinished[update.request_id]
         self._arrived.append(delta)
         self._wake.set()
-        return delta.finish_reason is not None and event.update.finish_reason is None
+        return delta.finish_reason is not None and update.finish_reason is None
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
@@ -191,14 +192,14 @@ class AsyncEngine:
             self._post(lambda name=request_id: self._cancel_in_engine(name, "abort"))  # type: ignore[misc]
 
     def _deliver(self, events: list[Event]) -> None:
-        for event in events:
-            request_id = event.update.request_id
+        for update, details in events:
+            request_id = update.request_id
             stream = self._streams.get(request_id)
             if stream is None:
                 continue
-            if stream.deliver(request_id, event):
+            if stream.deliver(update, details):
                 self._post(lambda name=request_id: self._cancel_in_engine(name, "stop"))  # type: ignore[misc]
-            if event.update.finish_reason is not None:
+            if update.finish_reason is not None:
                 self._streams.pop(request_id, None)
 
     def _refuse(self, stream: RequestStream, error: BaseException) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from quire.control.plan import Plan, Update
 from quire.control.request import Request
@@ -15,20 +15,26 @@ from quire.outputs import RequestMetrics, TokenLogprobs
 from quire.runtime.runner import Runner, StepOutput
 from quire.sampling.state import SamplingState
 
-__all__ = ["Engine", "EngineStats", "Event"]
+__all__ = ["NOTHING", "Details", "Engine", "EngineStats", "Event"]
 
 
-class Event(NamedTuple):
-    """What happened to one request in one step.
+class Details(NamedTuple):
+    """What there is to say of an update beside its tokens; nothing, most of the time.
 
     logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
-    None for the first, in the event of the first new token, if asked for.
+    None for the first, with the first new token, if asked for.  metrics: with the first new token,
+    and at the end.
     """
 
-    update: Update
-    logprobs: tuple[TokenLogprobs, ...] | None = None
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
+    logprobs: Sequence[TokenLogprobs] | None = None
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
     metrics: RequestMetrics | None = None
+
+
+Event: TypeAlias = tuple[Update, Details]
+"""What happened to one request in one step."""
+
+NOTHING = Details()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +54,24 @@ class EngineStats:
 
 @dataclass(slots=True)
 class _Live:
-    """What the engine keeps of an unfinished request beside the scheduler."""
+    """What the engine keeps of an unfinished request beside the scheduler.
+
+    prompt_logprobs: one per token of the prompt, as they come; None where nobody asked.
+    """
 
     request: Request
-    state: SamplingState
-    prompt_logprobs: list[TokenLogprobs | None]
+    prompt_logprobs: list[TokenLogprobs | None] | None
     metrics: RequestMetrics
+
+    def note(self, now: float, is_first: bool, is_over: bool) -> None:
+        """Bring the metrics up to date when a first token came, or all is over."""
+        self.metrics = replace(
+            self.metrics,
+            first_scheduled_s=self.request.first_scheduled or 0.0,
+            first_token_s=now if is_first else self.metrics.first_token_s,
+            finished_s=now if is_over else 0.0,
+            num_preemptions=self.request.num_preemptions,
+        )
 
 
 class Engine:
@@ -66,6 +84,7 @@ class Engine:
         self.runner = runner
         self._clock = clock
         self._live: dict[str, _Live] = {}
+        self._silent: set[str] = set()  # those without a token so far
         self._totals = EngineStats(scheduler.stats(), 0, 0, 0, 0, clock())
 
     @property
@@ -77,14 +96,18 @@ class Engine:
         """Queue a request.  Raises QueueFullError, or RequestError if it can never run."""
         self.scheduler.submit(request)
         self.runner.start(request.id, state)
-        prompt_logprobs: list[TokenLogprobs | None] = [None] * request.num_prompt
-        metrics = RequestMetrics(arrival_s=request.arrival)
-        self._live[request.id] = _Live(request, state, prompt_logprobs, metrics)
+        asked = state.params.prompt_logprobs is not None
+        self._live[request.id] = _Live(
+            request,
+            [None] * request.num_prompt if asked else None,
+            RequestMetrics(arrival_s=request.arrival),
+        )
+        self._silent.add(request.id)
 
     def cancel(self, request_id: str, finish_reason: str = "abort") -> Event | None:
         """End a request now; None when it is unknown or over."""
         update = self.scheduler.cancel(request_id, finish_reason)
-        return None if update is None else self._event(update, StepOutput())
+        return None if update is None else self._event(update, StepOutput(), self._clock())
 
     def step(self) -> list[Event]:
         """Plan, run, commit once; the events of every request that moved."""
@@ -101,10 +124,11 @@ class Engine:
             updates += [failed] if failed is not None else []
         updates += self.scheduler.commit(plan, output.tokens, seconds, output.unloaded)
         for request_id, found in output.prompt_logprobs.items():
+            entries = self._live[request_id].prompt_logprobs
+            assert entries is not None
             for position, entry in found.items():
-                self._live[request_id].prompt_logprobs[position] = entry
-        self._count(plan.num_tokens, updates)
-        return [self._event(update, output) for update in updates]
+                entries[position] = entry
+        return self._note_step(plan.num_tokens, updates, output)
 
     def stats(self) -> EngineStats:
         """Counts and gauges now."""
@@ -120,39 +144,49 @@ class Engine:
             self.scheduler.commit(plan, {})
             raise
 
-    def _count(self, step_tokens: int, updates: list[Update]) -> None:
-        first = [
-            u for u in updates if u.tokens and not self._live[u.request_id].metrics.first_token_s
-        ]
-        totals = self._totals
-        prompts = sum(self._live[update.request_id].request.num_prompt for update in first)
+    def _note_step(
+        self, step_tokens: int, updates: Sequence[Update], output: StepOutput
+    ) -> list[Event]:
+        """Count what the updates say, and add what else is known."""
+        now, silent, totals = self._clock(), self._silent, self._totals
+        num_prompt = totals.num_prompt_tokens
+        if silent:
+            begun = [each.request_id for each in updates if each.tokens]
+            num_prompt += sum(
+                self._live[each].request.num_prompt for each in begun if each in silent
+            )
         self._totals = EngineStats(
             totals.scheduler,
             totals.num_steps + 1,
-            totals.num_prompt_tokens + prompts,
-            totals.num_generation_tokens + sum(len(update.tokens) for update in updates),
+            num_prompt,
+            totals.num_generation_tokens + sum([len(each.tokens) for each in updates]),
             step_tokens,
-            self._clock(),
+            now,
         )
+        special = silent | output.logprobs.keys()
+        return [
+            self._event(each, output, now)
+            if each.finish_reason is not None or each.request_id in special
+            else (each, NOTHING)
+            for each in updates
+        ]
 
-    def _event(self, update: Update, output: StepOutput) -> Event:
-        live, now = self._live[update.request_id], self._clock()
-        params, prompt_logprobs = live.state.params, None
-        if update.tokens and not live.metrics.first_token_s:
-            live.metrics = replace(live.metrics, first_token_s=now)
-            if params.prompt_logprobs is not None:
-                prompt_logprobs = tuple(live.prompt_logprobs)
-        request, known = live.request, live.metrics
-        scheduled = request.first_scheduled or 0.0
-        facts = (scheduled, request.num_preemptions)
-        if facts != (known.first_scheduled_s, known.num_preemptions):
-            live.metrics = replace(
-                known, first_scheduled_s=scheduled, num_preemptions=request.num_preemptions
-            )
-        logprobs = output.logprobs.get(update.request_id)
-        kept = None if logprobs is None else tuple(logprobs[: len(update.tokens)])
-        if update.finish_reason is not None:
-            live.metrics = replace(live.metrics, finished_s=now)
-            self.runner.finish(update.request_id)
-            del self._live[update.request_id]
-        return Event(update, kept, prompt_logprobs, live.metrics)
+    def _event(self, update: Update, output: StepOutput, now: float) -> Event:
+        """An update with all that is known beside it."""
+        request_id, live = update.request_id, self._live[update.request_id]
+        is_first = bool(update.tokens) and request_id in self._silent
+        is_over = update.finish_reason is not None
+        if is_first or is_over:
+            live.note(now, is_first, is_over)
+            self._silent.discard(request_id)
+        if is_over:
+            self.runner.finish(request_id)
+            del self._live[request_id]
+        logprobs = output.logprobs.get(request_id)
+        if logprobs is not None:
+            logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
+        return update, Details(
+            logprobs,
+            live.prompt_logprobs if is_first else None,
+            live.metrics if is_first or is_over else None,
+        )

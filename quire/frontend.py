@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from quire.control.plan import Update
 from quire.control.request import Request
 from quire.control.stop import StopRules
-from quire.engine import Event
+from quire.engine import NOTHING, Details
 from quire.errors import RequestError
 from quire.models.spec import ModelSpec
 from quire.outputs import Delta
@@ -32,9 +33,9 @@ class Completion:
     state: SamplingState
     assembler: OutputAssembler
 
-    def delta(self, event: Event) -> Delta:
+    def delta(self, update: Update, details: Details = NOTHING) -> Delta:
         """The text and facts that an event of this request adds."""
-        return self.assembler.push(*event)
+        return self.assembler.push(update, *details)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
-from quire.engine import EngineStats, Event
+from quire.control.plan import Update
+from quire.engine import Details, EngineStats
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
 from quire.outputs import CompletionOutput, RequestOutput
@@ -126,8 +127,8 @@ class LLM:
             try:
                 while open_requests:
                     self._fill_queue(waiting)
-                    for event in self._engine.step():
-                        self._take(event, open_requests, advance)
+                    for update, details in self._engine.step():
+                        self._take(update, details, open_requests, advance)
             finally:
                 for request_id in open_requests:  # left over only after an error or Ctrl-C
                     self._engine.cancel(request_id)
@@ -141,17 +142,18 @@ class LLM:
 
     def _take(
         self,
-        event: Event,
+        update: Update,
+        details: Details,
         open_requests: dict[str, tuple[Completion, RequestOutput]],
         advance: Any,
     ) -> None:
-        request_id = event.update.request_id
+        request_id = update.request_id
         completion, output = open_requests[request_id]
-        delta = completion.delta(event)
+        delta = completion.delta(update, details)
         output.add(delta)
         if delta.finish_reason is None:
             return
-        if event.update.finish_reason is None:
+        if update.finish_reason is None:
             self._engine.cancel(request_id, "stop")
         del open_requests[request_id]
         if output.finished:

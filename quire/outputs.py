@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 __all__ = [
     "CompletionOutput",
@@ -15,8 +16,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Logprob:
+class Logprob(NamedTuple):
     """The natural-log probability of one token, its 1-based rank, and the token as text."""
 
     logprob: float
@@ -39,15 +39,18 @@ class RequestMetrics:
     num_preemptions: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delta:
     """What one step added to one completion of a request.
+
+    Not frozen only because that takes five times as long to make.
 
     index: which of the n completions.  text: new text, "" while a character is incomplete or a
     stop string may be forming.  logprobs: one entry per new token, if asked for.
     finish_reason: "stop", "length", "abort" or "error" in the last delta of this completion.
     stop_reason: the stop string or token id that ended it; None for end of text.
     prompt_logprobs: in the first delta only, if asked for: one entry per prompt token, None first.
+    metrics: in the first delta with a token, and in the last.
     """
 
     index: int

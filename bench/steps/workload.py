@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import quire.runtime.runner
 from quire.assembly import Assembly
 from quire.backends.native.program import NativeExecutable
 from quire.engine import Engine
@@ -96,7 +95,7 @@ class StepProfiler:
         self._time(engine.scheduler, "commit", "commit")
         self._time(executable, "run", "run")
         self._time(executable, "_run", "native")
-        self._time(quire.runtime.runner, "build_inputs", "inputs")
+        self._time(runner.inputs, "build", "inputs")
         self._time(engine, "step", "step")
         assert runner.executable is executable
 
@@ -143,8 +142,8 @@ class StepProfiler:
     def _step(self, engine: Engine, completions: dict[str, Completion]) -> None:
         events = engine.step()
         start = time.thread_time()
-        for event in events:
-            completions[event.update.request_id].delta(event)
+        for update, details in events:
+            completions[update.request_id].delta(update, details)
         self._spent["text"] = time.thread_time() - start
 
     def _note(self, step: Callable[[], None], profile: Profile) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.quantize import RowFormat
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
 
@@ -45,10 +45,19 @@ class Executable(Protocol):
         """The backend, instruction set and threads, in words."""
         ...
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
-        """Compute every token of the batch, then sample; rows[i] is for batch.logit_rows[i].
+    def admit(self, slot: int, state: SamplingState) -> None:
+        """From now on, sample for the requests of batches that have this slot as `state` says.
+
+        Slots are small numbers, used again when a request is over.
+        """
+        ...
+
+    def run(self, batch: Batch) -> SampledRows:
+        """Compute every token of the batch, then sample one token for each logit row.
 
         Keys and values go to the KV cache.  Without logit rows only the cache changes.
+        A row before the last position of its request's prompt draws nothing, but reports on the
+        prompt's next token.
         """
         ...
 

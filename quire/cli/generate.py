@@ -94,4 +94,4 @@ def _as_json(answer: Answer) -> dict[str, Any]:
 
 def _named(entry: Any) -> Any:
     """{token id: Logprob} → a list of objects, the token itself first."""
-    return entry and [{"token_id": token, **asdict(each)} for token, each in entry.items()]
+    return entry and [{"token_id": token, **each._asdict()} for token, each in entry.items()]

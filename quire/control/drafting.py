@@ -7,7 +7,7 @@ from typing import Protocol
 
 from quire.control.blocks import BlockPool
 from quire.control.limits import Limits
-from quire.control.plan import Chunk
+from quire.control.plan import Chunk, Plan
 from quire.control.request import Request
 
 __all__ = ["Drafter", "Drafting"]
@@ -82,10 +82,10 @@ class Drafting:
         self._drafter.note(request, chunk.num_drafts, right)
         return right
 
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        """Tell the drafter how long a step took."""
+    def observe(self, plan: Plan, seconds: float) -> None:
+        """Tell the drafter how long the plan took to run."""
         if self._drafter is not None and seconds > 0:
-            self._drafter.observe(num_tokens, seconds)
+            self._drafter.observe(plan.num_tokens, seconds)
 
     def finish(self, request: Request) -> None:
         """Tell the drafter that a request is over."""

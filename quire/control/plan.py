@@ -51,10 +51,8 @@ class Chunk(NamedTuple):
     block_table: block ids that cover every position below start + len(tokens); the scheduler owns
     it and only appends while the request holds its blocks, so a reader may keep what it has read.
     Leading entries are NO_BLOCK, or become so, where no token of this chunk or a later one sees.
-    samples: the last token here is the last one known, so the step yields the next token.
     samples: the last token known is among them, so the step yields the next token, and one more for
     each guess that turns out right.
-    output_index: how many tokens the request had generated before this step.
     load_keys, load_blocks: contents to load from the block store before the step, and the blocks
     right before `start` that they belong into; where one fails, the chunk is not run (see commit).
     state: see StateUse.
@@ -65,7 +63,6 @@ class Chunk(NamedTuple):
     tokens: Sequence[int]
     block_table: Sequence[int]
     samples: bool
-    output_index: int
     num_drafts: int = 0
     load_keys: Sequence[bytes] = ()
     load_blocks: Sequence[int] = ()

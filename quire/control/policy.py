@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Protocol
 
 from quire.control.request import Request
@@ -26,14 +27,11 @@ class Policy(Protocol):
         ...
 
 
-def fcfs(request: Request, /) -> float:
-    """First come, first served."""
-    return request.arrival
+fcfs: Policy = attrgetter("arrival")
+"""First come, first served."""
 
-
-def priority(request: Request, /) -> tuple[float, ...]:
-    """The lowest priority value first, then first come, first served."""
-    return (request.priority, request.arrival)
+priority: Policy = attrgetter("priority", "arrival")
+"""The lowest priority value first, then first come, first served."""
 
 
 def shortest_remaining(request: Request, /) -> float:

@@ -39,7 +39,8 @@ class Request:
     entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
     blocks, as far as they were needed; tokens never change, so they outlive a preemption.
     num_cached_tokens: prompt tokens found in the prefix cache at first admission.
-    num_peak: most tokens ever computed.  num_wasted_tokens: tokens computed more than once.
+    num_lost: most tokens that were computed when its blocks were given up.
+    num_wasted_tokens: tokens computed more than once.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Request:
     tokens: list[int] = field(init=False)
     num_prompt: int = field(init=False)
     max_len: int = field(init=False)
+    ending_token_ids: frozenset[int] = field(init=False)
     state: RequestState = field(default=RequestState.WAITING, init=False)
     order: int = field(default=0, init=False)
     queued_since: float = field(init=False)
@@ -65,13 +67,14 @@ class Request:
     first_scheduled: float | None = field(default=None, init=False)
     num_cached_tokens: int = field(default=0, init=False)
     num_preemptions: int = field(default=0, init=False)
-    num_peak: int = field(default=0, init=False)
+    num_lost: int = field(default=0, init=False)
     num_wasted_tokens: int = field(default=0, init=False)
 
     def __post_init__(self, prompt: Sequence[int]) -> None:
         self.tokens = list(prompt)
         self.num_prompt = len(self.tokens)
         self.max_len = self.num_prompt + self.stop.max_tokens
+        self.ending_token_ids = self.stop.ending_token_ids
         self.queued_since = self.arrival
 
     @property
@@ -89,24 +92,32 @@ class Request:
         """A copy of the tokens generated so far."""
         return self.tokens[self.num_prompt :]
 
-    def advance(self, start: int, end: int) -> int:
-        """Note that positions start .. end - 1 are computed; return how many were so before."""
-        wasted = max(0, min(end, self.num_peak) - start) if start < self.num_peak else 0
+    @property
+    def num_peak(self) -> int:
+        """Most tokens ever computed."""
+        return max(self.num_lost, self.num_computed)
+
+    def advance(self, end: int) -> int:
+        """Note that all before position `end` is computed; return how much of it was so before."""
+        start, self.num_computed = self.num_computed, end
+        if start >= self.num_lost:
+            return 0
+        wasted = min(end, self.num_lost) - start
         self.num_wasted_tokens += wasted
-        self.num_computed = end
-        if end > self.num_peak:
-            self.num_peak = end
         return wasted
 
     def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
         """Append new tokens up to the one that finishes the request; return those kept, and why."""
-        for count, token in enumerate(new_tokens, 1):
-            self.tokens.append(token)
-            finish = self.stop.finish_reason(token, self.num_output)
-            if finish is not None:
-                return tuple(new_tokens[:count]), finish
-        done = self.num_output >= self.stop.max_tokens  # only max_tokens 0 gets here
-        return tuple(new_tokens), Finish("length") if done else None
+        tokens, num_before = self.tokens, len(self.tokens)
+        for token in new_tokens:
+            tokens.append(token)
+            if token in self.ending_token_ids or len(tokens) >= self.max_len:
+                finish = self.stop.finish_reason(token, len(tokens) - self.num_prompt)
+                if finish is not None:
+                    return tuple(new_tokens[: len(tokens) - num_before]), finish
+        if not new_tokens and self.stop.max_tokens == 0:
+            return (), Finish("length")
+        return tuple(new_tokens), None
 
     def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:
         """What to report when these tokens are new, and why the request is over, if it is."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from operator import attrgetter
 
 from quire.control.block_store import BlockStore
 from quire.control.blocks import BlockPool
@@ -166,28 +166,29 @@ class Scheduler:
         """
         assert plan is self._open, "commit takes the open plan, once"
         self._open = None
-        updates = []
+        updates, running = [], RequestState.RUNNING
         for chunk, request in zip(plan.chunks, self._planned, strict=True):
-            if request.state is not RequestState.RUNNING:
+            if request.state is not running:
                 continue
             if chunk.load_keys:
                 self._take_in_loaded(chunk, request, unloaded.get(request.id))
-            if request.id in unloaded:
-                continue
-            end = chunk.start + len(chunk.tokens) - chunk.num_drafts
-            new_tokens = sampled.get(request.id, ()) if chunk.samples else ()
-            tokens, finish = request.accept(new_tokens) if chunk.samples else ((), None)
-            # A right guess is in the cache; a wrong one is not counted and will be overwritten.
-            end += min(self._drafting.count(chunk, request, new_tokens), len(tokens))
-            self._num_wasted_tokens += request.advance(chunk.start, end)
-            self._prefix.publish(request, chunk.start, end)
-            self._release_passed(request)
+                if request.id in unloaded:
+                    continue
             if not chunk.samples:
+                self._advance(request, chunk.start + len(chunk.tokens))
                 continue
-            assert tokens or finish, f"no token was sampled for request {request.id!r}"
-            report = self._finish if finish else Request.update
-            updates.append(report(request, tokens, finish))
-        self._drafting.observe(plan.num_tokens, seconds)
+            new_tokens, end = sampled.get(request.id, ()), len(request.tokens)
+            kept, finish = request.accept(new_tokens)
+            assert kept or finish, f"no token was sampled for request {request.id!r}"
+            if chunk.num_drafts:
+                # A right guess is in the cache; a wrong one is not counted and will be overwritten.
+                end += min(self._drafting.count(chunk, request, new_tokens), len(kept))
+            self._advance(request, end)
+            if finish:
+                updates.append(self._finish(request, kept, finish))
+            else:
+                updates.append(Update(request.id, kept, None, None, request.num_cached_tokens))
+        self._drafting.observe(plan, seconds)
         return tuple(updates)
 
     def stats(self) -> SchedulerStats:
@@ -228,29 +229,27 @@ class Scheduler:
 
     def _continue_running(self, chunks: list[Chunk], budget: int) -> int:
         """Plan the running requests, the most urgent first; return the budget that is left."""
-        self._running.sort(key=self._rank)
+        self._running.sort(key=attrgetter("order"))  # what the policy does not tell apart
+        self._running.sort(key=self._policy)
         index = 0
         while budget > 0 and index < len(self._running):  # preemption shortens the list
-            request = self._running[index]
-            wanted = min(len(request.tokens) - request.num_computed, budget)
-            budget -= self._schedule(request, wanted, chunks)
+            budget -= self._schedule(self._running[index], budget, chunks)
             index += 1
         return budget
 
-    def _schedule(self, request: Request, wanted: int, chunks: list[Chunk]) -> int:
-        """Add a chunk of up to `wanted` tokens of a running request; return how many it has."""
-        start, table, size = request.num_computed, request.block_table, self.limits.block_tokens
-        missing = start + wanted - len(table) * size
-        if missing > 0:
-            table += self._take_blocks(request, -(-missing // size))
-            wanted = min(wanted, len(table) * size - start)
-        if wanted > 0:
-            end = start + wanted
-            samples = end == len(request.tokens)
-            tokens = request.tokens[start:end]
-            chunks.append(Chunk(request.id, start, tokens, table, samples, request.num_output))
+    def _schedule(self, request: Request, budget: int, chunks: list[Chunk]) -> int:
+        """Add a chunk of what a running request misses; return how many tokens it has."""
+        tokens, table, size = request.tokens, request.block_table, self.limits.block_tokens
+        start, end, room = request.num_computed, len(tokens), len(table) * size
+        if end - start > budget:
+            end = start + budget
+        if end > room:
+            table += self._take_blocks(request, -(-(end - room) // size))
+            end = min(end, len(table) * size)
+        if end > start:
+            chunks.append(Chunk(request.id, start, tokens[start:end], table, end == len(tokens)))
             self._planned.append(request)
-        return wanted
+        return end - start
 
     def _take_blocks(self, request: Request, count: int) -> list[int]:
         """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
@@ -266,6 +265,15 @@ class Scheduler:
         request.queued_since = self._now
         request.state = RequestState.WAITING
         self._waiting.add(request)
+
+    def _advance(self, request: Request, end: int) -> None:
+        """Note that all before position `end` is computed; blocks may be full now, or passed."""
+        start, size = request.num_computed, self.limits.block_tokens
+        self._num_wasted_tokens += request.advance(end)
+        if end // size > start // size:
+            self._prefix.publish(request, start, end)
+        if self.limits.window is not None:
+            self._release_passed(request)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""
@@ -295,7 +303,7 @@ class Scheduler:
             if spare < 0 or not whole:
                 break
             self._start(request, hits, passed, len(stored))
-            budget -= self._schedule(request, wanted, chunks)
+            budget -= self._schedule(request, budget, chunks)
             if stored:
                 blocks = request.block_table[len(hits) : len(hits) + len(stored)]
                 chunks[-1] = chunks[-1]._replace(load_keys=stored, load_blocks=blocks)
@@ -325,7 +333,7 @@ class Scheduler:
         end = chunk.start if num_loaded is None else first + num_loaded * size
         self._prefix.publish(request, first, end)
         request.num_computed = end
-        if request.num_peak == 0:  # the first admission, which is what is counted
+        if request.num_preemptions == 0:  # the first admission, which is what is counted
             request.num_cached_tokens = end
             self._prefix.num_store_hit_tokens += end - first
 
@@ -347,7 +355,5 @@ class Scheduler:
         self._running.remove(request)
         self._pool.release(request.held_blocks)
         request.block_table, request.num_passed = [], 0
+        request.num_lost = request.num_peak
         request.num_computed = 0
-
-    def _rank(self, request: Request) -> tuple[Any, int]:
-        return self._policy(request), request.order

@@ -44,7 +44,7 @@ class _Lowering:
 
     def graph(self) -> Graph:
         spec, table = self.spec, self.spec.embedding
-        lookup = EmbeddingLookup(table.weight.name, spec.width, table.scale)
+        lookup = EmbeddingLookup(table.weight.name, spec.width, table.scale, table.first)
         x = self.build.add(lookup, name="embedding")
         for rope in spec.ropes:
             self._angles_of(rope)

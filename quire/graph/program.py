@@ -10,6 +10,7 @@ from quire.graph.ir import Graph, Node
 from quire.graph.lower import lower
 from quire.graph.optimize import optimize
 from quire.graph.passes.decompose import decompose
+from quire.graph.passes.insert_collectives import insert_collectives
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.quantize import RowFormat
@@ -59,12 +60,15 @@ def compile_program(
     limits: StepLimits,
     has_body: Callable[[Node], bool],
     row_formats: Mapping[str, RowFormat] | None = None,
+    ranks: int = 1,
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
-    row_formats: weight → what its inputs are to be rounded to.
+    row_formats: weight → what its inputs are to be rounded to.  ranks: how many compute the model
+    together, when the spec is the part of one of them.
     """
-    graph = quantize_inputs(lower(spec), row_formats or {})
+    graph = lower(spec) if ranks == 1 else insert_collectives(lower(spec), spec, ranks)
+    graph = quantize_inputs(graph, row_formats or {})
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]

@@ -88,10 +88,14 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The token table [V, E]; its rows enter the first block times `scale`."""
+    """The token table [V, E], or its rows from token `first` on.
+
+    Its rows enter the first block times `scale`.
+    """
 
     weight: Weight
     scale: float = 1.0
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

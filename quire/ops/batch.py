@@ -25,7 +25,8 @@ class Batch:
     (-1: none, it begins here) and the one that it leaves; behind its first `mark` tokens of this
     step, unless that is 0, it leaves `kept` as well.  Unused by models without such layers.
     frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
-    class in use.
+    class in use.  slots: [R], where an executable that samples knows each request; see Executable.
+    A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 
     token_ids: Int32
@@ -35,6 +36,7 @@ class Batch:
     block_tables: Int32
     logit_rows: Int32
     frequencies: tuple[npt.NDArray[np.float32], ...]
+    slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     states: Int32 = field(default_factory=lambda: np.zeros((0, 4), np.int32))
 
     @classmethod

@@ -13,11 +13,15 @@ __all__ = ["EmbeddingLookup"]
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLookup:
-    """[T, E] = table[token_ids] * scale; the table is [V, E]."""
+    """[T, E] = table[token_ids - first] * scale; zeros where the table has no such row.
+
+    The table is [V, E], or the rows of one rank from token `first` on.
+    """
 
     table: str
     width: int
     scale: float = 1.0
+    first: int = 0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """E."""
@@ -25,7 +29,10 @@ class EmbeddingLookup:
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Rows of the table, scaled."""
-        return (env.weights[self.table][env.batch.token_ids] * np.float32(self.scale),)
+        table, rows = env.weights[self.table], env.batch.token_ids - self.first
+        inside = (rows >= 0) & (rows < len(table))
+        found = np.where(inside[:, None], table[np.where(inside, rows, 0)], np.float32(0))
+        return (found * np.float32(self.scale),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One row of the table per token."""

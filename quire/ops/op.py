@@ -18,7 +18,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 
-__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Op", "Rows"]
+__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -26,13 +26,25 @@ Rows = Literal["tokens", "outputs"]
 """What a value has one row for: each token of the step, or each token whose logits are wanted."""
 
 
+class Group(Protocol):
+    """The ranks that compute one model together; each calls with its own rows at the same node."""
+
+    def exchange(self, rows: Float32) -> tuple[Float32, ...]:
+        """The rows of every rank, in the order of ranks."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that a reference body may read besides its inputs; cache and states it may write too."""
+    """All that a reference body may read besides its inputs; cache and states it may write too.
+
+    group: the ranks that share the work; None: this process computes alone.
+    """
 
     batch: Batch
     kv_cache: KvCache
     weights: Mapping[str, Float32]
+    group: Group | None = None
     states: RecurrentStates = NO_STATES
 
 

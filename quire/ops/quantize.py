@@ -35,9 +35,10 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
     A block with a number that is not finite has a scale that is none.
     """
     rows, width = x.shape
-    padded = np.zeros((rows, -(-width // BLOCK) * BLOCK), np.float32)
+    num_blocks = -(-width // BLOCK)
+    padded = np.zeros((rows, num_blocks * BLOCK), np.float32)
     padded[:, :width] = x
-    blocks = padded.reshape(rows, -1, BLOCK)
+    blocks = padded.reshape(rows, num_blocks, BLOCK)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         largest = np.abs(blocks).max(axis=-1, keepdims=True)
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
@@ -61,7 +62,8 @@ class Quantize:
             return (float32_from_bfloat16(bfloat16_bits(inputs[0])),)
         rows, width = inputs[0].shape
         codes, scales = quantized_codes(inputs[0])
-        return ((codes * scales).reshape(rows, -1)[:, :width].astype(np.float32),)
+        rounded = (codes * scales).reshape(rows, codes.shape[1] * BLOCK)
+        return (rounded[:, :width].astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A few operations per element."""

@@ -1,128 +1,163 @@
-"""Turns a Plan into the arrays of one step."""
+"""Turns the chunks of a Plan into the arrays of one step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from quire.control.plan import Chunk, Plan
+from quire.control.plan import Chunk
 from quire.ops.batch import Batch
-from quire.sampling.state import SampleRow, SamplingState
+from quire.runtime.block_tables import BlockTables
+from quire.sampling.state import SamplingState
 
-__all__ = ["BlockTableRow", "RunningRequest", "StepInputs", "build_inputs"]
+__all__ = ["InputBuilder", "RunningRequest", "StepInputs", "StepShape"]
 
-
-class BlockTableRow:
-    """An int32 copy of one request's block table that follows it by appending."""
-
-    def __init__(self) -> None:
-        self._source: Sequence[int] | None = None
-        self._ids = np.zeros(8, np.int32)
-        self._filled = 0
-
-    def follow(self, table: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The ids of `table`; only what was appended since the last call is copied."""
-        if table is not self._source:
-            self._source, self._filled = table, 0
-        if len(table) > len(self._ids):
-            grown = np.zeros(max(len(table), 2 * len(self._ids)), np.int32)
-            grown[: self._filled] = self._ids[: self._filled]
-            self._ids = grown
-        if self._filled < len(table):
-            self._ids[self._filled : len(table)] = table[self._filled :]
-            self._filled = len(table)
-        return self._ids[: self._filled]
+Int32 = npt.NDArray[np.int32]
 
 
 @dataclass(slots=True)
 class RunningRequest:
-    """What the runner keeps of a request from its first step to its last."""
+    """What the runner keeps of a request until it is over.
+
+    slot: its place in the arrays that last from step to step; -1 until it first runs.
+    """
 
     state: SamplingState
     rope_row: int
-    blocks: BlockTableRow = field(default_factory=BlockTableRow)
-    wants_prompt_logprobs: bool = False
+    slot: int = -1
+
+    @property
+    def is_plain(self) -> bool:
+        """True where a step yields one token and nothing else has to be noted of it."""
+        params = self.state.params
+        return (params.logprobs, params.prompt_logprobs, self.state.grammar) == (None, None, None)
+
+
+class StepShape:
+    """What the steps have in common in which the same requests compute as many tokens each.
+
+    key: the ids, numbers of tokens, whether they sample, and numbers of guesses of the chunks.
+    special: places of the chunks with guesses, and of those whose requests are not plain.
+    [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
+    which every step fills anew.  [S]: logit_rows, chunk_of_row and
+    id_of_row.
+    """
+
+    def __init__(
+        self,
+        key: tuple[Sequence[str], Sequence[int], Sequence[bool], Sequence[int]],
+        chunks: Sequence[Chunk],
+        requests: Sequence[RunningRequest],
+    ) -> None:
+        ids, counts, samples, num_drafts = key
+        self.key = key
+        self.requests = requests
+        self.slot_list = [request.slot for request in requests]
+        self.slots = np.array(self.slot_list, np.int32)
+        self.query_start = np.cumsum([0, *counts], dtype=np.int32)
+        self.chunk_of_token = np.repeat(np.arange(len(counts)), counts)
+        num_tokens = len(self.chunk_of_token)
+        self.offset = np.arange(num_tokens) - self.query_start[self.chunk_of_token]
+        rope_rows = np.array([request.rope_row for request in requests], np.int32)
+        self.rope_rows = rope_rows[self.chunk_of_token]
+        self.token_ids = np.zeros(num_tokens, np.int32)
+        self.positions = np.zeros(num_tokens, np.int32)
+        special = [place for place, each in enumerate(requests) if not each.is_plain]
+        self.special = {*special, *(place for place, count in enumerate(num_drafts) if count)}
+        wanted = np.zeros(num_tokens, np.bool_)
+        wanted[self.query_start[1:][np.array(samples)] - 1] = True
+        for place in self.special:
+            first, end = self.query_start[place : place + 2]
+            wanted[first:end] |= _wanted(chunks[place], requests[place].state)
+        self.logit_rows = np.flatnonzero(wanted).astype(np.int32)
+        self.chunk_of_row: list[int] = self.chunk_of_token[wanted].tolist()
+        self.id_of_row = [ids[place] for place in self.chunk_of_row]
+        self.special_ids = [ids[place] for place in self.special]
+
+        self.batch: Batch | None = None
+
+    def new_batch(
+        self, block_tables: Int32, frequencies: tuple[npt.NDArray[np.float32], ...]
+    ) -> Batch:
+        """A batch of the arrays of this shape."""
+        return Batch(
+            self.token_ids,
+            self.positions,
+            self.rope_rows,
+            self.query_start,
+            block_tables,
+            self.logit_rows,
+            frequencies,
+            self.slots,
+        )
+
+    @property
+    def lasts(self) -> bool:
+        """False where the rows depend on how much of a prompt is still to be reported on."""
+        states = (self.requests[place].state for place in self.special)
+        return all(state.params.prompt_logprobs is None for state in states)
 
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """A batch, what each of its logit rows is for, and whose row it is.
-
-    owners: per logit row, the request id and the position of the row's token.
-    """
+    """A batch and the shape that it was made with."""
 
     batch: Batch
-    rows: tuple[SampleRow, ...]
-    owners: tuple[tuple[str, int], ...]
+    shape: StepShape
 
 
-def build_inputs(
-    plan: Plan,
-    running: Mapping[str, RunningRequest],
-    frequencies: tuple[npt.NDArray[np.float32], ...],
-) -> StepInputs:
-    """Lay the chunks side by side and list the rows whose logits are wanted."""
-    # Lists first: most chunks have one token, and numpy takes as long for one as for a hundred.
-    token_ids: list[int] = []
-    positions: list[int] = []
-    rope_rows: list[int] = []
-    query_start, logit_rows = [0], []
-    rows: list[SampleRow] = []
-    owners: list[tuple[str, int]] = []
-    for chunk in plan.chunks:
-        request, first, count = running[chunk.request_id], len(token_ids), len(chunk.tokens)
-        token_ids += chunk.tokens
-        positions += range(chunk.start, chunk.start + count)
-        rope_rows += [request.rope_row] * count
-        query_start.append(first + count)
-        for position, row in _wanted_rows(chunk, request):
-            logit_rows.append(first + position - chunk.start)
-            rows.append(row)
-            owners.append((chunk.request_id, position))
-    batch = Batch(
-        np.array(token_ids, np.int32),
-        np.array(positions, np.int32),
-        np.array(rope_rows, np.int32),
-        np.array(query_start, np.int32),
-        _block_tables(plan, running),
-        np.array(logit_rows, np.int32),
-        frequencies,
-    )
-    return StepInputs(batch, tuple(rows), tuple(owners))
+class InputBuilder:
+    """Lays chunks side by side; what the last step had in common with this one is kept.
 
-
-def _block_tables(plan: Plan, running: Mapping[str, RunningRequest]) -> npt.NDArray[np.int32]:
-    """Each chunk's block table, with zeros behind the shorter ones."""
-    longest = max((len(chunk.block_table) for chunk in plan.chunks), default=0)
-    tables = np.zeros((len(plan.chunks), longest), np.int32)
-    for row, chunk in zip(tables, plan.chunks, strict=True):
-        row[: len(chunk.block_table)] = running[chunk.request_id].blocks.follow(chunk.block_table)
-    return tables
-
-
-def _wanted_rows(chunk: Chunk, request: RunningRequest) -> list[tuple[int, SampleRow]]:
-    """The positions of a chunk whose logits are wanted: prompt rows, then the samples.
-
-    A chunk that samples has one row for its last known token and one for each guess behind it.
+    running: finds a request, which has a slot, by its id.
     """
-    state, wanted = request.state, []
-    if request.wants_prompt_logprobs:
-        num_logprobs = state.params.prompt_logprobs
-        assert num_logprobs is not None
-        end = min(chunk.start + len(chunk.tokens), len(state.prompt) - 1)
-        for position in range(chunk.start, end):
-            target = int(state.prompt[position + 1])
-            wanted.append((position, SampleRow(state, num_logprobs, target)))
-    if chunk.samples:
-        num_logprobs = -1 if state.params.logprobs is None else state.params.logprobs
-        num_known = len(chunk.tokens) - chunk.num_drafts
-        guesses = chunk.tokens[num_known:] if chunk.num_drafts else ()
-        if guesses:
-            state.guess(guesses)
-        for place, guess in enumerate((*guesses, -1)):
-            row = SampleRow(state, num_logprobs, num_guesses=place, guess=guess)
-            wanted.append((chunk.start + num_known - 1 + place, row))
+
+    def __init__(
+        self,
+        running: Callable[[str], RunningRequest],
+        frequencies: tuple[npt.NDArray[np.float32], ...],
+    ) -> None:
+        self.tables = BlockTables()
+        self._running = running
+        self._frequencies = frequencies
+        self._shape: StepShape | None = None
+
+    def forget_shape(self) -> None:
+        """A request is over; its id may belong to another one in the next step."""
+        self._shape = None
+
+    def build(self, chunks: Sequence[Chunk]) -> StepInputs:
+        """The arrays of a step; there must be a chunk."""
+        ids, starts, tokens, block_lists, samples, num_drafts, *_ = zip(*chunks, strict=True)
+        key = (ids, tuple(map(len, tokens)), samples, num_drafts)
+        shape = self._shape
+        if shape is None or key != shape.key:
+            shape = StepShape(key, chunks, [self._running(each) for each in ids])
+            self._shape = shape if shape.lasts else None
+        shape.token_ids[:] = list(chain.from_iterable(tokens))
+        if len(shape.positions) == len(starts):
+            shape.positions[:] = starts
+        else:
+            shape.positions[:] = np.array(starts)[shape.chunk_of_token] + shape.offset
+        block_tables = self.tables.gather(shape.slot_list, block_lists)
+        if shape.batch is None or shape.batch.block_tables is not block_tables:
+            shape.batch = shape.new_batch(block_tables, self._frequencies)
+        return StepInputs(shape.batch, shape)
+
+
+def _wanted(chunk: Chunk, state: SamplingState) -> npt.NDArray[np.bool_]:
+    """Which tokens of a chunk want logits beside the last: guesses, those before them, a prompt's.
+
+    The last token of a prompt is followed by none of it, so there is nothing to report on it.
+    """
+    count = len(chunk.tokens)
+    wanted = np.zeros(count, np.bool_)
+    if state.params.prompt_logprobs is not None:
+        wanted[: max(0, len(state.prompt) - 1 - chunk.start)] = True
+    if chunk.num_drafts:
+        wanted[count - chunk.num_drafts - 1 :] = True
     return wanted

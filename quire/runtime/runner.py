@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from quire.backends.executable import Executable
-from quire.control.plan import Plan
+from quire.control.plan import Chunk, Plan
 from quire.outputs import TokenLogprobs
-from quire.runtime.inputs import RunningRequest, build_inputs
+from quire.runtime.inputs import InputBuilder, RunningRequest, StepInputs
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.sampling.state import SampledRow, SampleRow, SamplingState
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["Runner", "StepOutput"]
 
@@ -24,7 +25,7 @@ class StepOutput:
     failed: requests whose logits held no number to choose from.  unloaded: see Scheduler.commit.
     """
 
-    tokens: dict[str, list[int]] = field(default_factory=dict)
+    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -32,7 +33,7 @@ class StepOutput:
 
 
 class Runner:
-    """Holds the sampling states and rope rows of running requests; has no policy.
+    """Holds the sampling states, slots and rope rows of running requests; has no policy.
 
     Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
     tokens are taken up to the first that differs from the guess, so they, and their
@@ -46,42 +47,96 @@ class Runner:
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
+        self.inputs = InputBuilder(self._seat, ropes.arrays)
+        self._free_slots: list[int] = []
+        self._num_slots = 0
 
     def start(self, request_id: str, state: SamplingState) -> None:
         """Accept a request before its first step."""
         rope_row = self.ropes.take(self.ropes.rope_class(len(state.prompt)))
-        wants = state.params.prompt_logprobs is not None
-        self._running[request_id] = RunningRequest(state, rope_row, wants_prompt_logprobs=wants)
+        self._running[request_id] = RunningRequest(state, rope_row)
 
     def finish(self, request_id: str) -> None:
         """Forget a request."""
         request = self._running.pop(request_id, None)
-        if request is not None:
-            self.ropes.release(request.rope_row)
+        if request is None:
+            return
+        self.ropes.release(request.rope_row)
+        self.inputs.forget_shape()
+        if request.slot >= 0:
+            self._free_slots.append(request.slot)
 
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan's tokens, sample where the plan says so, and note the samples."""
         output = StepOutput(unloaded=self._load(plan))
+        chunks = plan.chunks
         if output.unloaded:
-            runs = tuple(each for each in plan.chunks if each.request_id not in output.unloaded)
-            if not runs:
+            chunks = tuple(each for each in chunks if each.request_id not in output.unloaded)
+            if not chunks:
                 return output
-            plan = replace(plan, chunks=runs)
-        inputs = build_inputs(plan, self._running, self.ropes.arrays)
-        for row in inputs.rows:
-            row.refresh_mask()
-        ended: set[str] = set()  # requests whose guesses were wrong, or are used up
-        sampled = self.executable.run(inputs.batch, inputs.rows)
-        for row, result, owner in zip(inputs.rows, sampled, inputs.owners, strict=True):
-            request_id, position = owner
-            if row.target >= 0:
-                assert result.logprobs is not None
-                output.prompt_logprobs.setdefault(request_id, {})[position + 1] = result.logprobs
-            elif request_id not in ended:
-                _take(request_id, row, result, output)
-                if result.token != row.guess:
-                    ended.add(request_id)
+        inputs = self.inputs.build(chunks)
+        for place in inputs.shape.special:
+            if chunks[place].samples:
+                inputs.shape.requests[place].state.refresh_mask()
+        sampled = self.executable.run(inputs.batch)
+        self._take_plain(inputs, sampled, output)
+        if inputs.shape.special:
+            self._take_special(chunks, inputs, sampled, output)
         return output
+
+    def _seat(self, request_id: str) -> RunningRequest:
+        """A request, which gets a slot when it first runs."""
+        request = self._running[request_id]
+        if request.slot < 0:
+            request.slot = self._take_slot()
+            self.executable.admit(request.slot, request.state)
+        return request
+
+    def _take_slot(self) -> int:
+        if self._free_slots:
+            return self._free_slots.pop()
+        self._num_slots += 1
+        return self._num_slots - 1
+
+    def _take_plain(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
+        """Note the token of each request that is not special."""
+        names, tokens = inputs.shape.id_of_row, sampled.tokens
+        output.tokens = dict(zip(names, zip(tokens, strict=True), strict=True))
+        for name in inputs.shape.special_ids:
+            output.tokens.pop(name, None)
+        if min(tokens, default=0) < 0:
+            output.failed += [name for name, taken in output.tokens.items() if taken[0] < 0]
+            for name in output.failed:
+                del output.tokens[name]
+
+    def _take_special(
+        self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
+    ) -> None:
+        """Note what each row of a special request yielded, less the rows behind a wrong guess."""
+        batch, shape, over = inputs.batch, inputs.shape, set[int]()  # over: nothing more counts
+        rows = zip(shape.chunk_of_row, shape.logit_rows.tolist(), sampled.tokens, strict=True)
+        for row, (place, at, token) in enumerate(rows):
+            if place not in shape.special or place in over:
+                continue
+            name, state = chunks[place].request_id, shape.requests[place].state
+            next_position = int(batch.positions[at]) + 1
+            if next_position < len(state.prompt):
+                of_prompt = output.prompt_logprobs.setdefault(name, {})
+                of_prompt[next_position] = sampled.logprobs[row]
+                continue
+            if token < 0:
+                over.add(place)
+                if name not in output.tokens:  # else the next step finds nothing either
+                    output.failed.append(name)
+                continue
+            output.tokens[name] = (*output.tokens.get(name, ()), token)
+            if row in sampled.logprobs:
+                output.logprobs.setdefault(name, []).append(sampled.logprobs[row])
+            if state.grammar is not None:
+                state.grammar.accept(token)
+            is_last = at + 1 == shape.query_start[place + 1]
+            if not is_last and token != batch.token_ids[at + 1]:
+                over.add(place)
 
     def _load(self, plan: Plan) -> dict[str, int]:
         """Load blocks as the plan says; where one fails, how many of the request's were loaded."""
@@ -93,14 +148,3 @@ class Runner:
                 if count < len(chunk.load_keys):
                     unloaded[chunk.request_id] = count
         return unloaded
-
-
-def _take(request_id: str, row: SampleRow, result: SampledRow, output: StepOutput) -> None:
-    """Note what a row drew, which stands behind nothing but output."""
-    if result.token >= 0:
-        row.state.append(result.token)
-        output.tokens.setdefault(request_id, []).append(result.token)
-        if result.logprobs is not None:
-            output.logprobs.setdefault(request_id, []).append(result.logprobs)
-    elif request_id not in output.tokens:  # else the next step finds nothing to choose from either
-        output.failed.append(request_id)

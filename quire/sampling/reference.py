@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.outputs import Logprob
-from quire.sampling.state import SampledRow, SampleRow, SamplingState
+from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
 __all__ = [
     "adjust_logits",
@@ -36,19 +36,18 @@ LARGEST = np.finfo(np.float32).max
 MASK32 = 0xFFFFFFFF
 
 
-def sample_rows(logits: Float32, rows: Sequence[SampleRow]) -> list[SampledRow]:
+def sample_rows(logits: Float32, rows: Sequence[SampleRow]) -> SampledRows:
     """What each row of logits [S, V] yields; the logits are not changed."""
-    return [_sample_row(one, row) for one, row in zip(logits, rows, strict=True)]
-
-
-def _sample_row(logits: Float32, row: SampleRow) -> SampledRow:
-    if row.target >= 0:
-        token = row.target if row.target < len(logits) else -1
-    else:
-        token = _choose(adjust_logits(logits, row.state, row.num_guesses), row)
-    if row.num_logprobs < 0 or token < 0:
-        return SampledRow(token)
-    return SampledRow(token, _describe(logits, token, row.num_logprobs))
+    tokens: list[int] = []
+    logprobs: dict[int, dict[int, Logprob]] = {}
+    for place, (one, row) in enumerate(zip(logits, rows, strict=True)):
+        if row.target >= 0:
+            tokens.append(row.target if row.target < len(one) else -1)
+        else:
+            tokens.append(_choose(adjust_logits(one, row), row))
+        if row.num_logprobs >= 0 and tokens[-1] >= 0:
+            logprobs[place] = _describe(one, tokens[-1], row.num_logprobs)
+    return SampledRows(tokens, logprobs)
 
 
 def _choose(logits: Float32, row: SampleRow) -> int:
@@ -60,16 +59,13 @@ def _choose(logits: Float32, row: SampleRow) -> int:
         return int(np.nanargmax(logits))
     weights = softmax_weights(logits, params.temperature)
     kept = truncate(logits, weights, params.min_p, params.top_k, params.top_p)
-    return draw(np.where(kept, weights, 0.0), uniform(row.state.seed, row.output_index))
+    return draw(np.where(kept, weights, 0.0), uniform(row.state.seed, len(row.output)))
 
 
-def adjust_logits(logits: Float32, state: SamplingState, num_guesses: int = 0) -> Float32:
-    """A copy of the logits [V] with masks, bias and penalties; unknown token ids are ignored.
-
-    num_guesses: how many of the guesses behind the output count as output.
-    """
+def adjust_logits(logits: Float32, row: SampleRow) -> Float32:
+    """A copy of the logits [V] with masks, bias and penalties; unknown token ids are ignored."""
+    state, output = row.state, row.output
     params, size = state.params, len(logits)
-    output = state.output_with_guesses(num_guesses)
     out = logits.copy()
     if state.mask is not None:
         words = state.mask.view(np.uint32)

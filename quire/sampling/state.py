@@ -1,9 +1,9 @@
-"""What the sampler must know of one request: parameters as arrays, and the tokens so far."""
+"""What the sampler must know of one request: its parameters as arrays, and its prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from quire.errors import RequestError
 from quire.outputs import Logprob
 from quire.sampling_params import SamplingParams
 
-__all__ = ["GrammarState", "SampleRow", "SampledRow", "SamplingState"]
+__all__ = ["GrammarState", "SampleRow", "SampledRows", "SamplingState"]
 
 Int32 = npt.NDArray[np.int32]
 
@@ -30,10 +30,11 @@ class GrammarState(Protocol):
 
 
 class SamplingState:
-    """One completion's sampling parameters and history; lives as long as the request runs.
+    """One completion's sampling parameters; only the mask of a grammar changes while it runs.
 
     prompt: token ids.  seed: fixes every draw together with the output index.  forbidden: tokens
     that may not be drawn before min_tokens.  bad_words: token id sequences that may not appear.
+    reads_output: what was generated so far changes what is drawn next.
     """
 
     def __init__(
@@ -57,81 +58,46 @@ class SamplingState:
         self.bad_words = np.asarray(flat, np.int32)
         self.grammar = grammar
         self.mask = np.zeros(-(-vocab_size // 32), np.int32) if grammar is not None else None
-        self._output = np.zeros(16, np.int32)
-        self.num_output = 0
-        self.native: Any = None  # the native backend keeps its record of this state here, as bytes
+        penalties = params.repetition_penalty, params.presence_penalty, params.frequency_penalty
+        self.reads_output = bool(flat) or penalties != (1.0, 0.0, 0.0)
 
-    @property
-    def output(self) -> Int32:
-        """The tokens generated so far."""
-        return self._output[: self.num_output]
-
-    @property
-    def output_address(self) -> int:
-        """Where the generated tokens stand; it changes only when `native` is reset."""
-        return int(self._output.ctypes.data)
-
-    def guess(self, tokens: Sequence[int]) -> None:
-        """Write guesses behind the output, for rows that are sampled as if they were right."""
-        end = self.num_output + len(tokens)
-        self._reserve(end)
-        self._output[self.num_output : end] = tokens
-
-    def output_with_guesses(self, num_guesses: int) -> Int32:
-        """The output and the first guesses behind it."""
-        return self._output[: self.num_output + num_guesses]
-
-    def append(self, token: int) -> None:
-        """Note a generated token and move the grammar past it."""
-        self._reserve(self.num_output + 1)
-        self._output[self.num_output] = token
-        self.num_output += 1
-        if self.grammar is not None:
-            self.grammar.accept(token)
-
-    def _reserve(self, size: int) -> None:
-        if size > len(self._output):
-            grown = np.zeros(max(size, 2 * len(self._output)), np.int32)
-            grown[: len(self._output)] = self._output
-            self._output, self.native = grown, None
+    def refresh_mask(self) -> None:
+        """Ask the grammar which tokens may come next; none, if it turns out to be too complex."""
+        if self.grammar is None or self.mask is None:
+            return
+        try:
+            self.grammar.fill_mask(self.mask)
+        except RequestError:  # ends this request, whose row then has nothing to choose from
+            self.mask[:] = 0
 
 
 class SampleRow(NamedTuple):
     """What one row of logits is for.
 
+    output: the tokens that the request generated before, guesses included.
     target < 0: draw the next token.  target >= 0: draw nothing, report on that token (the next
-    token of the prompt).  num_logprobs < 0: report no log-probabilities.
-    num_guesses: how many guessed tokens stand before the one drawn, as if they were output.
-    guess: what was guessed to be drawn, -1 for nothing.
+    token of the prompt).
     """
 
     state: SamplingState
-    num_logprobs: int = -1
+    output: Int32
     target: int = -1
-    num_guesses: int = 0
-    guess: int = -1
 
     @property
-    def output_index(self) -> int:
-        """The place in the output of the token that is drawn."""
-        return self.state.num_output + self.num_guesses
-
-    def refresh_mask(self) -> None:
-        """Ask the grammar which tokens may come next; none, if it turns out to be too complex."""
-        state = self.state
-        if state.grammar is None or state.mask is None or self.target >= 0:
-            return
-        try:
-            state.grammar.fill_mask(state.mask)
-        except RequestError:  # ends this request, whose row then has nothing to choose from
-            state.mask[:] = 0
+    def num_logprobs(self) -> int:
+        """How many of the most likely tokens to report; < 0: no log-probabilities at all."""
+        params = self.state.params
+        wanted = params.logprobs if self.target < 0 else params.prompt_logprobs
+        return -1 if wanted is None else wanted
 
 
-class SampledRow(NamedTuple):
-    """What came of a SampleRow; token -1: the logits held nothing to choose from.
+class SampledRows(NamedTuple):
+    """What came of a step's logit rows, in columns, as most steps want one number of each row.
 
-    logprobs: the token first, then the most likely ones; None when not asked for.
+    tokens: what was drawn, or the row's target; -1: the logits held nothing to choose from.
+    logprobs: by the place of each row that asked for them and has a token: the token first, then
+    the most likely ones.
     """
 
-    token: int
-    logprobs: dict[int, Logprob] | None = None
+    tokens: list[int]
+    logprobs: Mapping[int, dict[int, Logprob]]

@@ -8,13 +8,13 @@ character.  With an empty prompt the text equals `tokenizer.decode(ids)`.
 
 from __future__ import annotations
 
-import codecs
+from codecs import utf_8_decode
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from quire.text.tokenizer import Tokenizer
 
-__all__ = ["Detokenizer"]
+__all__ = ["Detokenizer", "make_detokenizer"]
 
 CONTEXT_TOKENS = (
     8  # of the prompt; a UTF-8 character has 4 bytes, so at most 3 tokens are unfinished
@@ -23,76 +23,93 @@ MAX_HELD_TOKENS = 3
 REPLACEMENT = "\ufffd"
 
 
-class Detokenizer:
-    """The text of one growing output.
-
-    `push` returns the text that is certain; what cannot become a character any more, such as a
-    lone continuation byte, comes out as U+FFFD at once.  `finish` returns the rest.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        prompt_ids: Sequence[int] = (),
-        skip_special_tokens: bool = True,
-    ) -> None:
-        self._hidden = tokenizer.special_ids if skip_special_tokens else frozenset()
-        context = _last_visible(prompt_ids, self._hidden)
-        stream = _ByteStream if tokenizer.byte_exact else _WindowStream
-        self._stream: _Stream = stream(tokenizer, context)
+class Detokenizer(Protocol):
+    """The text of one growing output."""
 
     def push(self, ids: Iterable[int]) -> str:
-        """Add tokens; return the new text, which may be empty."""
-        return "".join([self._stream.push(token) for token in ids if token not in self._hidden])
+        """Add tokens; return the new text that is certain, which may be empty.
+
+        What cannot become a character any more, such as a lone continuation byte, is U+FFFD at
+        once.
+        """
+        ...
 
     def finish(self) -> str:
         """Return the text held back, with U+FFFD for a character that stayed incomplete."""
-        return self._stream.finish()
+        ...
 
 
-class _Stream(Protocol):
-    def push(self, token: int) -> str: ...
-    def finish(self) -> str: ...
+def make_detokenizer(
+    tokenizer: Tokenizer, prompt_ids: Sequence[int] = (), skip_special_tokens: bool = True
+) -> Detokenizer:
+    """A detokenizer for the output behind a prompt."""
+    hidden = tokenizer.special_ids if skip_special_tokens else frozenset[int]()
+    context = _last_visible(prompt_ids, hidden)
+    kind = _ByteDetokenizer if tokenizer.byte_exact else _WindowDetokenizer
+    return kind(tokenizer, context, hidden)
 
 
-class _ByteStream:
+class _ByteDetokenizer:
     """For tokenizers whose text is the concatenation of their tokens' bytes."""
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
-        self._token_bytes = tokenizer.token_bytes
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        self._leading = not context
-        for token in context:  # leaves behind only a character that the prompt did not finish
-            self._decode(self._token_bytes(token))
+    __slots__ = ("_held", "_hidden", "_leading", "_tokenizer")
 
-    def push(self, token: int) -> str:
-        data = self._token_bytes(token, self._leading)
-        self._leading = False
-        return self._decode(data)
+    def __init__(
+        self, tokenizer: Tokenizer, context: Sequence[int], hidden: frozenset[int]
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = hidden
+        self._leading = not context
+        self._held = b""
+        for token in context:  # leaves behind only a character that the prompt did not finish
+            self._decode(tokenizer.token_bytes(token))
+
+    def push(self, ids: Iterable[int]) -> str:
+        text = ""
+        for token in ids:
+            if token not in self._hidden:
+                text += self._decode(self._tokenizer.token_bytes(token, self._leading))
+                self._leading = False
+        return text
 
     def finish(self) -> str:
-        return self._decode(b"", True)
+        held, self._held = self._held, b""
+        return held.decode("utf-8", "replace")
+
+    def _decode(self, data: bytes) -> str:
+        """The text of these bytes and those held; holds the beginning of a character at the end."""
+        if self._held:
+            data = self._held + data
+        text, used = utf_8_decode(data, "replace", False)
+        self._held = data[used:]
+        return text
 
 
-class _WindowStream:
+class _WindowDetokenizer:
     """For any other tokenizer: decode the last piece shown again, together with what is new."""
 
-    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, context: Sequence[int], hidden: frozenset[int]
+    ) -> None:
         self._tokenizer = tokenizer
+        self._hidden = hidden
         self._shown = list(context)
         self._new: list[int] = []
         self._shown_text = self._decode(self._shown)
 
-    def push(self, token: int) -> str:
+    def push(self, ids: Iterable[int]) -> str:
+        return "".join([self._push(token) for token in ids if token not in self._hidden])
+
+    def finish(self) -> str:
+        return self._show(self._decode(self._shown + self._new)) if self._new else ""
+
+    def _push(self, token: int) -> str:
         self._new.append(token)
         text = self._decode(self._shown + self._new)
         unclear = len(text) <= len(self._shown_text) or text.endswith(REPLACEMENT)
         if unclear and len(self._new) <= MAX_HELD_TOKENS:
             return ""
         return self._show(text)
-
-    def finish(self) -> str:
-        return self._show(self._decode(self._shown + self._new)) if self._new else ""
 
     def _show(self, text: str) -> str:
         added = text[len(self._shown_text) :]

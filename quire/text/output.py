@@ -8,7 +8,7 @@ from dataclasses import replace
 from quire.control.plan import Update
 from quire.outputs import Delta, RequestMetrics, TokenLogprobs
 from quire.sampling_params import SamplingParams
-from quire.text.detokenize import Detokenizer
+from quire.text.detokenize import make_detokenizer
 from quire.text.stop_strings import StopStringFinder
 from quire.text.tokenizer import Tokenizer
 
@@ -23,19 +23,37 @@ class OutputAssembler:
     update yields that delta again, without text and tokens.
     """
 
+    __slots__ = (
+        "_detokenizer",
+        "_finder",
+        "_last",
+        "_min_tokens",
+        "_num_tokens",
+        "_show_stop_token",
+        "_tokenizer",
+        "index",
+        "stopped",
+    )
+
     def __init__(
         self, index: int, tokenizer: Tokenizer, prompt_ids: Sequence[int], params: SamplingParams
     ) -> None:
         self.index = index
         self.stopped = False
-        self.finished = False
         self._tokenizer = tokenizer
-        self._detokenizer = Detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
-        self._finder = StopStringFinder(params.stop, params.include_stop_str_in_output)
-        self._min_tokens = params.min_tokens
+        self._detokenizer = make_detokenizer(tokenizer, prompt_ids, params.skip_special_tokens)
         self._show_stop_token = params.include_stop_str_in_output
+        self._finder: StopStringFinder | None = None
+        if params.stop:
+            self._finder = StopStringFinder(params.stop, params.include_stop_str_in_output)
+        self._min_tokens = params.min_tokens
         self._num_tokens = 0
-        self._last = Delta(index, "", ())
+        self._last: Delta | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last delta has been returned."""
+        return self._last is not None
 
     def push(
         self,
@@ -51,61 +69,62 @@ class OutputAssembler:
         The token that ended the completion is in the delta's token_ids but not in its text, unless
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
-        if self.finished:
+        if self._last is not None:
             return replace(self._last, metrics=metrics)
-        text, num_taken = self._read(update)
-        finish_reason: str | None = update.finish_reason
+        _, tokens, finish_reason, _, num_cached_tokens = update
         stop_reason: str | int | None = update.stop_reason
-        if finish_reason is not None and not self.stopped:
-            text += self._flush()
-        if self.stopped:
-            finish_reason, stop_reason = "stop", self._finder.found
-        named = None if logprobs is None else tuple(map(self.name_tokens, logprobs[:num_taken]))
+        hide_last = finish_reason == "stop" and not self._show_stop_token
+        num_shown, is_over = len(tokens) - hide_last, finish_reason is not None
+        if self._finder is None:
+            text = self._detokenizer.push(tokens[:num_shown])
+            if is_over:
+                text += self._detokenizer.finish()
+        else:
+            text, num_taken = self._find_stop(self._finder, tokens, num_shown, is_over)
+            if self.stopped:
+                tokens, finish_reason, stop_reason = tokens[:num_taken], "stop", self._finder.found
+        if logprobs is not None:
+            logprobs = tuple(map(self.name_tokens, logprobs[: len(tokens)]))
+        if prompt_logprobs is not None:
+            prompt_logprobs = tuple(entry and self.name_tokens(entry) for entry in prompt_logprobs)
         if finish_reason is not None:
-            self.finished = True
-            self._last = Delta(
-                self.index, "", (), finish_reason=finish_reason, stop_reason=stop_reason
-            )
-        prompt = prompt_logprobs
-        if prompt is not None:
-            prompt = tuple(entry and self.name_tokens(entry) for entry in prompt)
+            self._last = Delta(self.index, "", (), None, finish_reason, stop_reason)
         return Delta(
             self.index,
             text,
-            update.tokens[:num_taken],
-            logprobs=named,
-            finish_reason=finish_reason,
-            stop_reason=stop_reason,
-            num_cached_tokens=update.num_cached_tokens,
-            prompt_logprobs=prompt,
-            metrics=metrics,
+            tokens,
+            logprobs,
+            finish_reason,
+            stop_reason,
+            num_cached_tokens,
+            prompt_logprobs,
+            metrics,
         )
 
     def name_tokens(self, entry: TokenLogprobs) -> TokenLogprobs:
         """The entry with the text of every token in it."""
         return {
-            token: replace(value, decoded_token=self._tokenizer.token_text(token))
+            token: value._replace(decoded_token=self._tokenizer.token_text(token))
             for token, value in entry.items()
         }
 
-    def _read(self, update: Update) -> tuple[str, int]:
-        """The text of the update's tokens, and how many of them count."""
-        hide_last = update.finish_reason == "stop" and not self._show_stop_token
+    def _find_stop(
+        self, finder: StopStringFinder, tokens: Sequence[int], num_shown: int, is_over: bool
+    ) -> tuple[str, int]:
+        """The text of the tokens up to a stop string, and how many tokens that takes."""
         text = ""
-        for taken, token in enumerate(update.tokens, start=1):
+        for taken, token in enumerate(tokens[:num_shown], start=1):
             self._num_tokens += 1
-            if hide_last and taken == len(update.tokens):
-                break
-            text += self._find_stop(self._detokenizer.push((token,)))
+            text += self._certain(finder, self._detokenizer.push((token,)))
             if self.stopped:
                 return text, taken
-        return text, len(update.tokens)
+        self._num_tokens += len(tokens) - num_shown
+        if is_over:
+            text += self._certain(finder, self._detokenizer.finish())
+            text += finder.finish()
+        return text, len(tokens)
 
-    def _flush(self) -> str:
-        text = self._find_stop(self._detokenizer.finish())
-        return text if self.stopped else text + self._finder.finish()
-
-    def _find_stop(self, text: str) -> str:
-        certain = self._finder.push(text, counts=self._num_tokens > self._min_tokens)
-        self.stopped = self._finder.found is not None
+    def _certain(self, finder: StopStringFinder, text: str) -> str:
+        certain = finder.push(text, counts=self._num_tokens > self._min_tokens)
+        self.stopped = finder.found is not None
         return certain

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import quire.runtime.runner
 from bench.steps.op_table import OpRow, op_rows, table
 from bench.steps.workload import PARTS, StepProfiler, Workload
 from quire.assembly import Assembly
@@ -23,9 +22,7 @@ def assembly() -> Assembly:
 
 @pytest.fixture(scope="module")
 def profiler(assembly: Assembly) -> Iterator[StepProfiler]:
-    before = quire.runtime.runner.build_inputs
     yield StepProfiler(assembly)
-    quire.runtime.runner.build_inputs = before
 
 
 @pytest.mark.parametrize("workload", [Workload.decode(3, 16), Workload.prefill(20)])

@@ -29,7 +29,7 @@ def test_priority_is_lower_first_then_arrival():
 def test_shortest_remaining_counts_what_is_left_to_compute():
     long, short = request(length=10, max_tokens=5), request(length=2, max_tokens=5)
     assert shortest_remaining(short) < shortest_remaining(long)
-    long.advance(0, 10)
+    long.advance(10)
     assert shortest_remaining(long) < shortest_remaining(short)
 
 

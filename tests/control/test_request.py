@@ -32,10 +32,11 @@ def test_a_request_without_output_ends_when_its_prompt_is_read():
 
 def test_waste_counts_positions_computed_before():
     each = request()
-    assert each.advance(0, 3) == 0
-    assert each.advance(3, 4) == 0
-    assert each.advance(0, 3) == 3  # preempted in between
-    assert each.advance(3, 6) == 1
+    assert each.advance(3) == 0
+    assert each.advance(4) == 0
+    each.num_lost, each.num_computed = each.num_peak, 0  # preempted
+    assert each.advance(3) == 3
+    assert each.advance(6) == 1
     assert (each.num_wasted_tokens, each.num_peak, each.num_computed) == (4, 6, 6)
 
 

@@ -64,7 +64,7 @@ def test_a_long_prompt_is_cut_to_the_budget_and_samples_at_its_end():
     assert [(c.start, len(c.tokens), c.samples) for c in second.chunks] == [(8, 2, True)]
     assert each.commit(second, {"a": (7,)}) == (Update("a", (7,)),)
     third = each.plan(0.0)
-    assert [(c.start, list(c.tokens), c.output_index) for c in third.chunks] == [(10, [7], 1)]
+    assert [(c.start, list(c.tokens)) for c in third.chunks] == [(10, [7])]
 
 
 def test_running_requests_come_before_waiting_ones():

@@ -200,7 +200,7 @@ class FakeModel:
             self.pending.append((self._slot(chunk, at), values[-1]))
             state = hash((state, values[-1]))
             if right and at + 1 >= guessed_from:
-                num_output = chunk.output_index + len(yielded)
+                num_output = request.num_output + len(yielded)
                 yielded.append(next(alone(salt, values, state, request.stop, num_output, window)))
         return yielded
 
@@ -394,8 +394,8 @@ class World:
         assert plan.num_tokens <= limits.max_num_batched_tokens, "over the budget"
         assert all(chunk.tokens for chunk in plan.chunks), "an empty chunk"
         assert bool(plan.chunks) == scheduler.has_work, "work, but no plan"
-        if before:
-            assert names[0] == min(before, key=scheduler._rank).id, "the most urgent pauses"
+        urgency = [(scheduler._policy(each), each.order, each.id) for each in before]
+        assert not before or names[0] == min(urgency)[-1], "the most urgent pauses"
         for chunk in plan.chunks:
             request = self.live[chunk.request_id].request
             num_known = len(chunk.tokens) - chunk.num_drafts
@@ -405,7 +405,6 @@ class World:
             if chunk.num_drafts:
                 assert chunk.samples and request.allow_drafts and num_known > 0
                 assert end + chunk.num_drafts < request.max_len, "guesses that nothing follows"
-            assert chunk.output_index == request.num_output
             if not limits.enable_chunked_prefill:
                 assert end >= request.num_prompt, "a prompt in parts"
         started = [self.live[each.id].rank for each in scheduler._running if each not in before]

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from quire.control.drafting import Drafter
+from quire.control.plan import Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
-from quire.engine import Engine
+from quire.engine import Details, Engine
 from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
 from quire.ops.number_formats import from_float32
@@ -20,7 +21,7 @@ from quire.outputs import TokenLogprobs
 from quire.runtime.quantize import quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.runner import Runner
-from quire.sampling.state import SamplingState
+from quire.sampling.state import GrammarState, SamplingState
 from quire.sampling_params import SamplingParams
 from quire.weights.tensor import RawTensor
 from tests.graph.interpreting import random_weights
@@ -55,6 +56,7 @@ class Job:
     arrival: int = 0
     forbidden: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
+    grammar: Callable[[], GrammarState] | None = None
 
 
 @dataclass
@@ -65,6 +67,14 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     finish_reason: str | None = None
+
+    def add(self, update: Update, details: Details) -> None:
+        """Take in an event of the engine."""
+        self.tokens += update.tokens
+        self.logprobs += details.logprobs or ()
+        if details.prompt_logprobs is not None:
+            self.prompt_logprobs = tuple(details.prompt_logprobs)
+        self.finish_reason = update.finish_reason
 
 
 @dataclass
@@ -130,15 +140,11 @@ class Bench:
         step = 0
         while waiting or engine.has_work:
             while waiting and jobs[waiting[-1]].arrival <= step:
-                self._submit(engine, waiting[-1], jobs[waiting.pop()])
+                self.submit(engine, str(waiting[-1]), jobs[waiting.pop()])
             step += 1
             assert step < 10_000, "it does not end"
-            for event in engine.step():
-                answer = answers[int(event.update.request_id)]
-                answer.tokens += event.update.tokens
-                answer.logprobs += event.logprobs or ()
-                answer.prompt_logprobs = event.prompt_logprobs or answer.prompt_logprobs
-                answer.finish_reason = event.update.finish_reason
+            for update, details in engine.step():
+                answers[int(update.request_id)].add(update, details)
             engine.scheduler.check()
         stats = engine.stats().scheduler
         assert stats.num_used_blocks == 0
@@ -155,18 +161,29 @@ class Bench:
         """The answer to one job that has a roomy engine for itself."""
         return self.run([replace(job, arrival=0)], Circumstances()).answers[0]
 
-    def _submit(self, engine: Engine, index: int, job: Job) -> None:
+    def submit(self, engine: Engine, name: str, job: Job) -> None:
+        """Hand a job to an engine."""
         params, ropes = job.params, engine.runner.ropes
         assert params.max_tokens is not None
         rope_class = ropes.rope_class(len(job.prompt))
         request = Request(
-            str(index),
+            name,
             job.prompt,
             StopRules(params.max_tokens, params.min_tokens, stop_token_ids=params.stop_token_ids),
             cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
             use_prefix_cache=params.prompt_logprobs is None,
+            allow_drafts=job.grammar is None,
         )
-        state = SamplingState(job.prompt, params, job.seed, job.forbidden, job.bad_words)
+        grammar = None if job.grammar is None else job.grammar()
+        state = SamplingState(
+            job.prompt,
+            params,
+            job.seed,
+            job.forbidden,
+            job.bad_words,
+            grammar,
+            self.loaded.spec.vocab_size,
+        )
         engine.submit(request, state)
 
 

@@ -74,15 +74,15 @@ def finish(engine: Engine) -> dict[str, list[Event]]:
     events: dict[str, list[Event]] = {}
     while engine.has_work:
         assert engine.stats().num_steps < 1000, "it does not end"
-        for event in engine.step():
-            events.setdefault(event.update.request_id, []).append(event)
+        for update, details in engine.step():
+            events.setdefault(update.request_id, []).append((update, details))
         engine.scheduler.check()
     assert engine.stats().scheduler.num_used_blocks == 0
     return events
 
 
 def tokens(events: list[Event]) -> list[int]:
-    return [token for event in events for token in event.update.tokens]
+    return [token for update, _ in events for token in update.tokens]
 
 
 # --- events
@@ -94,9 +94,9 @@ def test_each_step_yields_a_token_of_each_request() -> None:
     submit(engine, "b", list(range(30)))
     for step in range(6):
         events = engine.step()
-        assert [event.update.request_id for event in events] == ["a", "b"]
-        assert {len(event.update.tokens) for event in events} == {1}
-        ended = {event.update.finish_reason for event in events}
+        assert [update.request_id for update, _ in events] == ["a", "b"]
+        assert {len(update.tokens) for update, _ in events} == {1}
+        ended = {update.finish_reason for update, _ in events}
         assert ended == ({"length"} if step == 5 else {None})
     assert not engine.has_work
     assert engine.step() == []
@@ -107,14 +107,14 @@ def test_log_probabilities_come_with_their_tokens() -> None:
     submit(engine, "a", params=replace(GREEDY, logprobs=2, prompt_logprobs=1))
     submit(engine, "b")
     events = finish(engine)
-    first, *others = events["a"]
+    first, *others = [details for _, details in events["a"]]
     assert first.prompt_logprobs is not None and len(first.prompt_logprobs) == 10
     assert first.prompt_logprobs[0] is None and None not in first.prompt_logprobs[1:]
-    assert all(event.prompt_logprobs is None for event in others)
-    for event in events["a"]:
-        assert event.logprobs is not None
-        assert [next(iter(entry)) for entry in event.logprobs] == list(event.update.tokens)
-    assert all(event.logprobs is event.prompt_logprobs is None for event in events["b"])
+    assert all(details.prompt_logprobs is None for details in others)
+    for update, details in events["a"]:
+        assert details.logprobs is not None
+        assert [next(iter(entry)) for entry in details.logprobs] == list(update.tokens)
+    assert all(details.logprobs is details.prompt_logprobs is None for _, details in events["b"])
 
 
 def test_all_probabilities_sum_to_one() -> None:
@@ -152,9 +152,9 @@ def test_times() -> None:
     engine = make(clock=clock)
     submit(engine, "a", params=replace(GREEDY, max_tokens=2))
     clock.now = 105.0
-    (first,) = engine.step()
+    ((_, first),) = engine.step()
     clock.now = 107.0
-    (last,) = engine.step()
+    ((_, last),) = engine.step()
     assert first.metrics is not None and last.metrics is not None
     assert (first.metrics.arrival_s, first.metrics.finished_s) == (100.0, 0.0)
     assert (last.metrics.first_scheduled_s, last.metrics.first_token_s) == (105.0, 105.0)
@@ -166,7 +166,7 @@ def test_preemptions_are_reported() -> None:
     for name in ("a", "b"):
         submit(engine, name, list(range(14)), replace(GREEDY, max_tokens=40))
     events = finish(engine)
-    counts = [events[name][-1].metrics.num_preemptions for name in ("a", "b")]  # type: ignore[union-attr]
+    counts = [events[name][-1][1].metrics.num_preemptions for name in ("a", "b")]  # type: ignore[union-attr]
     assert counts[0] == 0 < counts[1]
     assert engine.stats().scheduler.num_preemptions == sum(counts)
     assert tokens(events["a"]) == tokens(events["b"])
@@ -183,11 +183,11 @@ def test_a_deadline_ends_a_running_and_a_waiting_request() -> None:
     submit(engine, "stays")
     engine.step()
     clock.now = 106.0
-    ended = [event.update for event in engine.step() if event.update.finish_reason]
+    ended = [update for update, _ in engine.step() if update.finish_reason]
     assert [(update.request_id, update.finish_reason) for update in ended] == [("waits", "abort")]
     clock.now = 111.0
     events = finish(engine)
-    assert events["runs"][0].update.finish_reason == "abort"
+    assert events["runs"][0][0].finish_reason == "abort"
     assert len(tokens(events["stays"])) == 6
 
 
@@ -198,8 +198,8 @@ def test_cancelling() -> None:
     engine.step()
     for name in ("runs", "waits"):
         event = engine.cancel(name, "stop")
-        assert event is not None and event.metrics is not None
-        assert (event.update.request_id, event.update.finish_reason) == (name, "stop")
+        assert event is not None and event[1].metrics is not None
+        assert (event[0].request_id, event[0].finish_reason) == (name, "stop")
         assert engine.cancel(name) is None
     assert not engine.has_work and engine.step() == []
     engine.scheduler.check()
@@ -232,7 +232,7 @@ def test_a_request_with_nothing_to_choose_from_fails_alone() -> None:
     submit(engine, "bad", params=nothing, forbidden=(7,))
     submit(engine, "good")
     events = finish(engine)
-    assert [event.update.finish_reason for event in events["bad"]] == ["error"]
+    assert [update.finish_reason for update, _ in events["bad"]] == ["error"]
     assert tokens(events["bad"]) == []
     alone = make()
     submit(alone, "good")

@@ -6,7 +6,7 @@ always wrong, or anything between are compared with `==` to those of plain decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,16 @@ from tests.engine.driving import Answer, Bench, Circumstances, Job, Run, random_
 from tests.engine.test_invariance import ISAS, MODELS, bench, jobs_and_answers
 from tests.models.computing import need
 
+Answers = Sequence[Answer] | Mapping[int, Answer]
+
 
 class Forced:
-    """Guesses what the answers say.
+    """Guesses what the answers say; a request's name is the number of its answer.
 
     spoilt: the chance of a token to be another one; 0 is always right, 1 always wrong.
     """
 
-    def __init__(self, answers: Sequence[Answer], spoilt: float, vocab_size: int) -> None:
+    def __init__(self, answers: Answers, spoilt: float, vocab_size: int) -> None:
         self.answers = answers
         self.spoilt = spoilt
         self.vocab_size = vocab_size

@@ -12,12 +12,10 @@ from quire.sampling.state import SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
 
 
-def state(prompt=(), output=(), seed=1, **params):
+def row(prompt=(), output=(), seed=1, target=-1, **params):
     own = {name: params.pop(name) for name in ("forbidden", "bad_words") if name in params}
     made = SamplingState(prompt, SamplingParams(**params), seed, **own)
-    for token in output:
-        made.append(token)
-    return made
+    return SampleRow(made, np.array(output, np.int32), target)
 
 
 def adjusted(logits, made):
@@ -47,22 +45,21 @@ def test_uniform_uses_all_of_seed_and_index():
 
 
 def test_penalties():
-    made = state([0, 1, 1], [2, 2, 0], repetition_penalty=2.0)
+    made = row([0, 1, 1], [2, 2, 0], repetition_penalty=2.0)
     assert adjusted([4, -4, 1, 3], made) == [2, -8, 0.5, 3]
-    made = state([0, 1], [2, 2, 0], frequency_penalty=0.5, presence_penalty=0.25)
+    made = row([0, 1], [2, 2, 0], frequency_penalty=0.5, presence_penalty=0.25)
     assert adjusted([1, 1, 1, 1], made) == [0.25, 1, -0.25, 1]
 
 
 def test_masks_and_bias():
     low = -math.inf
-    assert adjusted([1, 2, 3], state(allowed_token_ids=[2, 0, 9])) == [1, low, 3]
-    assert adjusted([1, 2, 3], state(logit_bias={1: 2.5, 7: 1.0})) == [1, 4.5, 3]
-    waiting = state(forbidden=[1, 8], min_tokens=2, output=[0])
-    assert adjusted([1, 2, 3], waiting) == [1, low, 3]
-    waiting.append(0)
-    assert adjusted([1, 2, 3], waiting) == [1, 2, 3]
-    masked = state()
-    masked.mask = np.array([0b101], np.int32)
+    assert adjusted([1, 2, 3], row(allowed_token_ids=[2, 0, 9])) == [1, low, 3]
+    assert adjusted([1, 2, 3], row(logit_bias={1: 2.5, 7: 1.0})) == [1, 4.5, 3]
+    for output, allowed in (([0], low), ([0, 0], 2)):
+        waiting = row(forbidden=[1, 8], min_tokens=2, output=output)
+        assert adjusted([1, 2, 3], waiting) == [1, allowed, 3]
+    masked = row()
+    masked.state.mask = np.array([0b101], np.int32)
     assert adjusted([1, 2, 3], masked) == [1, low, 3]
 
 
@@ -70,7 +67,7 @@ def test_masks_and_bias():
     "output, banned", [([], {3}), ([1], {2, 3}), ([0, 1], {2, 3, 0}), ([1, 0], {3})]
 )
 def test_bad_words_end_only_after_their_beginning(output, banned):
-    made = state(output=output, bad_words=[[1, 2], [3], [0, 1, 0]])
+    made = row(output=output, bad_words=[[1, 2], [3], [0, 1, 0]])
     logits = adjusted([0.0] * 4, made)
     assert {i for i, value in enumerate(logits) if value == -math.inf} == banned
 
@@ -100,32 +97,27 @@ def test_draw_takes_the_first_id_past_the_share():
 
 def test_log_probabilities_ignore_what_the_row_asked_for():
     logits = np.array([[0.0, 1.0, 2.0, 2.0]], np.float32)
-    made = state(temperature=0.0, logit_bias={0: 50.0})
-    (out,) = reference.sample_rows(logits, [SampleRow(made, num_logprobs=2)])
+    made = row(temperature=0.0, logit_bias={0: 50.0}, logprobs=2)
+    out = reference.sample_rows(logits, [made])
     expected = logits[0] - math.log(sum(math.exp(x) for x in logits[0]))
-    assert out.token == 0 and list(out.logprobs) == [0, 2, 3]
-    assert [entry.rank for entry in out.logprobs.values()] == [4, 1, 2]
-    for token, entry in out.logprobs.items():
+    assert out.tokens == [0] and list(out.logprobs[0]) == [0, 2, 3]
+    assert [entry.rank for entry in out.logprobs[0].values()] == [4, 1, 2]
+    for token, entry in out.logprobs[0].items():
         assert entry.logprob == pytest.approx(expected[token], rel=1e-6)
 
 
 def test_target_reports_and_draws_nothing():
     logits = np.array([[0.0, 5.0]], np.float32)
-    (out,) = reference.sample_rows(logits, [SampleRow(state(), 0, target=0)])
-    assert (out.token, list(out.logprobs)) == (0, [0])
+    out = reference.sample_rows(logits, [row(target=0, prompt_logprobs=0)])
+    assert (out.tokens, list(out.logprobs[0])) == ([0], [0])
+
+
+def test_rows_without_log_probabilities_have_none():
+    out = reference.sample_rows(np.zeros((2, 4), np.float32), [row(), row(logprobs=0)])
+    assert list(out.logprobs) == [1]
 
 
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_nothing_to_choose_from(bad):
-    (out,) = reference.sample_rows(np.full((1, 5), bad, np.float32), [SampleRow(state())])
-    assert out.token == -1
-
-
-def test_guesses_count_as_output_as_far_as_told():
-    made = state(output=[0], bad_words=[(1, 2, 3)], frequency_penalty=0.5)
-    made.guess([1, 2])
-    assert adjusted([1, 1, 1, 1], made) == [0.5, 1, 1, 1]
-    logits = np.ones(4, np.float32)
-    assert reference.adjust_logits(logits, made, 1).tolist() == [0.5, 0.5, 1, 1]
-    assert reference.adjust_logits(logits, made, 2).tolist() == [0.5, 0.5, 0.5, -math.inf]
-    assert made.output.tolist() == [0]
+    out = reference.sample_rows(np.full((1, 5), bad, np.float32), [row(logprobs=1)])
+    assert (out.tokens, out.logprobs) == ([-1], {})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.text.detokenize import Detokenizer
+from quire.text.detokenize import Detokenizer, make_detokenizer
 from quire.text.tokenizer import Tokenizer
 
 MANY = settings(max_examples=100, deadline=None)
@@ -41,7 +41,7 @@ def stream(detokenizer: Detokenizer, ids: Sequence[int], data: st.DataObject) ->
 @given(data=st.data(), skip=st.booleans())
 def test_stream_is_whole_decode(tokenizer: Tokenizer, data: st.DataObject, skip: bool) -> None:
     ids = draw_ids(data, tokenizer)
-    pieces = stream(Detokenizer(tokenizer, (), skip), ids, data)
+    pieces = stream(make_detokenizer(tokenizer, (), skip), ids, data)
     assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens=skip)
 
 
@@ -52,7 +52,7 @@ def test_output_continues_the_prompt(tokenizer: Tokenizer, data: st.DataObject) 
     before = tokenizer.decode(prompt)
     if before.endswith("\ufffd") and tokenizer.byte_exact:  # an unfinished character, see below
         return
-    pieces = stream(Detokenizer(tokenizer, prompt), output, data)
+    pieces = stream(make_detokenizer(tokenizer, prompt), output, data)
     assert before + "".join(pieces) == tokenizer.decode(prompt + output)
 
 
@@ -64,7 +64,7 @@ def test_each_step_shows_all_that_is_certain(
     """After any token, what is shown is the whole text but an unfinished character at the end."""
     tokenizer = load(data.draw(st.sampled_from(["byte_level", "llama2", "sentencepiece"])))
     ids = [t for t in draw_ids(data, tokenizer) if t not in tokenizer.special_ids]
-    detokenizer, shown, raw = Detokenizer(tokenizer), "", b""
+    detokenizer, shown, raw = make_detokenizer(tokenizer), "", b""
     for n, token in enumerate(ids):
         shown += detokenizer.push([token])
         raw += tokenizer.token_bytes(token, leading=n == 0)
@@ -80,7 +80,7 @@ def test_no_replacement_character_in_valid_text(
 ) -> None:
     tokenizer = load(kind)
     ids = tokenizer.encode(text, add_special_tokens=False)
-    detokenizer = Detokenizer(tokenizer)
+    detokenizer = make_detokenizer(tokenizer)
     pieces = [detokenizer.push([token]) for token in ids] + [detokenizer.finish()]
     assert "".join(pieces) == text
     assert not any("\ufffd" in piece for piece in pieces)
@@ -97,7 +97,7 @@ def test_a_lone_continuation_byte_does_not_stall(
     load: Callable[[str], Tokenizer], kind: str
 ) -> None:
     tokenizer = load(kind)
-    detokenizer = Detokenizer(tokenizer, [byte_token(tokenizer, 0x61)])
+    detokenizer = make_detokenizer(tokenizer, [byte_token(tokenizer, 0x61)])
     assert detokenizer.push([byte_token(tokenizer, 0xBD)]) == "\ufffd"
     assert detokenizer.push([byte_token(tokenizer, 0x62)]) == "b"
 
@@ -108,9 +108,9 @@ def test_an_unfinished_character_waits_and_is_flushed(
 ) -> None:
     tokenizer = load(kind)
     first, second, third = (byte_token(tokenizer, byte) for byte in "你".encode())
-    assert Detokenizer(tokenizer).push([first, second]) == ""
-    assert Detokenizer(tokenizer).push([first, second, third]) == "你"
-    cut = Detokenizer(tokenizer)
+    assert make_detokenizer(tokenizer).push([first, second]) == ""
+    assert make_detokenizer(tokenizer).push([first, second, third]) == "你"
+    cut = make_detokenizer(tokenizer)
     assert cut.push([first, second]) + cut.finish() == "\ufffd"
 
 
@@ -120,7 +120,7 @@ def test_output_may_finish_a_character_of_the_prompt(
 ) -> None:
     tokenizer = load(kind)
     first, second, third = (byte_token(tokenizer, byte) for byte in "你".encode())
-    assert Detokenizer(tokenizer, [first, second]).push([third]) == "你"
+    assert make_detokenizer(tokenizer, [first, second]).push([third]) == "你"
 
 
 @pytest.mark.parametrize("kind", ["llama2", "sentencepiece", "metaspace"])
@@ -131,8 +131,8 @@ def test_the_space_that_joins_output_to_prompt_stays(
     hello = tokenizer.encode("hello", add_special_tokens=False)
     the = tokenizer.encode("the", add_special_tokens=False)
     bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    assert Detokenizer(tokenizer, the).push(hello) == " hello"
-    assert Detokenizer(tokenizer, bos).push(hello) == "hello"
+    assert make_detokenizer(tokenizer, the).push(hello) == " hello"
+    assert make_detokenizer(tokenizer, bos).push(hello) == "hello"
 
 
 def test_a_long_stream_costs_the_same_per_token(load: Callable[[str], Tokenizer]) -> None:
@@ -150,7 +150,7 @@ def test_a_long_stream_costs_the_same_per_token(load: Callable[[str], Tokenizer]
             return tokenizer.decode(ids, skip_special_tokens)
 
     ids = tokenizer.encode("hello world the quick brown fox " * 50)
-    detokenizer = Detokenizer(Counting())  # type: ignore[arg-type]
+    detokenizer = make_detokenizer(Counting())  # type: ignore[arg-type]
     text = "".join(detokenizer.push([token]) for token in ids) + detokenizer.finish()
     assert text == tokenizer.decode(ids)
     assert longest <= 5

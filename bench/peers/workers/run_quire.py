@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from quire import LLM, SamplingParams
-from quire.sampling.state import SampledRow
+from quire.sampling.state import SampledRows
 
 FILL = 0x3C  # as a byte of any float format or of int8: a small ordinary number
 
@@ -27,11 +27,11 @@ class SkipPrefill:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def run(self, batch: Any, rows: Any) -> Any:
+    def run(self, batch: Any) -> Any:
         """Sample token 300 for a step that is left out."""
         if batch.num_tokens > self.batch:
-            return [SampledRow(300) for _ in rows]
-        return self.inner.run(batch, rows)
+            return SampledRows([300] * len(batch.logit_rows), {})
+        return self.inner.run(batch)
 
 
 def main() -> None:

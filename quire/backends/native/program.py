@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
 from quire.backends.native.records import BODIES, DTYPE_CODES, ROW_DTYPES, RecordWriter
-from quire.backends.native.sample_rows import SampleBatch
+from quire.backends.native.sample_rows import SampleTable
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.graph.ir import Node
 from quire.graph.program import Program
@@ -22,7 +22,7 @@ from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
 from quire.ops.quantize import RowFormat
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["NativeBackend", "NativeExecutable"]
 
@@ -100,7 +100,9 @@ class NativeExecutable:
         self._block_bytes = np.asarray(kv_cache.layout.block_bytes, np.int64)
         self._tunings = tuning_records(tunings) if tunings else None
         self._bound = self._bind()
+        self._sampling = SampleTable()
         self._op_nanoseconds: npt.NDArray[np.int64] | None = None
+        self._last_batch: Batch | None = None
 
     @property
     def summary(self) -> str:
@@ -108,12 +110,15 @@ class NativeExecutable:
         isa = c.ISA_NAMES[self._isa]
         return f"kernels: native {isa}, {self._pool.num_threads} threads"
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
-        samples = SampleBatch(rows)
-        step = self._step(batch)
-        if rows:
-            step.rows, step.results = samples.records.ctypes.data, samples.results.ctypes.data
+        self._sampling.admit(slot, state)
+
+    def run(self, batch: Batch) -> SampledRows:
+        """See Executable."""
+        samples, step = self._sampling.sample(batch), self._step(batch)
+        if len(batch.logit_rows):
+            step.rows, step.results = samples.addresses
         self._run(step)
         return samples.sampled()
 
@@ -128,29 +133,36 @@ class NativeExecutable:
     def time_ops(self) -> npt.NDArray[np.int64]:
         """From now on, add each op's nanoseconds to what is returned: body, head, the sampler."""
         self._op_nanoseconds = np.zeros(len(self._body) + len(self._head) + 1, np.int64)
+        self._last_batch = None
         return self._op_nanoseconds
 
     def _run(self, step: Any) -> None:
         c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
 
     def _step(self, batch: Batch) -> Any:
+        """The record of a step; that of the last one, if the batch is the same, filled anew."""
+        if batch is not self._last_batch:
+            self._last_batch, self._last_step = batch, self._new_step(batch)
+        self._last_step.rows = self._last_step.results = self._last_step.logits_out = None
+        return self._last_step
+
+    def _new_step(self, batch: Batch) -> Any:
         assert batch.num_tokens <= self.program.limits.tokens, "more tokens than the arena holds"
         return c.Step(
-            batch.num_tokens,
-            batch.num_requests,
-            len(batch.logit_rows),
-            batch.block_tables.shape[1],
-            batch.token_ids.ctypes.data,
-            batch.positions.ctypes.data,
-            batch.rope_rows.ctypes.data,
-            batch.query_start.ctypes.data,
-            batch.block_tables.ctypes.data,
-            batch.logit_rows.ctypes.data,
-            None,
-            None,
-            None,
-            None if self._op_nanoseconds is None else self._op_nanoseconds.ctypes.data,
-            batch.states.ctypes.data,
+            num_tokens=batch.num_tokens,
+            num_requests=batch.num_requests,
+            num_logit_rows=len(batch.logit_rows),
+            block_table_stride=batch.block_tables.shape[1],
+            block_tables=batch.block_tables.ctypes.data,
+            token_ids=batch.token_ids.ctypes.data,
+            positions=batch.positions.ctypes.data,
+            rope_rows=batch.rope_rows.ctypes.data,
+            query_start=batch.query_start.ctypes.data,
+            logit_rows=batch.logit_rows.ctypes.data,
+            op_nanoseconds=None
+            if self._op_nanoseconds is None
+            else self._op_nanoseconds.ctypes.data,
+            state_uses=batch.states.ctypes.data,
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:

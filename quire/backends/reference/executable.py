@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from quire.ops.op import Environment, Float32
 from quire.ops.quantize import RowFormat
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.quant.packed import BITS
-from quire.sampling.state import SampledRow, SampleRow
+from quire.sampling.history import OutputHistory
+from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
 __all__ = ["ReferenceBackend", "ReferenceExecutable"]
 
@@ -57,17 +58,24 @@ class ReferenceExecutable:
         self.kv_cache = kv_cache
         self.states = states
         self._weights = {name: weight.float32() for name, weight in weights.items()}
+        self._states: dict[int, SamplingState] = {}
+        self._history = OutputHistory()
 
     @property
     def summary(self) -> str:
         """See Executable."""
         return "kernels: reference (numpy, slow; for checking)"
 
-    def run(self, batch: Batch, rows: Sequence[SampleRow]) -> list[SampledRow]:
+    def admit(self, slot: int, state: SamplingState) -> None:
+        """See Executable."""
+        self._states[slot] = state
+        self._history.keep(slot, True)
+
+    def run(self, batch: Batch) -> SampledRows:
         """See Executable."""
         from quire.sampling.reference import sample_rows
 
-        return sample_rows(self.logits(batch), rows)
+        return sample_rows(self.logits(batch), self._rows(batch))
 
     def logits(self, batch: Batch) -> Float32:
         """See Executable."""
@@ -75,6 +83,18 @@ class ReferenceExecutable:
         values: dict[Value, Float32] = {}
         self._interpret(self.program.graph, env, values)
         return values[self.program.graph.logits]
+
+    def _rows(self, batch: Batch) -> list[SampleRow]:
+        states = [self._states[slot] for slot in batch.slots.tolist()]
+        self._history.note(batch, np.array([len(state.prompt) for state in states], np.int32))
+        requests, rows = batch.request_of_token(), []
+        for at in batch.logit_rows.tolist():
+            state, slot = states[requests[at]], int(batch.slots[requests[at]])
+            index = int(batch.positions[at]) + 1
+            target = int(state.prompt[index]) if index < len(state.prompt) else -1
+            output = self._history.tokens(slot, max(0, index - len(state.prompt)))
+            rows.append(SampleRow(state, output, target))
+        return rows
 
     def _interpret(
         self, nodes: Iterable[Node], env: Environment, values: dict[Value, Float32]

@@ -1,0 +1,171 @@
+"""Divides a model over the ranks of a tensor-parallel group: the spec and the slices each holds.
+
+Nothing here knows a family: every weight says how it splits, and each kind of part says which of
+its numbers count what was divided.
+
+Source: arXiv:1909.08053.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import singledispatch
+from typing import Any, TypeVar
+
+from quire.errors import ConfigError
+from quire.models.spec import Attention, Embedding, Linear, ModelSpec, Weight
+
+__all__ = ["Rank", "Share", "Slice", "divide"]
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """One of `count` ranks."""
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Rows (axis 0) or columns (axis 1) start .. stop - 1 of a weight."""
+
+    axis: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one rank computes, and which part of each divided weight it holds."""
+
+    spec: ModelSpec
+    slices: Mapping[str, Slice]
+
+
+def divide(spec: ModelSpec, rank: Rank) -> Share:
+    """One rank's share of a model.
+
+    Raises ConfigError where heads or widths do not divide by the number of ranks.
+    """
+    slices: dict[str, Slice] = {}
+    return Share(_divided(spec, _Division(spec.architecture, rank, slices)), slices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Division:
+    """The rank, and the slices found so far."""
+
+    architecture: str
+    rank: Rank
+    slices: dict[str, Slice]
+
+    def count(self, what: str, total: int) -> int:
+        """This rank's part of a number of equal things."""
+        if total % self.rank.count:
+            raise ConfigError(
+                f"{self.architecture}: {total} {what} cannot be divided by {self.rank.count} "
+                "ranks; choose a tensor-parallel size that divides them"
+            )
+        return total // self.rank.count
+
+    def take(self, weight: Weight, start: int, stop: int) -> Weight:
+        """The weight with only these rows or columns, as its split says."""
+        axis = 0 if weight.split == "rows" else 1
+        shape = (*weight.shape[:axis], stop - start, *weight.shape[axis + 1 :])
+        self.slices[weight.name] = Slice(axis, start, stop)
+        return replace(weight, shape=shape)
+
+
+def _divided(part: Part, division: _Division) -> Part:
+    result: Part = _divide_part(part, division)
+    return result
+
+
+@singledispatch
+def _divide_part(part: Any, division: _Division) -> Any:
+    """A value that counts nothing that is divided: only what is in it is."""
+    if isinstance(part, tuple):
+        return tuple(_divided(each, division) for each in part)
+    names = getattr(part, "__dataclass_fields__", ())
+    changed = {name: _divided(getattr(part, name), division) for name in names}
+    return replace(part, **changed) if changed else part
+
+
+@_divide_part.register
+def _(part: Weight, division: _Division) -> Weight:
+    if part.split is None:
+        return part
+    extent, rank = part.shape[0 if part.split == "rows" else 1], division.rank
+    units = division.count(f"units of {part.name}", extent // part.split_unit)
+    start = rank.index * units * part.split_unit
+    return division.take(part, start, start + units * part.split_unit)
+
+
+@_divide_part.register
+def _(part: Linear, division: _Division) -> Linear:
+    """A bias behind partial sums is added once, by the first rank."""
+    weight = _divided(part.weight, division)
+    late = part.weight.split == "columns" and division.rank.index > 0
+    bias = None if part.bias is None or late else _divided(part.bias, division)
+    return Linear(weight, bias)
+
+
+@_divide_part.register
+def _(part: Embedding, division: _Division) -> Embedding:
+    """Rows of the table, evenly but for the last rank's."""
+    if part.weight.split is None:
+        return part
+    start, stop = _rows_of(part.weight.shape[0], division.rank)
+    return Embedding(division.take(part.weight, start, stop), start)
+
+
+@_divide_part.register
+def _(part: ModelSpec, division: _Division) -> ModelSpec:
+    """The blocks' parts; the head divides as the embedding does, for they may be one."""
+    head, (start, stop) = part.head, _rows_of(part.vocab_size, division.rank)
+    weights = [division.take(each, start, stop) for each in (head.weight, head.bias) if each]
+    return replace(
+        part,
+        embedding=_divided(part.embedding, division),
+        blocks=_divided(part.blocks, division),
+        head=Linear(*weights),
+    )
+
+
+@_divide_part.register
+def _(part: Attention, division: _Division) -> Attention:
+    """Whole heads; where key/value heads are fewer than ranks, several ranks hold the same one."""
+    heads, rank = division.count("query heads", part.heads), division.rank
+    own = replace(
+        part,
+        query=_divided(part.query, division),
+        output=_divided(part.output, division),
+        heads=heads,
+    )
+    if part.kv_heads % rank.count == 0:
+        return replace(
+            own,
+            key=_divided(part.key, division),
+            value=_divided(part.value, division),
+            kv_heads=part.kv_heads // rank.count,
+        )
+    if rank.count % part.kv_heads:
+        division.count("key/value heads", part.kv_heads)
+    first = rank.index * part.kv_heads // rank.count * part.head_dim
+
+    def one_head(linear: Linear) -> Linear:
+        each = (linear.weight, linear.bias)
+        return Linear(*(division.take(w, first, first + part.head_dim) for w in each if w))
+
+    return replace(own, key=one_head(part.key), value=one_head(part.value), kv_heads=1)
+
+
+def _rows_of(vocab_size: int, rank: Rank) -> tuple[int, int]:
+    return (
+        rank.index * vocab_size // rank.count,
+        (rank.index + 1) * vocab_size // rank.count,
+    )
