@@ -162,7 +162,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         memory.num_blocks,
         memory.block_tokens,
         memory.max_num_batched_tokens,
-        config.max_num_seqs,
+        memory.max_num_seqs,
         load_policy(config.scheduling_policy),
         memory.max_model_len,
         config.enable_prefix_caching,
@@ -172,5 +172,6 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         window=model.spec.window,
         drafter=load_speculator(config.speculative, config.num_speculative_tokens),
         store=model.store,
+        num_state_records=memory.num_state_records or None,
     )
     return Engine(scheduler, Runner(model.executable, model.ropes, model.store))

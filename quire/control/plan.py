@@ -29,9 +29,9 @@ NO_RECORD = -1
 class StateUse(NamedTuple):
     """The records of recurrent state with which a chunk is computed.
 
-    read: the state before its first token; NO_RECORD where a request begins.  write: where the state
-    behind its last token goes; it may be `read`.  mark: behind so many tokens, unless 0, the state
-    goes to `kept` as well.
+    read: the state before its first token; NO_RECORD where a request begins.  write: where the
+    state behind its last token goes; it may be `read`.  mark: behind so many tokens, unless 0, the
+    state goes to `kept` as well.
     """
 
     read: int

@@ -14,10 +14,7 @@ from quire.control.plan import NO_RECORD, StateUse
 from quire.control.prefix import PrefixCache
 from quire.control.request import Request
 
-__all__ = ["BLOCKS_PER_CHECKPOINT", "StateRecords", "num_records_needed"]
-
-BLOCKS_PER_CHECKPOINT = 64
-"""Of a long prompt, the state behind every so many blocks is kept."""
+__all__ = ["StateRecords", "num_records_needed"]
 
 
 def num_records_needed(max_num_seqs: int) -> int:
@@ -46,16 +43,22 @@ class StateRecords:
     behind a full block is kept by giving it the block's key; and one inside a chunk by letting the
     step leave a second record there.  Kept are, as long as there is room, the least recently used
     first to go: the state behind the last full block of a prompt, behind every
-    BLOCKS_PER_CHECKPOINT blocks, and of what else a request passes by only the last.
+    `blocks_per_checkpoint` blocks, and of what else a request passes by only the last.
     """
 
     def __init__(
-        self, num_records: int, max_num_seqs: int, block_tokens: int, prefix: PrefixCache
+        self,
+        num_records: int,
+        max_num_seqs: int,
+        block_tokens: int,
+        blocks_per_checkpoint: int,
+        prefix: PrefixCache,
     ) -> None:
         assert num_records >= num_records_needed(max_num_seqs), "too few records"
         self._pool = BlockPool(num_records)
         self._least_free = max_num_seqs
         self._block_tokens = block_tokens
+        self._every = block_tokens * blocks_per_checkpoint
         self._prefix = prefix
         self._held: dict[Request, _Held] = {}
 
@@ -123,10 +126,8 @@ class StateRecords:
         """How many tokens of a chunk stand before a position to keep; 0: none is inside it."""
         if not self._prefix.enabled:
             return 0
-        size = self._block_tokens
         last = self._prompt_end(request)
-        every = size * BLOCKS_PER_CHECKPOINT
-        position = last if start < last < end else (end - 1) // every * every
+        position = last if start < last < end else (end - 1) // self._every * self._every
         return position - start if start < position < end else 0
 
     def _keep(self, request: Request, record: int, position: int) -> None:
@@ -138,8 +139,7 @@ class StateRecords:
         self._pool.publish(record, key)
         if held.latest is not None and held.latest != key:
             self._pool.forget(held.latest)
-        lasting = position % (size * BLOCKS_PER_CHECKPOINT) == 0
-        lasting = lasting or position == self._prompt_end(request)
+        lasting = position % self._every == 0 or position == self._prompt_end(request)
         held.latest = None if lasting or self._pool.find(key) != record else key
 
     def _prompt_end(self, request: Request) -> int:

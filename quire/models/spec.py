@@ -223,8 +223,8 @@ class ModelSpec:
 
     @property
     def window(self) -> int | None:
-        """The widest window of its layers; None where a layer sees all positions."""
-        windows = [each.window for each in self.attentions]
+        """The widest window of its layers; None where one sees all positions or carries a state."""
+        windows = [None if self.state_floats else each.window for each in self.attentions]
         return max((each for each in windows if each), default=None) if all(windows) else None
 
     def weights(self) -> dict[str, Weight]:

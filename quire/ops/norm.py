@@ -125,7 +125,7 @@ class AddNorm(FusedOp):
 
 
 def _segments(x: Float32, heads: int) -> Float32:
-    return x.reshape(len(x), heads, -1)  # [rows, heads, D]
+    return x.reshape(len(x), heads, x.shape[1] // heads)  # [rows, heads, D]
 
 
 def _scaled_to_one(x: Float32, eps: float) -> Float32:

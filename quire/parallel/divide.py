@@ -14,6 +14,7 @@ from functools import singledispatch
 from typing import Any, TypeVar
 
 from quire.errors import ConfigError
+from quire.models.recurrent import GatedDeltaNet
 from quire.models.spec import Attention, Embedding, Linear, ModelSpec, Weight
 
 __all__ = ["Rank", "Share", "Slice", "divide"]
@@ -120,7 +121,7 @@ def _(part: Embedding, division: _Division) -> Embedding:
     if part.weight.split is None:
         return part
     start, stop = _rows_of(part.weight.shape[0], division.rank)
-    return Embedding(division.take(part.weight, start, stop), start)
+    return replace(part, weight=division.take(part.weight, start, stop), first=start)
 
 
 @_divide_part.register
@@ -144,6 +145,7 @@ def _(part: Attention, division: _Division) -> Attention:
         part,
         query=_divided(part.query, division),
         output=_divided(part.output, division),
+        gate=_divided(part.gate, division),
         heads=heads,
     )
     if part.kv_heads % rank.count == 0:
@@ -162,6 +164,15 @@ def _(part: Attention, division: _Division) -> Attention:
         return Linear(*(division.take(w, first, first + part.head_dim) for w in each if w))
 
     return replace(own, key=one_head(part.key), value=one_head(part.value), kv_heads=1)
+
+
+@_divide_part.register
+def _(part: GatedDeltaNet, division: _Division) -> GatedDeltaNet:
+    """Whole key heads, each with the value heads that read it."""
+    own = {name: _divided(getattr(part, name), division) for name in part.__dataclass_fields__}
+    own["key_heads"] = division.count("key heads", part.key_heads)
+    own["heads"] = division.count("value heads", part.heads)
+    return GatedDeltaNet(**own)
 
 
 def _rows_of(vocab_size: int, rank: Rank) -> tuple[int, int]:

@@ -17,9 +17,10 @@ from quire.errors import ConfigError
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
-from quire.models.spec import Linear, ModelSpec
+from quire.models.spec import Attention, Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
 from quire.ops.number_formats import from_float32
+from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.runtime.block_files import BlockFiles
@@ -41,6 +42,7 @@ from quire.weights.tensor import RawTensor
 __all__ = [
     "LoadedModel",
     "find_model",
+    "kv_layers",
     "kv_layout",
     "load_model",
     "read_config",
@@ -137,6 +139,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     spec, quantization = read_config(config, directory)
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
+    _refuse_unserved(config, spec)
     weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
     if config.quantization != "auto":
@@ -162,18 +165,27 @@ def load_model(config: EngineConfig) -> LoadedModel:
         layout,
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
         spec.window,
+        4 * spec.state_floats,
     )
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
+    states = RecurrentStates(memory.num_state_records, spec.state_floats)
     executable: Executable
     if isinstance(backend, NativeBackend):
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
-            program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
+            program,
+            weights,
+            cache,
+            ropes.arrays,
+            threads,
+            config.instruction_set,
+            chosen.tunings,
+            states,
         )
     else:
-        executable = ReferenceExecutable(program, weights, cache)
+        executable = ReferenceExecutable(program, weights, cache, states)
     scheme = quantization.key if quantization else config.quantization
     fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
@@ -190,10 +202,18 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
             f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
             f"{', '.join(KV_FORMATS)}"
         )
-    layers = tuple(
-        KvLayerShape(block.attention.kv_heads, block.attention.head_dim) for block in spec.blocks
+    return KvLayout(kv_layers(spec), config.block_size, name)
+
+
+def kv_layers(spec: ModelSpec) -> tuple[KvLayerShape, ...]:
+    """What each layer caches for a token; nothing where it carries a state instead."""
+    parts = [block.attention for block in spec.blocks]
+    return tuple(
+        KvLayerShape(each.kv_heads, each.head_dim)
+        if isinstance(each, Attention)
+        else KvLayerShape(0, 0)
+        for each in parts
     )
-    return KvLayout(layers, config.block_size, name)
 
 
 def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:
@@ -221,6 +241,15 @@ def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     return replace(spec, head=Linear(spec.embedding.weight))
 
 
+def _refuse_unserved(config: EngineConfig, spec: ModelSpec) -> None:
+    """What recurrent layers do not go with, before anything is loaded."""
+    if spec.state_floats and config.speculative != "off":
+        raise ConfigError(
+            f"speculative {config.speculative!r}: this model has recurrent layers, whose state "
+            "cannot take back a wrong guess; leave the option out"
+        )
+
+
 def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
     """The floats in another format where the user asked for one; else as they are, in place."""
     if dtype == "auto":
@@ -239,7 +268,12 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
     """Where blocks outlive the process; refused where a request gives back its first blocks."""
     if config.prefix_cache_dir is None:
         return None
-    if all(block.attention.window is not None for block in spec.blocks):
+    if spec.state_floats:
+        raise ConfigError(
+            "prefix_cache_dir: this model has recurrent layers, whose states are not kept on disk; "
+            "leave the option out"
+        )
+    if all(each.window is not None for each in spec.attentions):
         raise ConfigError(
             "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
             "long prefix are not kept; leave the option out"

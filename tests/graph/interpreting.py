@@ -14,10 +14,12 @@ from quire.graph.program import Program
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Environment
 from quire.ops.quantize import RowFormat, quantized_codes
+from quire.ops.recurrent_state import RecurrentStates
+from quire.runtime.load import kv_layers
 
 Float32 = npt.NDArray[np.float32]
 
@@ -80,17 +82,18 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
         block_tables=np.int32([[4, 0], [2, 1], [3, 0]]),
         logit_rows=np.int32([0, 2, 3, 4, 5, 7, 8]),
         frequencies=frequencies,
+        states=np.int32([[0, 3, 2, 4], [1, 5, 0, 0], [2, 6, 0, 0]]),
     )
 
 
 def environment(spec: ModelSpec, batch: Batch, seed: int = 0) -> Environment:
     """Random weights and a cache of random keys and values."""
-    shapes = [(each.attention.kv_heads, each.attention.head_dim) for each in spec.blocks]
-    layers = tuple(KvLayerShape(heads, dim) for heads, dim in shapes)
-    cache = KvCache(KvLayout(layers, 16, "float32"), 6)
+    cache = KvCache(KvLayout(kv_layers(spec), 16, "float32"), 6)
     numbers = cache.arena.view(np.float32)
     numbers[:] = np.random.default_rng(seed).normal(0, 1, numbers.size)
-    return Environment(batch, cache, random_weights(spec, seed))
+    states = RecurrentStates(7, spec.state_floats)
+    states.arena[:] = np.random.default_rng(seed).normal(0, 1, states.arena.shape)
+    return Environment(batch, cache, random_weights(spec, seed), states=states)
 
 
 def interpret(graph: Graph, env: Environment) -> Float32:

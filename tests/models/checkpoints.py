@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from quire.models.families.decoder import TINY
+from tests.models.cases_recurrent import RECURRENT
 
 BASE: dict[str, Any] = {**TINY, "pad_token_id": 0}
 
@@ -78,6 +79,7 @@ CASES: tuple[Case, ...] = (
     Case("qwen2-yarn", "qwen2", {**BASE, **YARN}),
     Case("qwen3", "qwen3", {**BASE, "head_dim": 32}),
     Case("qwen3-tied", "qwen3", {**BASE, "head_dim": 32, "tie_word_embeddings": True}),
+    *(Case(*each) for each in RECURRENT),
 )
 
 

@@ -20,7 +20,9 @@ from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
-from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_cache import KvCache, KvLayout
+from quire.ops.recurrent_state import RecurrentStates
+from quire.runtime.load import kv_layers
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -64,9 +66,7 @@ def load(directory: Path) -> Loaded:
 
 def kv_cache(spec: ModelSpec, kv_format: str = "float32", num_blocks: int = 24) -> KvCache:
     """A cache with blocks of 16 tokens; what nobody wrote yet is NaN, so reading it is seen."""
-    attentions = [block.attention for block in spec.blocks]
-    layers = tuple(KvLayerShape(each.kv_heads, each.head_dim) for each in attentions)
-    cache = KvCache(KvLayout(layers, 16, kv_format), num_blocks)
+    cache = KvCache(KvLayout(kv_layers(spec), 16, kv_format), num_blocks)
     cache.arena[:] = 0xFF
     return cache
 
@@ -132,9 +132,13 @@ def bind(
     chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
     program = compile_program(loaded.spec, limits, lambda n: chosen.declines(n) is None, rows)
+    states = RecurrentStates(2, loaded.spec.state_floats)
+    states.arena[:] = np.nan
     if backend == "reference":
-        return ReferenceExecutable(program, loaded.weights, cache)
-    return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
+        return ReferenceExecutable(program, loaded.weights, cache, states)
+    return NativeExecutable(
+        program, loaded.weights, cache, ropes.arrays, threads, isa, states=states
+    )
 
 
 def rounds_inputs(backend: str, dtype: str) -> bool:

@@ -69,10 +69,7 @@ class KernelShapes:
             for node in nodes
             if isinstance(node.op, MatMul)
         ]
-        attentions = {
-            (a.heads, a.kv_heads, a.head_dim, a.window): a
-            for a in (block.attention for block in spec.blocks)
-        }
+        attentions = {(a.heads, a.kv_heads, a.head_dim, a.window): a for a in spec.attentions}
         gated = [node for node in program.body if isinstance(node.op, GatedActivation)]
         return cls(
             tuple(dict.fromkeys(linears)),

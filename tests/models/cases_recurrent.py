@@ -1,0 +1,40 @@
+"""Random checkpoints of the families whose layers carry a state from token to token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.models.families.decoder import TINY
+
+__all__ = ["RECURRENT"]
+
+HYBRID: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+}
+NEXT: dict[str, Any] = {**HYBRID, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}
+
+RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("qwen3-next", "qwen3_next", NEXT),
+    ("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
+    (
+        "qwen3-next-order",
+        "qwen3_next",
+        {
+            **NEXT,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_conv_kernel_dim": 2,
+            "attention_bias": True,
+        },
+    ),
+    ("qwen3.5", "qwen3_5_text", HYBRID),
+    ("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
+)
+"""Name, model type of transformers, config fields."""
