@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quire.models.spec import Block, GatedMLP, Linear, Norm, Weight, parts
+from quire.models.spec import Attention, Block, GatedMLP, Linear, Norm, Weight, parts
 from quire.ops.number_formats import from_float32, to_float32
 
 __all__ = ["Folding", "fold", "foldings"]
@@ -64,6 +64,7 @@ class Folding:
 def foldings(block: Block) -> tuple[Folding, ...]:
     """Every folding of a block, in the order of computation."""
     attention, mlp = block.attention, block.mlp
+    assert isinstance(attention, Attention), "see open_source"
     group = attention.heads // attention.kv_heads
     shared = (attention.kv_heads, group, attention.head_dim)
     first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)

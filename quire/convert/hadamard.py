@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ConfigError
-from quire.models.spec import Block, GatedMLP, Linear, ModelSpec, Norm
+from quire.models.spec import Attention, Block, GatedMLP, Linear, ModelSpec, Norm
 
 __all__ = ["HadamardRotation", "Rotation"]
 
@@ -62,19 +62,19 @@ class HadamardRotation:
         _check(spec)
         self.stream = Rotation(spec.width, seed)
         self._heads = {
-            size: Rotation(size, seed + 1)
-            for size in {block.attention.head_dim for block in spec.blocks}
+            size: Rotation(size, seed + 1) for size in {each.head_dim for each in spec.attentions}
         }
 
     def block(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
+        assert isinstance(attention, Attention), "see open_source"
         first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
         self.reading(
             block.attention_norm, (attention.query, attention.key, attention.value), weights
         )
         self.reading(block.mlp_norm, first, weights)
-        self._values(block, weights)
+        self._values(attention, weights)
         for linear in (attention.output, mlp.down):
             for each in filter(None, (linear.weight, linear.bias)):
                 weights[each.name] = self.stream.outputs(weights[each.name])
@@ -93,8 +93,8 @@ class HadamardRotation:
             weights[linear.weight.name] = self.stream.rows(weights[linear.weight.name] * scale)
         weights[norm.weight.name] = np.ones_like(scale) - offset
 
-    def _values(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
-        attention, size = block.attention, block.attention.head_dim
+    def _values(self, attention: Attention, weights: MutableMapping[str, Float32]) -> None:
+        size = attention.head_dim
         turn = self._heads[size]
         for each in filter(None, (attention.value.weight, attention.value.bias)):
             by_head = weights[each.name].reshape(attention.kv_heads, size, -1)

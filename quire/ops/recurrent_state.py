@@ -28,7 +28,8 @@ class RecurrentStates:
         """A copy of a range of a record; zeros of record -1, which nothing stands before."""
         if record < 0:
             return np.zeros(shape, np.float32)
-        return self.arena[record, start : start + prod(shape)].reshape(shape).copy()
+        found: Float32 = self.arena[record, start : start + prod(shape)].reshape(shape).copy()
+        return found
 
     def write(self, record: int, start: int, values: Float32) -> None:
         """Store a range of a record."""

@@ -268,18 +268,20 @@ class World:
         num_blocks = rng.randint(max(3, 12 // self.block_tokens), 60 // self.block_tokens + 3)
         self.capacity = num_blocks * self.block_tokens
         chunked = rng.random() < 0.7
-        recurrent = rng.random() < 0.25
-        self.window = None if recurrent else rng.choice([None, None, 1, 3, 8, 15])
+        aside = random.Random(f"recurrent {seed}")
+        recurrent = aside.random() < 0.2
+        self.window = rng.choice([None, None, 1, 3, 8, 15])
+        self.window = None if recurrent else self.window
         budget = rng.choice([1, 2, 5, 16, 64] if chunked else [16, 64])
         at_once = num_blocks_at_once(10**9, self.block_tokens, self.window, budget)
         if self.window is not None and at_once <= num_blocks and chunked:
             self.capacity *= 2  # a request longer than the pool
         self.policy = rng.choice(sorted(POLICIES))
-        right = None if recurrent else rng.choice([None, None, 0.0, 0.7, 1.0])
-        max_num_seqs = rng.choice([1, 2, 4, 8, 8, 8])
-        num_records = num_records_needed(max_num_seqs) + rng.choice([0, 1, 8, 100])
+        right = rng.choice([None, None, 0.0, 0.7, 1.0])
+        right = None if recurrent else right
         self.drafter = None if right is None else FakeDrafter(rng, right, self._truth)
-        self.num_records = num_records if recurrent else None
+        records = num_records_needed(8) + aside.choice([0, 1, 8, 100])
+        self.num_records = records if recurrent else None
         self.model = FakeModel(num_blocks, self.block_tokens, self.window, self.num_records)
         reliable = rng.choice([None, 0.5, 0.5, 0.8, 1.0])
         stores = reliable is not None and self.window is None and not recurrent
@@ -288,7 +290,7 @@ class World:
             num_blocks,
             self.block_tokens,
             max_num_batched_tokens=budget,
-            max_num_seqs=max_num_seqs,
+            max_num_seqs=rng.choice([1, 2, 4, 8, 8, 8]),
             policy=POLICIES[self.policy],
             max_model_len=rng.choice([self.capacity, self.capacity, self.capacity * 3 // 4]),
             enable_prefix_caching=rng.random() < 0.8,
@@ -299,7 +301,7 @@ class World:
             drafter=self.drafter,
             store=self.store,
             num_state_records=self.num_records,
-            blocks_per_checkpoint=rng.choice([1, 2, 5]),
+            blocks_per_checkpoint=aside.choice([1, 2, 5]),
         )
         self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
         self.hurry = rng.random() < 0.2

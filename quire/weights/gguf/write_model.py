@@ -90,7 +90,7 @@ def _own_name(name: str, architecture: Architecture) -> str:
 
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
-    attention, mlp = spec.blocks[0].attention, spec.blocks[0].mlp
+    attention, mlp = spec.attentions[0], spec.blocks[0].mlp
     rope = _rope(spec)
     is_linear = rope.scaling.kind == "linear"
     return {
@@ -111,7 +111,7 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
 
 
 def _rope(spec: ModelSpec) -> Rope:
-    rope = spec.blocks[0].attention.rope
+    rope = spec.attentions[0].rope
     assert rope is not None, "every architecture that GGUF names here has one"
     return rope
 
@@ -155,7 +155,7 @@ def _rows(weight: Weight) -> tuple[str, Bytes]:
 
 def _turned(spec: ModelSpec, architecture: Architecture) -> dict[str, int]:
     """Tensor whose rows are to be turned → its heads."""
-    attention = spec.blocks[0].attention
+    attention = spec.attentions[0]
     counts = {
         "attention.head_count": attention.heads,
         "attention.head_count_kv": attention.kv_heads,
