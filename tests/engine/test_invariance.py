@@ -50,6 +50,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "head_dim": 14,
     },
+    "recurrent": {"architecture": "Qwen3NextForCausalLM"},
     "dynamic rope": {
         "architecture": "LlamaForCausalLM",
         "max_position_embeddings": 24,

@@ -126,13 +126,14 @@ def bind(
     ropes: RopeTables,
     threads: int,
     limits: StepLimits,
+    num_records: int = 2,
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
     isa = backend.removeprefix("native-")
     chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
     program = compile_program(loaded.spec, limits, lambda n: chosen.declines(n) is None, rows)
-    states = RecurrentStates(2, loaded.spec.state_floats)
+    states = RecurrentStates(num_records, loaded.spec.state_floats)
     states.arena[:] = np.nan
     if backend == "reference":
         return ReferenceExecutable(program, loaded.weights, cache, states)
