@@ -20,6 +20,23 @@ HYBRID: dict[str, Any] = {
 }
 NEXT: dict[str, Any] = {**HYBRID, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}
 
+GRANITE: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 96,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 24,
+    "mamba_n_groups": 1,
+    "embedding_multiplier": 1.5,
+    "logits_scaling": 0.7,
+    "residual_multiplier": 0.6,
+    "attention_multiplier": 0.2,
+}
+
 RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3-next", "qwen3_next", NEXT),
     ("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
@@ -35,6 +52,18 @@ RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     ("qwen3.5", "qwen3_5_text", HYBRID),
+    ("granite-h", "granitemoehybrid", GRANITE),
+    (
+        "granite-h-rope",
+        "granitemoehybrid",
+        {
+            **GRANITE,
+            "position_embedding_type": "rope",
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
+            "time_step_limit": [0.2, 0.9],
+        },
+    ),
     ("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
 )
 """Name, model type of transformers, config fields."""

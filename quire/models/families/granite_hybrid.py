@@ -1,0 +1,130 @@
+"""Granite 4 H: Mamba 2 layers with a few of attention among them, and Granite's four multipliers.
+
+Source: the config of GraniteMoeHybridForCausalLM in transformers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.families import parts
+from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, time_step_limit
+from quire.models.families.rope_config import read_rope
+from quire.models.places import Layout
+from quire.models.registry import family
+from quire.models.rope import Rope
+from quire.models.spec import ModelSpec, TokenMixer
+from quire.models.stored_as import stored_as
+
+__all__ = ["granite_hybrid"]
+
+TINY_GRANITE: dict[str, Any] = {
+    **TINY,
+    "num_hidden_layers": 4,
+    "layer_types": ["mamba", "mamba", "attention", "mamba"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 96,
+    "position_embedding_type": "nope",
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 24,
+    "mamba_n_groups": 1,
+}
+LAYOUT = Layout(
+    names={"mlp.down_proj": "shared_mlp.output_linear"},
+    fused={"shared_mlp.input_linear": ("mlp.gate_proj", "mlp.up_proj"), **FUSED},
+)
+KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_attention": False}
+
+
+@family("GraniteMoeHybridForCausalLM", tiny=TINY_GRANITE)
+def granite_hybrid(config: ConfigReader) -> ModelSpec:
+    """Granite 4 H with dense layers."""
+    if config.integer("num_local_experts", 8):
+        raise ModelError(
+            f"{config.architecture}: num_local_experts is "
+            f"{config.get('num_local_experts')}; a mixture of experts is not supported with "
+            "recurrent layers yet"
+        )
+    config.get("num_experts_per_tok")  # of experts, which no layer has
+    config.get("intermediate_size")
+    bias, kinds, sizes = config.flag("attention_bias"), _layer_kinds(config), _mamba_sizes(config)
+    attention = grouped_attention(
+        config,
+        qkv_bias=bias,
+        output_bias=bias,
+        scale=config.number("attention_multiplier", 1.0),
+        ropes=[_rope(config)] * len(kinds),
+    )
+    width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
+    activation = parts.activation(config)
+
+    def mixer(layer: int, prefix: str) -> TokenMixer:
+        if KINDS[kinds[layer]]:
+            return mamba2(sizes, prefix.removesuffix("self_attn.") + "mamba.")
+        return attention(layer, prefix)
+
+    spec = decoder(
+        config,
+        attention=mixer,
+        mlp=lambda layer, prefix: parts.gated_mlp(prefix, width, inner, False, activation),
+        embedding_scale=config.number("embedding_multiplier", 1.0),
+        residual_scale=config.number("residual_multiplier", 1.0),
+        logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6),
+    )
+    return stored_as(spec, LAYOUT)
+
+
+def _rope(config: ConfigReader) -> Rope | None:
+    """The rotation of the attention layers; Granite 4 H has none."""
+    width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
+    rope = read_rope(config, config.positive("head_dim", max(width // heads, 1)))
+    kind = config.get("position_embedding_type")
+    if kind not in (None, "nope", "rope"):
+        raise ModelError(f"{config.architecture}: position_embedding_type is {kind!r}")
+    return rope if kind == "rope" else None
+
+
+def _layer_kinds(config: ConfigReader) -> list[str]:
+    layers = parts.num_layers(config)
+    kinds = config.get("layer_types") or config.get("layers_block_type")
+    if not isinstance(kinds, list) or len(kinds) != layers or any(k not in KINDS for k in kinds):
+        raise ModelError(
+            f"{config.architecture}: layer_types is {kinds!r}; expected {layers} of "
+            f"{', '.join(KINDS)}"
+        )
+    if all(KINDS[kind] for kind in kinds):
+        raise ModelError(f"{config.architecture}: layer_types names no attention layer")
+    return kinds
+
+
+def _mamba_sizes(config: ConfigReader) -> Mamba2Config:
+    width, heads = config.positive("hidden_size"), config.positive("mamba_n_heads", 128)
+    values = width * config.positive("mamba_expand", 2)
+    value_dim = config.get("mamba_d_head", "auto")
+    value_dim = values // heads if value_dim == "auto" else config.positive("mamba_d_head")
+    if heads * value_dim != values:
+        raise ModelError(
+            f"{config.architecture}: {heads} Mamba heads of {value_dim} are not mamba_expand "
+            f"times hidden_size, {values}"
+        )
+    config.get("mamba_chunk_size")  # how others cut the scan
+    sizes = Mamba2Config(
+        width=width,
+        heads=heads,
+        value_dim=value_dim,
+        key_heads=config.positive("mamba_n_groups", 1),
+        key_dim=config.positive("mamba_d_state", 256),
+        taps=config.positive("mamba_d_conv", 4),
+        conv_bias=config.flag("mamba_conv_bias", True),
+        bias=config.flag("mamba_proj_bias"),
+        eps=config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0),
+        steps=time_step_limit(config),
+    )
+    sizes.check(config)
+    if parts.activation(config) != "silu":
+        raise ModelError(f"{config.architecture}: hidden_act is not silu")
+    return sizes

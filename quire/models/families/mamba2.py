@@ -1,0 +1,103 @@
+"""The Mamba 2 layers of hybrid models, whatever their keys in config.json are called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.families import parts
+from quire.models.families.delta_net import MOST_TAPS
+from quire.models.recurrent import Convolution, Mamba2
+from quire.models.spec import Norm, Weight
+
+__all__ = ["FUSED", "Mamba2Config", "mamba2", "time_step_limit"]
+
+FUSED = {
+    "mamba.in_proj": tuple(f"mamba.{each}_proj" for each in ("z", "x", "b", "c", "dt")),
+    "mamba.conv1d": tuple(f"mamba.{each}_conv" for each in "xbc"),
+}
+"""How checkpoints store what a layer reads its input with; see places.Layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mamba2Config:
+    """Sizes and options of all Mamba 2 layers of a model.
+
+    key_heads: groups.  key_dim: the size of B and C.  steps: the least and the longest.
+    """
+
+    width: int
+    heads: int
+    value_dim: int
+    key_heads: int
+    key_dim: int
+    taps: int
+    conv_bias: bool
+    bias: bool
+    eps: float
+    steps: tuple[float, float]
+
+    def check(self, config: ConfigReader) -> None:
+        """Raise ModelError for what is not computed here."""
+        if self.heads % self.key_heads:
+            raise ModelError(
+                f"{config.architecture}: {self.heads} Mamba heads are not a multiple of "
+                f"{self.key_heads} groups"
+            )
+        if not 2 <= self.taps <= MOST_TAPS:
+            raise ModelError(
+                f"{config.architecture}: the convolution has {self.taps} taps; 2 to {MOST_TAPS} "
+                "are read"
+            )
+        if self.key_heads > 1:
+            raise ModelError(
+                f"{config.architecture}: Mamba layers with {self.key_heads} groups are not "
+                "supported yet, only with 1"
+            )
+
+
+def time_step_limit(config: ConfigReader) -> tuple[float, float]:
+    """The least and the longest step, by default from 0 to infinity."""
+    value = config.get("time_step_limit", [0.0, math.inf])
+    is_pair = isinstance(value, list) and len(value) == 2
+    if not is_pair or not all(isinstance(each, int | float) for each in value):
+        raise ModelError(
+            f"{config.architecture}: time_step_limit is {value!r}; expected two numbers"
+        )
+    return float(value[0]), float(value[1])
+
+
+def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
+    """The layer whose weights stand behind `prefix`."""
+    width, heads = sizes.width, sizes.heads
+    values, keys = heads * sizes.value_dim, sizes.key_heads * sizes.key_dim
+    rows = {"z": values, "x": values, "b": keys, "c": keys, "dt": heads}
+    made = {
+        name: parts.linear(f"{prefix}{name}_proj", count, width, None, sizes.bias)
+        for name, count in rows.items()
+    }
+    convolved = [(f"{prefix}{name}_conv", rows[name]) for name in "xbc"]
+    weights = tuple(Weight(f"{name}.weight", (count, 1, sizes.taps)) for name, count in convolved)
+    biases = tuple(Weight(f"{name}.bias", (count,)) for name, count in convolved)
+    return Mamba2(
+        gate=made["z"],
+        value=made["x"],
+        key=made["b"],
+        query=made["c"],
+        step=made["dt"],
+        convolution=Convolution(weights, sizes.taps, biases if sizes.conv_bias else ()),
+        decay_log=Weight(prefix + "A_log", (heads,)),
+        step_bias=Weight(prefix + "dt_bias", (heads,)),
+        skip=Weight(prefix + "D", (heads,)),
+        norm=Norm(Weight(prefix + "norm.weight", (values,)), sizes.eps),
+        norm_groups=1,
+        output=parts.linear(prefix + "out_proj", width, values, None, sizes.bias),
+        key_heads=sizes.key_heads,
+        heads=heads,
+        key_dim=sizes.key_dim,
+        value_dim=sizes.value_dim,
+        least_step=sizes.steps[0],
+        most_step=sizes.steps[1],
+    )
