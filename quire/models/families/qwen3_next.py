@@ -30,7 +30,7 @@ from quire.models.registry import family
 from quire.models.spec import Attention, ModelSpec, TokenMixer
 from quire.models.stored_as import stored_as
 
-__all__ = ["qwen3_5", "qwen3_next"]
+__all__ = ["qwen3_5", "qwen3_5_language_model", "qwen3_next"]
 
 TINY_HYBRID: dict[str, Any] = {
     **TINY,
@@ -78,6 +78,21 @@ def qwen3_5(config: ConfigReader) -> ModelSpec:
         groups={"self_attn.q_proj": config.positive("num_attention_heads")},
     )
     return stored_as(_hybrid(config, dense_mlp(config)), layout)
+
+
+@family("Qwen3_5ForConditionalGeneration", tiny={"text_config": TINY_HYBRID})
+def qwen3_5_language_model(config: ConfigReader) -> ModelSpec:
+    """The language model of Qwen3.5 checkpoints; images are not read."""
+    for key in ("vision_config", "image_token_id", "video_token_id"):
+        config.get(key)
+    for key in ("vision_start_token_id", "vision_end_token_id", "language_model_only"):
+        config.get(key)
+    tied = config.flag("tie_word_embeddings")
+    values = {"tie_word_embeddings": tied, **config.section("text_config")}
+    text = ConfigReader(values, config.architecture)
+    spec = qwen3_5(text)
+    text.finish()
+    return spec
 
 
 def _hybrid(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
