@@ -96,12 +96,12 @@ class StateRecords:
         held, pool = self._held[request], self._pool
         assert held.use is not None, "no state was planned"
         use, held.use = held.use, None
-        if use.kept != NO_RECORD:
-            self._keep(request, use.kept, start + use.mark)
-            pool.release([use.kept])
         if use.write != held.current and held.current != NO_RECORD:
             pool.release([held.current])
         held.current = use.write
+        if use.kept != NO_RECORD:
+            self._keep(request, use.kept, start + use.mark)
+            pool.release([use.kept])
         if end % self._block_tokens == 0:
             self._keep(request, use.write, end)
 

@@ -18,7 +18,7 @@ DEFAULT_KV_BYTES = 4 * 1024**3
 """What the KV cache takes when there is room for more and nobody said how much."""
 STATE_SHARE = 0.5
 """The most of what weights and activations leave that records of recurrent state take."""
-DEFAULT_STATE_BYTES = 2 * 1024**3
+DEFAULT_STATE_BYTES = 4 * 1024**3
 """What they take when there is room for more."""
 SMALLEST_STEP = 32
 """The token budget below which the plan does not shrink a step to save activation memory."""
