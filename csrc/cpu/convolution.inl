@@ -5,7 +5,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kStripChannels = 64;
+constexpr int64_t kStripChannels = 512;  // rows of so many stay near for all taps
 constexpr int64_t kMostTaps = 8;
 
 // Tokens first .. end - 1 of one request, and the state at some offset of the records that they follow
@@ -34,26 +34,36 @@ QUIRE_INLINE void for_each_segment(const Run &run, int64_t request, int64_t offs
     body(Segment{first + use.mark, end, before, record(use.write)});
 }
 
-// The channels from `c` on, as many as load and store take.
-template <class V, class Load, class Store>
-QUIRE_INLINE void convolve(const quire_op &op, const Run &run, int64_t request, int64_t c,
-                           Load load, Store store) {
-    using Float = typename V::Float;
+// One strip of channels of a request; `zeros` stand for what is before its first token.
+template <class V>
+QUIRE_INLINE void convolve(const quire_op &op, const Run &run, int64_t request, int64_t start,
+                           int64_t count, const float *zeros) {
     const int64_t taps = op.recurrence->taps, past = taps - 1, cols = op.in[0].cols;
-    Float weights[kMostTaps], line[kMostTaps];  // line: the inputs that the taps meet
-    for (int64_t j = 0; j < taps; j++) weights[j] = load(op.vectors[0] + j * cols + c);
-    const Float bias = op.vectors[1] ? load(op.vectors[1] + c) : V::zero();
-    for_each_segment(run, request, op.recurrence->state + c, [&](const Segment &segment) {
-        const float *before = segment.before;
-        for (int64_t j = 0; j < past; j++) line[j] = before ? load(before + j * cols) : V::zero();
+    const float *weights = op.vectors[0] + start;
+    const float *bias = op.vectors[1] ? op.vectors[1] + start : zeros;
+    for_each_segment(run, request, op.recurrence->state + start, [&](const Segment &segment) {
+        // The input at place t of the step, or before it.
+        const auto input = [&](int64_t t) -> const float * {
+            if (t >= segment.first) return run.row(op.in[0], t) + start;
+            return segment.before ? segment.before + (past + t - segment.first) * cols : zeros;
+        };
+        const float *line[kMostTaps];  // what the taps meet
         for (int64_t t = segment.first; t < segment.end; t++) {
-            line[past] = load(run.row(op.in[0], t) + c);
-            Float sum = bias;
-            for (int64_t j = 0; j < taps; j++) sum = V::fma(weights[j], line[j], sum);
-            store(run.row(op.out[0], t) + c, times_sigmoid<V>(sum, sum));
-            for (int64_t j = 0; j < past; j++) line[j] = line[j + 1];
+            for (int64_t j = 0; j < taps; j++) line[j] = input(t - past + j);
+            float *to = run.row(op.out[0], t) + start;
+            for_each_vector<V>(count, [&](auto load, auto store) {
+                auto sum = load(bias);
+                for (int64_t j = 0; j < taps; j++) {
+                    sum = V::fma(load(weights + j * cols), load(line[j]), sum);
+                }
+                store(to, times_sigmoid<V>(sum, sum));
+            });
         }
-        for (int64_t j = 0; j < past; j++) store(segment.after + j * cols, line[j]);
+        for (int64_t j = 0; j < past; j++) {  // in place: a row is read before it is written
+            const float *from = input(segment.end - past + j);
+            for_each_vector<V>(
+                count, [&](auto load, auto store) { store(segment.after + j * cols, load(from)); });
+        }
     });
 }
 
@@ -62,23 +72,13 @@ int64_t convolution_units(const quire_op &op, const Run &run) {
 }
 
 template <class V>
-void convolution(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+void convolution(const quire_op &op, const Run &run, char *scratch, int64_t first, int64_t last) {
     const int64_t cols = op.in[0].cols, strips = ceil_div(cols, kStripChannels);
+    float *zeros = reinterpret_cast<float *>(scratch);
+    for (int64_t i = 0; i < kStripChannels; i++) zeros[i] = 0.0f;
     for (int64_t unit = first; unit < last; unit++) {
-        const int64_t request = unit / strips, start = unit % strips * kStripChannels;
-        const int64_t end = smaller(start + kStripChannels, cols);
-        int64_t c = start;
-        for (; c + V::kWidth <= end; c += V::kWidth) {
-            convolve<V>(
-                op, run, request, c, [](const float *p) { return V::load(p); },
-                [](float *p, typename V::Float a) { V::store(p, a); });
-        }
-        if (c < end) {
-            const int64_t n = end - c;
-            convolve<V>(
-                op, run, request, c, [=](const float *p) { return V::load_partial(p, n); },
-                [=](float *p, typename V::Float a) { V::store_partial(p, a, n); });
-        }
+        const int64_t start = unit % strips * kStripChannels;
+        convolve<V>(op, run, unit / strips, start, smaller(kStripChannels, cols - start), zeros);
     }
 }
 

@@ -51,6 +51,8 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
             return attention_scratch_bytes<V>(op, run);
         case QUIRE_OP_ROPE_KV_WRITE:
             return sizeof(float) * op.kv_heads * op.head_dim;
+        case QUIRE_OP_CONVOLUTION:
+            return sizeof(float) * kStripChannels;
         case QUIRE_OP_RECURRENCE:
             return recurrence_scratch_bytes<V>(op);
         default:

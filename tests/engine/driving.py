@@ -119,7 +119,7 @@ class Bench:
         limits = StepLimits(world.token_budget, world.logit_rows)
         cache = kv_cache(spec, self.kv_format, world.num_blocks)
         ropes = RopeTables(spec.ropes, 64)
-        num_records = num_records_needed(world.max_num_seqs) + 4 if spec.state_floats else None
+        num_records = num_records_needed(world.max_num_seqs) + 16 if spec.state_floats else None
         executable = bind(
             self.loaded, self.backend, cache, ropes, world.threads, limits, num_records or 0
         )

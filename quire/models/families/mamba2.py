@@ -14,6 +14,9 @@ from quire.models.spec import Norm, Weight
 
 __all__ = ["FUSED", "Mamba2Config", "mamba2", "time_step_limit"]
 
+INFINITE = {"__float__": "Infinity"}
+"""How transformers writes the number."""
+
 FUSED = {
     "mamba.in_proj": tuple(f"mamba.{each}_proj" for each in ("z", "x", "b", "c", "dt")),
     "mamba.conv1d": tuple(f"mamba.{each}_conv" for each in "xbc"),
@@ -61,12 +64,13 @@ class Mamba2Config:
 def time_step_limit(config: ConfigReader) -> tuple[float, float]:
     """The least and the longest step, by default from 0 to infinity."""
     value = config.get("time_step_limit", [0.0, math.inf])
-    is_pair = isinstance(value, list) and len(value) == 2
-    if not is_pair or not all(isinstance(each, int | float) for each in value):
+    given = value if isinstance(value, list) else []
+    pair = [math.inf if each == INFINITE else each for each in given]
+    if len(pair) != 2 or not all(isinstance(each, int | float) for each in pair):
         raise ModelError(
             f"{config.architecture}: time_step_limit is {value!r}; expected two numbers"
         )
-    return float(value[0]), float(value[1])
+    return float(pair[0]), float(pair[1])
 
 
 def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
