@@ -14,7 +14,7 @@ from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
-FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_next", "granite_hybrid")
+FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_next", "granite_hybrid", "bamba")
 
 
 @dataclass(frozen=True, slots=True)

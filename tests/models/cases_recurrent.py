@@ -64,6 +64,20 @@ RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "time_step_limit": [0.2, 0.9],
         },
     ),
+    (
+        "bamba",
+        "bamba",
+        {
+            **TINY,
+            "pad_token_id": 0,
+            "num_hidden_layers": 3,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 4,
+            "mamba_d_head": 32,
+            "mamba_d_state": 16,
+            "attention_bias": True,
+        },
+    ),
     ("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
 )
 """Name, model type of transformers, config fields."""

@@ -11,7 +11,7 @@ from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import TINY, decoder, grouped_attention
-from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, time_step_limit
+from quire.models.families.mamba2 import FUSED, mamba2, read_sizes
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
 from quire.models.registry import family
@@ -51,7 +51,7 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
         )
     config.get("num_experts_per_tok")  # of experts, which no layer has
     config.get("intermediate_size")
-    bias, kinds, sizes = config.flag("attention_bias"), _layer_kinds(config), _mamba_sizes(config)
+    bias, kinds, sizes = config.flag("attention_bias"), _layer_kinds(config), read_sizes(config)
     attention = grouped_attention(
         config,
         qkv_bias=bias,
@@ -99,32 +99,3 @@ def _layer_kinds(config: ConfigReader) -> list[str]:
     if all(KINDS[kind] for kind in kinds):
         raise ModelError(f"{config.architecture}: layer_types names no attention layer")
     return kinds
-
-
-def _mamba_sizes(config: ConfigReader) -> Mamba2Config:
-    width, heads = config.positive("hidden_size"), config.positive("mamba_n_heads", 128)
-    values = width * config.positive("mamba_expand", 2)
-    value_dim = config.get("mamba_d_head", "auto")
-    value_dim = values // heads if value_dim == "auto" else config.positive("mamba_d_head")
-    if heads * value_dim != values:
-        raise ModelError(
-            f"{config.architecture}: {heads} Mamba heads of {value_dim} are not mamba_expand "
-            f"times hidden_size, {values}"
-        )
-    config.get("mamba_chunk_size")  # how others cut the scan
-    sizes = Mamba2Config(
-        width=width,
-        heads=heads,
-        value_dim=value_dim,
-        key_heads=config.positive("mamba_n_groups", 1),
-        key_dim=config.positive("mamba_d_state", 256),
-        taps=config.positive("mamba_d_conv", 4),
-        conv_bias=config.flag("mamba_conv_bias", True),
-        bias=config.flag("mamba_proj_bias"),
-        eps=config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0),
-        steps=time_step_limit(config),
-    )
-    sizes.check(config)
-    if parts.activation(config) != "silu":
-        raise ModelError(f"{config.architecture}: hidden_act is not silu")
-    return sizes

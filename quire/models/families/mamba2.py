@@ -12,7 +12,7 @@ from quire.models.families.delta_net import MOST_TAPS
 from quire.models.recurrent import Convolution, Mamba2
 from quire.models.spec import Norm, Weight
 
-__all__ = ["FUSED", "Mamba2Config", "mamba2", "time_step_limit"]
+__all__ = ["FUSED", "Mamba2Config", "mamba2", "read_sizes"]
 
 INFINITE = {"__float__": "Infinity"}
 """How transformers writes the number."""
@@ -61,16 +61,34 @@ class Mamba2Config:
             )
 
 
-def time_step_limit(config: ConfigReader) -> tuple[float, float]:
-    """The least and the longest step, by default from 0 to infinity."""
-    value = config.get("time_step_limit", [0.0, math.inf])
-    given = value if isinstance(value, list) else []
-    pair = [math.inf if each == INFINITE else each for each in given]
-    if len(pair) != 2 or not all(isinstance(each, int | float) for each in pair):
+def read_sizes(config: ConfigReader) -> Mamba2Config:
+    """The sizes as most config.json say them, in keys that begin with mamba_."""
+    width, heads = config.positive("hidden_size"), config.positive("mamba_n_heads", 128)
+    values = width * config.positive("mamba_expand", 2)
+    value_dim = config.get("mamba_d_head", "auto")
+    value_dim = values // heads if value_dim == "auto" else config.positive("mamba_d_head")
+    if heads * value_dim != values:
         raise ModelError(
-            f"{config.architecture}: time_step_limit is {value!r}; expected two numbers"
+            f"{config.architecture}: {heads} Mamba heads of {value_dim} are not mamba_expand "
+            f"times hidden_size, {values}"
         )
-    return float(pair[0]), float(pair[1])
+    config.get("mamba_chunk_size")  # how others cut the scan
+    sizes = Mamba2Config(
+        width=width,
+        heads=heads,
+        value_dim=value_dim,
+        key_heads=config.positive("mamba_n_groups", 1),
+        key_dim=config.positive("mamba_d_state", 256),
+        taps=config.positive("mamba_d_conv", 4),
+        conv_bias=config.flag("mamba_conv_bias", True),
+        bias=config.flag("mamba_proj_bias"),
+        eps=config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0),
+        steps=_time_step_limit(config),
+    )
+    sizes.check(config)
+    if parts.activation(config) != "silu":
+        raise ModelError(f"{config.architecture}: hidden_act is not silu")
+    return sizes
 
 
 def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
@@ -105,3 +123,15 @@ def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
         least_step=sizes.steps[0],
         most_step=sizes.steps[1],
     )
+
+
+def _time_step_limit(config: ConfigReader) -> tuple[float, float]:
+    """The least and the longest step, by default from 0 to infinity."""
+    value = config.get("time_step_limit", [0.0, math.inf])
+    given = value if isinstance(value, list) else []
+    pair = [math.inf if each == INFINITE else each for each in given]
+    if len(pair) != 2 or not all(isinstance(each, int | float) for each in pair):
+        raise ModelError(
+            f"{config.architecture}: time_step_limit is {value!r}; expected two numbers"
+        )
+    return float(pair[0]), float(pair[1])
