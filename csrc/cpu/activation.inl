@@ -112,7 +112,7 @@ void scale_logits(const quire_op &op, const Run &run, char *, int64_t first, int
         float *to = run.row(op.out[0], unit / pieces) + start;
         for_each_vector<V>(count, [&](auto load, auto store) {
             const auto scaled = V::mul(load(x), scale);
-            store(to, op.cap > 0 ? capped<V>(scaled, op.cap) : scaled);
+            store(to, op.softcap > 0 ? capped<V>(scaled, op.softcap) : scaled);
         });
     }
 }

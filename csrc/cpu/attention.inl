@@ -8,7 +8,6 @@
 namespace quire {
 namespace {
 
-constexpr float kLog2E = 1.44269504088896341f;      // scores are exponents of 2
 constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
 template <class V, class Cache>
@@ -24,6 +23,7 @@ struct AttentionUnit {
     const Run &run;
     const QueryTile &tile;
     const int64_t kv_head, B, D, P, C, group, num_rows, steps;
+    const bool bends;
     AttentionMemory<V, Cache> memory;
     Partial all;
     Chunk<Cache> *now, *next;
@@ -41,20 +41,24 @@ struct AttentionUnit {
           group(op.heads / op.kv_heads),
           num_rows(this->tile.num_tokens * group),
           steps(key_numbers<Cache>(D) / kKeyLanes<Cache>),
+          bends(op.softcap > 0 || op.vectors[1]),
           memory(scratch, num_rows, D),
           all(memory.all, num_rows, P),
           now(memory.chunks),
           next(memory.chunks + 1) {
         for (int64_t i = 0; i < num_rows * P; i++) all.sums[i] = 0.0f;
+        const float *sinks = op.vectors[0];
         for (int64_t r = 0; r < num_rows; r++) {
             all.maxima[r] = kLowest, all.totals[r] = 0.0f;
+            // A sink has a weight and no value.
+            if (sinks) all.maxima[r] = sinks[head_of(r)] * kLog2E, all.totals[r] = 1.0f;
             const int64_t position = run.step->positions[this->tile.first_token + r / group];
             memory.newest[r] = position;
-            memory.oldest[r] =
-                op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
+            memory.oldest[r] = oldest_seen(op, position);
         }
     }
 
+    QUIRE_INLINE int64_t head_of(int64_t row) const { return kv_head * group + row % group; }
     QUIRE_INLINE int64_t newest_of(int64_t row) const { return memory.newest[row]; }
     QUIRE_INLINE int64_t oldest_of(int64_t row) const { return memory.oldest[row]; }
     // The positions of the chunk in hand that a row sees, from its start: [first, end).
@@ -78,15 +82,15 @@ struct AttentionUnit {
     }
 
     QUIRE_INLINE const float *query(int64_t row) const {
-        const int64_t head = kv_head * group + row % group;
-        return run.row(op.in[0], tile.first_token + row / group) + head * D;
+        return run.row(op.in[0], tile.first_token + row / group) + head_of(row) * D;
     }
 
     // Scales the queries and turns them to [steps, R].
     void read_queries() {
-        const float scale = op.scale * kLog2E;
         for (int64_t r = 0; r < num_rows; r++) {
             const float *from = query(r);
+            const float factor = op.query_rule ? query_factor(op, newest_of(r)) : 1.0f;
+            const float scale = op.scale * kLog2E * factor;
             if constexpr (kCodes) {
                 // Sums of products stay below 2^31.
                 const float limit = D <= 512 ? 32767.0f : float(16909320 / D - 1);
@@ -252,6 +256,7 @@ struct AttentionUnit {
         out.maxima[row] = kLowest, out.totals[row] = 0.0f;
         if (first >= end) return;
         const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
+        if (bends) bend_scores<V>(op, head_of(row), newest_of(row) - now->start, score, from, to);
         for (int64_t p = from; p < first; p++) score[p] = -INFINITY;
         for (int64_t p = end; p < to; p++) score[p] = -INFINITY;
 
@@ -403,8 +408,7 @@ struct AttentionUnit {
 
     void finish() {
         for (int64_t r = 0; r < num_rows; r++) {
-            const int64_t head = kv_head * group + r % group;
-            float *to = run.row(op.out[0], tile.first_token + r / group) + head * D;
+            float *to = run.row(op.out[0], tile.first_token + r / group) + head_of(r) * D;
             const float *from = all.sums + r * P;
             const auto factor = V::broadcast(1.0f / all.totals[r]);
             for_each_vector<V>(

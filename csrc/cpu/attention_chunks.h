@@ -3,6 +3,7 @@
 #define QUIRE_ATTENTION_CHUNKS_H
 
 #include "integers.h"
+#include "quire.h"
 
 namespace quire {
 namespace {
@@ -13,6 +14,12 @@ constexpr int64_t kChunkRoom = 288;  // for blocks of 16, 32 or 48 tokens
 
 QUIRE_INLINE int64_t chunk_positions(int64_t block_tokens) {
     return round_up(kChunk, block_tokens);
+}
+
+// The first position that a token sees.
+QUIRE_INLINE int64_t oldest_seen(const quire_op &op, int64_t position) {
+    if (op.chunk > 0) return position - position % op.chunk;
+    return op.window > 0 && position >= op.window ? position - op.window + 1 : 0;
 }
 
 // The result of one chunk for one row: weighted values, padded, and the two numbers of the softmax.

@@ -33,6 +33,7 @@
 #include "attention_values.inl"
 //
 #include "attention_memory.inl"
+#include "attention_rules.inl"
 //
 #include "attention.inl"
 #include "logits.inl"

@@ -63,7 +63,8 @@ enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
-                                  vectors have one segment's length and serve every segment;
+                                  vectors have one segment's length and serve every segment, but
+                                  with kv_heads = heads vectors[0] has the row's length;
                                   vectors[1] may be NULL).  QUIRE_LAYER: of in0 - mean(in0) */
     QUIRE_OP_ADD_NORM = 2,  /* out1 = add(in0, in1); out0 = norm(out1) of the whole row */
     QUIRE_OP_ADD = 3,       /* out0 = in0 * scale + in1; where vectors[2] is not NULL, the norm of
@@ -82,22 +83,30 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all.  Query head h reads kv head h / (heads / kv_heads). */
+                                 all; or, with a chunk, over p - p % chunk .. p.  Query head h reads
+                                 kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
+                                 head a score beside the others that has no value.  vectors[1],
+                                 unless NULL: for each head what a score loses per position between
+                                 query and key.  softcap c > 0: before that a score s becomes
+                                 c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS =
-        14, /* out0 = in0 * scale; with cap > 0, cap * tanh(that / cap); out0 may be
-                                  in0 */
-    QUIRE_OP_CONVOLUTION = 15, /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+                                   and out0 may be the same */
+    QUIRE_OP_CONVOLUTION = 15,  /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
                                   in0[t - taps + 1 + j]), by channel; vectors[0] is [taps][cols],
                                   vectors[1] [cols] or NULL; before a request's tokens stands its
                                   state, [taps - 1][cols], at recurrence->state */
     QUIRE_OP_RECURRENCE = 16 /* out0[t], [heads * value_dim]: what `recurrence` says, in0 being rows
                                 of queries, keys and values, in1 and in2 one number for each head */
 };
+
+/* What the scale of a query at position p is multiplied by: with LOG max(1, log(p + 1) / log(length)),
+ * with STEPS 1 + factor * log(1 + floor((p + offset) / length)), the fields query_*. */
+enum quire_query_rule { QUIRE_QUERY_PLAIN = 0, QUIRE_QUERY_LOG = 1, QUIRE_QUERY_STEPS = 2 };
 
 enum quire_activation {
     QUIRE_SILU = 0,
@@ -155,9 +164,11 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
-    float eps, scale, cap;
+    float eps, scale;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
-    int32_t norm, reserved;
+    int32_t chunk, query_rule, query_length, query_offset; /* of attention */
+    float query_factor, softcap;
+    int32_t norm;
     const quire_recurrence *recurrence;
 } quire_op;
 

@@ -284,6 +284,16 @@ def _attention(op: PagedAttention) -> Iterator[str]:
     yield f"{op.heads} heads of {op.head_dim} over {op.kv_heads}"
     if op.window is not None:
         yield f"window {op.window}"
+    if op.chunk is not None:
+        yield f"chunks of {op.chunk}"
+    if op.softcap is not None:
+        yield f"scores capped at {op.softcap:g}"
+    if op.slopes:
+        yield "ALiBi"
+    if op.sinks is not None:
+        yield "sinks"
+    if op.query_rule is not None:
+        yield f"queries scaled by {op.query_rule.kind}"
 
 
 def _parts(parts: tuple[LinearPart, ...]) -> Iterator[str]:

@@ -99,7 +99,19 @@ class _Lowering:
         if a.norm_rotated:
             q, k = self._query_key_norms(a, q, k)
         self.build.effect(KvWrite(layer, a.kv_heads), k, v)
-        op = PagedAttention(layer, a.heads, a.kv_heads, a.head_dim, a.scale, a.window)
+        op = PagedAttention(
+            layer,
+            a.heads,
+            a.kv_heads,
+            a.head_dim,
+            a.scale,
+            a.window,
+            a.chunk,
+            a.softcap,
+            a.slopes,
+            a.sinks.name if a.sinks else None,
+            a.query_rule,
+        )
         attended = self.build.add(op, q, name="attended")
         if a.gate is not None:
             gate = self._linear(a.gate, x, "attention_gate")

@@ -62,7 +62,8 @@ def lower_mamba2(build: GraphBuilder, part: Mamba2, x: Value, state: int) -> Val
     heads = build.add(op, mixed, step, name="heads")
     heads = build.add(GatedActivation("silu"), gate, heads, name="heads_gated")
     if part.norm is not None and part.norm.weight is not None:
-        op_norm = RmsNorm(part.norm.weight.name, part.norm.eps, part.norm_groups)
+        name, groups = part.norm.weight.name, part.norm_groups
+        op_norm = RmsNorm(name, part.norm.eps, groups, wide_weight=groups > 1)
         heads = build.add(op_norm, heads, name="heads_normed")
     return _products(build, (part.output,), heads, "mamba")
 

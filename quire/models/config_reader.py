@@ -140,6 +140,10 @@ class ConfigReader:
         self._read: set[str] = set()
         self.architecture = architecture
 
+    def __contains__(self, key: str) -> bool:
+        """Whether config.json has the key, if only as null."""
+        return key in self._values
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
         self._read.add(key)

@@ -14,7 +14,27 @@ from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 
-FAMILY_MODULES = ("llama", "mistral", "qwen2", "qwen3", "qwen3_next", "granite_hybrid", "bamba")
+FAMILY_MODULES = (
+    "bamba",
+    "ernie",
+    "exaone4",
+    "gemma",
+    "glm",
+    "granite",
+    "granite_hybrid",
+    "hunyuan",
+    "llama",
+    "ministral",
+    "mistral",
+    "olmo",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_next",
+    "seed_oss",
+    "smollm3",
+    "starcoder2",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Rotary position embedding: every scaling rule, from config values to inverse frequencies.
 
-Sources: arXiv:2104.09864 (RoPE), arXiv:2309.00071 (NTK-aware, dynamic and YaRN scaling), the
-Llama 3.1 model card (llama3 rule).
+Sources: arXiv:2104.09864 (RoPE), arXiv:2309.00071 (NTK-aware, dynamic and YaRN scaling),
+arXiv:2402.13753 (LongRoPE), the Llama 3.1 model card (llama3 rule), the remote code of Qwen
+(doubling rule).
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Rope", "RopeScaling", "yarn_attention_factor"]
+__all__ = ["Rope", "RopeScaling", "longrope_attention_factor", "yarn_attention_factor"]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
     """How positions are stretched beyond the trained length; a kind reads only its own fields.
 
-    original_length: the trained length; up to it, dynamic does nothing.  factors: what each pair's
-    frequency is divided by.
+    original_length: the trained length; up to it, dynamic and doubling do nothing.  factors: what
+    each pair's frequency is divided by; of longrope, up to the trained length, and beyond it by
+    long_factors.  attention_factor: on cosines and sines; beyond it long_attention_factor.
     """
 
-    kind: Literal["default", "linear", "dynamic", "llama3", "yarn", "factors"] = "default"
+    kind: Literal[
+        "default", "linear", "dynamic", "doubling", "llama3", "yarn", "factors", "longrope"
+    ] = "default"
     factor: float = 1.0
     original_length: int = 0
     low_freq_factor: float = 1.0
@@ -31,6 +35,8 @@ class RopeScaling:
     truncate: bool = True
     attention_factor: float = 1.0
     factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    long_attention_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,21 @@ class Rope:
         0 unless the rule depends on length and the prompt exceeds the trained length.  It is fixed
         when the request is admitted, so cached keys never change their rotation.
         """
-        depends = self.scaling.kind == "dynamic" and length > self.scaling.original_length
-        return length if depends else 0
+        kind, trained = self.scaling.kind, self.scaling.original_length
+        if kind not in ("dynamic", "doubling", "longrope") or length <= trained:
+            return 0
+        if kind == "doubling":
+            return int(trained * 2 ** math.ceil(math.log2(length / trained)))
+        return trained + 1 if kind == "longrope" else length
 
     def inverse_frequencies(self, length_class: int = 0) -> list[float]:
         """Radians per position for each of the dims/2 pairs."""
         theta, scaling = self.theta, self.scaling
         if scaling.kind == "dynamic" and length_class:
             stretch = scaling.factor * length_class / scaling.original_length - (scaling.factor - 1)
+            theta *= stretch ** (self.dims / (self.dims - 2))
+        if scaling.kind == "doubling" and length_class:
+            stretch = 2 * length_class / scaling.original_length - 1
             theta *= stretch ** (self.dims / (self.dims - 2))
         plain = [theta ** (-2 * i / self.dims) for i in range(self.dims // 2)]
         if scaling.kind == "linear":
@@ -64,9 +77,16 @@ class Rope:
             return [_llama3(f, scaling) for f in plain]
         if scaling.kind == "yarn":
             return _yarn(plain, self)
-        if scaling.kind == "factors":
-            return [f / factor for f, factor in zip(plain, scaling.factors, strict=True)]
+        if scaling.kind in ("factors", "longrope"):
+            factors = scaling.long_factors if length_class else scaling.factors
+            return [f / factor for f, factor in zip(plain, factors, strict=True)]
         return plain
+
+    def table_row(self, length_class: int = 0) -> list[float]:
+        """The inverse frequencies, and behind them the factor on cosines and sines."""
+        scaling, is_long = self.scaling, self.scaling.kind == "longrope" and length_class
+        factor = scaling.long_attention_factor if is_long else scaling.attention_factor
+        return [*self.inverse_frequencies(length_class), factor]
 
 
 def _llama3(frequency: float, scaling: RopeScaling) -> float:
@@ -113,3 +133,10 @@ def yarn_attention_factor(
     if mscale and mscale_all_dim:
         return mscale_of(mscale) / mscale_of(mscale_all_dim)
     return mscale_of(1.0)
+
+
+def longrope_attention_factor(factor: float, original_length: int) -> float:
+    """The factor on cosines and sines that LongRoPE recommends for a stretch of `factor`."""
+    if factor <= 1 or original_length < 2:
+        return 1.0
+    return math.sqrt(1 + math.log(factor) / math.log(original_length))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Literal, TypeAlias, TypeVar
 
+from quire.models.attention_rules import QueryRule
 from quire.models.places import Place
 from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.rope import Rope
@@ -102,9 +103,14 @@ class Embedding:
 class Attention:
     """Grouped-query attention.
 
-    rope None: no rotation.  window: each token sees the last `window` positions including its own;
-    None: all of them.  A q or k norm whose weight is one head wide, or that has none, acts on each
-    head, else on all of them as one row; before the rotation, or after it with norm_rotated.
+    window: each token sees the last `window` positions including its own; None: all of them.
+    chunk: it sees those from the last multiple of `chunk` on; not together with a window.
+    A q or k norm whose weight is one head wide, or that has none, acts on each head, else on all of
+    them as one row; before the rotation, or after it with norm_rotated.
+    rope: None where positions turn nothing.  softcap c: a score s becomes c tanh(s / c).
+    slopes: what scores lose per position between query and key, for each head.  sinks [H]: a score
+    of each head that stands beside the others and has no value.  query_rule: what queries are
+    multiplied by.
     gate: what the heads yield is multiplied by sigmoid(gate(x)).
     """
 
@@ -121,7 +127,17 @@ class Attention:
     query_norm: Norm | None = None
     key_norm: Norm | None = None
     norm_rotated: bool = False
+    chunk: int | None = None
+    softcap: float | None = None
+    slopes: tuple[float, ...] = ()
+    sinks: Weight | None = None
+    query_rule: QueryRule | None = None
     gate: Linear | None = None
+
+    @property
+    def reach(self) -> int | None:
+        """The most positions that a token sees; None: all there are."""
+        return self.window or self.chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +240,8 @@ class ModelSpec:
     @property
     def window(self) -> int | None:
         """The widest window of its layers; None where one sees all positions or carries a state."""
-        windows = [None if self.state_floats else each.window for each in self.attentions]
-        return max((each for each in windows if each), default=None) if all(windows) else None
+        reaches = [None if self.state_floats else each.reach for each in self.attentions]
+        return max((each for each in reaches if each), default=None) if all(reaches) else None
 
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""

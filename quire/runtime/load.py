@@ -273,7 +273,7 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
             "prefix_cache_dir: this model has recurrent layers, whose states are not kept on disk; "
             "leave the option out"
         )
-    if all(each.window is not None for each in spec.attentions):
+    if spec.window is not None:
         raise ConfigError(
             "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
             "long prefix are not kept; leave the option out"

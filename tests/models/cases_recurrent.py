@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from quire.models.families.decoder import TINY
+from tests.models.case import Case
 
-__all__ = ["RECURRENT"]
+__all__ = ["CASES"]
 
 HYBRID: dict[str, Any] = {
     **TINY,
@@ -37,10 +38,10 @@ GRANITE: dict[str, Any] = {
     "attention_multiplier": 0.2,
 }
 
-RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("qwen3-next", "qwen3_next", NEXT),
-    ("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
-    (
+CASES: tuple[Case, ...] = (
+    Case("qwen3-next", "qwen3_next", NEXT),
+    Case("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
+    Case(
         "qwen3-next-order",
         "qwen3_next",
         {
@@ -51,20 +52,21 @@ RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "attention_bias": True,
         },
     ),
-    ("qwen3.5", "qwen3_5_text", HYBRID),
-    ("granite-h", "granitemoehybrid", GRANITE),
-    (
+    Case("qwen3.5", "qwen3_5_text", HYBRID),
+    Case("granite-h", "granitemoehybrid", GRANITE),
+    Case(
         "granite-h-rope",
         "granitemoehybrid",
         {
             **GRANITE,
             "position_embedding_type": "rope",
+            "mamba_n_groups": 2,
             "mamba_conv_bias": False,
             "mamba_proj_bias": True,
             "time_step_limit": [0.2, 0.9],
         },
     ),
-    (
+    Case(
         "bamba",
         "bamba",
         {
@@ -78,6 +80,5 @@ RECURRENT: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "attention_bias": True,
         },
     ),
-    ("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
+    Case("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
 )
-"""Name, model type of transformers, config fields."""

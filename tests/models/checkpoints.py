@@ -7,30 +7,16 @@ Matrices are drawn at 1.5 / sqrt(fan_in), so that a wrong rotation moves the log
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quire.models.families.decoder import TINY
-from tests.models.cases_recurrent import RECURRENT
+from tests.models import cases_dense, cases_recurrent
+from tests.models.case import Case
 
 BASE: dict[str, Any] = {**TINY, "pad_token_id": 0}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One checkpoint: a transformers model type, its config fields, and what to call it."""
-
-    name: str
-    model_type: str
-    fields: Mapping[str, Any]
-    prompt_length: int = 40
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def _llama(name: str, prompt_length: int = 40, **fields: Any) -> Case:
@@ -79,7 +65,8 @@ CASES: tuple[Case, ...] = (
     Case("qwen2-yarn", "qwen2", {**BASE, **YARN}),
     Case("qwen3", "qwen3", {**BASE, "head_dim": 32}),
     Case("qwen3-tied", "qwen3", {**BASE, "head_dim": 32, "tie_word_embeddings": True}),
-    *(Case(*each) for each in RECURRENT),
+    *cases_dense.CASES,
+    *cases_recurrent.CASES,
 )
 
 
@@ -126,12 +113,18 @@ def random_tokens(case: Case, seed: int = 0) -> list[int]:
     return random.integers(3, case.fields["vocab_size"], case.prompt_length).tolist()
 
 
-def old_spelling(directory: Path) -> None:
+def old_spelling(case: Case, directory: Path) -> None:
     """Rewrite config.json from rope_parameters to rope_theta and rope_scaling."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     config["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     kind = rope.pop("rope_type")
     config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
-    path.write_text(json.dumps(config))
+    config = {**config, **case.old}
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))

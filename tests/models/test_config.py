@@ -19,7 +19,7 @@ from quire.models.config_reader import MATHEMATICAL_KEYS, ConfigReader, read_jso
 from quire.models.families.decoder import TINY
 from quire.models.registry import build_spec, load_families
 from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
-from quire.models.spec import ModelSpec
+from quire.models.spec import ModelSpec, Norm, parts
 from quire.runtime.rope_tables import RopeTables
 
 FAMILIES = sorted(load_families())
@@ -262,7 +262,8 @@ def test_sizes_must_be_positive_integers(key: str, value: Any) -> None:
         ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "factor"),
         ({"rope_scaling": {"type": "linear", "factor": math.inf}}, "factor"),
         ({"rope_scaling": {"type": "linear", "factor": 2, "long_factor": [1]}}, "long_factor"),
-        ({"rope_scaling": {"type": "longrope", "factor": 2}}, "'longrope' is not supported"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2}}, "short_factor"),
+        ({"rope_scaling": {"type": "ntk", "factor": 2}}, "'ntk' is not supported"),
         ({"rope_scaling": {"type": ["linear"], "factor": 2}}, "['linear']"),
         ({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": "32"}}, "beta_fast"),
         ({"rope_scaling": {"type": "yarn", "factor": 2, "truncate": "no"}}, "truncate"),
@@ -554,14 +555,19 @@ sliding_attention bfloat16 torch.float32 x
 ROPE_KEYS = """
 rope_theta rope_type type factor partial_rotary_factor low_freq_factor high_freq_factor
 original_max_position_embeddings beta_fast beta_slow truncate attention_factor mscale
-mscale_all_dim finetuned long_factor alpha
+mscale_all_dim finetuned long_factor short_factor alpha full_attention sliding_attention
+llama_4_scaling_beta
 """
 KEYS = """
 architectures vocab_size hidden_size intermediate_size num_hidden_layers head_dim hidden_act
 num_attention_heads num_key_value_heads max_position_embeddings rms_norm_eps rope_theta
 rope_scaling rope_parameters partial_rotary_factor attention_bias mlp_bias sliding_window
 use_sliding_window max_window_layers layer_types tie_word_embeddings bos_token_id
-eos_token_id dtype torch_dtype quantization_config num_experts auto_map
+eos_token_id dtype torch_dtype quantization_config num_experts auto_map sliding_window_pattern
+rope_local_base_freq query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
+hidden_activation use_bias norm_epsilon no_rope_layers no_rope_layer_interval
+embedding_multiplier logits_scaling residual_multiplier attention_multiplier
+original_max_position_embeddings use_bidirectional_attention attention_out_bias
 """
 words = st.sampled_from(WORDS.split())
 leaves = st.one_of(st.none(), st.booleans(), numbers, words, st.text(max_size=3))
@@ -605,7 +611,7 @@ def assert_sound(spec: ModelSpec) -> None:
     assert spec.num_parameters > 0
     assert 0 < spec.max_length < 2**63
     assert isinstance(spec.dtype, str)
-    assert all(np.float32(block.attention_norm.eps) >= 0 for block in spec.blocks)
+    assert all(np.float32(norm.eps) >= 0 for norm in parts(spec, Norm))
     assert math.isfinite(spec.ropes[0].scaling.attention_factor)
     if spec.ropes[0].dims > 4096:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ import pytest
 
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
-from quire.models.rope import RopeScaling
-from quire.models.spec import Attention, GatedMLP, ModelSpec
 from tests.models.checkpoints import (
     CASES,
     Case,
@@ -39,6 +37,7 @@ from tests.models.computing import (
     need,
     rounds_inputs,
 )
+from tests.models.mistakes import mistakes
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -198,7 +197,7 @@ def assert_greedy(tokens: list[int], logits: Float32) -> None:
 def test_the_old_spelling_gives_the_same_spec(case: Case, oracles: Oracles, tmp_path: Path) -> None:
     oracle = oracles(case)
     shutil.copy(oracle.directory / "config.json", tmp_path)
-    old_spelling(tmp_path)
+    old_spelling(case, tmp_path)
     values = read_json(tmp_path / "config.json")
     assert "rope_parameters" not in values
     assert build_spec(values) == oracle.loaded.spec
@@ -293,95 +292,6 @@ def save_bin(state: Mapping[str, Any], directory: Path, num_shards: int) -> None
 # --- sight: each mistake one could make moves the logits by far more than the tolerance
 
 
-def with_attention(spec: ModelSpec, change: Callable[[Attention], Attention]) -> ModelSpec:
-    blocks = tuple(replace(each, attention=change(each.attention)) for each in spec.blocks)
-    return replace(spec, blocks=blocks)
-
-
-def with_mlp(spec: ModelSpec, change: Callable[[GatedMLP], GatedMLP]) -> ModelSpec:
-    return replace(spec, blocks=tuple(replace(each, mlp=change(each.mlp)) for each in spec.blocks))
-
-
-def with_rope(spec: ModelSpec, **fields: Any) -> ModelSpec:
-    return with_attention(spec, lambda a: replace(a, rope=replace(a.rope, **fields)))
-
-
-def with_epsilon(spec: ModelSpec, eps: float) -> ModelSpec:
-    """Only the first norm meets numbers small enough to show it."""
-    first, *others = spec.blocks
-    norm = replace(first.attention_norm, eps=eps)
-    return replace(spec, blocks=(replace(first, attention_norm=norm), *others))
-
-
-def with_window(spec: ModelSpec, more: int) -> ModelSpec:
-    return with_attention(
-        spec, lambda a: a if a.window is None else replace(a, window=a.window + more)
-    )
-
-
-def without_biases(spec: ModelSpec) -> ModelSpec:
-    bare = with_attention(
-        spec,
-        lambda a: replace(
-            a,
-            query=replace(a.query, bias=None),
-            key=replace(a.key, bias=None),
-            value=replace(a.value, bias=None),
-            output=replace(a.output, bias=None),
-        ),
-    )
-    return with_mlp(
-        bare,
-        lambda m: replace(
-            m,
-            gate=replace(m.gate, bias=None),
-            up=replace(m.up, bias=None),
-            down=replace(m.down, bias=None),
-        ),
-    )
-
-
-def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
-    """Specs that are wrong in one way each."""
-    first = spec.blocks[0].attention
-    rope, scaling = first.rope, first.rope.scaling
-    yield "rope off", with_rope(spec, scaling=RopeScaling("linear", factor=1e9))
-    yield "theta x50", with_rope(spec, theta=rope.theta * 50)
-    yield "the other pairing", with_rope(spec, pairing="interleaved")
-    yield "scale x1/2", with_attention(spec, lambda a: replace(a, scale=a.scale / 2))
-    yield "gate and up swapped", with_mlp(spec, lambda m: replace(m, gate=m.up, up=m.gate))
-    other = "silu" if spec.blocks[0].mlp.activation == "gelu_tanh" else "gelu_tanh"
-    yield "the other activation", with_mlp(spec, lambda m: replace(m, activation=other))
-    yield "a larger epsilon", with_epsilon(spec, 0.01)
-    if any(block.attention.window for block in spec.blocks):
-        yield "window + 1", with_window(spec, 1)
-        yield "window - 1", with_window(spec, -1)
-    if len({block.attention.window for block in spec.blocks}) > 1:
-        yield "the windows on other layers", replace(spec, blocks=swapped_windows(spec))
-    if first.query.bias is not None:
-        yield "no biases", without_biases(spec)
-    if first.query_norm is not None:
-        yield "no query norm", with_attention(spec, lambda a: replace(a, query_norm=None))
-        yield "no key norm", with_attention(spec, lambda a: replace(a, key_norm=None))
-    if first.heads > first.kv_heads > 1:
-        yield (
-            "keys and values swapped",
-            with_attention(spec, lambda a: replace(a, key=a.value, value=a.key)),
-        )
-    if scaling.kind not in ("default", "dynamic") or spec.max_length == 64:
-        yield "no rope scaling", with_rope(spec, scaling=RopeScaling())
-    if scaling.attention_factor != 1:
-        yield "no attention factor", with_rope(spec, scaling=replace(scaling, attention_factor=1.0))
-
-
-def swapped_windows(spec: ModelSpec) -> Any:
-    windows = [block.attention.window for block in reversed(spec.blocks)]
-    return tuple(
-        replace(block, attention=replace(block.attention, window=window))
-        for block, window in zip(spec.blocks, windows, strict=True)
-    )
-
-
 @each_case
 def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
     oracle = oracles(case)
@@ -399,5 +309,8 @@ def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
 def test_the_optional_mistakes_are_all_tried(oracles: Oracles) -> None:
     specs = [oracles(case).loaded.spec for case in CASES]
     tried = {name for spec in specs if not spec.state_floats for name, _ in mistakes(spec)}
-    assert {"window + 1", "window - 1", "the windows on other layers", "no biases"} < tried
-    assert {"no query norm", "no rope scaling", "no attention factor"} < tried
+    assert {"window + 1", "window - 1", "the windows on other layers", "no value bias"} < tried
+    assert {"no query norm", "no rope scaling", "no attention factor", "no soft cap"} < tried
+    assert {"no attention_output_norm", "no mlp_output_norm", "no bias of norms"} < tried
+    assert {"no embedding scale", "no residual scale", "no logit scale", "no logit cap"} < tried
+    assert {"one rope for all layers", "no scale by position", "norms of weight alone"} < tried

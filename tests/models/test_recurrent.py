@@ -12,8 +12,8 @@ from quire.errors import ModelError
 from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import Attention, ModelSpec
-from tests.models.cases_recurrent import RECURRENT
-from tests.models.checkpoints import Case
+from tests.models.case import Case
+from tests.models.cases_recurrent import CASES
 from tests.models.computing import Loaded, Model, distance
 from tests.models.test_oracle import SIGHT, Oracles, oracles
 
@@ -74,7 +74,7 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("case", [Case(*each) for each in RECURRENT], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
     oracle = oracles(case)
     seen = {}
@@ -115,7 +115,7 @@ def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
         (HYBRIDS[1], {"layer_types": ["linear_attention"] * 4}, "no full_attention layer"),
         (HYBRIDS[1], {"layer_types": ["sliding_attention"] * 4}, "expected 4 of"),
         (HYBRIDS[2], {"num_local_experts": 4}, "mixture of experts"),
-        (HYBRIDS[2], {"mamba_n_groups": 2}, "2 groups are not supported"),
+        (HYBRIDS[2], {"mamba_n_groups": 3}, "not a multiple of 3 groups"),
         (HYBRIDS[2], {"mamba_d_head": 12}, "mamba_expand"),
         (HYBRIDS[2], {"time_step_limit": [0.1]}, "expected two numbers"),
         (HYBRIDS[2], {"position_embedding_type": "alibi"}, "alibi"),

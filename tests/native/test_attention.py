@@ -56,7 +56,13 @@ class World:
             query_start=np.concatenate([[0], np.cumsum([b - a for _, a, b in chunks])]),
             block_tables=self.tables[[r for r, _, _ in chunks]],
         )
-        op = c.Op(
+        (out,) = run(pool, isa, self.op(), [np.concatenate(flat)], [self.heads * self.head_dim],
+                     batch=batch, cache=self.cache)  # fmt: skip
+        return np.split(out, batch.query_start[1:-1])
+
+    def op(self):
+        """The record of the op."""
+        return c.Op(
             kind=c.OP_ATTENTION,
             heads=self.heads,
             kv_heads=self.kv_heads,
@@ -64,9 +70,6 @@ class World:
             scale=self.head_dim**-0.5,
             window=self.window,
         )
-        (out,) = run(pool, isa, op, [np.concatenate(flat)], [self.heads * self.head_dim],
-                     batch=batch, cache=self.cache)  # fmt: skip
-        return np.split(out, batch.query_start[1:-1])
 
     def expected(self, r, a, b):
         """The definition in float64."""

@@ -140,10 +140,14 @@ class Op(ctypes.Structure):
         ("activation", c_int32),
         ("eps", c_float),
         ("scale", c_float),
-        ("cap", c_float),
         ("row_dtype", c_int32),
+        ("chunk", c_int32),
+        ("query_rule", c_int32),
+        ("query_length", c_int32),
+        ("query_offset", c_int32),
+        ("query_factor", c_float),
+        ("softcap", c_float),
         ("norm", c_int32),
-        ("reserved", c_int32),
         ("recurrence", POINTER(Recurrence)),
     ]
 

@@ -32,6 +32,7 @@ DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
+QUERY_RULES = {"log": 1, "steps": 2}
 
 
 class RecordWriter:
@@ -85,9 +86,9 @@ class RecordWriter:
         """Weights one after another on their first axis, as float32."""
         return np.concatenate([self._weights[name].float32() for name in names])
 
-    def numbers(self, array: Float32) -> int:
-        """The address of a copy of float32 numbers."""
-        self.kept.append(np.array(array, np.float32, order="C"))
+    def constants(self, values: Sequence[float] | Float32) -> int:
+        """The address of some float32 numbers."""
+        self.kept.append(np.array(values, np.float32, order="C"))
         return int(self.kept[-1].ctypes.data)
 
     def pointer_to(self, struct: Any) -> Any:
@@ -125,6 +126,8 @@ def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None
     else:
         offset = op.offset if isinstance(op, RmsNorm) else 0.0
         record.vectors[first] = writer.vector(op.weight, offset)
+    if isinstance(op, RmsNorm) and op.wide_weight:
+        record.kv_heads = op.heads
     if isinstance(op, LayerNorm):
         record.norm = c.LAYER
         record.vectors[first + 1] = None if op.bias is None else writer.vector(op.bias)
@@ -181,7 +184,16 @@ def _rotate_kv_write(writer: RecordWriter, record: Any, op: RotateKvWrite) -> No
 def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
-    record.scale, record.window = op.scale, op.window or 0
+    record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
+    record.softcap = op.softcap or 0.0
+    if op.sinks is not None:
+        record.vectors[0] = writer.vector(op.sinks)
+    if op.slopes:
+        record.vectors[1] = writer.constants(op.slopes)
+    if op.query_rule is not None:
+        rule = op.query_rule
+        record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
+        record.query_factor, record.query_offset = rule.factor, rule.offset
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
@@ -193,7 +205,7 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
@@ -211,8 +223,8 @@ def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
 def _convolution(writer: RecordWriter, record: Any, op: CausalConvolution) -> None:
     record.kind = c.OP_CONVOLUTION
     record.recurrence = writer.pointer_to(c.Recurrence(state=op.state, taps=op.taps))
-    record.vectors[0] = writer.numbers(writer.joined(op.weights)[:, 0].T)  # [taps, C]
-    record.vectors[1] = writer.numbers(writer.joined(op.biases)) if op.biases else None
+    record.vectors[0] = writer.constants(writer.joined(op.weights)[:, 0].T)  # [taps, C]
+    record.vectors[1] = writer.constants(writer.joined(op.biases)) if op.biases else None
 
 
 def _delta_rule(writer: RecordWriter, record: Any, op: GatedDeltaRule) -> None:

@@ -24,7 +24,9 @@ def fuse_rope_kv_write(graph: Graph) -> Graph:
             continue
         rotate_k = makers[write.inputs[0]]
         rotate_q = _query_rotation(graph, write, rotate_k)
-        if rotate_q is None or graph.readers(rotate_k.outputs[0]) != [write]:
+        if rotate_q is None or _is_read_before(graph, rotate_q, write):
+            continue
+        if graph.readers(rotate_k.outputs[0]) != [write]:
             continue
         assert isinstance(rotate_q.op, Rotate) and isinstance(rotate_k.op, Rotate)
         op = RotateKvWrite(rotate_q.op, rotate_k.op, write.op)
@@ -45,3 +47,10 @@ def _query_rotation(graph: Graph, write: Node, rotate_k: Node) -> Node | None:
             same_turn = (node.op.dims, node.op.pairing) == (rotate_k.op.dims, rotate_k.op.pairing)
             return node if same_turn else None
     return None
+
+
+def _is_read_before(graph: Graph, rotate_q: Node, write: Node) -> bool:
+    """Whether the rotated queries are needed before the fused op, at the write's place."""
+    places = {id(node): place for place, node in enumerate(graph)}
+    readers = graph.readers(rotate_q.outputs[0])
+    return any(places[id(reader)] < places[id(write)] for reader in readers)

@@ -49,7 +49,7 @@ def bamba(config: ConfigReader) -> ModelSpec:
         )
     config.get("z_loss_coefficient")  # of training
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
-    rope = read_rope(config, width // heads, rotated=0.5)
+    rope = read_rope(config, width // heads, partial=0.5)
     bias, sizes = config.flag("attention_bias"), read_sizes(config)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=[rope] * layers)
 

@@ -12,11 +12,13 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
+from quire.models.attention_rules import QueryRule
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.rope_config import max_length, read_rope
 from quire.models.rope import Rope
 from quire.models.spec import (
+    Activation,
     Attention,
     Block,
     Embedding,
@@ -165,20 +167,21 @@ def grouped_attention(
     norm: NormMaker | None = None,
     norm_rotated: bool = False,
     scale: float | None = None,
-    head_dim: int | None = None,
+    softcap: float | None = None,
+    query_rule: QueryRule | None = None,
+    dim: int | None = None,
     ropes: Sequence[Rope | None] | None = None,
     windows: Sequence[int | None] | None = None,
 ) -> AttentionMaker:
     """Grouped-query attention as config.json describes it; ropes and windows are per layer.
 
     qk_norm: of each head, or of all of them as one row.  norm: None: RMS norms.  scale: None:
-    head_dim ** -0.5.  head_dim: the default of that key.  ropes: None: what config.json says, in
-    every layer.
+    dim ** -0.5.  dim: of a head; None: what config.json says, as for ropes, in every layer.
     """
     width = config.positive("hidden_size")
     heads = config.positive("num_attention_heads")
     kv_heads = config.positive("num_key_value_heads", heads)
-    dim = config.positive("head_dim", head_dim or max(width // heads, 1))
+    dim = parts.head_dim(config) if dim is None else dim
     if heads % kv_heads:
         raise ModelError(
             f"{config.architecture}: num_attention_heads {heads} is not a multiple of "
@@ -207,19 +210,21 @@ def grouped_attention(
             query_norm=norm_of(qk_norm_names[0], heads),
             key_norm=norm_of(qk_norm_names[1], kv_heads),
             norm_rotated=norm_rotated,
+            softcap=softcap,
+            query_rule=query_rule,
         )
 
     return attention
 
 
-def dense_mlp(config: ConfigReader, bias: bool = False) -> MlpMaker:
-    """One gated MLP of intermediate_size in each block."""
+def dense_mlp(config: ConfigReader, bias: bool = False, kind: Activation | None = None) -> MlpMaker:
+    """One gated MLP of intermediate_size in each block; kind None: what hidden_act says."""
     width, inner = config.positive("hidden_size"), config.positive("intermediate_size")
-    kind = parts.activation(config)
+    kind = parts.activation(config) if kind is None else kind
     return lambda layer, prefix: parts.gated_mlp(prefix, width, inner, bias, kind)
 
 
-def rms_norm(config: ConfigReader, offset: float = 0.0) -> NormMaker:
-    """RMS norms with the epsilon of config.json; offset 1: their weights are stored minus 1."""
-    eps = config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0)
+def rms_norm(config: ConfigReader, *, offset: float = 0.0, eps: float = 1e-6) -> NormMaker:
+    """RMS norms with rms_norm_eps, or `eps`; offset 1: their weights are stored minus 1."""
+    eps = config.number("rms_norm_eps", eps, low=0.0, high=1.0)
     return partial(parts.norm, eps=eps, offset=offset)

@@ -56,7 +56,7 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
         config,
         qkv_bias=bias,
         output_bias=bias,
-        scale=config.number("attention_multiplier", 1.0),
+        scale=config.number("attention_multiplier", 1.0, low=1e-6, high=1e6),
         ropes=[_rope(config)] * len(kinds),
     )
     width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
@@ -71,9 +71,9 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
         config,
         attention=mixer,
         mlp=lambda layer, prefix: parts.gated_mlp(prefix, width, inner, False, activation),
-        embedding_scale=config.number("embedding_multiplier", 1.0),
-        residual_scale=config.number("residual_multiplier", 1.0),
-        logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6),
+        embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
+        residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
+        logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
     )
     return stored_as(spec, LAYOUT)
 

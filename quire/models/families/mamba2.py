@@ -54,11 +54,6 @@ class Mamba2Config:
                 f"{config.architecture}: the convolution has {self.taps} taps; 2 to {MOST_TAPS} "
                 "are read"
             )
-        if self.key_heads > 1:
-            raise ModelError(
-                f"{config.architecture}: Mamba layers with {self.key_heads} groups are not "
-                "supported yet, only with 1"
-            )
 
 
 def read_sizes(config: ConfigReader) -> Mamba2Config:
@@ -114,7 +109,7 @@ def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
         step_bias=Weight(prefix + "dt_bias", (heads,)),
         skip=Weight(prefix + "D", (heads,)),
         norm=Norm(Weight(prefix + "norm.weight", (values,)), sizes.eps),
-        norm_groups=1,
+        norm_groups=sizes.key_heads,
         output=parts.linear(prefix + "out_proj", width, values, None, sizes.bias),
         key_heads=sizes.key_heads,
         heads=heads,

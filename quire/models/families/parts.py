@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 
 from quire.errors import ModelError
@@ -12,11 +13,13 @@ __all__ = [
     "activation",
     "dtype",
     "gated_mlp",
+    "head_dim",
     "layer_norm",
     "linear",
     "norm",
     "num_layers",
     "plain_mlp",
+    "rounded_to",
 ]
 
 MAX_LAYERS = 4096
@@ -92,6 +95,22 @@ def activation(config: ConfigReader, key: str = "hidden_act", default: str = "si
             f"{config.architecture}: {key} {name!r} is not one of {', '.join(ACTIVATIONS)}"
         )
     return ACTIVATIONS[name]
+
+
+def head_dim(config: ConfigReader, default: int | None = None) -> int:
+    """The width of a head; `default`, or what the width leaves each, where the key is missing."""
+    shared = config.positive("hidden_size") // config.positive("num_attention_heads")
+    return config.positive("head_dim", default or max(shared, 1))
+
+
+def rounded_to(value: float, dtype: str) -> float:
+    """The nearest number that a checkpoint of this dtype can hold."""
+    if dtype == "float16":
+        return float(struct.unpack("<e", struct.pack("<e", value))[0])
+    (bits,) = struct.unpack("<I", struct.pack("<f", value))
+    if dtype == "bfloat16":
+        bits = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
 
 
 def dtype(config: ConfigReader) -> str:

@@ -115,7 +115,7 @@ def _gated_attention(config: ConfigReader) -> AttentionMaker:
         qk_norm="heads",
         norm=rms_norm(config, offset=1.0),
         head_dim=dim,
-        ropes=[read_rope(config, dim, rotated=0.25)] * parts.num_layers(config),
+        ropes=[read_rope(config, dim, partial=0.25)] * parts.num_layers(config),
     )
     gate = partial(parts.linear, out=heads * dim, width=width, split="rows", bias=bias, unit=dim)
 

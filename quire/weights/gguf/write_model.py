@@ -88,6 +88,14 @@ def _own_name(name: str, architecture: Architecture) -> str:
     raise ModelError(f"GGUF has no name for the weight {name!r} of this architecture")
 
 
+def _rope(spec: ModelSpec) -> Rope:
+    """The rotation of the first block."""
+    rope = spec.attentions[0].rope
+    if rope is None:
+        raise ModelError(f"{spec.architecture} rotates nothing; GGUF has no words for it here")
+    return rope
+
+
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = spec.attentions[0], spec.blocks[0].mlp
@@ -108,12 +116,6 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
         "rope.freq_base": rope.theta,
         **_rope_settings(rope),
     }
-
-
-def _rope(spec: ModelSpec) -> Rope:
-    rope = spec.attentions[0].rope
-    assert rope is not None, "every architecture that GGUF names here has one"
-    return rope
 
 
 def _rope_settings(rope: Rope) -> dict[str, Value]:
