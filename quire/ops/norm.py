@@ -21,7 +21,7 @@ class RmsNorm:
     """x / sqrt(mean(x^2) + eps) * (offset + weight) over each of `heads` equal segments of a row.
 
     heads 1: over the whole row, weight [width].  heads H: per head, one weight [D] for all of them,
-    or, with wide_weight, each its own part of a weight [width].  weight None: nothing is multiplied.
+    or, with wide_weight, each its part of a weight [width].  weight None: nothing is multiplied.
     """
 
     weight: str | None
