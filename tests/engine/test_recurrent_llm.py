@@ -1,4 +1,4 @@
-"""A model with recurrent layers, from its directory on: what it finds, says of itself and refuses."""
+"""A model with recurrent layers, from its directory on: what it finds and what it refuses."""
 
 from __future__ import annotations
 
