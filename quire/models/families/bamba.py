@@ -48,8 +48,7 @@ def bamba(config: ConfigReader) -> ModelSpec:
             f"{layers} layers"
         )
     config.get("z_loss_coefficient")  # of training
-    width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
-    rope = read_rope(config, width // heads, partial=0.5)
+    rope = read_rope(config, parts.head_dim(config), partial=0.5)
     bias, sizes = config.flag("attention_bias"), read_sizes(config)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=[rope] * layers)
 

@@ -80,8 +80,7 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
 
 def _rope(config: ConfigReader) -> Rope | None:
     """The rotation of the attention layers; Granite 4 H has none."""
-    width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
-    rope = read_rope(config, config.positive("head_dim", max(width // heads, 1)))
+    rope = read_rope(config, parts.head_dim(config))
     kind = config.get("position_embedding_type")
     if kind not in (None, "nope", "rope"):
         raise ModelError(f"{config.architecture}: position_embedding_type is {kind!r}")

@@ -107,14 +107,14 @@ def _hybrid(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
 def _gated_attention(config: ConfigReader) -> AttentionMaker:
     """Attention with norms on the heads of queries and keys, and a gate on what comes out."""
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
-    dim, bias = config.positive("head_dim", 256), config.flag("attention_bias")
+    dim, bias = parts.head_dim(config, 256), config.flag("attention_bias")
     ungated = grouped_attention(
         config,
         qkv_bias=bias,
         output_bias=bias,
         qk_norm="heads",
         norm=rms_norm(config, offset=1.0),
-        head_dim=dim,
+        dim=dim,
         ropes=[read_rope(config, dim, partial=0.25)] * parts.num_layers(config),
     )
     gate = partial(parts.linear, out=heads * dim, width=width, split="rows", bias=bias, unit=dim)
