@@ -42,7 +42,7 @@ TINY_HYBRID: dict[str, Any] = {
     "linear_value_head_dim": 24,
 }
 CONVOLUTION = {"linear_attn.conv1d": tuple(f"linear_attn.{each}_conv" for each in "qkv")}
-QUERIES = {"self_attn.q_proj": ("self_attn.q_proj", "self_attn.g_proj")}
+QUERIES = {"self_attn.q_proj": ("self_attn.query_proj", "self_attn.gate_proj")}
 
 
 @family("Qwen3NextForCausalLM", tiny={**TINY_HYBRID, "mlp_only_layers": [0, 1, 2, 3]})
@@ -117,12 +117,12 @@ def _gated_attention(config: ConfigReader) -> AttentionMaker:
         dim=dim,
         ropes=[read_rope(config, dim, partial=0.25)] * parts.num_layers(config),
     )
-    gate = partial(parts.linear, out=heads * dim, width=width, split="rows", bias=bias, unit=dim)
+    rows = partial(parts.linear, out=heads * dim, width=width, split="rows", bias=bias, unit=dim)
 
     def attention(layer: int, prefix: str) -> Attention:
         made = ungated(layer, prefix)
         assert isinstance(made, Attention)
-        return replace(made, gate=gate(prefix + "g_proj"))
+        return replace(made, query=rows(prefix + "query_proj"), gate=rows(prefix + "gate_proj"))
 
     return attention
 
