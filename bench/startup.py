@@ -13,16 +13,14 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["main", "measure"]
+__all__ = ["free_port", "main", "measure"]
 
 GIVE_UP_S = 300.0
 
 
 def measure(model: str) -> float:
     """Start a server on a free port, wait for /health, stop it; the seconds waited."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = Path(sys.executable).with_name("quire")  # not -m: a checkout would shadow the install
     command = [str(program), "serve", model, "--port", str(port)]
     started = time.perf_counter()
@@ -36,6 +34,14 @@ def measure(model: str) -> float:
     finally:
         server.terminate()
         server.wait()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _is_healthy(port: int) -> bool:

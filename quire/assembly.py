@@ -23,8 +23,7 @@ from quire.sampling_params import StructuredOutput
 from quire.speculative.methods import load_speculator
 from quire.text.grammar import GrammarCompiler
 from quire.text.tokenizer import Tokenizer, load_tokenizer
-from quire.weights.gguf.config import gguf_generation_defaults
-from quire.weights.gguf.model import SUFFIX, open_gguf
+from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
 
 __all__ = ["Assembly", "ModelInfo"]
@@ -152,6 +151,9 @@ class Assembly:
 def _authors_defaults(path: Path) -> GenerationDefaults:
     """What came with a model: in a file of its directory, or in its GGUF file."""
     if path.suffix == SUFFIX:
+        from quire.weights.gguf.config import gguf_generation_defaults  # here: few need it
+        from quire.weights.gguf.model import open_gguf
+
         return gguf_generation_defaults(open_gguf(path))
     return read_generation_defaults(path)
 

@@ -57,7 +57,7 @@ QUIRE_INLINE void with_activation(int32_t kind, Body body) {
                 [](Float x) { return times_sigmoid<V>(x, V::mul(x, V::broadcast(1.702f))); });
         case QUIRE_RELU:
             return body([](Float x) { return V::max(V::zero(), x); });
-        case QUIRE_SIGMOID:
+        case QUIRE_LOGISTIC:
             return body([](Float x) { return times_sigmoid<V>(V::broadcast(1.0f), x); });
         default:
             return body([](Float x) {
@@ -80,7 +80,41 @@ void activate(const quire_op &op, const Run &run, char *, int64_t first, int64_t
 }
 
 template <class V>
+QUIRE_INLINE typename V::Float clamped_swiglu(typename V::Float gate, typename V::Float up,
+                                              float scale, float limit) {
+    const auto high = V::broadcast(limit), low = V::broadcast(-limit);
+    // The bound first: where the other is not a number, min and max give that.
+    const auto g = V::min(high, gate), u = V::max(low, V::min(high, up));
+    const auto glu = times_sigmoid<V>(g, V::mul(g, V::broadcast(scale)));
+    return V::mul(glu, V::add(u, V::broadcast(1.0f)));
+}
+
+template <class V>
+void clamped_gated(const quire_op &op, const Run &run, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        const float *gate = run.row(op.in[0], t), *up = run.row(op.in[1], t);
+        float *to = run.row(op.out[0], t);
+        for_each_vector<V>(op.out[0].cols, [&](auto load, auto store) {
+            store(to, clamped_swiglu<V>(load(gate), load(up), op.scale, op.cap));
+        });
+    }
+}
+
+template <class V>
+void gate_rows(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; t++) {
+        const float *from = run.row(op.in[0], t);
+        float *to = run.row(op.out[0], t);
+        const auto gate =
+            times_sigmoid<V>(V::broadcast(1.0f), V::broadcast(run.row(op.in[1], t)[0]));
+        for_each_vector<V>(op.out[0].cols,
+                           [&](auto load, auto store) { store(to, V::mul(load(from), gate)); });
+    }
+}
+
+template <class V>
 void gated(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
+    if (op.activation == QUIRE_CLAMPED_SWIGLU) return clamped_gated<V>(op, run, first, last);
     with_activation<V>(op.activation, [&](auto activation) {
         for (int64_t t = first; t < last; t++) {
             const float *gate = run.row(op.in[0], t), *up = run.row(op.in[1], t);
@@ -112,7 +146,7 @@ void scale_logits(const quire_op &op, const Run &run, char *, int64_t first, int
         float *to = run.row(op.out[0], unit / pieces) + start;
         for_each_vector<V>(count, [&](auto load, auto store) {
             const auto scaled = V::mul(load(x), scale);
-            store(to, op.softcap > 0 ? capped<V>(scaled, op.softcap) : scaled);
+            store(to, op.cap > 0 ? capped<V>(scaled, op.cap) : scaled);
         });
     }
 }

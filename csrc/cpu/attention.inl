@@ -41,7 +41,7 @@ struct AttentionUnit {
           group(op.heads / op.kv_heads),
           num_rows(this->tile.num_tokens * group),
           steps(key_numbers<Cache>(D) / kKeyLanes<Cache>),
-          bends(op.softcap > 0 || op.vectors[1]),
+          bends(op.cap > 0 || op.vectors[1]),
           memory(scratch, num_rows, D),
           all(memory.all, num_rows, P),
           now(memory.chunks),

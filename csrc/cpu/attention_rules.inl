@@ -42,7 +42,7 @@ void lower_by_distance(float slope, int64_t query, float *score, int64_t from, i
 template <class V>
 void bend_scores(const quire_op &op, int64_t head, int64_t query, float *score, int64_t from,
                  int64_t to) {
-    if (op.softcap > 0) cap_scores<V>(op.softcap * kLog2E, score, from, to);
+    if (op.cap > 0) cap_scores<V>(op.cap * kLog2E, score, from, to);
     if (op.vectors[1]) {
         lower_by_distance<V>(op.vectors[1][head] * kLog2E, query, score, from, to);
     }

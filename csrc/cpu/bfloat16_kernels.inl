@@ -14,11 +14,15 @@
 namespace quire {
 namespace {
 
-// Rounds a row to bfloat16, to nearest even.
+// Rounds a row to bfloat16, to nearest even.  order: which number of x is the k-th; null: the k-th.
 template <class V>
-void round_row(const float *x, int64_t cols, float *to) {
+void round_row(const float *x, const int32_t *order, int64_t cols, float *to) {
     BFloat16 *out = reinterpret_cast<BFloat16 *>(to);
-    for_each_vector<V>(cols, [&](auto load, auto store) { store(out, load(x)); });
+    if (order) {
+        for (int64_t k = 0; k < cols; k++) from_float(x[order[k]], out + k);
+    } else {
+        for_each_vector<V>(cols, [&](auto load, auto store) { store(out, load(x)); });
+    }
 }
 
 template <class P>

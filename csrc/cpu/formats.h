@@ -30,6 +30,13 @@ struct Code8 {
     int8_t code;
 };
 
+// A float of 8 bits, e4m3.  It is read as 2^-8 of what it stands for: then it is a Half with some bits
+// less.
+struct Float8 {
+    uint8_t bits;
+};
+constexpr float kFloat8Unit = 256.0f;
+
 QUIRE_INLINE float float_from_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -65,6 +72,10 @@ QUIRE_INLINE float to_float(Half value) {
         return float_from_bits(sign | bits_of(float(rest) * 5.9604644775390625e-8f));
     }
     return float_from_bits(sign | ((rest << 13) + 0x38000000u));
+}
+
+QUIRE_INLINE float to_float(Float8 value) {
+    return to_float(Half{uint16_t((value.bits & 0x80) << 8 | (value.bits & 0x7f) << 7)});
 }
 
 QUIRE_INLINE void from_float(float value, float *out) {

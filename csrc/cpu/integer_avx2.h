@@ -44,10 +44,23 @@ struct Avx2Integer {
         return plane ? high(bytes) : low(bytes);
     }
 
+    static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table));
+    }
+    static QUIRE_INLINE Bytes look_up(Bytes table, Bytes codes) {
+        return _mm256_shuffle_epi8(table, codes);
+    }
+
+    // One of the two sums takes all: those of 8 products have the room.
+    static QUIRE_INLINE int32_t correction(int32_t sum) { return uint16_t(-8 * sum); }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm256_set1_epi32(correction); }
+    static QUIRE_INLINE Sums4 start_small_table(int32_t correction) {
+        return _mm256_slli_epi16(_mm256_set1_epi32(correction), 1);
+    }
     static QUIRE_INLINE Sums4 start8(int plane, int32_t correction) {
         return plane ? start4(correction) : _mm256_setzero_si256();
     }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return times(correction, wide(zeros));
     }
@@ -81,10 +94,13 @@ struct Avx2Integer {
         const __m256i high = _mm256_madd_epi16(sums.plane[1], _mm256_set1_epi16(16));
         return scaled(total, _mm256_add_epi32(low, high), weights, scale);
     }
+    static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
+        return _mm256_fnmadd_ps(minimums, _mm256_set1_ps(sum), total);
+    }
     static QUIRE_INLINE void store(float *to, Float a) { _mm256_storeu_ps(to, a); }
 
-    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
-                                      int32_t *correction) {
+    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,
+                                      int32_t *all) {
         const __m256 factor = _mm256_set1_ps(inverse);
         const auto rounded = [&](int i) {
             return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
@@ -94,12 +110,17 @@ struct Avx2Integer {
         const __m256i bytes = _mm256_permutevar8x32_epi32(
             _mm256_packs_epi16(words[0], words[1]), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_storeu_si256((__m256i *)codes, bytes);
-        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
-        __m128i sum =
-            _mm_add_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
-        sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0x4e));
-        sum = _mm_add_epi16(sum, _mm_shuffle_epi32(sum, 0xb1));
-        *correction = _mm_cvtsi128_si32(_mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sum), 3));
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0x4e));
+        pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, 0xb1));
+        const __m128i halves[2] = {_mm256_castsi256_si128(pairs),
+                                   _mm256_extracti128_si256(pairs, 1)};
+        for (int h = 0; h < 2; h++) {
+            const int32_t pair = _mm_cvtsi128_si32(halves[h]);
+            sums[h] = int16_t(int16_t(pair) + (pair >> 16));
+        }
+        const __m128i sum = _mm_add_epi16(halves[0], halves[1]);
+        *all = _mm_cvtsi128_si32(_mm_slli_epi16(_mm_sub_epi16(_mm_setzero_si128(), sum), 3));
     }
 
     static int64_t spin(int64_t iterations, float *sink) {

@@ -38,8 +38,17 @@ struct Avx512VnniInteger {
     static QUIRE_INLINE Bytes high(Bytes bytes) { return low(_mm512_srli_epi16(bytes, 4)); }
     static QUIRE_INLINE Bytes codes8(int, Bytes bytes) { return bytes; }
 
+    static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
+    }
+    static QUIRE_INLINE Bytes look_up(Bytes table, Bytes codes) {
+        return _mm512_shuffle_epi8(table, codes);
+    }
+
+    static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm512_set1_epi32(correction); }
     static QUIRE_INLINE Sums4 start8(int, int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)zeros));
         return _mm512_mullo_epi32(_mm512_set1_epi32(correction >> 3), wide);
@@ -63,13 +72,15 @@ struct Avx512VnniInteger {
                                          float scale) {
         return accumulate(total, sums.plane[0], weights, scale);
     }
+    static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
+        return _mm512_fnmadd_ps(minimums, _mm512_set1_ps(sum), total);
+    }
     static QUIRE_INLINE void store(float *to, Float a) { _mm512_storeu_ps(to, a); }
 
-    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
-                                      int32_t *correction) {
-        int32_t pair;
-        Avx2Integer::quantize(x, inverse, codes, &pair);
-        *correction = int16_t(pair) + (pair >> 16);
+    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,
+                                      int32_t *all) {
+        Avx2Integer::quantize(x, inverse, codes, sums, all);
+        *all = correction(sums[0] + sums[1]);
     }
 
     static int64_t spin(int64_t iterations, float *sink) {

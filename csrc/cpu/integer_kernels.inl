@@ -4,10 +4,12 @@
 #include <float.h>
 #include <stdint.h>
 
+#include "formats.h"
 #include "integers.h"
 #include "kernels.h"
-#include "packed.h"
+#include "packed_format.h"
 #include "tuning.h"
+#include "unroll.h"
 //
 #include "integer_matmul.inl"
 #include "quantize.inl"

@@ -2,6 +2,7 @@
 //
 // Per block of 32 columns an exact integer sum, then out += (sum * weight scale) * activation
 // scale, block after block: one order for every M, so a row gives the same bits in any batch.
+// Where half a block has a scale of its own, its sum is made by itself, one half after the other.
 namespace quire {
 namespace {
 
@@ -10,6 +11,8 @@ struct IntegerProduct {
     int64_t x_stride;  // bytes from row to row
     const uint8_t *w;
     PackedLayout layout;
+    const uint8_t *table;  // of codes that are looked up
+    float factor;
     const float *bias;
     float *out;
     int64_t out_stride, columns;  // of the panel
@@ -20,74 +23,109 @@ QUIRE_INLINE const QuantizedBlock *row(const QuantizedBlock *x, int64_t m, int64
     return reinterpret_cast<const QuantizedBlock *>(reinterpret_cast<const char *>(x) + m * stride);
 }
 
-// The sums of one block for M rows and S strips from `strip` on.
-template <class Q, int kBits, int M, int S>
-struct BlockSums;
+template <class Q, bool kEight>
+struct Sums {
+    static constexpr int kPlanes = 1;
+    typename Q::Sums4 sums;
 
-template <class Q, int M, int S>
-struct BlockSums<Q, 4, M, S> {
-    typename Q::Sums4 sums[M][S];
-
-    template <class... Zeros>
-    QUIRE_INLINE void start(int m, int s, int32_t correction, Zeros... zeros) {
-        sums[m][s] = Q::start4(correction, zeros...);
-    }
-
-    QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride) {
-        unroll<kBlock / 8>([&](auto i) QUIRE_INLINE_LAMBDA {
-            typename Q::Bytes bytes[S];
-            unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
-                bytes[s] = Q::load(w + i * 64 + s * (64 / Q::kStrips));
-            });
-            add_half(bytes, x, stride, 4 * i, [](auto b) { return Q::low(b); });
-            add_half(bytes, x, stride, 4 * i + 16, [](auto b) { return Q::high(b); });
-        });
-    }
-
-    template <class Half>
-    QUIRE_INLINE void add_half(const typename Q::Bytes *bytes, const QuantizedBlock *x,
-                               int64_t stride, int column, Half half) {
-        typename Q::Bytes weights[S];
-        unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA { weights[s] = half(bytes[s]); });
-        unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-            const auto a = Q::broadcast(row(x, m, stride)->codes + column);
-            unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA { Q::add(sums[m][s], weights[s], a); });
-        });
-    }
+    QUIRE_INLINE auto &plane(int) { return sums; }
 };
 
 // Eight bits are summed in one plane, or as two planes of four bits, one after the other.
-template <class Q, int M, int S>
-struct BlockSums<Q, 8, M, S> {
-    typename Q::Sums8 sums[M][S];
+template <class Q>
+struct Sums<Q, true> {
+    static constexpr int kPlanes = Q::kPlanes;
+    typename Q::Sums8 sums;
+
+    QUIRE_INLINE auto &plane(int plane) { return sums.plane[plane]; }
+};
+
+// The table of each plane, where weights are looked up.
+template <class Q, class F>
+struct Tables {
+    typename Q::Bytes plane[Sums<Q, F::kSums8>::kPlanes];
+
+    QUIRE_INLINE explicit Tables(const uint8_t *table) {
+        if constexpr (F::kCodes == Codes::kSmallTable) {
+            plane[0] = Q::load_table(table);
+        } else if constexpr (F::kCodes == Codes::kTable) {
+            unroll<Q::kPlanes>(
+                [&](auto p) QUIRE_INLINE_LAMBDA { plane[p] = Q::codes8(p, Q::load_table(table)); });
+        }
+    }
+};
+
+// The sums of one block, or of one half of it, for M rows and S strips.
+template <class Q, class F, int M, int S>
+struct BlockSums {
+    using Bytes = typename Q::Bytes;
+    static constexpr int kPlanes = Sums<Q, F::kSums8>::kPlanes;
+
+    Sums<Q, F::kSums8> of[M][S];
 
     template <class... Zeros>
     QUIRE_INLINE void start(int m, int s, int32_t correction, Zeros... zeros) {
-        unroll<Q::kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
-            sums[m][s].plane[plane] = Q::start8(plane, correction, zeros...);
+        unroll<kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
+            auto &sums = of[m][s].plane(plane);
+            if constexpr (F::kCodes == Codes::kSmallTable) {
+                sums = Q::start_small_table(correction);
+            } else if constexpr (F::kOffset == Offset::kMinimums) {
+                sums = F::kSums8 ? Q::start8_at_zero(correction) : Q::start4(0);
+            } else if constexpr (F::kSums8) {
+                sums = Q::start8(plane, correction, zeros...);
+            } else {
+                sums = Q::start4(correction, zeros...);
+            }
         });
     }
 
-    QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride) {
-        unroll<Q::kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
-            unroll<kBlock / 4>([&](auto i) QUIRE_INLINE_LAMBDA {
-                typename Q::Bytes weights[S];
-                unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
-                    weights[s] = Q::codes8(plane, Q::load(w + i * 64 + s * (64 / Q::kStrips)));
-                });
-                unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-                    const auto a = Q::broadcast(row(x, m, stride)->codes + 4 * i);
-                    unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
-                        Q::add(sums[m][s].plane[plane], weights[s], a);
-                    });
+    // kHalf: 0 or 1; -1 for the whole block.  Planes one after the other, unless all sums of both
+    // fit the registers beside what is loaded once for both.
+    template <int kHalf>
+    QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
+                          const Tables<Q, F> &tables) {
+        constexpr int kSteps = (kHalf < 0 ? kBlock : kHalfBlock) / 4;
+        constexpr int kTogether = M * S * kPlanes <= 4 ? kPlanes : 1;
+        unroll<kPlanes / kTogether>([&](auto turn) QUIRE_INLINE_LAMBDA {
+            constexpr int kTurn = decltype(turn)::value;
+            unroll<kSteps>([&](auto i) QUIRE_INLINE_LAMBDA {
+                constexpr int kColumn = F::template column<kHalf>(decltype(i)::value);
+                unroll<kTogether>([&](auto p) QUIRE_INLINE_LAMBDA {
+                    add_columns<kTurn + decltype(p)::value, kColumn>(w, x, stride, tables);
                 });
             });
         });
+    }
+
+    template <int kPlane, int kColumn>
+    QUIRE_INLINE void add_columns(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
+                                  const Tables<Q, F> &tables) {
+        Bytes weights[S];
+        unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
+            weights[s] = load<kPlane, kColumn>(w + s * (64 / Q::kStrips), tables);
+        });
+        unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
+            const auto a = Q::broadcast(row(x, m, stride)->codes + kColumn);
+            unroll<S>([&](auto s)
+                          QUIRE_INLINE_LAMBDA { Q::add(of[m][s].plane(kPlane), weights[s], a); });
+        });
+    }
+
+    // Four columns from kColumn on of a strip's rows.
+    template <int kPlane, int kColumn>
+    static QUIRE_INLINE Bytes load(const uint8_t *w, const Tables<Q, F> &tables) {
+        if constexpr (F::kStoredBits == 8) {
+            return Q::codes8(kPlane, Q::load(w + kColumn / 4 * 64));
+        } else {
+            const Bytes both = Q::load(w + kColumn % kHalfBlock / 4 * 64);
+            const Bytes codes = kColumn < kHalfBlock ? Q::low(both) : Q::high(both);
+            return F::kLooksUp ? Q::look_up(tables.plane[kPlane], codes) : codes;
+        }
     }
 };
 
 // M rows times one panel.
-template <class Q, int kBits, bool kZeros, int M>
+template <class Q, class F, int M>
 struct IntegerTile {
     static constexpr int kTogether = Q::kTogether;
     static constexpr int kStripRows = kPanelRows / Q::kStrips;
@@ -100,32 +138,69 @@ struct IntegerTile {
         });
     }
 
-    // Adds the products of one block.  header: of the weights' group.
+    // Adds the products of one block.  header: of the weights' group, or of the block's halves.
     QUIRE_INLINE void add_block(const QuantizedBlock *x, int64_t stride, const uint8_t *header,
-                                const uint8_t *w) {
+                                const uint8_t *w, const Tables<Q, F> &tables) {
         unroll<Q::kStrips / kTogether>([&](auto i) QUIRE_INLINE_LAMBDA {
-            constexpr int strip = decltype(i)::value * kTogether;
-            BlockSums<Q, kBits, M, kTogether> block;
-            unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-                const int32_t correction = row(x, m, stride)->correction;
-                unroll<kTogether>([&](auto s) QUIRE_INLINE_LAMBDA {
-                    if constexpr (kZeros) {
-                        block.start(m, s, correction,
-                                    header + 2 * kPanelRows + (strip + s) * kStripRows);
-                    } else {
-                        block.start(m, s, correction);
-                    }
-                });
-            });
-            block.add(w + strip * (64 / Q::kStrips), x, stride);
+            constexpr int kStrip = decltype(i)::value * kTogether;
+            const uint8_t *from = w + kStrip * (64 / Q::kStrips);
+            if constexpr (F::kHeaders == 1) {
+                add_columns<kStrip, -1>(x, stride, header, from, tables);
+            } else {
+                add_columns<kStrip, 0>(x, stride, header, from, tables);
+                add_columns<kStrip, 1>(x, stride, header + F::kHeaderBytes, from, tables);
+            }
+        });
+    }
+
+    template <int kStrip, int kHalf>
+    QUIRE_INLINE void add_columns(const QuantizedBlock *x, int64_t stride, const uint8_t *header,
+                                  const uint8_t *w, const Tables<Q, F> &tables) {
+        BlockSums<Q, F, M, kTogether> block;
+        unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
+            const int32_t correction = correction_of<kHalf>(*row(x, m, stride));
             unroll<kTogether>([&](auto s) QUIRE_INLINE_LAMBDA {
-                const auto weights = Q::scales(header + 2 * (strip + s) * kStripRows);
-                unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-                    totals[m][strip + s] = Q::accumulate(totals[m][strip + s], block.sums[m][s],
-                                                         weights, row(x, m, stride)->scale);
-                });
+                if constexpr (F::kOffset == Offset::kZeroPoints) {
+                    block.start(m, s, correction, offsets<1>(header, kStrip + s));
+                } else {
+                    block.start(m, s, correction);
+                }
             });
         });
+        block.template add<kHalf>(w, x, stride, tables);
+        float sums[M];
+        if constexpr (F::kOffset == Offset::kMinimums) {
+            unroll<M>([&](auto m)
+                          QUIRE_INLINE_LAMBDA { sums[m] = sum_of<kHalf>(*row(x, m, stride)); });
+        }
+        unroll<kTogether>([&](auto s) QUIRE_INLINE_LAMBDA {
+            constexpr int strip = kStrip + decltype(s)::value;
+            const auto weights = Q::scales(header + 2 * strip * kStripRows);
+            unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
+                totals[m][strip] = Q::accumulate(totals[m][strip], block.of[m][s].sums, weights,
+                                                 row(x, m, stride)->scale);
+            });
+            if constexpr (F::kOffset == Offset::kMinimums) {
+                const auto minimums = Q::scales(offsets<2>(header, strip));
+                unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
+                    totals[m][strip] = Q::subtract(totals[m][strip], minimums, sums[m]);
+                });
+            }
+        });
+    }
+
+    // What stands behind the scales, kSize bytes a row.
+    template <int kSize>
+    static QUIRE_INLINE const uint8_t *offsets(const uint8_t *header, int strip) {
+        return header + 2 * kPanelRows + strip * kStripRows * kSize;
+    }
+    template <int kHalf>
+    static QUIRE_INLINE int32_t correction_of(const QuantizedBlock &x) {
+        return kHalf < 0 ? x.correction : Q::correction(x.code_sums[kHalf < 0 ? 0 : kHalf]);
+    }
+    template <int kHalf>
+    static QUIRE_INLINE float sum_of(const QuantizedBlock &x) {
+        return kHalf < 0 ? x.sum : float(x.code_sums[kHalf < 0 ? 0 : kHalf]) * x.scale;
     }
 
     QUIRE_INLINE void store(const IntegerProduct &p, int64_t first_row) const {
@@ -139,54 +214,60 @@ struct IntegerTile {
 
     static QUIRE_NOINLINE void store_row(const IntegerProduct &p, int64_t row, const float *sums) {
         float *out = p.out + row * p.out_stride;
-        for (int64_t i = 0; i < p.columns; i++) out[i] = p.bias ? sums[i] + p.bias[i] : sums[i];
+        for (int64_t i = 0; i < p.columns; i++) {
+            const float sum = sums[i] * p.factor;
+            out[i] = p.bias ? sum + p.bias[i] : sum;
+        }
     }
 };
 
 // Asks for the weights some kilobytes on.  The hardware does so by itself while the rows are few;
 // with more of them it is late, because more work stands between one line of weights and the next.
-template <int kBits>
+template <int kLines>
 QUIRE_INLINE void ask_ahead(const uint8_t *w) {
     QUIRE_UNROLL
-    for (int line = 0; line <= kBits; line++) QUIRE_PREFETCH_L2(w + 64 * line);
+    for (int line = 0; line < kLines; line++) QUIRE_PREFETCH_L2(w + 64 * line);
 }
 
-template <class Q, int kBits, bool kZeros, int M>
+template <class Q, class F, int M>
 QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
-    IntegerTile<Q, kBits, kZeros, M> tile;
+    IntegerTile<Q, F, M> tile;
     tile.clear();
+    const Tables<Q, F> tables(p.table);
     const int64_t stride = p.x_stride, block_bytes = p.layout.block_bytes;
     const QuantizedBlock *x = row(p.x, first_row, stride);
     const uint8_t *w = p.w;
     const bool asks = first_row == 0 && M >= p.tuning->ahead_rows;
     for (int64_t left = p.layout.blocks; left > 0;) {
         const uint8_t *header = w;
-        w += p.layout.header_bytes;
+        w += F::kHeaders * F::kHeaderBytes;
         for (int64_t i = smaller(p.layout.blocks_per_group, left); i > 0; i--, left--) {
-            if (asks) ask_ahead<kBits>(w + p.tuning->ahead_bytes);
-            tile.add_block(x++, stride, header, w);
+            if (asks) ask_ahead<F::kLines>(w + p.tuning->ahead_bytes);
+            tile.add_block(x++, stride, header, w, tables);
             w += block_bytes;
         }
     }
     tile.store(p, first_row);
 }
 
-template <class Q, int kBits, bool kZeros, int M>
-QUIRE_INLINE void integer_tile_of(const IntegerProduct &p, int64_t first_row, int64_t rows) {
+// A tile of as many rows as there are a tile for; returns how many.
+template <class Q, class F, int M>
+QUIRE_INLINE int64_t integer_tile_of(const IntegerProduct &p, int64_t first_row, int64_t rows) {
     if constexpr (M > 1) {
-        if (rows < M) return integer_tile_of<Q, kBits, kZeros, M - 1>(p, first_row, rows);
+        constexpr int kLess = F::kHasEveryTile ? M - 1 : M / 2;
+        if (rows < M) return integer_tile_of<Q, F, kLess>(p, first_row, rows);
     }
-    integer_tile<Q, kBits, kZeros, M>(p, first_row);
+    integer_tile<Q, F, M>(p, first_row);
+    return M;
 }
 
 // All rows times one panel, in the fewest tiles, which are then as even as can be.
-template <class Q, int kBits, bool kZeros>
+template <class Q, class F>
 void integer_panel(const IntegerProduct &p, int64_t num_rows) {
     const int64_t most = tile_rows(*p.tuning, Q::kMaxRows);
-    for (int64_t tiles = ceil_div(num_rows, most), row = 0; tiles > 0; tiles--) {
-        const int64_t rows = ceil_div(num_rows - row, tiles);
-        integer_tile_of<Q, kBits, kZeros, Q::kMaxRows>(p, row, rows);
-        row += rows;
+    for (int64_t row = 0; row < num_rows;) {
+        const int64_t left = num_rows - row, tiles = ceil_div(left, most);
+        row += integer_tile_of<Q, F, Q::kMaxRows>(p, row, ceil_div(left, tiles));
     }
 }
 
@@ -197,29 +278,31 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
     const quire_matrix &matrix = op.parts[part];
     const PackedLayout layout = packed_layout(matrix);
     const int64_t panels = ceil_div(matrix.rows, kPanelRows);
+    const float factor = float_from_bits(uint32_t(matrix.exponent + 127) << 23);
     const quire_tuning &tuning = tuning_of(run, matrix);
     const int64_t most_rows = block_rows(tuning, matrix);
-    for (int64_t unit = first_unit; unit < last_unit; unit++) {
-        const int64_t m = unit / panels * most_rows, panel = unit % panels;
-        const int64_t n = panel * kPanelRows, rows = smaller(run.num_rows - m, most_rows);
-        const IntegerProduct product = {
-            reinterpret_cast<const QuantizedBlock *>(run.row(op.in[0], m)),
-            op.in[0].stride * int64_t(sizeof(float)),
-            static_cast<const uint8_t *>(matrix.data) + panel * layout.panel_bytes(),
-            layout,
-            op.vectors[part] ? op.vectors[part] + n : nullptr,
-            run.row(op.out[0], m) + column + n,
-            op.out[0].stride,
-            smaller(matrix.rows - n, kPanelRows),
-            &tuning};
-        if (matrix.dtype == QUIRE_INT4) {
-            matrix.has_zero_points ? integer_panel<Q, 4, true>(product, rows)
-                                   : integer_panel<Q, 4, false>(product, rows);
-        } else {
-            matrix.has_zero_points ? integer_panel<Q, 8, true>(product, rows)
-                                   : integer_panel<Q, 8, false>(product, rows);
+    with_format<(Q::kPlanes > 1)>(matrix, [&](auto format) {
+        using F = decltype(format);
+        uint8_t table[16];
+        for (int i = 0; i < 16; i++) table[i] = uint8_t(matrix.table[i] + F::kTableOffset);
+        for (int64_t unit = first_unit; unit < last_unit; unit++) {
+            const int64_t m = unit / panels * most_rows, panel = unit % panels;
+            const int64_t n = panel * kPanelRows;
+            const IntegerProduct product = {
+                reinterpret_cast<const QuantizedBlock *>(run.row(op.in[0], m)),
+                op.in[0].stride * int64_t(sizeof(float)),
+                static_cast<const uint8_t *>(matrix.data) + panel * layout.panel_bytes(),
+                layout,
+                table,
+                factor,
+                op.vectors[part] ? op.vectors[part] + n : nullptr,
+                run.row(op.out[0], m) + column + n,
+                op.out[0].stride,
+                smaller(matrix.rows - n, kPanelRows),
+                &tuning};
+            integer_panel<Q, F>(product, smaller(run.num_rows - m, most_rows));
         }
-    }
+    });
 }
 
 }  // namespace

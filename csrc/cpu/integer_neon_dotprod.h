@@ -41,8 +41,17 @@ struct NeonDotprodInteger {
     }
     static QUIRE_INLINE Bytes codes8(int, Bytes bytes) { return veorq_s8(bytes, vdupq_n_s8(-128)); }
 
+    static QUIRE_INLINE Bytes load_table(const uint8_t *table) { return load(table); }
+    static QUIRE_INLINE Bytes look_up(Bytes table, Bytes codes) {
+        return vqtbl1q_s8(table, vreinterpretq_u8_s8(codes));
+    }
+
+    static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return vdupq_n_s32(correction); }
     static QUIRE_INLINE Sums4 start8(int, int32_t) { return vdupq_n_s32(0); }
+    static QUIRE_INLINE Sums4 start8_at_zero(int32_t correction) {
+        return start4(-16 * correction);
+    }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return vmulq_n_s32(wide(zeros), correction / 8);
     }
@@ -65,11 +74,13 @@ struct NeonDotprodInteger {
                                          float scale) {
         return accumulate(total, sums.plane[0], weights, scale);
     }
+    static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
+        return vfmsq_n_f32(total, minimums, sum);
+    }
     static QUIRE_INLINE void store(float *to, Float a) { vst1q_f32(to, a); }
 
-    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
-                                      int32_t *correction) {
-        int32x4_t total = vdupq_n_s32(0);
+    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,
+                                      int32_t *all) {
         unroll<kBlock / 16>([&](auto i) QUIRE_INLINE_LAMBDA {
             int16x8_t halves[2];
             unroll<2>([&](auto h) QUIRE_INLINE_LAMBDA {
@@ -78,9 +89,9 @@ struct NeonDotprodInteger {
             });
             const int8x16_t bytes = vcombine_s8(vqmovn_s16(halves[0]), vqmovn_s16(halves[1]));
             vst1q_s8(codes + 16 * i, bytes);
-            total = vdotq_s32(total, bytes, vdupq_n_s8(1));
+            sums[i] = vaddlvq_s8(bytes);
         });
-        *correction = -8 * vaddvq_s32(total);
+        *all = correction(sums[0] + sums[1]);
     }
 
     static int64_t spin(int64_t iterations, float *sink) {

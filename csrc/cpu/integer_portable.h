@@ -6,9 +6,14 @@
 //   kTogether          strips whose sums are kept at once
 //   kPlanes            1, or 2 where 8-bit codes are summed as two 4-bit ones; codes8 gives a plane
 //   Sums4, Sums8       the running sums of one strip; start from a correction, add products
+//   start8_at_zero     the start of sums of 8-bit codes whose zero point is 0
+//   start_small_table  only with two planes: the start of sums of codes whose zero point is 16
+//   correction         of half a block, from the sum of its codes
 //   Bytes              64 / kStrips loaded bytes; low and high give the 4-bit codes in them
+//   load_table         16 bytes, so that look_up finds those that 4-bit codes mean
 //   Float              one number per row of a strip
-//   quantize           32 floats times `inverse` to codes, and their correction
+//   quantize           32 floats times `inverse` to codes, the sums of both halves' codes, and the
+//                      correction of all
 // The sums are exact, so every trait gives the same ones, whatever order it adds in.
 #ifndef QUIRE_INTEGER_PORTABLE_H
 #define QUIRE_INTEGER_PORTABLE_H
@@ -22,9 +27,7 @@
 namespace quire {
 namespace {
 
-#define QUIRE_ROWS \
-    QUIRE_UNROLL   \
-    for (int r = 0; r < kPanelRows; r++)
+#define QUIRE_ROWS for (int r = 0; r < kPanelRows; r++)
 
 struct PortableInteger {
     static constexpr int kStrips = 1, kMaxRows = 2;
@@ -68,13 +71,25 @@ struct PortableInteger {
         return out;
     }
     static QUIRE_INLINE Bytes codes8(int, const Bytes &bytes) { return bytes; }
+    static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
+        Bytes out;
+        for (int i = 0; i < 64; i++) out.byte[i] = table[i % 16];
+        return out;
+    }
+    static QUIRE_INLINE Bytes look_up(const Bytes &table, const Bytes &codes) {
+        Bytes out;
+        for (int i = 0; i < 64; i++) out.byte[i] = table.byte[codes.byte[i]];
+        return out;
+    }
 
+    static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums start4(int32_t correction) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction;
         return out;
     }
     static QUIRE_INLINE Sums start8(int, int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums start4(int32_t correction, const uint8_t *zeros) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction / 8 * zeros[r];
@@ -84,7 +99,7 @@ struct PortableInteger {
         return start4(correction, zeros);
     }
 
-    static QUIRE_INLINE void add(Sums &sums, const Bytes &weights, const Activation &a) {
+    static QUIRE_NOINLINE void add(Sums &sums, const Bytes &weights, const Activation &a) {
         QUIRE_ROWS {
             for (int j = 0; j < 4; j++) {
                 sums.row[r] += int32_t(weights.byte[4 * r + j]) * a.codes[j];
@@ -115,18 +130,23 @@ struct PortableInteger {
                                          const Float &weights, float scale) {
         return accumulate(total, sums.plane[0], weights, scale);
     }
+    static QUIRE_INLINE Float subtract(const Float &total, const Float &minimums, float sum) {
+        Float out;
+        QUIRE_ROWS out.row[r] = total.row[r] - minimums.row[r] * sum;
+        return out;
+    }
     static QUIRE_INLINE void store(float *to, const Float &a) { memcpy(to, a.row, sizeof a.row); }
 
-    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes,
-                                      int32_t *correction) {
-        int32_t sum = 0;
+    static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,
+                                      int32_t *all) {
+        sums[0] = sums[1] = 0;
         for (int i = 0; i < kBlock; i++) {
             const float scaled = x[i] * inverse;
             const float rounded = scaled + 12582912.0f - 12582912.0f;  // 1.5 * 2^23
             codes[i] = scaled > -127.5f && scaled < 127.5f ? int8_t(rounded) : 0;
-            sum += codes[i];
+            sums[i / kHalfBlock] = int16_t(sums[i / kHalfBlock] + codes[i]);
         }
-        *correction = -8 * sum;
+        *all = correction(sums[0] + sums[1]);
     }
 
     // Multiply-adds on registers only; returns the number of operations.

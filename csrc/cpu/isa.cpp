@@ -1,5 +1,7 @@
 #include "isa.h"
 
+#include "packed.h"
+
 #if defined(QUIRE_WITH_AVX2)
 #if defined(_MSC_VER)
 #include <intrin.h>
@@ -152,7 +154,7 @@ int32_t quire_can_run(int32_t isa) {
 
 int32_t quire_row_dtype(int32_t isa, int32_t weights) {
     const quire::Kernels *kernels = quire::find_kernels(isa);
-    if (weights == QUIRE_INT4 || weights == QUIRE_INT8) return QUIRE_INT8;
+    if (quire::is_packed(weights)) return QUIRE_INT8;
     return weights == QUIRE_BF16 && kernels && kernels->bfloat16s.linear_part ? QUIRE_BF16
                                                                               : QUIRE_F32;
 }

@@ -32,6 +32,16 @@ struct SplitTile {
     int32_t tile;
 };
 
+// An expert's row: a token that chose it, and the place that it has among the token's choices.
+struct ExpertRow {
+    int32_t token, place;
+};
+
+// An expert and its rows, side by side.
+struct ExpertRows {
+    int32_t expert, first_row, num_rows;
+};
+
 struct Kernels;
 
 // What an op works on: one step, the rows the op runs over, and what was prepared for all threads.
@@ -47,6 +57,9 @@ struct Run {
     const quire_tuning *tunings;
     int64_t num_spans, num_split_tiles, tile_tokens;
     float *partials;
+    const ExpertRows *experts;  // that are used, ascending
+    const ExpertRow *expert_rows;
+    int64_t num_experts;
 
     QUIRE_INLINE float *row(const quire_tensor &tensor, int64_t index) const {
         return program->arena + tensor.offset + index * tensor.stride;
@@ -65,7 +78,7 @@ struct IntegerKernels {
     // Does units of one part of a linear op whose outputs begin at `column`.
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
-    void (*quantize_row)(const float *x, int64_t cols, float *to);
+    void (*quantize_row)(const float *x, const int32_t *order, int64_t cols, float *to);
     // Multiply-adds on registers only; returns the number of operations.
     int64_t (*spin)(int64_t iterations, float *sink);
 };
@@ -74,7 +87,7 @@ struct IntegerKernels {
 struct Bfloat16Kernels {
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);
-    void (*round_row)(const float *x, int64_t cols, float *to);
+    void (*round_row)(const float *x, const int32_t *order, int64_t cols, float *to);
     int64_t (*spin)(int64_t iterations, float *sink);
 };
 

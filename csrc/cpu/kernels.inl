@@ -76,6 +76,7 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.ops[QUIRE_OP_ROPE_KV_WRITE] = rope_kv_write<V>;
     kernels.ops[QUIRE_OP_ATTENTION] = attention<V>;
     kernels.ops[QUIRE_OP_GATED] = then_quantize<gated<V>>;
+    kernels.ops[QUIRE_OP_GATE_ROWS] = gate_rows<V>;
     kernels.ops[QUIRE_OP_SELECT_ROWS] = select_rows<V>;
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
     kernels.ops[QUIRE_OP_ACTIVATE] = then_quantize<activate<V>>;

@@ -15,6 +15,12 @@ constexpr int kRowsOnce = 3;  // so few rows wait for the weights
 
 constexpr int64_t kBytesAhead = 2048;  // of a row that is read alone
 
+// Weights of which each group of columns has a scale.
+template <class Weight>
+constexpr bool kHasScales = false;
+template <>
+constexpr bool kHasScales<Float8> = true;
+
 // Weights in any format, converted to float32 on the way, and activations in float32.
 template <class V_, class Weight_>
 struct FloatProducts {
@@ -92,7 +98,8 @@ struct Tile {
         if (next) {
             // A request a step; a line's worth of float32 at once, else lines are asked for twice.
             constexpr int64_t kLine = 64 / sizeof(Weight);
-            constexpr int64_t kStride = sizeof(Weight) == 4 ? kLine : P::kWidth;
+            constexpr int64_t kLeast = sizeof(Weight) == 4 ? kLine : kLine / 4;
+            constexpr int64_t kStride = P::kWidth < kLeast ? kLeast : P::kWidth;
             for (; k + kStride <= depth; k += kStride) {
                 QUIRE_UNROLL
                 for (int64_t i = 0; i < kStride * N; i += kLine)
@@ -105,6 +112,16 @@ struct Tile {
         if (k < depth) {
             add_products([&](int m) { return P::load_partial(x + m * x_stride + k, depth - k); },
                          [&](int n) { return P::load_partial(w + n * w_stride + k, depth - k); });
+        }
+    }
+
+    // Adds another tile's sums, each column's times its scale.
+    QUIRE_INLINE void add(const Tile &other, const float *scales, int64_t stride, float unit) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) {
+            const auto scale = V::broadcast(scales[n * stride] * unit);
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) sums[m][n] = V::fma(other.sums[m][n], scale, sums[m][n]);
         }
     }
 
@@ -140,6 +157,8 @@ struct Product {
     float *out;  // [M, N]
     int64_t out_stride;
     const quire_tuning *tuning;
+    const float *scales;  // [N, groups], where weights have scales
+    int64_t group, groups;
 };
 
 // M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
@@ -150,8 +169,19 @@ void product_tile(const Product<P> &p, int64_t m, int64_t n) {
     const typename P::Weight *w = p.w + n * p.depth;
     const int64_t ahead = N == 1 ? kBytesAhead : p.tuning->ahead_bytes;
     const bool asks = m == 0 && M >= p.tuning->ahead_rows;
-    tile.walk(p.x + m * p.x_stride, p.x_stride, w, p.depth, p.depth,
-              asks ? w + ahead / int64_t(sizeof(typename P::Weight)) : nullptr);
+    const typename P::Weight *next = asks ? w + ahead / int64_t(sizeof *w) : nullptr;
+    const typename P::Input *x = p.x + m * p.x_stride;
+    if constexpr (kHasScales<typename P::Weight>) {
+        for (int64_t g = 0, k = 0; g < p.groups; g++, k += p.group) {
+            Tile<P, M, N> group;
+            group.clear();
+            group.walk(x + k, p.x_stride, w + k, p.depth, smaller(p.group, p.depth - k),
+                       next ? next + k * N : nullptr);
+            tile.add(group, p.scales + n * p.groups + g, p.groups, kFloat8Unit);
+        }
+    } else {
+        tile.walk(x, p.x_stride, w, p.depth, p.depth, next);
+    }
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
 
@@ -194,6 +224,13 @@ void float_part(const quire_op &op, const Run &run, int part, int64_t column, in
     using Input = typename P::Input;
     constexpr int kTileRows = P::V::kTileRows;
     const quire_matrix &matrix = op.parts[part];
+    const float *scales = nullptr;
+    int64_t groups = 0;
+    if (kHasScales<typename P::Weight>) {
+        scales = reinterpret_cast<const float *>(static_cast<const char *>(matrix.data) +
+                                                 float8_bytes(matrix));
+        groups = ceil_div(matrix.cols, matrix.group_size);
+    }
     const quire_tuning &tuning = tuning_of(run, matrix);
     const int64_t most_rows = block_rows(tuning, matrix),
                   row_blocks = ceil_div(run.num_rows, most_rows);
@@ -206,7 +243,10 @@ void float_part(const quire_op &op, const Run &run, int part, int64_t column, in
                                     op.vectors[part],
                                     run.row(op.out[0], m) + column,
                                     op.out[0].stride,
-                                    &tuning};
+                                    &tuning,
+                                    scales,
+                                    matrix.group_size,
+                                    groups};
         const int64_t num_rows = smaller(run.num_rows - m, most_rows);
         const int64_t height = ceil_div(num_rows, ceil_div(num_rows, tile_rows(tuning, kTileRows)));
         multiply<P, kTileRows>(product, num_rows, height, n, smaller(n + kBlockCols, matrix.rows));

@@ -79,7 +79,8 @@ void pack_row(const quire_matrix &to, int64_t row, const float *x) {
 }
 
 bool fits(const quire_matrix &from, const quire_matrix &to) {
-    return !is_packed(from) && is_packed(to) && !to.has_zero_points && to.group_size >= kBlock &&
+    return from.dtype <= QUIRE_BF16 && (to.dtype == QUIRE_INT4 || to.dtype == QUIRE_INT8) &&
+           !to.has_zero_points && !to.has_minimums && to.exponent == 0 && to.group_size >= kBlock &&
            to.group_size % kBlock == 0 && from.rows == to.rows && from.cols == to.cols;
 }
 
@@ -105,6 +106,6 @@ int32_t quire_pack(quire_pool *pool, const quire_matrix *from, const quire_matri
 }
 
 int64_t quire_matrix_bytes(const quire_matrix *matrix) {
-    if (matrix->dtype < QUIRE_F32 || matrix->dtype > QUIRE_INT8) return 0;
+    if (matrix->dtype < QUIRE_F32 || matrix->dtype > QUIRE_FLOAT8) return 0;
     return quire::matrix_bytes(*matrix);
 }

@@ -4,9 +4,11 @@
 #include <new>
 
 #include "attention_plan.h"
+#include "experts.h"
 #include "isa.h"
 #include "packed.h"
 #include "rope_angles.h"
+#include "route_tokens.h"
 #include "sampler.h"
 #include "stopwatch.h"
 #include "thread_pool.h"
@@ -74,20 +76,51 @@ class Walk {
 
     int32_t run_op(const quire_op &op) {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
-        const Kernel kernel = op.kind == QUIRE_OP_ROPE_ANGLES ? rope_angles : kernels_.ops[op.kind];
+        if (op.kind == QUIRE_OP_EXPERTS) return run_experts(op);
+        const Kernel kernel = kernel_of(op);
         if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
         if (op.kind == QUIRE_OP_ATTENTION) {
             const int32_t size = program_.block_tokens;
             if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
             if (!plan_attention(op)) return QUIRE_NO_MEMORY;
         }
-        if (!pool_.reserve_scratch(kernels_.scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
+        if (!pool_.reserve_scratch(scratch_bytes(op))) return QUIRE_NO_MEMORY;
         int64_t units, grain;
         plan_units(op, &units, &grain);
         run_units(kernel, op, units, grain);
         if (op.kind == QUIRE_OP_ATTENTION) {
             run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
         }
+        return QUIRE_OK;
+    }
+
+    Kernel kernel_of(const quire_op &op) const {
+        switch (op.kind) {
+            case QUIRE_OP_ROPE_ANGLES:
+                return rope_angles;
+            case QUIRE_OP_ROUTE_TOKENS:
+                return route_tokens;
+            default:
+                return kernels_.ops[op.kind];
+        }
+    }
+
+    size_t scratch_bytes(const quire_op &op) const {
+        return op.kind == QUIRE_OP_ROUTE_TOKENS ? route_scratch_bytes(*op.router)
+                                                : kernels_.scratch_bytes(op, run_);
+    }
+
+    int32_t run_experts(const quire_op &op) {
+        if (!experts_.sort(op, run_)) return QUIRE_BAD_OP;
+        run_.experts = experts_.experts.data();
+        run_.expert_rows = experts_.rows.data();
+        run_.num_experts = int64_t(experts_.experts.size());
+        if (!pool_.reserve_scratch(expert_scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
+        const quire_matrix &matrix = op.experts->matrices[0];
+        int64_t units = hidden_units(op, run_);
+        run_units(expert_hidden, op, units, product_grain(matrix, units, hidden_bytes(op, run_)));
+        units = sum_units(op);
+        run_units(expert_sums, op, units, product_grain(matrix, units, sum_bytes(op, run_)));
         return QUIRE_OK;
     }
 
@@ -120,17 +153,13 @@ class Walk {
 
     // How many units an op has and how many a thread takes at once.
     void plan_units(const quire_op &op, int64_t *units, int64_t *grain) const {
-        const int64_t threads = pool_.num_threads();
         if (op.kind == QUIRE_OP_LINEAR) {
             *units = kernels_.linear_units(op, run_);
             int64_t bytes = 0;
             for (int i = 0; i < op.num_parts; i++) {
                 bytes += matrix_bytes(op.parts[i]);
             }
-            const int64_t per_unit = 1 + bytes / (*units ? *units : 1);
-            *grain = run_.tunings[op.parts[0].dtype].chunk_bytes / per_unit;
-            if (*grain > *units / (4 * threads)) *grain = *units / (4 * threads);
-            if (bytes * run_.num_rows < kInlineFloats * 8) *grain = *units;
+            *grain = product_grain(op.parts[0], *units, bytes);
         } else if (op.kind == QUIRE_OP_ATTENTION) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
@@ -150,10 +179,20 @@ class Walk {
         }
     }
 
+    // Units of products that read so many bytes of weights in all.
+    int64_t product_grain(const quire_matrix &matrix, int64_t units, int64_t bytes) const {
+        if (bytes * run_.num_rows < kInlineFloats * 8) return units;
+        const int64_t per_unit = 1 + bytes / (units ? units : 1);
+        const int64_t fair = units / (4 * int64_t(pool_.num_threads()));
+        const int64_t grain = run_.tunings[matrix.dtype].chunk_bytes / per_unit;
+        return grain < fair ? grain : fair;
+    }
+
     // How much longer a number takes than in an addition.
     static int64_t relative_cost(const quire_op &op) {
         switch (op.kind) {
             case QUIRE_OP_ROPE_ANGLES:
+            case QUIRE_OP_ROUTE_TOKENS:
                 return 16;
             case QUIRE_OP_ACTIVATE:
             case QUIRE_OP_GATED:
@@ -173,6 +212,7 @@ class Walk {
     quire_tuning own_tunings_[QUIRE_NUM_DTYPES];
     Run run_ = {};
     AttentionPlan plan_;
+    ExpertPlan experts_;
 };
 
 int32_t run_program(const quire_program &program, const quire_step &step) {
@@ -196,7 +236,7 @@ int32_t quire_run(const quire_program *program, const quire_step *step) {
     }
 }
 
-int32_t quire_abi_sizes(int32_t sizes[8]) {
+int32_t quire_abi_sizes(int32_t sizes[11]) {
     sizes[0] = sizeof(quire_matrix);
     sizes[1] = sizeof(quire_tensor);
     sizes[2] = sizeof(quire_op);
@@ -205,5 +245,8 @@ int32_t quire_abi_sizes(int32_t sizes[8]) {
     sizes[5] = sizeof(quire_sample_result);
     sizes[6] = sizeof(quire_step);
     sizes[7] = sizeof(quire_tuning);
+    sizes[8] = sizeof(quire_router);
+    sizes[9] = sizeof(quire_experts);
+    sizes[10] = sizeof(quire_recurrence);
     return QUIRE_ABI_VERSION;
 }

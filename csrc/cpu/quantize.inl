@@ -17,17 +17,23 @@ QUIRE_INLINE void quantize_block(const float *x, QuantizedBlock *to) {
     const float amax = V::max_lane(largest);
     to->scale = amax / 127.0f + V::sum(wrong);
     const float inverse = amax > 0.0f ? 127.0f / amax : 0.0f;
-    Q::quantize(x, inverse <= FLT_MAX ? inverse : 0.0f, to->codes, &to->correction);
+    Q::quantize(x, inverse <= FLT_MAX ? inverse : 0.0f, to->codes, to->code_sums, &to->correction);
+    to->sum = float(to->code_sums[0] + to->code_sums[1]) * to->scale;
 }
 
+// order: which number of x is the k-th; null: the k-th.
 template <class V, class Q>
-void quantize_row(const float *x, int64_t cols, float *to) {
+void quantize_row(const float *x, const int32_t *order, int64_t cols, float *to) {
     QuantizedBlock *block = reinterpret_cast<QuantizedBlock *>(to);
-    for (; cols >= kBlock; cols -= kBlock, x += kBlock) quantize_block<V, Q>(x, block++);
-    if (cols > 0) {
-        float padded[kBlock] = {};
-        for (int64_t i = 0; i < cols; i++) padded[i] = x[i];
-        quantize_block<V, Q>(padded, block);
+    for (int64_t k = 0; k < cols; k += kBlock, block++) {
+        if (!order && cols - k >= kBlock) {
+            quantize_block<V, Q>(x + k, block);
+            continue;
+        }
+        float gathered[kBlock] = {};
+        const int64_t count = smaller(cols - k, kBlock);
+        for (int64_t i = 0; i < count; i++) gathered[i] = x[order ? order[k + i] : k + i];
+        quantize_block<V, Q>(gathered, block);
     }
 }
 

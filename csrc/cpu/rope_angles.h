@@ -1,4 +1,4 @@
-// The one op that needs no instruction set of its own.
+// An op that needs no instruction set of its own.
 #ifndef QUIRE_ROPE_ANGLES_H
 #define QUIRE_ROPE_ANGLES_H
 

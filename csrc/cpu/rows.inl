@@ -33,7 +33,7 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
             const auto scale = V::broadcast(scale_of(op));
             for (int64_t t = first; t < last; t++) {
                 float *to = run.row(op.out[0], t);
-                unpack_row(op.parts[0], run.step->token_ids[t], to);
+                unpack_row(op.parts[0], run.step->token_ids[t], op.order, to);
                 for_each_vector<V>(op.parts[0].cols, [&](auto load, auto store) {
                     store(to, V::mul(load(to), scale));
                 });

@@ -10,7 +10,7 @@ QUIRE_INLINE auto row_quantizer(const quire_op &op, const Run &run) {
 void quantize(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     const auto quantize_row = row_quantizer(op, run);
     for (int64_t t = first; t < last; t++) {
-        quantize_row(run.row(op.in[0], t), op.in[0].cols, run.row(op.out[0], t));
+        quantize_row(run.row(op.in[0], t), op.order, op.in[0].cols, run.row(op.out[0], t));
     }
 }
 
@@ -26,7 +26,7 @@ void then_quantize(const quire_op &op, const Run &run, char *scratch, int64_t fi
     plain.out[0].offset = row - run.program->arena;
     for (int64_t t = first; t < last; t++) {
         kernel(plain, run, scratch, t, t + 1);
-        quantize_row(row, op.in[0].cols, run.row(op.out[0], t));
+        quantize_row(row, op.order, op.in[0].cols, run.row(op.out[0], t));
     }
 }
 

@@ -1,5 +1,6 @@
 // The tunings that hold where nobody measured.  docs/tuning.md says what was tried.
 #include "isa.h"
+#include "packed.h"
 
 namespace quire {
 
@@ -10,7 +11,7 @@ void default_tunings(const Kernels &kernels, quire_tuning *tunings) {
     // one line and the next; it is late to notice each row of floats.
     const int32_t most = kernels.tile_rows, most_integer = kernels.integers.tile_rows;
     for (int dtype = 0; dtype < QUIRE_NUM_DTYPES; dtype++) {
-        const bool packed = dtype >= QUIRE_INT4;
+        const bool packed = is_packed(dtype);
         tunings[dtype].tile_rows = packed ? most_integer : most;
         tunings[dtype].ahead_rows = !packed ? 1 : dtype == QUIRE_INT8 ? 5 : 3;
         tunings[dtype].ahead_bytes = (packed ? 4 : 24) * kKiB;

@@ -55,6 +55,12 @@ struct Avx2Vector {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes));
     }
 
+    static QUIRE_INLINE Float load(const Float8 *from) {
+        const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)from));
+        return _mm256_cvtph_ps(
+            _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(int16_t(0xbfff))));
+    }
+
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);

@@ -36,6 +36,14 @@ struct NeonVector {
         const int16x8_t codes = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
         return vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes)));
     }
+    static QUIRE_INLINE Float load(const Float8 *from) {
+        int32_t four;
+        memcpy(&four, from, sizeof four);
+        const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+        const int16x4_t bits =
+            vand_s16(vshl_n_s16(vget_low_s16(wide), 7), vdup_n_s16(int16_t(0xbfff)));
+        return vcvt_f32_f16(vreinterpret_f16_s16(bits));
+    }
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);

@@ -4,7 +4,8 @@
 //   Float                     kWidth floats
 //   kTileRows                 activation rows that the matrix kernel takes at once
 //   kRegisters                how many values of type Float the processor holds
-//   load, store               unaligned, from and to float, Half and BFloat16; load from Code8
+//   load, store               unaligned, from and to float, Half and BFloat16; load from Code8 and
+//                             Float8
 //   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 7
+#define QUIRE_ABI_VERSION 9
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -37,7 +37,9 @@ enum quire_dtype {
     QUIRE_BF16 = 2,
     QUIRE_INT4 = 3,
     QUIRE_INT8 = 4,
-    QUIRE_NUM_DTYPES = 5
+    QUIRE_TABLE4 = 5, /* 4-bit codes that stand for the 16 numbers of a table */
+    QUIRE_FLOAT8 = 6, /* e4m3: 4 bits of exponent, 3 of fraction; no infinities, NaN is not known */
+    QUIRE_NUM_DTYPES = 7
 };
 enum quire_kv_dtype { QUIRE_KV_F32 = 0, QUIRE_KV_F16 = 1, QUIRE_KV_BF16 = 2, QUIRE_KV_INT8 = 3 };
 enum quire_isa {
@@ -58,7 +60,7 @@ enum quire_status {
 };
 
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
- * csrc/cpu/packed.h says, in 10 floats per block of 32 columns; or to QUIRE_BF16. */
+ * csrc/cpu/packed.h says, in 12 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
@@ -72,9 +74,10 @@ enum quire_op_kind {
     QUIRE_OP_LINEAR = 4,    /* out0 = concatenation over parts of in0 @ parts[i]^T + vectors[i]
                                   (vectors[i] may be NULL: no bias); in0 is in row_dtype, which is what
                                   quire_row_dtype says of every part, or float32 for floats */
-    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * scale | sin(a) * scale], a = positions[t] *
-                                  vectors[0][rope_rows[t]], D/2 values each; the product in float32,
-                                  sine and cosine accurate to float32 */
+    QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
+                                  D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
+                                  the last; the product in float32, sine and cosine accurate to
+                                  float32 */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */
@@ -87,20 +90,29 @@ enum quire_op_kind {
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  softcap c > 0: before that a score s becomes
+                                 query and key.  cap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
     QUIRE_OP_QUANTIZE = 12,    /* out0 = in0 in row_dtype: int8 with a scale for each block of 32
                                   columns, or bfloat16 */
     QUIRE_OP_ACTIVATE = 13,    /* out0 = activation(in0) */
-    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with softcap c > 0, c * tanh(that / c); in0
+    QUIRE_OP_SCALE_LOGITS = 14, /* out0 = in0 * scale; with cap c > 0, c * tanh(that / c); in0
                                    and out0 may be the same */
-    QUIRE_OP_CONVOLUTION = 15,  /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
+    QUIRE_OP_ROUTE_TOKENS = 15, /* out0[t] = the ids of the top_k experts that `router` chooses from
+                                   logits in0[t], ascending, as floats, and then their weights */
+    QUIRE_OP_EXPERTS =
+        16, /* out0[t] = sum over the experts e of token t, in the order of in1[t], of
+                             weight * (down_e @ activation(gate_e @ in0[t], up_e @ in0[t])); in1 is
+                             what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
+                             room to work in, without gaps: top_k rows of the hidden width for
+                             each token, in hidden_dtype, of whole blocks of 32 */
+    QUIRE_OP_GATE_ROWS = 17,   /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+    QUIRE_OP_CONVOLUTION = 18, /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
                                   in0[t - taps + 1 + j]), by channel; vectors[0] is [taps][cols],
                                   vectors[1] [cols] or NULL; before a request's tokens stands its
                                   state, [taps - 1][cols], at recurrence->state */
-    QUIRE_OP_RECURRENCE = 16 /* out0[t], [heads * value_dim]: what `recurrence` says, in0 being rows
+    QUIRE_OP_RECURRENCE = 19 /* out0[t], [heads * value_dim]: what `recurrence` says, in0 being rows
                                 of queries, keys and values, in1 and in2 one number for each head */
 };
 
@@ -115,19 +127,29 @@ enum quire_activation {
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
     QUIRE_RELU_SQUARED = 5,
-    QUIRE_SIGMOID = 6
+    QUIRE_LOGISTIC = 6,      /* 1 / (1 + exp(-x)) */
+    QUIRE_CLAMPED_SWIGLU = 7 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+                                of at most `cap`, and u is in1 between -cap and cap */
 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
+/* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
+enum quire_scoring { QUIRE_SOFTMAX = 0, QUIRE_SIGMOID = 1, QUIRE_SPARSEMIXER = 2 };
+enum quire_group_score { QUIRE_GROUP_MAX = 0, QUIRE_GROUP_TOP2_SUM = 1 };
+
+#define QUIRE_MAX_TOP_K 64
+
 /* A matrix [rows, cols] of weights, at least 4-byte aligned: row-major in a float format, packed in
- * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, a multiple
- * of 32. */
+ * panels (csrc/cpu/packed.h) in an integer one.  group_size: columns that share a scale, 16 or a
+ * multiple of 32.  All weights are times 2^exponent.  table: of QUIRE_TABLE4.
+ * QUIRE_FLOAT8 is row-major, filled up to a multiple of 4 bytes; float32 scales [rows, groups] of
+ * group_size columns follow, the last of which may be short. */
 typedef struct {
     const void *data;
     int64_t rows, cols;
     int32_t dtype;
-    int32_t group_size, has_zero_points;
-    int32_t reserved;
+    int32_t group_size, has_zero_points, has_minimums, exponent;
+    int8_t table[16];
 } quire_matrix;
 
 /* A column range of a buffer in the activation arena: row r starts `offset + r * stride` floats in.
@@ -136,6 +158,32 @@ typedef struct {
     int64_t offset;
     int32_t stride, cols;
 } quire_tensor;
+
+/* How experts are chosen: those with the highest ranking, the lowest id among equals.  A ranking is
+ * the score plus the expert's bias; without bias and groups the logit, which orders them alike.  With
+ * several groups of num_experts / num_groups neighbours, only the top_groups best groups are looked
+ * at; a group is as good as its best ranking, or as the sum of its best two.  An expert's weight is its
+ * score; with `normalises` divided by the larger of least_sum and the sum of those chosen; times
+ * `scale`.  top_k is at most QUIRE_MAX_TOP_K and at most what the chosen groups hold.
+ * Sparsemixer takes the best logit, and weighs it by a softmax over the logits that are nearer to it
+ * than 2 * jitter of its size, then the same among all others for the second. */
+typedef struct {
+    const float *bias; /* [num_experts], or NULL */
+    int32_t num_experts, top_k, scoring, normalises;
+    int32_t num_groups, top_groups, group_score, reserved;
+    float scale, least_sum, jitter, reserved_float;
+} quire_router;
+
+/* The experts of a layer.  Matrices that stand in the same place of two experts have the same shape;
+ * their formats may differ, but not what quire_row_dtype says of them. */
+typedef struct {
+    const quire_matrix *matrices; /* [num_experts][3]: gate, up, down */
+    const float *const *biases;   /* in the same order; entries may be NULL, and so may this */
+    int64_t *usage;               /* [num_experts], or NULL; the tokens each one met are added */
+    int32_t num_experts, top_k;
+    int32_t hidden_dtype;  /* of the rows that meet `down` */
+    int32_t scales_inputs; /* the weight multiplies what gate and up give, not what down gives */
+} quire_experts;
 
 /* Heads with a state S, [key_dim][value_dim], side by side at float `state` of a request's record.
  * Head h reads the queries and keys of key head h / (heads / key_heads).  softplus(x) is
@@ -162,13 +210,19 @@ typedef struct {
     quire_tensor in[4], out[2];
     quire_matrix parts[QUIRE_MAX_PARTS];
     const float *vectors[QUIRE_MAX_PARTS];
+    const int32_t *order; /* of quantize and where out0 is quantized: which column of the plain row
+                             is the j-th of the rounded one; of embedding: which column the table's
+                             j-th is; NULL: the j-th */
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
-    float query_factor, softcap;
+    float query_factor, cap;
     int32_t norm;
+    int32_t reserved;
+    const quire_router *router;
+    const quire_experts *experts;
     const quire_recurrence *recurrence;
 } quire_op;
 
@@ -286,8 +340,9 @@ typedef struct {
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
- * quire_sample_result, quire_step, quire_tuning; returns QUIRE_ABI_VERSION. */
-QUIRE_API int32_t quire_abi_sizes(int32_t sizes[8]);
+ * quire_sample_result, quire_step, quire_tuning, quire_router, quire_experts, quire_recurrence; returns
+ * QUIRE_ABI_VERSION. */
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[11]);
 
 /* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
 QUIRE_API int32_t quire_can_run(int32_t isa);

@@ -18,7 +18,7 @@ __all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
 
 
 class StoredWeight(Protocol):
-    """A tensor in memory: `data` carries the dtype "F32", "F16", "BF16", "INT4" or "INT8"."""
+    """A tensor in memory: `data` carries the dtype "F32", "F16", "BF16" or one of BITS."""
 
     @property
     def dtype(self) -> str: ...

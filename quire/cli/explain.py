@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,17 +56,20 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
     from quire.runtime.load import kv_layout, read_config
-    from quire.runtime.quantize import integer_bits, row_formats
+    from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
+    from quire.weights.tensor import STORED_AS
 
     directory = _directory(config)
     spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
     context = _size(namespace, "context", CONTEXT, spec.max_length)
     tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
-    bits = {} if config.quantization == "auto" else integer_bits(spec, config.quantization)
     found = stored_formats(spec, quantization, directory)
-    bits |= found.integer_bits
+    bits, packed = found.packed_bits, found.packed_as
+    if config.quantization != "auto":
+        bits = packed_bits(spec, config.quantization)
+        packed = packed_formats(spec, config.quantization)
     backend = _backend(config)
     explanation = explain(
         spec,
@@ -75,30 +79,26 @@ def run(namespace: argparse.Namespace) -> int:
         context,
         tokens,
         bits,
-        row_formats(backend, spec, weight_format, bits),
+        row_formats(backend, spec, weight_format, packed),
         found.stored_as,
     )
     print(render(explanation))
     if config.backend != "reference":
-        print("\n" + _tuning(config, weight_format))
+        used: list[str] = sorted({*packed.values()}) or [STORED_AS[weight_format]]
+        print("\n" + _tuning(config, used))
     return 0
 
 
-def _tuning(config: EngineConfig, weight_format: str) -> str:
-    """How the products of the model's formats of weights would be cut, and who says so."""
+def _tuning(config: EngineConfig, used: Sequence[str]) -> str:
+    """How the products of these formats of weights would be cut, and who says so."""
     from quire.backends.native.library import choose_isa
     from quire.cli.tune import table
     from quire.runtime.machine import inspect_machine
-    from quire.runtime.quantize import SCHEMES
-    from quire.runtime.stored_weights import STORED_AS
     from quire.runtime.tuning import choose_tunings
 
     machine = inspect_machine()
     threads = config.threads or machine.cores
     chosen = choose_tunings(config.tuning, choose_isa(config.instruction_set), threads, machine)
-    used = [STORED_AS[weight_format]]
-    if config.quantization != "auto":
-        used = [SCHEMES[config.quantization][0]]
     tunings = {dtype: chosen.tunings[dtype] for dtype in used}
     return "\n".join([f"Tuning for {threads} threads: {chosen.source}", *table(tunings)])
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from quire.convert.observe import Statistics, observe_inputs
 from quire.convert.round_activations import round_activations
 from quire.convert.scheme import Activations
+from quire.convert.spell_out_experts import spell_out_experts
 from quire.convert.whole_sequences import attend_whole_sequences
 from quire.graph.ir import Node, Value
 from quire.graph.lower import lower
@@ -37,7 +38,7 @@ class BlockForward:
 
     def __init__(self, spec: ModelSpec) -> None:
         graph = lower(spec)
-        nodes = attend_whole_sequences(graph.nodes)
+        nodes = spell_out_experts(attend_whole_sequences(graph.nodes))
         first = next(i for i, node in enumerate(nodes) if node.layer >= 0)
         behind = max(i for i, node in enumerate(nodes) if node.layer >= 0) + 1
         self._front, self._head = nodes[:first], nodes[behind:]

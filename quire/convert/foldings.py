@@ -5,6 +5,8 @@ norm → gate, up       the same
 v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
 up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
 
+Every expert of a mixture has an up and a down of its own; all, and the router, read one norm.
+
 A part without its norm, or without a gate, has fewer.
 """
 
@@ -16,7 +18,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quire.models.spec import Attention, Block, GatedMLP, Linear, Norm, Weight, parts
+from quire.models.spec import (
+    MLP,
+    Attention,
+    Block,
+    GatedMLP,
+    Linear,
+    MixtureOfExperts,
+    Norm,
+    Weight,
+    parts,
+    readers,
+)
 from quire.ops.number_formats import from_float32, to_float32
 
 __all__ = ["Folding", "fold", "foldings"]
@@ -67,14 +80,18 @@ def foldings(block: Block) -> tuple[Folding, ...]:
     assert isinstance(attention, Attention), "see open_source"
     group = attention.heads // attention.kv_heads
     shared = (attention.kv_heads, group, attention.head_dim)
-    first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
+    mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)
     found = (
         _of_norm(block.attention_norm, (attention.query, attention.key, attention.value)),
         Folding(attention.value, (attention.output,), shared if group > 1 else None),
-        _of_norm(block.mlp_norm, first),
-        Folding(mlp.up, (mlp.down,)) if isinstance(mlp, GatedMLP) else None,
+        _of_norm(block.mlp_norm, readers(mlp)),
+        *(Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)),
     )
     return tuple(each for each in found if each is not None)
+
+
+def _is_linear_in_up(mlp: GatedMLP | MLP) -> bool:
+    return isinstance(mlp, GatedMLP) and mlp.activation != "clamped_swiglu"
 
 
 def _of_norm(norm: Norm | None, targets: tuple[Linear, ...]) -> Folding | None:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ConfigError
-from quire.models.spec import Attention, Block, GatedMLP, Linear, ModelSpec, Norm
+from quire.models.spec import Attention, Block, Linear, ModelSpec, Norm, readers, writers
 
 __all__ = ["HadamardRotation", "Rotation"]
 
@@ -69,13 +69,12 @@ class HadamardRotation:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
         assert isinstance(attention, Attention), "see open_source"
-        first = (mlp.gate, mlp.up) if isinstance(mlp, GatedMLP) else (mlp.up,)
         self.reading(
             block.attention_norm, (attention.query, attention.key, attention.value), weights
         )
-        self.reading(block.mlp_norm, first, weights)
+        self.reading(block.mlp_norm, readers(mlp), weights)
         self._values(attention, weights)
-        for linear in (attention.output, mlp.down):
+        for linear in (attention.output, *writers(mlp)):
             for each in filter(None, (linear.weight, linear.bias)):
                 weights[each.name] = self.stream.outputs(weights[each.name])
 

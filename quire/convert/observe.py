@@ -53,7 +53,7 @@ class Statistics:
     @property
     def sample(self) -> Float32:
         """Rows at equal distances."""
-        return np.concatenate(self._sample)
+        return np.concatenate([np.empty((0, len(self.largest)), np.float32), *self._sample])
 
     def divided(self, factors: Float32) -> Statistics:
         """What would have been seen if every column were divided by its factor."""
@@ -67,7 +67,9 @@ class Statistics:
         return other
 
     def add(self, x: Float32) -> None:
-        """Note the rows x [rows, width]."""
+        """Note the rows x [rows, width], of which there may be none: no token met this expert."""
+        if not len(x):
+            return
         first = -self.rows % self._stride
         self._sample.append(x[first :: self._stride].copy())
         self.rows += len(x)

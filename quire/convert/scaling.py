@@ -63,7 +63,7 @@ def fold_best(
             continue
         situation = Situation(
             folding,
-            statistics[targets[0]],
+            statistics[folding.targets[0].weight.name],
             tuple(rows_that_vote(weights[name]) for name in targets),
             tuple(grids[name] for name in targets),
         )
@@ -75,11 +75,21 @@ def fold_best(
             if found < least:
                 best, least = candidate, found
         factors = fold(folding, best.scales, weights, stored_as)
-        divided = situation.statistics.divided(factors)
-        for target in folding.targets:
-            statistics[target.weight.name] = divided
+        _divide(statistics, folding, factors)
         chosen[folding.source_names[0]] = best.strength
     return chosen
+
+
+def _divide(
+    statistics: MutableMapping[str, Statistics], folding: Folding, factors: Float32
+) -> None:
+    """Targets that shared statistics still do; every expert has its own."""
+    divided: dict[int, Statistics] = {}
+    for name in (target.weight.name for target in folding.targets):
+        seen = statistics[name]
+        if id(seen) not in divided:
+            divided[id(seen)] = seen.divided(factors)
+        statistics[name] = divided[id(seen)]
 
 
 def rows_that_vote(weights: Float32) -> Float32:

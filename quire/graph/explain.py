@@ -17,6 +17,7 @@ from quire.models.spec import ModelSpec
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.convolution import CausalConvolution
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvLayout
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
@@ -24,6 +25,7 @@ from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
 from quire.ops.quantize import Quantized, RowFormat
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns
 
 __all__ = ["BodyChoice", "Explanation", "Group", "OpLine", "PassRun", "Step", "Work", "explain"]
@@ -101,14 +103,14 @@ class PassRun:
 class Explanation:
     """Everything about one model's graph on one backend.
 
-    weight_format: of weights that are not integers.  integer_bits: what an element of the others
+    weight_format: of weights that are not quantized.  packed_bits: what an element of the others
     takes, its share of the scales included.  declined: the fused ops that were taken apart again,
     and why.
     """
 
     spec: ModelSpec
     weight_format: str
-    integer_bits: tuple[float, ...]
+    packed_bits: tuple[float, ...]
     weight_bytes: int
     kv_format: str
     kv_bytes_per_token: int
@@ -130,7 +132,7 @@ def explain(
     choose: Callable[[Node], BodyChoice],
     context: int,
     prompt: int,
-    integer_bits: Mapping[str, float] = MappingProxyType({}),
+    packed_bits: Mapping[str, float] = MappingProxyType({}),
     row_formats: Mapping[str, RowFormat] = MappingProxyType({}),
     stored_as: Mapping[str, str] = MappingProxyType({}),
 ) -> Explanation:
@@ -138,7 +140,7 @@ def explain(
 
     choose: what a backend would run for a node.  context: positions that the one token of the
     decode step sees.  prompt: tokens of the prefill step, which starts an empty cache.
-    integer_bits: matrix in integers → bits per element.  row_formats: matrix → what its inputs are
+    packed_bits: quantized matrix → bits per element.  row_formats: matrix → what its inputs are
     rounded to.  stored_as: matrix → what its file calls its format, for people.
     """
     fused, passes = _run_passes(lower(spec), row_formats)
@@ -147,12 +149,12 @@ def explain(
     passes += (PassRun("decompose", _num_ops(fused), _num_ops(graph)),)
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
-    bits.update(integer_bits)
+    bits.update(packed_bits)
     measure = _Measure(bits, layout, steps, choose, stored_as)
     return Explanation(
         spec,
         weight_format,
-        tuple(sorted(set(integer_bits.values()))),
+        tuple(sorted(set(packed_bits.values()))),
         sum(math.ceil(math.prod(w.shape) * bits[name] / 8) for name, w in spec.weights().items()),
         layout.format,
         layout.bytes_per_block // layout.block_tokens,
@@ -257,7 +259,8 @@ def _detail(node: Node) -> str:
     if isinstance(node.op, PagedAttention):
         return ", ".join(_attention(node.op))
     ins = " + ".join(_width(value) for value in node.inputs)
-    outs = " + ".join(_width(value) for value in node.outputs)
+    made = node.outputs[:1] if isinstance(node.op, MixtureOfExperts) else node.outputs
+    outs = " + ".join(_width(value) for value in made)
     return ", ".join([f"{ins} → {outs}".strip(" "), *_settings(node.op)])
 
 
@@ -278,6 +281,11 @@ def _settings(op: Op) -> Iterator[str]:
         yield f"{op.heads} states of {op.key_dim} x {op.value_dim}"
     elif isinstance(op, Quantized):
         yield from _settings(op.op)
+    elif isinstance(op, RouteTokens):
+        yield f"{op.top_k} experts, {op.scoring}"
+    elif isinstance(op, MixtureOfExperts):
+        yield f"{op.top_k} of {len(op.experts)} experts of {op.experts[0].gate.out}"
+        yield op.activation.kind
 
 
 def _attention(op: PagedAttention) -> Iterator[str]:

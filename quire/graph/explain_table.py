@@ -36,10 +36,10 @@ def _model(e: Explanation) -> Iterator[str]:
 
 
 def _formats(e: Explanation) -> str:
-    if not e.integer_bits:
+    if not e.packed_bits:
         return e.weight_format
-    bits = " and ".join(f"{each:g}" for each in e.integer_bits)
-    return f"integers of {bits} bits with their scales, the rest {e.weight_format}"
+    bits = " and ".join(f"{each:g}" for each in e.packed_bits)
+    return f"quantized to {bits} bits with their scales, the rest {e.weight_format}"
 
 
 def _passes(e: Explanation) -> Iterator[str]:

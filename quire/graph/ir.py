@@ -5,7 +5,7 @@ Order carries the side effects: a KV write stands before the attention that read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from quire.ops.op import Op, Rows
@@ -75,13 +75,20 @@ class GraphBuilder:
 
     def add(self, op: Op, *inputs: Value, name: str = "", rows: Rows = "tokens") -> Value:
         """Append a node with one output; its rows are those of the inputs unless said otherwise."""
-        (width,) = op.widths(*(value.width for value in inputs))
-        prefix = f"{self.layer}." if self.layer >= 0 else ""
-        value = Value(
-            f"{prefix}{name}", inputs[0].rows if inputs and rows == "tokens" else rows, width
-        )
-        self.nodes.append(Node(op, inputs, (value,), self.layer))
+        (value,) = self.add_all(op, *inputs, names=(name,), rows=rows)
         return value
+
+    def add_all(
+        self, op: Op, *inputs: Value, names: Sequence[str], rows: Rows = "tokens"
+    ) -> tuple[Value, ...]:
+        """Append a node with several outputs."""
+        widths = op.widths(*(value.width for value in inputs))
+        prefix = f"{self.layer}." if self.layer >= 0 else ""
+        rows = inputs[0].rows if inputs and rows == "tokens" else rows
+        pairs = zip(names, widths, strict=True)
+        values = tuple(Value(f"{prefix}{name}", rows, width) for name, width in pairs)
+        self.nodes.append(Node(op, inputs, values, self.layer))
+        return values
 
     def effect(self, op: Op, *inputs: Value) -> None:
         """Append a node without outputs."""

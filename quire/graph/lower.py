@@ -7,22 +7,28 @@ from quire.graph.lower_recurrent import lower_delta_net, lower_mamba2
 from quire.models.recurrent import GatedDeltaNet
 from quire.models.rope import Rope
 from quire.models.spec import (
+    MLP,
     Attention,
     Block,
     FeedForward,
     GatedMLP,
     Linear,
+    MixtureOfExperts,
     ModelSpec,
     Norm,
+    Router,
     TokenMixer,
+    Weight,
 )
+from quire.ops import experts
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.elementwise import Add, ScaleLogits
+from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.rope import KvWrite, RopeAngles, Rotate
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import SelectRows
 
 __all__ = ["lower"]
@@ -63,7 +69,7 @@ class _Lowering:
     def _angles_of(self, rope: Rope) -> Value:
         if rope not in self.angles:
             table = len(self.angles)
-            op = RopeAngles(table, rope.dims, rope.scaling.attention_factor)
+            op = RopeAngles(table, rope.dims)
             self.angles[rope] = self.build.add(op, name=f"angles{table}")
         return self.angles[rope]
 
@@ -119,18 +125,57 @@ class _Lowering:
             attended = self.build.add(op_gate, gate, attended, name="attention_gated")
         return self._linear(a.output, attended, "attention")
 
+    def _feed_forward(self, part: FeedForward, x: Value) -> Value:
+        if isinstance(part, MixtureOfExperts):
+            return self._mixture(part, x)
+        return self._mlp(part, x)
+
+    def _mlp(self, part: GatedMLP | MLP, x: Value, prefix: str = "") -> Value:
+        if isinstance(part, GatedMLP):
+            gate = self._linear(part.gate, x, f"{prefix}gate")
+            up = self._linear(part.up, x, f"{prefix}up")
+            inner = self.build.add(_gating(part), gate, up, name=f"{prefix}gated")
+        else:
+            up = self._linear(part.up, x, f"{prefix}up")
+            inner = self.build.add(Activate(part.activation), up, name=f"{prefix}activated")
+        return self._linear(part.down, inner, f"{prefix}mlp")
+
+    def _mixture(self, mixture: MixtureOfExperts, x: Value) -> Value:
+        routes = self._routes(mixture.router, x)
+        parts = tuple(
+            experts.Expert(_part(each.gate), _part(each.up), _part(each.down))
+            for each in mixture.experts
+        )
+        op = experts.MixtureOfExperts(
+            parts, mixture.router.top_k, _gating(mixture.experts[0]), mixture.scales_inputs
+        )
+        total, _ = self.build.add_all(op, x, routes, names=("experts", "expert_room"))
+        if mixture.shared is None:
+            return total
+        shared = self._mlp(mixture.shared, x, "shared_")
+        if mixture.shared_gate is not None:
+            logit = self._unquantized(mixture.shared_gate, None, x, "shared_logit")
+            shared = self.build.add(GateRows(), shared, logit, name="shared")
+        return self.build.add(Add(), total, shared, name="mixture")
+
+    def _routes(self, router: Router, x: Value) -> Value:
+        logits = self._unquantized(router.weight, router.bias, x, "router_logits")
+        bias = router.selection_bias
+        op = RouteTokens(
+            router.top_k,
+            router.scoring,
+            router.normalised,
+            router.scale,
+            bias.name if bias is not None else None,
+            router.groups,
+            router.least_sum,
+            router.jitter,
+        )
+        return self.build.add(op, logits, name="routes")
+
     def _query_key_norms(self, a: Attention, q: Value, k: Value) -> tuple[Value, Value]:
         q = self._norm(a.query_norm, q, "q_norm", a.head_dim)
         return q, self._norm(a.key_norm, k, "k_norm", a.head_dim)
-
-    def _feed_forward(self, part: FeedForward, x: Value) -> Value:
-        if isinstance(part, GatedMLP):
-            gate, up = self._linear(part.gate, x, "gate"), self._linear(part.up, x, "up")
-            inner = self.build.add(GatedActivation(part.activation), gate, up, name="gated")
-        else:
-            up = self._linear(part.up, x, "up")
-            inner = self.build.add(Activate(part.activation), up, name="activated")
-        return self._linear(part.down, inner, "mlp")
 
     def _norm(self, norm: Norm | None, x: Value, name: str, head_dim: int = 0) -> Value:
         """x itself without a norm; head_dim: the width of a head where the norm may be one's."""
@@ -145,6 +190,17 @@ class _Lowering:
         return self.build.add(LayerNorm(weight, bias, norm.eps, heads), x, name=name)
 
     def _linear(self, linear: Linear, x: Value, name: str) -> Value:
-        bias = linear.bias.name if linear.bias is not None else None
-        part = LinearPart(linear.weight.name, linear.weight.shape[0], bias)
-        return self.build.add(MatMul((part,)), x, name=name)
+        return self.build.add(MatMul((_part(linear),)), x, name=name)
+
+    def _unquantized(self, weight: Weight, bias: Weight | None, x: Value, name: str) -> Value:
+        """A product that no scheme touches: its weight is none of the spec's linear layers."""
+        return self._linear(Linear(weight, bias), x, name)
+
+
+def _part(linear: Linear) -> LinearPart:
+    bias = linear.bias.name if linear.bias is not None else None
+    return LinearPart(linear.weight.name, linear.weight.shape[0], bias)
+
+
+def _gating(mlp: GatedMLP) -> GatedActivation:
+    return GatedActivation(mlp.activation, mlp.alpha, mlp.limit)

@@ -13,6 +13,7 @@ from quire.graph.passes.decompose import decompose
 from quire.graph.passes.insert_collectives import insert_collectives
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
+from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns
 
@@ -60,15 +61,19 @@ def compile_program(
     limits: StepLimits,
     has_body: Callable[[Node], bool],
     row_formats: Mapping[str, RowFormat] | None = None,
+    orders: Mapping[str, ColumnOrder] | None = None,
     ranks: int = 1,
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
-    row_formats: weight → what its inputs are to be rounded to.  ranks: how many compute the model
-    together, when the spec is the part of one of them.
+    row_formats: weight → what its inputs are to be rounded to; what is no linear layer's, such as a
+    router, reads floats.  orders: of the columns of those that were sorted.  ranks: how many
+    compute the model together, when the spec is the part of one of them.
     """
     graph = lower(spec) if ranks == 1 else insert_collectives(lower(spec), spec, ranks)
-    graph = quantize_inputs(graph, row_formats or {})
+    linears = {linear.weight.name for linear in spec.linears()}
+    formats = {name: each for name, each in (row_formats or {}).items() if name in linears}
+    graph = quantize_inputs(graph, formats, orders)
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}
     return Program(spec, graph, plan_buffers(graph, rows), limits)  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 # Keys that change the mathematics in some known family: unread with an active value is an error.
 MATHEMATICAL_KEYS = frozenset(
     {
+        "add_bias_linear",
+        "add_qkv_bias",
         "alibi",
         "attention_bias",
         "attention_chunk_size",
@@ -45,9 +47,19 @@ MATHEMATICAL_KEYS = frozenset(
         "logit_scale",
         "logits_scaling",
         "mlp_bias",
+        "mlp_only_layers",
         "moe_intermediate_size",
         "moe_layer_freq",
+        "moe_topk",
+        "moe_k",
+        "moe_layer_interval",
+        "moe_layer_start_index",
+        "moe_num_shared_experts",
+        "num_shared_expert",
+        "rotary_dim",
+        "topk_group",
         "multi_query",
+        "n_group",
         "n_routed_experts",
         "n_shared_experts",
         "no_rope_layers",
@@ -63,24 +75,34 @@ MATHEMATICAL_KEYS = frozenset(
         "qk_norm",
         "qk_rope_head_dim",
         "qkv_bias",
+        "quantization_bit",
         "quantization_config",
         "query_pre_attn_scalar",
         "residual_multiplier",
         "rope_parameters",
+        "rope_ratio",
         "rope_scaling",
         "rope_theta",
+        "rotary",
         "rotary_pct",
+        "routed_scaling_factor",
         "scale_depth",
         "scale_emb",
+        "scoring_func",
+        "shared_expert_intermediate_size",
         "sliding_window",
         "sliding_window_pattern",
         "tie_word_embeddings",
+        "topk_method",
         "use_bias",
+        "use_dynamic_ntk",
+        "use_logn_attn",
         "use_parallel_residual",
         "use_qk_norm",
         "use_sliding_window",
         "v_head_dim",
         "vision_config",
+        "visual",
     }
 )
 
@@ -90,6 +112,7 @@ HARMLESS_KEYS = frozenset(
         "_name_or_path",
         "architectures",
         "attention_dropout",
+        "aux_loss_alpha",
         "auto_map",
         "bos_token_id",
         "dropout",
@@ -107,10 +130,14 @@ HARMLESS_KEYS = frozenset(
         "model_type",
         "output_attentions",
         "output_hidden_states",
+        "output_router_logits",
         "pad_token_id",
         "pretraining_tp",
         "resid_pdrop",
         "return_dict",
+        "router_aux_loss_coef",
+        "router_jitter_noise",
+        "seq_aux",
         "task_specific_params",
         "torch_dtype",
         "transformers_version",
@@ -138,14 +165,27 @@ class ConfigReader:
     def __init__(self, values: Mapping[str, Any], architecture: str) -> None:
         self._values = values
         self._read: set[str] = set()
+        self._names: Mapping[str, str] = {}
         self.architecture = architecture
 
     def __contains__(self, key: str) -> bool:
         """Whether config.json has the key, if only as null."""
         return key in self._values
 
+    def renamed(self, names: Mapping[str, str], **given: Any) -> ConfigReader:
+        """The same config.json for who asks in other words; what is read there is read here.
+
+        names: key that is asked for → key that config.json has.  given: values by the key that is
+        asked for, whatever config.json says.
+        """
+        reader = ConfigReader({**self._values, **given}, self.architecture)
+        reader._read = self._read
+        reader._names = {key: name for key, name in names.items() if key not in given}
+        return reader
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
+        key = self._own(key)
         self._read.add(key)
         value = self._values.get(key)
         return default if value is None else value
@@ -154,10 +194,12 @@ class ConfigReader:
         """The value of `key`, from `low` to 2**31 - 1; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
-            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+            raise ModelError(f"{self.architecture}: config.json has no {self._own(key)!r}")
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**31:
             wanted = "a positive integer" if low == 1 else f"an integer of at least {low}"
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected {wanted}")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected {wanted}"
+            )
         return value
 
     def positive(self, key: str, default: int | None = None) -> int:
@@ -174,25 +216,31 @@ class ConfigReader:
         """The value of `key`, from `low` to `high`; ModelError if absent or anything else."""
         value = self.get(key, default)
         if value is None:
-            raise ModelError(f"{self.architecture}: config.json has no {key!r}")
+            raise ModelError(f"{self.architecture}: config.json has no {self._own(key)!r}")
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:  # NaN is in no range
             bounds = "" if high == sys.float_info.max else f" from {low:g} to {high:g}"
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a number{bounds}")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected a number{bounds}"
+            )
         return float(value)
 
     def section(self, key: str) -> Mapping[str, Any]:
         """The JSON object at `key`, empty when it is absent; ModelError for anything else."""
         value = self.get(key, {})
         if not isinstance(value, dict):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected a JSON object")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected a JSON object"
+            )
         return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         """The value of `key` as true or false; ModelError for anything else."""
         value = self.get(key, default)
         if not isinstance(value, bool):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected true or false")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected true or false"
+            )
         return value
 
     def token_ids(self, key: str) -> tuple[int, ...]:
@@ -200,8 +248,13 @@ class ConfigReader:
         value = self.get(key, [])
         ids = value if isinstance(value, list) else [value]
         if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-            raise ModelError(f"{self.architecture}: {key} is {value!r}; expected token ids")
+            raise ModelError(
+                f"{self.architecture}: {self._own(key)} is {value!r}; expected token ids"
+            )
         return tuple(ids)
+
+    def _own(self, key: str) -> str:
+        return self._names.get(key, key)
 
     def unread(self) -> list[str]:
         """The keys with a value that nobody asked for."""

@@ -58,7 +58,7 @@ class Rope:
         if kind not in ("dynamic", "doubling", "longrope") or length <= trained:
             return 0
         if kind == "doubling":
-            return int(trained * 2 ** math.ceil(math.log2(length / trained)))
+            return trained << math.ceil(math.log2(length / trained))
         return trained + 1 if kind == "longrope" else length
 
     def inverse_frequencies(self, length_class: int = 0) -> list[float]:

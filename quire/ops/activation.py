@@ -77,9 +77,15 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class GatedActivation:
-    """activation(gate) * up."""
+    """activation(gate) * up.
 
-    kind: ActivationKind
+    clamped_swiglu, of gpt-oss: g * sigmoid(alpha * g) * (u + 1), where g is the gate of at most
+    `limit`, and u is `up` between -limit and limit.
+    """
+
+    kind: ActivationKind | Literal["clamped_swiglu"]
+    alpha: float = 1.0
+    limit: float = 0.0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the inputs."""
@@ -88,6 +94,10 @@ class GatedActivation:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The formula, times the second input."""
         gate, up = inputs
+        if self.kind == "clamped_swiglu":
+            limit = np.float32(self.limit)
+            gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+            return (_times_sigmoid(gate, np.float32(self.alpha) * gate) * (up + 1),)
         return (ACTIVATIONS[self.kind](gate) * up,)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:

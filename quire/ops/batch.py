@@ -17,15 +17,16 @@ Int32 = npt.NDArray[np.int32]
 class Batch:
     """T tokens of R requests, the tokens of a request side by side; every array int32, contiguous.
 
-    token_ids, positions: [T].  rope_rows: [T], the row of the inverse-frequency table to rotate by.
+    token_ids, positions: [T].  rope_rows: [T], the row of the rope tables to rotate by.
     query_start: [R + 1], request r owns tokens query_start[r] .. query_start[r + 1] - 1.
     block_tables: [R, any], the block ids of each request, enough for its last position.
     logit_rows: [S], ascending token indices whose logits are wanted.
     states: [R, 4], read, write, mark, kept: the record of recurrent state that a request follows on
     (-1: none, it begins here) and the one that it leaves; behind its first `mark` tokens of this
     step, unless that is 0, it leaves `kept` as well.  Unused by models without such layers.
-    frequencies: one table per distinct rope of the model, [rows, dims/2] float32; one row per rope
-    class in use.  slots: [R], where an executable that samples knows each request; see Executable.
+    frequencies: one table per distinct rope of the model, [rows, dims/2 + 1] float32; a row for
+    each rope class in use has the inverse frequencies and a factor on cosines and sines.
+    slots: [R], where an executable that samples knows each request; see Executable.
     A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 

@@ -1,4 +1,4 @@
-"""Ops that treat every element alone: the residual sum and the scaling of logits."""
+"""Ops that treat every element alone: the residual sum, gates of rows, the scaling of logits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["Add", "ScaleLogits"]
+__all__ = ["Add", "GateRows", "ScaleLogits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,30 @@ class ScaleLogits:
         """A product, or about ten operations, per element."""
         elements = rows * inputs[0]
         return Cost(elements * (1 if self.cap is None else 10), activations=2 * elements)
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class GateRows:
+    """x * sigmoid(g): each row of x [rows, width] by its own number of g [rows, 1]."""
+
+    def widths(self, *inputs: int) -> tuple[int, ...]:
+        """As x."""
+        return (inputs[0],)
+
+    def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
+        """The formula."""
+        x, gate = inputs
+        with np.errstate(over="ignore"):
+            return (x * (np.float32(1) / (1 + np.exp(-gate))),)
+
+    def cost(self, rows: int, context: int, *inputs: int) -> Cost:
+        """One multiplication per element."""
+        return Cost(rows * inputs[0], activations=2 * rows * inputs[0])
 
     @property
     def weight_names(self) -> tuple[str, ...]:

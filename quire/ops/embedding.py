@@ -31,8 +31,8 @@ class EmbeddingLookup:
         """Rows of the table, scaled."""
         table, rows = env.weights[self.table], env.batch.token_ids - self.first
         inside = (rows >= 0) & (rows < len(table))
-        found = np.where(inside[:, None], table[np.where(inside, rows, 0)], np.float32(0))
-        return (found * np.float32(self.scale),)
+        found = table[np.where(inside, rows, 0)] * np.float32(self.scale)
+        return (np.where(inside[:, None], found, np.float32(0)),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One row of the table per token."""

@@ -2,6 +2,7 @@
 
 int8: each row is cut into blocks of 32 columns; a block's scale is its largest magnitude / 127 and
 its codes are x / scale, rounded to nearest even.  Every matrix that reads the row shares them.
+A matrix whose columns were sorted reads blocks of columns in its order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from quire.ops.column_order import ColumnOrder
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
 
@@ -24,8 +26,8 @@ RowFormat = Literal["float32", "bfloat16", "int8"]
 
 
 def row_floats(width: int, format: RowFormat) -> int:
-    """The room of one row in float32; an int8 block has a scale, a correction and 32 codes."""
-    per_block = {"float32": BLOCK, "bfloat16": BLOCK // 2, "int8": 2 + BLOCK // 4}[format]
+    """The room of one row in float32; an int8 block has four numbers and 32 codes."""
+    per_block = {"float32": BLOCK, "bfloat16": BLOCK // 2, "int8": 4 + BLOCK // 4}[format]
     return width if format == "float32" else -(-width // BLOCK) * per_block
 
 
@@ -48,9 +50,13 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """x, rounded to what bfloat16, or int8 codes and a scale per block of 32 columns, can say."""
+    """x, rounded to what bfloat16, or int8 codes and a scale per block of 32 columns, can say.
+
+    order: in which columns make blocks; None: as they stand.
+    """
 
     format: RowFormat = "int8"
+    order: ColumnOrder | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the input."""
@@ -61,9 +67,12 @@ class Quantize:
         if self.format == "bfloat16":
             return (float32_from_bfloat16(bfloat16_bits(inputs[0])),)
         rows, width = inputs[0].shape
-        codes, scales = quantized_codes(inputs[0])
-        rounded = (codes * scales).reshape(rows, codes.shape[1] * BLOCK)
-        return (rounded[:, :width].astype(np.float32),)
+        x = inputs[0] if self.order is None else self.order.stored(inputs[0])
+        codes, scales = quantized_codes(x)
+        rounded = (
+            (codes * scales).reshape(rows, codes.shape[1] * BLOCK)[:, :width].astype(np.float32)
+        )
+        return (rounded if self.order is None else self.order.restored(rounded),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A few operations per element."""
@@ -84,6 +93,7 @@ class Quantized(FusedOp):
     num_inputs: int
     num_outputs: int
     format: RowFormat = "int8"
+    order: ColumnOrder | None = None
 
     @property
     def steps(self) -> tuple[tuple[Op, tuple[int, ...], tuple[int, ...]], ...]:
@@ -92,7 +102,7 @@ class Quantized(FusedOp):
         outputs = tuple(range(self.num_inputs, self.num_inputs + self.num_outputs))
         plain = self.num_inputs + self.num_outputs
         return (self.op, inputs, (plain, *outputs[1:])), (
-            Quantize(self.format),
+            Quantize(self.format, self.order),
             (plain,),
             outputs[:1],
         )

@@ -17,14 +17,13 @@ __all__ = ["KvWrite", "RopeAngles", "Rotate", "RotateKvWrite"]
 
 @dataclass(frozen=True, slots=True)
 class RopeAngles:
-    """[T, dims] = [cos | sin] of position * frequency, times `scale`; once a step for all layers.
+    """[T, dims] = [cos | sin] of position * frequency, times a factor; once a step for all layers.
 
-    The frequencies are rows of `batch.frequencies[table]`, one row per rope class in use.
+    Frequencies and factor are rows of `batch.frequencies[table]`, one row per rope class in use.
     """
 
     table: int
     dims: int
-    scale: float
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """dims: half cosines, half sines."""
@@ -34,8 +33,9 @@ class RopeAngles:
         """The product is rounded to float32, as the models were trained with."""
         batch = env.batch
         positions = batch.positions.astype(np.float32)[:, None]
-        angles = (positions * batch.frequencies[self.table][batch.rope_rows]).astype(np.float64)
-        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * self.scale
+        rows = batch.frequencies[self.table][batch.rope_rows]
+        angles = (positions * rows[:, :-1]).astype(np.float64)
+        both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * rows[:, -1:]
         return (both.astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:

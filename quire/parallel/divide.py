@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from quire.errors import ConfigError
 from quire.models.recurrent import GatedDeltaNet
-from quire.models.spec import Attention, Embedding, Linear, ModelSpec, Weight
+from quire.models.spec import Attention, Embedding, Linear, ModelSpec, Weight, parts
 
 __all__ = ["Rank", "Share", "Slice", "divide"]
 
@@ -140,6 +140,12 @@ def _(part: ModelSpec, division: _Division) -> ModelSpec:
 @_divide_part.register
 def _(part: Attention, division: _Division) -> Attention:
     """Whole heads; where key/value heads are fewer than ranks, several ranks hold the same one."""
+    norms = [weight for norm in (part.query_norm, part.key_norm) for weight in parts(norm, Weight)]
+    if division.rank.count > 1 and any(weight.shape != (part.head_dim,) for weight in norms):
+        raise ConfigError(
+            f"{division.architecture} normalises all query heads as one row; heads cannot be "
+            "divided over ranks, so use pipeline stages"
+        )
     heads, rank = division.count("query heads", part.heads), division.rank
     own = replace(
         part,

@@ -1,32 +1,73 @@
-"""Integer matrices in the layout that the native kernels read; csrc/cpu/packed.h draws it.
+"""Quantized matrices in the layouts that the native kernels read; csrc/cpu/packed.h draws them.
 
-A weight is (code - zero point) * scale, with a float16 scale and, if the matrix has them, a uint8
-zero point for each row and group of columns.  Without them the zero point is 8 or 128.
+A weight is (code - zero point) * scale, code * scale - minimum, or table[code] * scale, and all of
+it is times 2**exponent.  Scales and minimums are float16, zero points uint8, one for each row and
+group of columns; a table has 16 int8 numbers.  Without zero points and minimums the zero point is 8
+or 128.  "F8_E4M3" holds floats instead: quire/quant/packed_floats.py has that layout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BITS", "BLOCK", "PANEL_ROWS", "PackedDtype", "PackedMatrix", "pack", "packed_bytes"]
+from quire.ops.column_order import ColumnOrder
+from quire.quant import packed_floats
+from quire.quant.packed_blocks import (
+    BLOCK,
+    HALF_BLOCK,
+    PANEL_ROWS,
+    column_of_rows,
+    padded,
+    read_blocks,
+    write_blocks,
+)
 
-PANEL_ROWS = 16
-BLOCK = 32  # columns that stand together
-BITS = {"INT4": 4, "INT8": 8}
+__all__ = [
+    "BITS",
+    "INTEGER_DTYPES",
+    "PackedDtype",
+    "PackedMatrix",
+    "Unpacked",
+    "column_orders",
+    "pack",
+    "packed_bytes",
+]
 
-PackedDtype = Literal["INT4", "INT8"]
+BITS = {"INT4": 4, "INT8": 8, "TABLE4": 4, "F8_E4M3": 8}
+"""Of a code."""
+INTEGER_DTYPES = ("INT4", "INT8", "TABLE4")
+"""What kernels multiply with activations in integers."""
+
+PackedDtype = Literal["INT4", "INT8", "TABLE4", "F8_E4M3"]
 Bytes = npt.NDArray[np.uint8]
+Float16 = npt.NDArray[np.float16]
+Float32 = npt.NDArray[np.float32]
+
+
+class Unpacked(NamedTuple):
+    """Codes [rows, cols], and for each of them [rows, groups]: scales, zero points, minimums.
+
+    Columns stand in the matrix's own order.
+    """
+
+    codes: Bytes
+    scales: Float16
+    zeros: Bytes
+    minimums: Float16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedMatrix:
-    """One matrix [rows, cols] of packed integers.
+    """One matrix [rows, cols] of packed integers, or of floats of 8 bits.
 
-    group_size: columns that share a scale, a multiple of 32.  data: uint8, `packed_bytes` of them.
+    group_size: columns that share a scale, 16 or a multiple of 32; of floats any.  data: uint8,
+    `packed_bytes` of them.  table: the 16 numbers that the codes of "TABLE4" stand for.  order: in
+    which columns are stored, if it is not the input's.
     Raises ValueError for a format that does not exist and data that are not as long as it says.
     """
 
@@ -36,58 +77,119 @@ class PackedMatrix:
     group_size: int
     has_zero_points: bool
     data: Bytes
+    has_minimums: bool = False
+    exponent: int = 0
+    table: tuple[int, ...] = ()
+    order: ColumnOrder | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype not in BITS or self.group_size < BLOCK or self.group_size % BLOCK:
+        is_float, size = self.dtype == "F8_E4M3", self.group_size
+        fits = size == HALF_BLOCK or (size >= BLOCK and size % BLOCK == 0)
+        if self.dtype not in BITS or not (fits or (is_float and size > 0)):
             raise ValueError(
                 f"{self.name!r} is {self.dtype!r} in groups of {self.group_size!r} columns; "
-                f"give one of {', '.join(BITS)} and a multiple of {BLOCK}"
+                f"give one of {', '.join(BITS)} and {HALF_BLOCK} or a multiple of {BLOCK}"
             )
-        size = packed_bytes(self.shape, self.dtype, self.group_size, self.has_zero_points)
+        if is_float and (self.has_zero_points or self.has_minimums or self.exponent or self.order):
+            raise ValueError(f"{self.name!r} is {self.dtype!r} with more than scales")
+        self._check_offsets()
+        size = packed_bytes(
+            self.shape, self.dtype, self.group_size, self.has_zero_points, self.has_minimums
+        )
         if self.data.dtype != np.uint8 or self.data.shape != (size,):
             raise ValueError(
                 f"{self.name!r} has data {self.data.dtype} {list(self.data.shape)}, "
                 f"not {size} bytes"
             )
 
-    def float32(self) -> npt.NDArray[np.float32]:
-        """The weights, as float32: [rows, cols]."""
-        codes, scales, zeros = self.unpack()
-        groups = np.arange(codes.shape[1]) // self.group_size
-        wide = scales.astype(np.float32)[:, groups]
-        return (codes.astype(np.float32) - zeros.astype(np.float32)[:, groups]) * wide
+    def float32(self) -> Float32:
+        """The weights, as float32: [rows, cols], columns in the order of the input."""
+        if self.dtype == "F8_E4M3":
+            return packed_floats.float32(self.data, self.shape, self.group_size)
+        codes, scales, zeros, minimums = self.unpack()
+        group = np.arange(codes.shape[1]) // self.group_size
+        if self.dtype == "TABLE4":
+            values = np.array(self.table, np.float32)[codes]
+        else:
+            values = codes.astype(np.float32) - zeros.astype(np.float32)[:, group]
+        values *= scales.astype(np.float32)[:, group]
+        values -= minimums.astype(np.float32)[:, group]
+        weights: Float32 = np.ldexp(values, self.exponent)
+        return weights if self.order is None else self.order.restored(weights)
 
-    def unpack(self) -> tuple[Bytes, npt.NDArray[np.float16], Bytes]:
-        """Codes [rows, cols], scales and zero points [rows, groups]."""
+    def unpack(self) -> Unpacked:
+        """What the bytes hold; zero points and minimums also where the matrix has none."""
         rows, cols = self.shape
         panels = self.data.reshape(-(-rows // PANEL_ROWS), -1)
-        codes, scales, zeros, at = [], [], [], 0
-        for blocks in _blocks_of_groups(cols, self.group_size):
-            header = PANEL_ROWS * (3 if self.has_zero_points else 2)
+        header = _header_bytes(self.has_zero_points, self.has_minimums)
+        codes, headers, at = [], [], 0
+        for blocks, count in _groups(cols, self.group_size):
+            for _ in range(count):
+                headers.append(panels[:, at : at + header])
+                at += header
             size = blocks * BLOCK * PANEL_ROWS * BITS[self.dtype] // 8
-            head, body = panels[:, at : at + header], panels[:, at + header : at + header + size]
-            at += header + size
-            scales.append(head[:, : 2 * PANEL_ROWS].copy().view("<f2"))
-            zeros.append(head[:, 2 * PANEL_ROWS :])
-            codes.append(_unpack_blocks(body, blocks, BITS[self.dtype]))
-        all_scales = np.stack(scales, 2).reshape(-1, len(scales))[:rows]
+            codes.append(read_blocks(panels[:, at : at + size], blocks, BITS[self.dtype]))
+            at += size
+        groups = -(-cols // self.group_size)
+        scales = _of_rows([each[:, :32] for each in headers], np.float16, rows, groups)
+        zeros, minimums = np.full(scales.shape, self._middle(), np.uint8), np.zeros_like(scales)
         if self.has_zero_points:
-            all_zeros = np.stack(zeros, 2).reshape(-1, len(zeros))[:rows]
-        else:
-            all_zeros = np.full(all_scales.shape, _middle(self.dtype), np.uint8)
-        return (
-            np.concatenate(codes, 2).reshape(-1, _padded(cols))[:rows, :cols],
-            all_scales,
-            all_zeros,
-        )
+            zeros = _of_rows([each[:, 32:] for each in headers], np.uint8, rows, groups)
+        if self.has_minimums:
+            minimums = _of_rows([each[:, 32:] for each in headers], np.float16, rows, groups)
+        joined = np.concatenate(codes, 2).reshape(-1, padded(cols))[:rows, :cols]
+        return Unpacked(joined, scales, zeros, minimums)
+
+    def _middle(self) -> int:
+        return 0 if self.has_minimums else 1 << (BITS[self.dtype] - 1)
+
+    def _check_offsets(self) -> None:
+        offsets = [
+            word
+            for word, here in (
+                ("zero points", self.has_zero_points),
+                ("minimums", self.has_minimums),
+                ("a table", self.dtype == "TABLE4"),
+            )
+            if here
+        ]
+        if len(offsets) > 1 or (self.has_zero_points and self.group_size == HALF_BLOCK):
+            raise ValueError(
+                f"{self.name!r} has {' and '.join(offsets)} in groups of {self.group_size}, "
+                "which no kernel multiplies"
+            )
+        numbers = 16 if self.dtype == "TABLE4" else 0
+        if len(self.table) != numbers or not all(-128 <= each <= 127 for each in self.table):
+            raise ValueError(
+                f"{self.name!r} has the table {self.table}, not {numbers} int8 numbers"
+            )
+        if not -126 <= self.exponent <= 127:
+            raise ValueError(f"{self.name!r} is times 2**{self.exponent}, which is no float32")
 
 
-def packed_bytes(shape: tuple[int, ...], dtype: PackedDtype, group_size: int, zeros: bool) -> int:
+def column_orders(weights: Mapping[str, object]) -> dict[str, ColumnOrder]:
+    """The orders of the columns of those matrices that have one."""
+    return {
+        name: weight.order
+        for name, weight in weights.items()
+        if isinstance(weight, PackedMatrix) and weight.order is not None
+    }
+
+
+def packed_bytes(
+    shape: tuple[int, ...],
+    dtype: PackedDtype,
+    group_size: int,
+    zeros: bool = False,
+    minimums: bool = False,
+) -> int:
     """The size of a packed matrix."""
     rows, cols = shape
-    header = PANEL_ROWS * (3 if zeros else 2)
-    per_panel = -(-cols // group_size) * header + _padded(cols) * PANEL_ROWS * BITS[dtype] // 8
-    return -(-rows // PANEL_ROWS) * per_panel
+    if dtype == "F8_E4M3":
+        return packed_floats.num_bytes(shape, group_size)
+    headers = sum(count for _, count in _groups(cols, group_size))
+    codes = padded(cols) * PANEL_ROWS * BITS[dtype] // 8
+    return -(-rows // PANEL_ROWS) * (headers * _header_bytes(zeros, minimums) + codes)
 
 
 def pack(
@@ -95,67 +197,60 @@ def pack(
     dtype: PackedDtype,
     group_size: int,
     codes: Bytes,
-    scales: npt.NDArray[np.float16],
+    scales: Float16,
     zeros: Bytes | None = None,
+    *,
+    minimums: Float16 | None = None,
+    exponent: int = 0,
+    table: tuple[int, ...] = (),
+    order: ColumnOrder | None = None,
 ) -> PackedMatrix:
-    """Pack codes [rows, cols], scales [rows, groups] and, unless symmetric, zero points.
+    """Pack codes [rows, cols] and, [rows, groups], scales and what else the matrix has.
 
     Padding has the code of zero and no scale.
     """
     rows, cols = codes.shape
     panels = -(-rows // PANEL_ROWS)
-    middle = _middle(dtype)
-    wide = np.full((panels * PANEL_ROWS, _padded(cols)), middle, np.uint8)
+    wide = np.full((panels * PANEL_ROWS, padded(cols)), 1 << (BITS[dtype] - 1), np.uint8)
     wide[:rows, :cols] = codes
+    per_group = [scales.astype("<f2")]
+    per_group += [each for each in (zeros,) if each is not None]
+    per_group += [each.astype("<f2") for each in (minimums,) if each is not None]
     pieces: list[Bytes] = []
-    start = 0
-    for group, blocks in enumerate(_blocks_of_groups(cols, group_size)):
-        pieces.append(_column(scales.astype("<f2"), group, panels).view(np.uint8))
-        if zeros is not None:
-            pieces.append(_column(zeros, group, panels).view(np.uint8))
+    start = group = 0
+    for blocks, count in _groups(cols, group_size):
+        for _ in range(count):
+            pieces += [column_of_rows(each, group, panels) for each in per_group]
+            group += 1
         body = wide[:, start : start + blocks * BLOCK]
-        pieces.append(_pack_blocks(body.reshape(panels, PANEL_ROWS, blocks, BLOCK), BITS[dtype]))
+        pieces.append(write_blocks(body.reshape(panels, PANEL_ROWS, blocks, BLOCK), BITS[dtype]))
         start += blocks * BLOCK
-    data = np.concatenate(pieces, axis=1).reshape(-1)
-    return PackedMatrix(name, dtype, (rows, cols), group_size, zeros is not None, data)
+    return PackedMatrix(
+        name,
+        dtype,
+        (rows, cols),
+        group_size,
+        zeros is not None,
+        np.concatenate(pieces, axis=1).reshape(-1),
+        minimums is not None,
+        exponent,
+        table,
+        order,
+    )
 
 
-def _middle(dtype: PackedDtype) -> int:
-    return 1 << (BITS[dtype] - 1)
+def _header_bytes(zeros: bool, minimums: bool) -> int:
+    return PANEL_ROWS * (2 + zeros + 2 * minimums)
 
 
-def _padded(cols: int) -> int:
-    return -(-cols // BLOCK) * BLOCK
+def _groups(cols: int, group_size: int) -> list[tuple[int, int]]:
+    """How many blocks and headers stand together; the last may have fewer blocks."""
+    blocks, size = padded(cols) // BLOCK, max(1, group_size // BLOCK)
+    headers = 2 if group_size == HALF_BLOCK else 1
+    return [(min(size, blocks - first), headers) for first in range(0, blocks, size)]
 
 
-def _blocks_of_groups(cols: int, group_size: int) -> list[int]:
-    """How many blocks each group has; the last may be short."""
-    blocks, size = _padded(cols) // BLOCK, group_size // BLOCK
-    return [min(size, blocks - first) for first in range(0, blocks, size)]
-
-
-def _column(per_row: npt.NDArray[np.generic], group: int, panels: int) -> npt.NDArray[np.generic]:
-    """One group's numbers of every row, [panels, 16]."""
-    out = np.zeros(panels * PANEL_ROWS, per_row.dtype)
-    out[: len(per_row)] = per_row[:, group]
-    return out.reshape(panels, PANEL_ROWS)
-
-
-def _pack_blocks(codes: Bytes, bits: int) -> Bytes:
-    """[panels, 16, blocks, 32] → [panels, bytes]: in each block, quads of columns of every row."""
-    panels, rows, blocks, _ = codes.shape
-    if bits == 4:
-        codes = (codes[..., :16] | (codes[..., 16:] << 4)).astype(np.uint8)
-    quads = codes.reshape(panels, rows, blocks, -1, 4)
-    return np.ascontiguousarray(quads.transpose(0, 2, 3, 1, 4)).reshape(panels, -1)
-
-
-def _unpack_blocks(body: Bytes, blocks: int, bits: int) -> Bytes:
-    """The inverse of `_pack_blocks`: [panels, 16, blocks * 32]."""
-    panels = len(body)
-    quads = body.reshape(panels, blocks, -1, PANEL_ROWS, 4).transpose(0, 3, 1, 2, 4)
-    codes = quads.reshape(panels, PANEL_ROWS, blocks, -1)
-    if bits == 4:
-        codes = np.concatenate([codes & 15, codes >> 4], axis=-1)
-    unpacked: Bytes = codes.reshape(panels, PANEL_ROWS, -1)
-    return unpacked
+def _of_rows(headers: list[Bytes], dtype: type, rows: int, groups: int) -> np.ndarray:
+    """Numbers of the headers [panels, bytes] as [rows, groups]."""
+    columns = [each.copy().view(np.dtype(dtype).newbyteorder("<")) for each in headers]
+    return np.stack(columns, 2).reshape(-1, len(columns))[:rows, :groups]

@@ -23,21 +23,21 @@ from quire.ops.number_formats import from_float32
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
+from quire.quant.packed import PackedMatrix, column_orders
 from quire.runtime.block_files import BlockFiles
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
-from quire.runtime.quantize import INTEGER_DTYPES, quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.runtime.stored_weights import STORED_AS, read_weights
 from quire.runtime.tuning import choose_tunings
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
-from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.model import SUFFIX, open_gguf
+from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
+from quire.weights.loader import load_weights
 from quire.weights.pack_cache import describe_files
-from quire.weights.tensor import RawTensor
+from quire.weights.tensor import STORED_AS, RawTensor
 
 __all__ = [
     "LoadedModel",
@@ -118,6 +118,9 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
 def _read_values(directory: Path) -> dict[str, Any]:
     """config.json, with what older writers put into a file of its own; GGUF in the same words."""
     if directory.suffix == SUFFIX:
+        from quire.weights.gguf.config import gguf_config  # here: few checkpoints need it
+        from quire.weights.gguf.model import open_gguf
+
         return gguf_config(open_gguf(directory))
     values = read_json(directory / "config.json")
     if any(values.get(key) for key in QUANTIZATION_KEYS):
@@ -140,12 +143,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
     _refuse_unserved(config, spec)
-    weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
     threads = config.threads or machine.cores
-    if config.quantization != "auto":
-        kept = None if config.load_format == "dummy" else directory
-        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
-    weights = _in_dtype(weights, config.dtype)
+    weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
+    orders = column_orders(weights)
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
@@ -155,7 +155,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
         has_body = lambda node: backend.declines(node) is None  # noqa: E731
-        return compile_program(spec, limits, has_body, row_formats)
+        return compile_program(spec, limits, has_body, row_formats, orders)
 
     memory = plan_memory(
         config,
@@ -173,6 +173,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     states = RecurrentStates(memory.num_state_records, spec.state_floats)
     executable: Executable
     if isinstance(backend, NativeBackend):
+        if has_huge_pages():
+            streamed = {linear.weight.name for linear in spec.linears()}
+            weights = in_huge_pages(weights, streamed, threads)
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
             program,
@@ -250,6 +253,29 @@ def _refuse_unserved(config: EngineConfig, spec: ModelSpec) -> None:
         )
 
 
+def _read_weights(
+    config: EngineConfig,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    quantization: Quantization | None,
+    directory: Path,
+    threads: int,
+) -> LoadedWeights:
+    """Every weight of the spec as it will be served; imports what only integers need, if so."""
+    if quantization is not None:
+        from quire.runtime.stored_weights import read_weights
+
+        weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
+    else:
+        weights = load_weights(checkpoint, spec.weights())
+    if config.quantization != "auto":
+        from quire.runtime.quantize import quantize_weights
+
+        kept = None if config.load_format == "dummy" else directory
+        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+    return _in_dtype(weights, config.dtype)
+
+
 def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
     """The floats in another format where the user asked for one; else as they are, in place."""
     if dtype == "auto":
@@ -259,7 +285,7 @@ def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
 
 def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
     stored_as = STORED_AS[dtype]
-    if weight.dtype in (stored_as, *INTEGER_DTYPES):
+    if weight.dtype == stored_as or isinstance(weight, PackedMatrix):
         return weight
     return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from quire.backends.executable import Backend, LoadedWeights
@@ -13,31 +13,36 @@ from quire.models.spec import ModelSpec
 from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
 from quire.weights.pack_cache import kept_or_made, pack_cache_path
+from quire.weights.tensor import STORED_AS
 
-__all__ = ["INTEGER_DTYPES", "SCHEMES", "integer_bits", "quantize_weights", "row_formats"]
+__all__ = ["SCHEMES", "packed_bits", "packed_formats", "quantize_weights", "row_formats"]
 
 SCHEMES: dict[str, tuple[PackedDtype, int]] = {"int4": ("INT4", 32), "int8": ("INT8", 128)}
 """--quantization → the format of every matrix and how many columns share a scale."""
-INTEGER_DTYPES = tuple(BITS)
 
 
-def integer_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
+def packed_bits(spec: ModelSpec, scheme: str) -> dict[str, float]:
     """What an element of each matrix takes in a scheme, its share of a float16 scale included."""
     dtype, group_size = SCHEMES[scheme]
     bits = BITS[dtype] + 16 / group_size
     return {linear.weight.name: bits for linear in spec.linears()}
 
 
+def packed_formats(spec: ModelSpec, scheme: str) -> dict[str, PackedDtype]:
+    """The format of each matrix in a scheme."""
+    return {linear.weight.name: SCHEMES[scheme][0] for linear in spec.linears()}
+
+
 def row_formats(
-    backend: Backend, spec: ModelSpec, weight_format: str, integers: Collection[str]
+    backend: Backend, spec: ModelSpec, weight_format: str, packed: Mapping[str, PackedDtype]
 ) -> dict[str, RowFormat]:
     """Each linear layer's matrix → what its inputs are rounded to.
 
-    weight_format: of the matrices that are not in integers.
+    packed: the format of those that are quantized.  weight_format: of the others.
     """
-    stored = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[weight_format]
+    stored = STORED_AS[weight_format]
     names = [linear.weight.name for linear in spec.linears()]
-    return {name: backend.row_format("INT8" if name in integers else stored) for name in names}
+    return {name: backend.row_format(packed.get(name, stored)) for name in names}
 
 
 def quantize_weights(

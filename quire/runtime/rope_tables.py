@@ -1,4 +1,4 @@
-"""The inverse frequencies of every rope class in use, in memory that never moves."""
+"""The frequencies and factors of every rope class in use, in memory that never moves."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ __all__ = ["RopeTables"]
 
 
 class RopeTables:
-    """One table [capacity + 1, dims/2] float32 per distinct rope of the model.
+    """One table [capacity + 1, dims/2 + 1] float32 per distinct rope of the model.
 
-    Row 0 is for every request whose length changes nothing.  A request that a length-dependent rule
-    applies to takes a row of its own class when it starts and gives it back when it ends.
+    A row has the inverse frequencies and the factor on cosines and sines.  Row 0 is for every
+    request whose length changes nothing.  A request that a length-dependent rule applies to takes a
+    row of its own class when it starts and gives it back when it ends.
     """
 
     def __init__(self, ropes: Sequence[Rope], capacity: int) -> None:
         self._ropes = tuple(ropes)
-        self.arrays = tuple(np.zeros((capacity + 1, rope.dims // 2), np.float32) for rope in ropes)
+        self.arrays = tuple(
+            np.zeros((capacity + 1, rope.dims // 2 + 1), np.float32) for rope in ropes
+        )
         self._row_of: dict[tuple[int, ...], int] = {}
         self._users = [0] * (capacity + 1)
         self._free = list(range(capacity, 0, -1))
@@ -53,4 +56,4 @@ class RopeTables:
 
     def _fill(self, row: int, rope_class: tuple[int, ...]) -> None:
         for rope, array, length in zip(self._ropes, self.arrays, rope_class, strict=True):
-            array[row] = rope.inverse_frequencies(length)
+            array[row] = rope.table_row(length)

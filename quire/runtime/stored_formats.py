@@ -9,22 +9,25 @@ from pathlib import Path
 from quire.models.spec import ModelSpec
 from quire.quant.formats.registry import Quantization
 from quire.quant.matrix import QuantizedMatrix
-from quire.quant.packed import PANEL_ROWS
+from quire.quant.packed import PackedDtype
+from quire.quant.packed_blocks import PANEL_ROWS
 from quire.quant.packing import pack_matrix
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import WEIGHT_FILES, open_checkpoint
-from quire.weights.gguf.model import SUFFIX
+from quire.weights.gguf.files import SUFFIX
 
 __all__ = ["StoredFormats", "stored_formats"]
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFormats:
-    """stored_as: matrix → how it is stored and served, in words.  integer_bits: of those served as
-    integers, what an element takes, its share of the scales included."""
+    """stored_as: matrix → how it is stored and served, in words.  packed_as: the format of those
+    that kernels read quantized.  packed_bits: what an element of these takes, its share of the
+    scales included."""
 
     stored_as: Mapping[str, str]
-    integer_bits: Mapping[str, float]
+    packed_as: Mapping[str, PackedDtype]
+    packed_bits: Mapping[str, float]
 
 
 def stored_formats(
@@ -34,13 +37,14 @@ def stored_formats(
 
     Where the directory has no weights, config.json alone says which layers are quantized.
     """
-    stored_as, bits = {}, {}
+    stored_as, packed_as, bits = {}, {}, {}
     for name, (label, sample) in _samples(spec, quantization, directory).items():
         packed = pack_matrix(sample)
         stored_as[name] = f"{label} → {packed.dtype if packed else 'floats'}"
         if packed is not None:
+            packed_as[name] = packed.dtype
             bits[name] = packed.data.nbytes * 8 / (PANEL_ROWS * sample.shape[1])
-    return StoredFormats(stored_as, bits)
+    return StoredFormats(stored_as, packed_as, bits)
 
 
 def _samples(

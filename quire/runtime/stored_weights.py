@@ -22,37 +22,32 @@ from quire.weights.gguf.checkpoint import GgufCheckpoint, GgufMatrix
 from quire.weights.loader import load_weights
 from quire.weights.pack_cache import Kept, kept_or_made, pack_cache_path
 from quire.weights.quantized import StoredMatrix, find_matrices
-from quire.weights.tensor import RawTensor
+from quire.weights.tensor import STORED_AS, RawTensor
 
-__all__ = ["STORED_AS", "find_stored", "float_matrix", "read_weights", "serve_matrix"]
+__all__ = ["find_stored", "float_matrix", "read_weights", "serve_matrix"]
 
 Stored: TypeAlias = StoredMatrix | GgufMatrix
 
 logger = logging.getLogger(__name__)
 
-STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Names of formats that users know → those of checkpoints."""
-
 
 def read_weights(
     checkpoint: Checkpoint,
     spec: ModelSpec,
-    quantization: Quantization | None,
+    quantization: Quantization,
     directory: Path,
     dtype: str,
 ) -> LoadedWeights:
-    """Every weight of the spec.
+    """Every weight of the spec, of a quantized checkpoint.
 
     quantization: of the checkpoint; its packed matrices are kept in the user's cache.  dtype: what
-    the user wants floats in, or "auto"; it decides about matrices that no integer kernel takes.
+    the user wants floats in, or "auto"; it decides about matrices that no kernel takes packed.
     Raises CheckpointError, naming the layer, for what is missing or does not fit.
     """
     stored = find_stored(checkpoint, spec, quantization)
     wanted = {name: weight for name, weight in spec.weights().items() if name not in stored}
     used = [source for matrix in stored.values() for source in matrix.sources]
     plain = load_weights(checkpoint, wanted, used=used)
-    if quantization is None:
-        return plain
     if not stored:
         logger.warning(
             "config.json says %s, and %s has no matrix that is stored so: all are plain floats",
@@ -80,7 +75,7 @@ def find_stored(
 
 
 def serve_matrix(stored: Stored, dtype: str) -> Kept:
-    """One matrix, packed for the integer kernels; as floats where they have no layout for it."""
+    """One matrix, packed for the kernels; as floats where they have no layout for it."""
     matrix = stored.read()
     packed = pack_matrix(matrix)
     if packed is not None:
@@ -120,6 +115,6 @@ def _report(stored: Mapping[str, Stored], matrices: Mapping[str, Kept]) -> None:
     floats = {label for (label, dtype) in served if dtype in STORED_AS.values()}
     if floats:
         logger.warning(
-            "no integer kernel multiplies %s: these matrices take the memory and time of floats",
+            "no kernel multiplies %s as it is: these matrices take the memory and time of floats",
             "; ".join(sorted(floats)),
         )

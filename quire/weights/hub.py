@@ -9,7 +9,7 @@ from typing import Literal
 
 from quire.errors import ConfigError, ModelError
 from quire.weights import huggingface
-from quire.weights.gguf.model import SUFFIX, find_gguf
+from quire.weights.gguf.files import SUFFIX, find_gguf
 
 __all__ = ["Source", "resolve_model"]
 

@@ -1,7 +1,7 @@
 """Keeps packed matrices on disk, so that the next start maps them instead of making them again.
 
 One safetensors file per checkpoint and scheme: each packed matrix as its bytes, with its shape and
-format in the header; those that no integer kernel multiplies as floats.  The name is a hash of
+format in the header; those that have no such layout as floats.  The name is a hash of
 everything that the contents depend on.
 """
 
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.config import cache_directory
 from quire.errors import CheckpointError
+from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix
-from quire.weights.gguf.model import SUFFIX, parts_of
+from quire.weights.gguf.files import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.strict_json import parse_json
 from quire.weights.tensor import RawTensor
@@ -39,14 +41,15 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
 FLOATS = ("F32", "F16", "BF16")
 FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
-"""What is said of a packed matrix beside its bytes."""
+"""What is said of a packed matrix beside its bytes; of an order of columns, whether there is one:
+then it stands behind the bytes."""
 
 Kept: TypeAlias = PackedMatrix | RawTensor
 Shapes = Mapping[str, tuple[int, ...]]
@@ -118,7 +121,7 @@ def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(sorted(matrices, key=_is_float)):
+                for piece in _pieces(sorted(matrices, key=_alignment, reverse=True)):
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -133,18 +136,19 @@ def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
     return True
 
 
-def _is_float(matrix: Kept) -> bool:
-    """Floats stand last: their sizes would leave what follows at odd addresses."""
-    return isinstance(matrix, RawTensor)
+def _alignment(matrix: Kept) -> int:
+    """The power of two that divides its size: odd ones stand last, so that all have good places."""
+    size = _num_bytes(matrix)
+    return min(size & -size, ALIGNMENT)
 
 
 def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
     packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
-    facts = {m.name: {fact: getattr(m, fact) for fact in FACTS} for m in packed}
+    facts = {matrix.name: _facts(matrix) for matrix in packed}
     header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
     at = 0
     for matrix in matrices:
-        size = matrix.data.nbytes
+        size = _num_bytes(matrix)
         is_float = isinstance(matrix, RawTensor)
         dtype, shape = (matrix.dtype, list(matrix.shape)) if is_float else ("U8", [size])
         header[matrix.name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
@@ -154,7 +158,22 @@ def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
     yield len(text).to_bytes(8, "little")
     yield text
     for matrix in matrices:
-        yield np.ascontiguousarray(matrix.data).data
+        for piece in _arrays(matrix):
+            yield np.ascontiguousarray(piece).data
+
+
+def _arrays(matrix: Kept) -> list[np.ndarray]:
+    if isinstance(matrix, PackedMatrix) and matrix.order is not None:
+        return [matrix.data, matrix.order.columns.astype("<i4")]
+    return [matrix.data]
+
+
+def _num_bytes(matrix: Kept) -> int:
+    return sum(array.nbytes for array in _arrays(matrix))
+
+
+def _facts(matrix: PackedMatrix) -> dict[str, object]:
+    return {**{fact: getattr(matrix, fact) for fact in FACTS}, "order": matrix.order is not None}
 
 
 def _matrix(
@@ -171,4 +190,13 @@ def _matrix(
     said: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
     if set(said) != set(FACTS) or said["shape"] != tuple(shape):
         raise ValueError(f"{name!r} is {facts[name]}, not {' × '.join(map(str, shape))}")
-    return PackedMatrix(name=name, data=tensor.data, **said)
+    data, said["order"] = _split_order(tensor.data, shape[1], said["order"])
+    return PackedMatrix(name=name, data=data, **said)
+
+
+def _split_order(
+    data: npt.NDArray[np.uint8], cols: int, has_order: bool
+) -> tuple[npt.NDArray[np.uint8], ColumnOrder | None]:
+    if not has_order:
+        return data, None
+    return data[: -4 * cols], ColumnOrder(data[-4 * cols :].view("<i4"))

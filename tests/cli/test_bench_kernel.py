@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from quire.backends.native import library as c
-from quire.cli.bench.kernels.cases import FORMATS, attention, linear
+from quire.cli.bench.kernels.cases import attention, linear
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.measurement import Measurement
 from quire.cli.bench.kernels.shapes import QWEN2_5_0_5B, KernelShapes, LinearShape
@@ -17,6 +18,11 @@ from quire.cli.main import main
 from quire.models.registry import build_spec
 
 RATES = {"read": 10e9, "fma": 100e9, "int8": 400e9}
+BITS = {
+    "float32": 32, "float16": 16, "bfloat16": 16, "int8": 8 + 16 / 128, "int4": 4.5,
+    "awq": 4 + 24 / 128, "q2_k": 4 + 32 / 16, "q3_k": 5, "q4_k": 5, "q5_k": 9, "q6_k": 9,
+    "iq4_nl": 4.5, "nf4": 4.25, "mxfp4": 4.5, "nvfp4": 5, "fp8": 8 + 32 / 128,
+}  # fmt: skip
 QWEN = KernelShapes.of(build_spec(QWEN2_5_0_5B))
 
 
@@ -53,12 +59,11 @@ def test_every_format_s_linear_layer_runs_and_counts_its_weights(
     format: str, machine: Machine
 ) -> None:
     case = linear(machine, format, 3, LinearShape(256, (64, 32)))
-    bits = {"float32": 32, "float16": 16, "bfloat16": 16, "int8": 8 + 16 / 128, "int4": 4.5}
-    assert case.num_bytes == 96 * 256 * bits[format] / 8
+    assert case.num_bytes == 96 * 256 * BITS[format] / 8
     assert case.operations == 2 * 3 * 96 * 256
     narrow = c.load().quire_row_dtype(machine.isa, c.BF16) == c.BF16
-    peaks = {"int8": "int8", "int4": "int8", "bfloat16": "bfloat16" if narrow else "fma"}
-    assert case.peak == peaks.get(format, "fma")
+    peaks = {"float32": "fma", "float16": "fma", "bfloat16": "bfloat16" if narrow else "fma"}
+    assert case.peak == {"fp8": "fma", **peaks}.get(format, "int8")
     assert len(case.calls) > 1  # weights that are not those of the call before
     case.calls[0]()
     case.calls[-1]()

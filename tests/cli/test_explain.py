@@ -21,7 +21,7 @@ from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.quant.formats import awq
 from quire.runtime.load import kv_layout
-from quire.runtime.quantize import integer_bits, quantize_weights, row_formats
+from quire.runtime.quantize import packed_bits, packed_formats, quantize_weights, row_formats
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.tensor import RawTensor
 from tests.quant.layers import plain, random_matrix, save
@@ -50,8 +50,9 @@ def explained(
     quantization: str = "auto",
 ) -> Explanation:
     layout = kv_layout(EngineConfig("x"), spec)
-    bits = {} if quantization == "auto" else integer_bits(spec, quantization)
-    rows = row_formats(ReferenceBackend(), spec, "bfloat16", bits)
+    bits = {} if quantization == "auto" else packed_bits(spec, quantization)
+    formats = {} if quantization == "auto" else packed_formats(spec, quantization)
+    rows = row_formats(ReferenceBackend(), spec, "bfloat16", formats)
     return explain(spec, layout, "bfloat16", choose, context, 64, bits, rows)
 
 
@@ -150,7 +151,7 @@ def test_integer_weights_take_their_bits_and_a_share_of_the_scales(
     matrices = sum(each.weight.shape[0] * each.weight.shape[1] for each in spec.linears())
     rest = spec.num_parameters - matrices
     assert e.weight_bytes == matrices * bits / 8 + rest * 2
-    assert e.integer_bits == (bits,)
+    assert e.packed_bits == (bits,)
     loaded = quantize_weights(dummy(spec), spec, scheme, None, threads=1)
     assert e.weight_bytes == sum(weight.data.nbytes for weight in loaded.values())
 
@@ -174,14 +175,14 @@ def test_decode_reads_every_integer_once(scheme: str, share: float) -> None:
     assert e.work("decode").flops == pytest.approx(plain.work("decode").flops, rel=0.01)
 
 
-def test_quantized_values_show_and_count_ten_floats_for_32_columns() -> None:
+def test_quantized_values_show_and_count_twelve_floats_for_32_columns() -> None:
     e = explained(spec_of(), quantization="int4")
     lines = {(line.name, line.detail): line for group in e.groups for line in group.lines}
     line = lines["GatedActivation", "640 + 640 → 640 int8, silu"]
-    assert line.decode.bytes == 4 * (2 * 640 + 640 * 10 // 32)
-    assert lines["Quantize", "256 → 256 int8"].decode.bytes == 4 * (256 + 80)
+    assert line.decode.bytes == 4 * (2 * 640 + 640 * 12 // 32)
+    assert lines["Quantize", "256 → 256 int8"].decode.bytes == 4 * (256 + 96)
     product = lines["MatMul", "640 int8 → 256"].prefill
-    assert product.bytes == 640 * 256 * 4.5 / 8 + 64 * 4 * (200 + 256)
+    assert product.bytes == 640 * 256 * 4.5 / 8 + 64 * 4 * (240 + 256)
     names = [run.name for run in e.passes]
     assert names[0] == "quantize_inputs" and names[-2] == "fuse_quantize"
     fused = e.passes[-2]
@@ -191,10 +192,10 @@ def test_quantized_values_show_and_count_ten_floats_for_32_columns() -> None:
 def test_command_takes_a_quantization(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "demo", "-q", "int4"]) == 0
     out = capsys.readouterr().out
-    assert "integers of 4.5 bits with their scales, the rest bfloat16" in out
+    assert "quantized to 4.5 bits with their scales, the rest bfloat16" in out
     assert "quantize_inputs" in out and "Quantize " in out
     assert main(["explain", "demo", "--quantization", "int8", "--dtype", "float32"]) == 0
-    assert "integers of 8.125 bits with their scales, the rest float32" in capsys.readouterr().out
+    assert "quantized to 8.125 bits with their scales, the rest float32" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("architecture", sorted(load_families()))
@@ -251,7 +252,7 @@ def test_a_quantized_checkpoint_says_how_each_matrix_is_stored(
     assert main(["explain", str(tmp_path / "config.json"), "--context", "8"]) == 0
     alone = capsys.readouterr().out
     assert "awq 4 bits, groups of 32 → INT4" in alone
-    assert "integers of 4.75 bits with their scales" in alone
+    assert "quantized to 4.75 bits with their scales" in alone
     spec = build_spec({key: v for key, v in config.items() if key != "quantization_config"})
     tensors = {name: plain(np.zeros(w.shape, np.float16)) for name, w in spec.weights().items()}
     for linear in spec.linears():
@@ -266,12 +267,12 @@ def test_a_quantized_checkpoint_says_how_each_matrix_is_stored(
     assert capsys.readouterr().out == alone
 
 
-def test_matrices_that_become_floats_are_not_integers(
+def test_float8_is_read_as_it_is_and_meets_floats(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = {**json.loads(DEMO.read_text()), "quantization_config": {"quant_method": "fp8"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["explain", str(tmp_path / "config.json")]) == 0
     shown = capsys.readouterr().out
-    assert "float8 in whole rows → " in shown
-    assert ("float8 in whole rows → floats" in shown) == (" int8 →" not in shown)
+    assert "float8 in whole rows → F8_E4M3" in shown and " int8 →" not in shown
+    assert "\n  F8_E4M3 " in shown  # its tuning

@@ -72,7 +72,7 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
     Positions before those are not computed here: their keys stand in the cache already.
     """
     random = np.random.default_rng(seed)
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = tuple(np.float32([rope.table_row()]) for rope in spec.ropes)
     positions = np.int32([0, 1, 2, 3, 4, 18, 7, 8, 9])
     return Batch(
         token_ids=random.integers(0, spec.vocab_size, 9).astype(np.int32),
@@ -142,9 +142,9 @@ def _stored(value: Value, x: Float32) -> Float32:
         padded[:, : value.width] = bfloat16_bits(x)
         return padded.view(np.float32)
     codes, scales = quantized_codes(x)
-    blocks = np.zeros((*codes.shape[:2], 10), np.float32)
+    blocks = np.zeros((*codes.shape[:2], 12), np.float32)
     blocks[..., :1] = scales
-    blocks[..., 2:] = codes.astype(np.int8).view(np.float32)
+    blocks[..., 4:] = codes.astype(np.int8).view(np.float32)
     return blocks.reshape(len(x), -1)
 
 
@@ -155,8 +155,8 @@ def _restored(value: Value, stored: Float32) -> Float32:
     if value.format == "bfloat16":
         bits = np.ascontiguousarray(stored).view(np.uint16)
         return float32_from_bfloat16(bits[:, : value.width])
-    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 10))
-    codes = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).astype(np.float32)
+    blocks = np.ascontiguousarray(stored.reshape(len(stored), -1, 12))
+    codes = np.ascontiguousarray(blocks[..., 4:]).view(np.int8).astype(np.float32)
     return (codes * blocks[..., :1]).reshape(len(stored), -1)[:, : value.width]
 
 

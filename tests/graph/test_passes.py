@@ -205,7 +205,7 @@ def rotations(other: Rotate, angles: int = 1, key_readers: int = 0) -> Graph:
     build = GraphBuilder()
     build.layer = 0
     q, k = start(build)
-    turns = [build.add(RopeAngles(i, 4, 1.0), name=f"angles{i}") for i in range(angles)]
+    turns = [build.add(RopeAngles(i, 4), name=f"angles{i}") for i in range(angles)]
     q = build.add(other, q, turns[-1], name="q_rotated")
     rotated = build.add(Rotate(2, 4, "half"), k, turns[0], name="k_rotated")
     build.effect(KvWrite(0, 2), rotated, k)

@@ -15,6 +15,7 @@ from quire.graph.passes.fuse_quantize import fuse_quantize
 from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.activation import GatedActivation
+from quire.ops.column_order import ColumnOrder
 from quire.ops.elementwise import Add
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.linear import LinearPart, MatMul
@@ -170,6 +171,44 @@ def test_bfloat16_rounds_each_number() -> None:
         found.view(np.uint32) >> 16, [[0x3F80, 0x3F80, 0x3F82, 0xC049, 0, 0x7F80]]
     )
     assert not (found.view(np.uint32) & 0xFFFF).any()
+
+
+def test_readers_whose_columns_stand_in_different_orders_stay_apart() -> None:
+    """Three orders of one value: two matrices share one, and are merged."""
+    orders = {f"w{i}": ColumnOrder(np.roll(np.arange(8, dtype=np.int32), i % 2)) for i in range(3)}
+    build = GraphBuilder()
+    x = build.add(EmbeddingLookup("e", 8), name="x")
+    parts = [build.add(MatMul((LinearPart(f"w{i}", 8),)), x, name=f"p{i}") for i in range(4)]
+    total = build.add(Add(), parts[0], parts[1], name="sum")
+    for i in (2, 3):
+        total = build.add(Add(), total, parts[i], name=f"sum{i}")
+    selected = build.add(SelectRows(), total, name="selected", rows="outputs")
+    weights: dict[str, RowFormat] = {f"w{i}": "int8" for i in range(4)}
+    graph = quantize_inputs(Graph(tuple(build.nodes), selected), weights, orders)
+    merged = optimize(graph)
+    check_order(merged)
+    products = [node for node in merged if isinstance(node.op, MatMul)]
+    assert [[p.weight for p in node.op.parts] for node in products] == [
+        ["w0", "w2"],
+        ["w1"],
+        ["w3"],
+    ]
+    found = [node.op.order for node in merged if isinstance(node.op, Quantize)]
+    assert found == [orders["w0"], orders["w1"], None]
+
+
+def test_an_order_says_which_columns_make_blocks_and_nothing_else() -> None:
+    spec = tiny_spec("llama")
+    env, random = environment(spec, mixed_batch(spec)), np.random.default_rng(0)
+    x = random.normal(0, 1, (3, 70)).astype(np.float32)
+    order = ColumnOrder(random.permutation(70).astype(np.int32))
+    (found,) = Quantize("int8", order).reference(env, x)
+    np.testing.assert_array_equal(found[:, order.columns], rounded(x[:, order.columns]))
+    assert not np.array_equal(found, rounded(x))
+    fused = Quantized(GatedActivation("silu"), 2, 1, "int8", order)
+    (both,) = fused.reference(env, x, x)
+    (plain,) = GatedActivation("silu").reference(env, x, x)
+    np.testing.assert_array_equal(both, Quantize("int8", order).reference(env, plain)[0])
 
 
 # --- fuse_quantize

@@ -77,7 +77,8 @@ def build_oracle(case: Case, directory: Path, dtype: str = "float32") -> Any:
 
     torch.manual_seed(len(case.name))
     config = AutoConfig.for_model(case.model_type, **case.fields)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = AutoModelForCausalLM.from_config(config, **plain).float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
@@ -85,6 +86,9 @@ def build_oracle(case: Case, directory: Path, dtype: str = "float32") -> Any:
                 parameter.normal_(1.0 if is_norm else 0.0, 0.1)
             else:
                 parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):  # of the checkpoint too; zero at first
+                buffer.normal_(0, 0.2)
     model.tie_weights()
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(directory)

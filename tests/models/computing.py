@@ -23,6 +23,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.recurrent_state import RecurrentStates
 from quire.runtime.load import kv_layers
+from quire.runtime.quantize import column_orders
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -132,7 +133,10 @@ def bind(
     isa = backend.removeprefix("native-")
     chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
-    program = compile_program(loaded.spec, limits, lambda n: chosen.declines(n) is None, rows)
+    orders = column_orders(loaded.weights)
+    program = compile_program(
+        loaded.spec, limits, lambda n: chosen.declines(n) is None, rows, orders
+    )
     states = RecurrentStates(num_records, loaded.spec.state_floats)
     states.arena[:] = np.nan
     if backend == "reference":

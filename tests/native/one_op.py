@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
+from quire.backends.native.records import matrix_of
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.ops.kv_cache import to_codes
 from quire.quant.packed import PackedMatrix
@@ -174,9 +175,7 @@ def add_packed_part(
     op: c.Op, weight: PackedMatrix, bias: np.ndarray[Any, Any] | None = None, offset: int = 0
 ) -> None:
     """Give an op one more matrix of packed integers."""
-    dtype = {"INT4": c.INT4, "INT8": c.INT8}[weight.dtype]
-    matrix = c.Matrix(None, *weight.shape, dtype, weight.group_size, weight.has_zero_points)
-    _add_matrix(op, weight.data, matrix, bias, offset)
+    _add_matrix(op, weight.data, matrix_of(weight), bias, offset)
 
 
 def _add_matrix(

@@ -82,9 +82,10 @@ def test_the_library_needs_no_openmp_and_no_python():
 
 
 def test_records_have_the_sizes_of_the_structs():
-    sizes = (ctypes.c_int32 * 8)()
+    sizes = (ctypes.c_int32 * 10)()
     assert c.load().quire_abi_sizes(sizes) == c.ABI_VERSION
     assert sizes[4] == c.SAMPLE_ROW.itemsize and sizes[5] == c.SAMPLE_RESULT.itemsize
+    assert sizes[8] == ctypes.sizeof(c.Router) and sizes[9] == ctypes.sizeof(c.Experts)
 
 
 def test_another_version_is_refused(monkeypatch):

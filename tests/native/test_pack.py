@@ -70,11 +70,14 @@ def test_a_weight_that_is_not_finite_makes_its_group_nan(
 
 def test_sizes_agree_with_python():
     library = c.load()
-    for dtype, code in (("INT4", c.INT4), ("INT8", c.INT8)):
+    for dtype, code in (("INT4", c.INT4), ("INT8", c.INT8), ("TABLE4", c.TABLE4)):
         for rows, cols, group, zeros in [(1, 1, 32, False), (17, 300, 64, True), (64, 96, 512, 1)]:
             matrix = c.Matrix(None, rows, cols, code, group, zeros)
             wanted = packed_bytes((rows, cols), dtype, group, bool(zeros))
             assert library.quire_matrix_bytes(ctypes.byref(matrix)) == wanted
+            with_minimums = c.Matrix(None, rows, cols, code, 16, False, True)
+            wanted = packed_bytes((rows, cols), dtype, 16, False, True)
+            assert library.quire_matrix_bytes(ctypes.byref(with_minimums)) == wanted
     assert library.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, c.BF16))) == 30
     assert library.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, 77))) == 0
 
@@ -86,6 +89,9 @@ def test_sizes_agree_with_python():
         (4, 32, c.INT4, 48),
         (4, 32, c.INT4, -32),
         (4, 32, c.INT4, 32, 1),
+        (4, 32, c.INT4, 32, 0, 1),
+        (4, 32, c.INT4, 32, 0, 0, 1),
+        (4, 32, c.TABLE4, 32),
         (4, 32, c.F32, 32),
         (5, 32, c.INT4, 32),
         (4, 33, c.INT8, 32),

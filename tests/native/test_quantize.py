@@ -15,11 +15,14 @@ WIDTHS = [1, 7, 31, 32, 33, 64, 100, 257]
 
 
 def check(rows, x):
-    """That rows hold the codes and scales of x; a correction is what the sums start from."""
+    """That rows hold the codes, scales and sums of x."""
     found = blocks_of(rows)
     codes, scales = quantized_codes(x)
     np.testing.assert_array_equal(found["codes"], codes)
     assert numbers.same_bits(np.ascontiguousarray(found["scale"]), scales[..., 0])
+    sums = codes.reshape(*codes.shape[:2], 2, 16).sum(-1)
+    np.testing.assert_array_equal(found["code_sums"], sums)
+    assert numbers.same_bits(np.ascontiguousarray(found["sum"]), sums.sum(-1) * scales[..., 0])
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -88,3 +91,18 @@ def test_fused_is_the_op_and_then_quantize(pool, isa, rng, width):
         fused, *same_sums = run(pool, isa, op, inputs, [row_floats(width, "int8"), *others])
         assert numbers.same_bits(fused, quantize(pool, isa, plain))
         assert all(map(numbers.same_bits, sums, same_sums))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_columns_in_another_order(pool, isa, rng, width):
+    """Of quantize and of what is fused with it: the row is sorted and then rounded."""
+    x, y = rng.standard_normal((2, 5, width)).astype(np.float32)
+    order = rng.permutation(width).astype(np.int32)
+    op = c.Op(kind=c.OP_QUANTIZE, row_dtype=c.INT8, order=address(order))
+    (out,) = run(pool, isa, op, [x], [row_floats(width, "int8")])
+    assert numbers.same_bits(out, quantize(pool, isa, x[:, order]))
+    op = c.Op(kind=c.OP_GATED, activation=c.SILU)
+    (plain,) = run(pool, isa, op, [x, y], [width])
+    op.row_dtype, op.order = c.INT8, address(order)
+    (fused,) = run(pool, isa, op, [x, y], [row_floats(width, "int8")])
+    assert numbers.same_bits(fused, quantize(pool, isa, plain[:, order]))

@@ -33,12 +33,14 @@ def test_angles_are_accurate_at_large_positions(pool, isa, rng, dims, scale):
     frequencies = (1e4 ** -np.linspace(0, 1, dims // 2)[None] * [[1.0], [0.5]]).astype(np.float32)
     positions = np.array([0, 1, 17, 4096, 131071, 1_000_000])
     rope_rows = np.array([0, 1, 0, 1, 0, 1])
-    op = c.Op(kind=c.OP_ROPE_ANGLES, rope_dims=dims, scale=scale)
-    op.vectors[0] = address(frequencies)
+    op = c.Op(kind=c.OP_ROPE_ANGLES, rope_dims=dims)
+    factors = np.array([[scale], [0.5]], np.float32)
+    op.vectors[0] = address(table := np.concatenate([frequencies, factors], 1))
+    assert table.flags.c_contiguous
     batch = Batch(positions=positions, rope_rows=rope_rows)
     (out,) = run(pool, isa, op, [], [dims], rows=6, batch=batch)
     angles = (positions.astype(np.float32)[:, None] * frequencies[rope_rows]).astype(np.float64)
-    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1) * scale
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1) * factors[rope_rows]
     np.testing.assert_allclose(out, expected, rtol=1.5e-7, atol=1e-9)
 
 

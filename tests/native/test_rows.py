@@ -88,6 +88,28 @@ def test_activations(pool, isa, rng, activation, width, in_place):
     np.testing.assert_allclose(out, expected * up, rtol=3e-6, atol=2e-7)
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_clamped_swiglu(pool, isa, rng, width):
+    gate, up = (rng.standard_normal((2, 6, width)) * 6).astype(np.float32)
+    op = c.Op(kind=c.OP_GATED, activation=c.CLAMPED_SWIGLU, scale=1.702, cap=7.0)
+    (out,) = run(pool, isa, op, [gate, up], [width])
+    g = np.minimum(gate.astype(np.float64), 7)
+    expected = g / (1 + np.exp(-1.702 * g)) * (np.clip(up, -7, 7) + 1)
+    np.testing.assert_allclose(out, expected, rtol=2e-6, atol=1e-6)
+    gate[0, 0] = up[1, 0] = np.nan
+    (out,) = run(pool, isa, op, [gate, up], [width])
+    assert np.isnan(out[:2, 0]).all() and np.isfinite(out[2:]).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_gate_rows(pool, isa, rng, width):
+    x = rng.standard_normal((6, width)).astype(np.float32)
+    gate = np.float32([[0], [3], [-3], [200], [-200], [np.nan]])
+    (out,) = run(pool, isa, c.Op(kind=c.OP_GATE_ROWS), [x, gate], [width])
+    share = 1 / (1 + np.exp(-np.clip(gate.astype(np.float64), -100, 100)))
+    np.testing.assert_allclose(out, x * share, rtol=1e-6, atol=1e-30)
+
+
 @each_activation
 def test_activations_of_extreme_values(pool, isa, activation):
     x = np.array([[1e18, -1e18, 200, -200, 88, -88, -104, 0, np.nan, np.inf]], np.float32)

@@ -12,9 +12,10 @@ from quire.backends.native import tuner
 from quire.backends.native.records import DTYPE_CODES
 from quire.backends.native.tuning import Tuning, check_tunings, default_tunings
 from quire.errors import ConfigError
+from quire.quant.packed import INTEGER_DTYPES
 from tests.native import numbers
 from tests.native.one_op import add_packed_part, add_part, run
-from tests.native.quantizing import quantize, random_packed
+from tests.native.quantizing import quantize, random_float8, random_packed
 
 MOST = 2**30 - 1
 PLAIN = Tuning(4, 2, 4096, 65536, 65536)
@@ -37,9 +38,12 @@ def test_every_tuning_gives_the_same_bits(pools, isa, rng, dtype):
     n, k, m = 75, 200, 90
     x = rng.standard_normal((m, k)).astype(np.float32)
     op = c.Op(kind=c.OP_LINEAR)
-    if dtype in ("INT4", "INT8"):
+    if dtype == "F8_E4M3":
+        add_packed_part(op, random_float8(rng, (n, k), 48), None)
+    elif dtype in INTEGER_DTYPES:
         x = quantize(pools[1], isa, x)
-        add_packed_part(op, random_packed(rng, dtype, (n, k), 64, True), None)
+        table = tuple(range(-80, 80, 10)) if dtype == "TABLE4" else ()
+        add_packed_part(op, random_packed(rng, dtype, (n, k), 64, table=table), None)
     else:
         weight = numbers.store(rng.standard_normal((n, k)).astype(np.float32), DTYPE_CODES[dtype])
         add_part(op, weight, DTYPE_CODES[dtype])

@@ -14,6 +14,7 @@ from quire.ops.batch import Batch
 from quire.ops.collective import AllReduce
 from quire.ops.op import Float32
 from quire.parallel.divide import Rank, divide
+from quire.runtime.rope_tables import RopeTables
 from tests.graph.interpreting import random_weights
 from tests.parallel.ranks import held_part, logits_of_ranks
 
@@ -22,6 +23,9 @@ BOUND = 2e-5
 """Sums of partial sums, in float32; the largest seen is 2e-6 of the largest logit."""
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
+WHOLE_ROWS = ("MiniMaxM2ForCausalLM", "OlmoeForCausalLM")
+"""Families that normalise all heads as one row: they are not divided by heads."""
+each_divided = pytest.mark.parametrize("family", [f for f in FAMILIES if f not in WHOLE_ROWS])
 
 
 def tiny(family: str, **changes: Any) -> ModelSpec:
@@ -32,7 +36,7 @@ def steps(spec: ModelSpec) -> list[Batch]:
     """A prompt of 19 tokens in two chunks and one token behind it, logits of every token."""
     random = np.random.default_rng(3)
     tokens = random.integers(0, spec.vocab_size, 20).tolist()
-    frequencies = tuple(np.float32([rope.inverse_frequencies()]) for rope in spec.ropes)
+    frequencies = RopeTables(spec.ropes, 1).arrays
     table = np.array([4, 1], np.int32)
     pieces = [(tokens[:11], 0), (tokens[11:19], 11), (tokens[19:], 19)]
     return [Batch.single(piece, start, table, frequencies) for piece, start in pieces]
@@ -52,7 +56,7 @@ def agree(spec: ModelSpec, **layout: int) -> None:
         assert error < BOUND, error
 
 
-@each_family
+@each_divided
 def test_two_tensor_parallel_ranks(family: str) -> None:
     agree(tiny(family), tensor=2)
 
@@ -62,9 +66,15 @@ def test_two_pipeline_stages(family: str) -> None:
     agree(tiny(family), stages=2)
 
 
-@each_family
+@each_divided
 def test_both_at_once(family: str) -> None:
     agree(tiny(family), tensor=2, stages=2)
+
+
+@pytest.mark.parametrize("family", WHOLE_ROWS)
+def test_norms_of_whole_rows_are_refused(family: str) -> None:
+    with pytest.raises(ConfigError, match="as one row"):
+        divide(tiny(family), Rank(0, 2))
 
 
 def test_four_ranks_share_two_key_heads() -> None:
@@ -80,7 +90,7 @@ def test_an_odd_vocabulary(tied: bool) -> None:
     agree(tiny("LlamaForCausalLM", vocab_size=131, tie_word_embeddings=tied), tensor=4)
 
 
-@each_family
+@each_divided
 def test_the_parts_make_the_whole(family: str) -> None:
     """No weight of the model is lost, and what is divided is held once."""
     spec = tiny(family)

@@ -22,7 +22,7 @@ def test_errors_are_at_most_half_a_step(dtype: PackedDtype, group_size: int, col
     """In 4 bits the positive end is a step short: up to one step beside a negative scale's end."""
     weights = random_weights(30, cols)
     packed = round_to_nearest("w", weights, dtype, group_size)
-    codes, scales, _ = packed.unpack()
+    codes, scales, *_ = packed.unpack()
     steps = np.abs(scales.astype(np.float32))[:, np.arange(cols) // group_size]
     error = np.abs(packed.float32() - weights)
     at_the_end = codes == (15 if dtype == "INT4" else 255)

@@ -13,12 +13,12 @@ DYNAMIC = Rope(16, 10000.0, scaling=RopeScaling("dynamic", 2.0, 100))
 
 
 def row(rope: Rope, length_class: int) -> np.ndarray:
-    return np.float32(rope.inverse_frequencies(length_class))
+    return np.float32(rope.table_row(length_class))
 
 
 def test_plain_requests_all_use_row_0() -> None:
     tables = RopeTables([PLAIN], 4)
-    assert [array.shape for array in tables.arrays] == [(5, 4)]
+    assert [array.shape for array in tables.arrays] == [(5, 5)]
     np.testing.assert_array_equal(tables.arrays[0][0], row(PLAIN, 0))
     assert tables.rope_class(10**6) == (0,)
     assert {tables.take(tables.rope_class(length)) for length in range(50)} == {0}

@@ -13,24 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix, pack
+from quire.quant.packed_floats import pack_bytes
 from quire.weights import pack_cache
 from quire.weights.pack_cache import pack_cache_path, read_packed, write_packed
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.tensor import RawTensor
 
-WANTED = {"a": (20, 70), "b": (3, 33)}
+WANTED = {"a": (20, 70), "b": (3, 33), "c": (20, 70), "d": (3, 33), "e": (3, 33)}
 
 
 def matrices(seed: int = 0) -> list[PackedMatrix]:
-    """One of each format, with and without zero points."""
+    """One of each layout, with and without zero points, minimums and an order of columns."""
     random = np.random.default_rng(seed)
     codes = {name: random.integers(0, 16, shape, np.uint8) for name, shape in WANTED.items()}
     scales = random.normal(0, 1, (20, 3)).astype(np.float16)
     zeros = random.integers(0, 16, (3, 1), np.uint8)
+    order = ColumnOrder(random.permutation(70).astype(np.int32))
     return [
         pack("a", "INT4", 32, codes["a"], scales),
         pack("b", "INT8", 64, codes["b"], scales[:3, :1], zeros),
+        pack("c", "INT4", 32, codes["c"], scales, minimums=scales, exponent=-9, order=order),
+        pack("d", "TABLE4", 16, codes["d"], scales[:3], table=tuple(range(-3, 13))),
+        PackedMatrix("e", "F8_E4M3", (3, 33), 20, False, pack_bytes(codes["e"], scales[:3, :2])),
     ]
 
 
@@ -97,7 +103,7 @@ def test_writers_at_once_leave_one_whole_file(path: Path) -> None:
 
 
 def test_floats_are_kept_beside_them(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """They stand last, so that the packed ones stay at whole addresses."""
+    """Each stands at a multiple of what its size is a multiple of, up to a cache line."""
     values = np.arange(15, dtype=np.float16).reshape(5, 3)
     odd = RawTensor("odd", "F16", (5, 3), values)
     assert write_packed(path, [odd, *matrices()])
@@ -105,7 +111,10 @@ def test_floats_are_kept_beside_them(path: Path, caplog: pytest.LogCaptureFixtur
     found = read_packed(path, wanted)
     assert found is not None and found["odd"].dtype == "F16"
     np.testing.assert_array_equal(found["odd"].data, values)
-    assert not any(found[name].data.ctypes.data % 16 for name in WANTED)
+    for matrix in found.values():
+        order = getattr(matrix, "order", None)
+        size = matrix.data.nbytes + (order.columns.nbytes if order else 0)
+        assert matrix.data.ctypes.data % min(size & -size, 64) == 0, matrix.name
     assert read_packed(path, {**wanted, "odd": (3, 5)}) is None
     assert "packing the weights again" in caplog.text
 
@@ -126,9 +135,9 @@ def change_header(path: Path, change: Callable[[dict[str, Any], dict[str, Any]],
     path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
 
 
-def set_fact(fact: str, value: object) -> Callable[[Path], None]:
+def set_fact(fact: str, value: object, name: str = "a") -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        change_header(path, lambda header, facts: facts["a"].__setitem__(fact, value))
+        change_header(path, lambda header, facts: facts[name].__setitem__(fact, value))
 
     return damage
 
@@ -147,6 +156,15 @@ def empty(path: Path) -> None:
 
 def noise(path: Path) -> None:
     path.write_bytes(np.random.default_rng(0).bytes(5000))
+
+
+def wrong_order(path: Path) -> None:
+    """One column twice: kernels would read what is not there."""
+    raw = bytearray(path.read_bytes())
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    end = 8 + int.from_bytes(raw[:8], "little") + header["c"]["data_offsets"][1]
+    raw[end - 4 : end] = raw[end - 8 : end - 4]
+    path.write_bytes(raw)
 
 
 def no_metadata(path: Path) -> None:
@@ -180,9 +198,14 @@ def deep_facts(path: Path) -> None:
         no_fact,
         facts_of_another_kind,
         deep_facts,
+        wrong_order,
+        set_fact("order", True),
+        set_fact("order", False, "c"),
+        set_fact("order", [1]),
         set_fact("dtype", "INT5"),
         set_fact("dtype", "INT8"),
         set_fact("dtype", ["INT4"]),
+        set_fact("dtype", "F8_E4M3"),
         set_fact("shape", [21, 70]),
         set_fact("shape", ["20", 70]),
         set_fact("shape", [None, 70]),
@@ -190,12 +213,18 @@ def deep_facts(path: Path) -> None:
         set_fact("shape", None),
         set_fact("colour", "red"),
         set_fact("group_size", 0),
+        set_fact("group_size", 0, "e"),
         set_fact("group_size", 16),
         set_fact("group_size", 48),
         set_fact("group_size", -32),
         set_fact("group_size", 64),
         set_fact("group_size", 32.5),
         set_fact("has_zero_points", True),
+        set_fact("has_minimums", True),
+        set_fact("exponent", 200),
+        set_fact("exponent", "1"),
+        set_fact("table", [1]),
+        set_fact("table", [300] * 16, "d"),
     ],
 )
 def test_damage_means_packing_again_with_a_warning(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from ctypes import POINTER, c_double, c_float, c_int32, c_int64, c_uint64, c_void_p
+from ctypes import POINTER, c_double, c_float, c_int8, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,10 +21,12 @@ __all__ = [
     "ISA_NAMES",
     "SAMPLE_RESULT",
     "SAMPLE_ROW",
+    "Experts",
     "Matrix",
     "Op",
     "Program",
     "Recurrence",
+    "Router",
     "Step",
     "Tensor",
     "ThreadPool",
@@ -37,15 +39,17 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 7
+ABI_VERSION = 9
 MAX_PARTS = 4
 
-F32, F16, BF16, INT4, INT8 = range(5)
-NUM_DTYPES = 5
+F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
+NUM_DTYPES = 7
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, SIGMOID = range(7)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, LOGISTIC, CLAMPED_SWIGLU = range(8)
 RMS, LAYER = range(2)
+SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
+GROUP_MAX, GROUP_TOP2_SUM = range(2)
 DELTA_RULE, SELECTIVE_SCAN = range(2)
 (
     OP_EMBEDDING,
@@ -63,9 +67,12 @@ DELTA_RULE, SELECTIVE_SCAN = range(2)
     OP_QUANTIZE,
     OP_ACTIVATE,
     OP_SCALE_LOGITS,
+    OP_ROUTE_TOKENS,
+    OP_EXPERTS,
+    OP_GATE_ROWS,
     OP_CONVOLUTION,
     OP_RECURRENCE,
-) = range(17)
+) = range(20)
 
 ISA_NAMES = (
     "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
@@ -91,7 +98,9 @@ class Matrix(ctypes.Structure):
         ("dtype", c_int32),
         ("group_size", c_int32),
         ("has_zero_points", c_int32),
-        ("reserved", c_int32),
+        ("has_minimums", c_int32),
+        ("exponent", c_int32),
+        ("table", c_int8 * 16),
     ]
 
 
@@ -99,6 +108,40 @@ class Tensor(ctypes.Structure):
     """A column range of a buffer in the activation arena; offset and stride count floats."""
 
     _fields_: ClassVar[Any] = [("offset", c_int64), ("stride", c_int32), ("cols", c_int32)]
+
+
+class Router(ctypes.Structure):
+    """How experts are chosen."""
+
+    _fields_: ClassVar[Any] = [
+        ("bias", c_void_p),
+        ("num_experts", c_int32),
+        ("top_k", c_int32),
+        ("scoring", c_int32),
+        ("normalises", c_int32),
+        ("num_groups", c_int32),
+        ("top_groups", c_int32),
+        ("group_score", c_int32),
+        ("reserved", c_int32),
+        ("scale", c_float),
+        ("least_sum", c_float),
+        ("jitter", c_float),
+        ("reserved_float", c_float),
+    ]
+
+
+class Experts(ctypes.Structure):
+    """The experts of a layer."""
+
+    _fields_: ClassVar[Any] = [
+        ("matrices", POINTER(Matrix)),
+        ("biases", POINTER(c_void_p)),
+        ("usage", c_void_p),
+        ("num_experts", c_int32),
+        ("top_k", c_int32),
+        ("hidden_dtype", c_int32),
+        ("scales_inputs", c_int32),
+    ]
 
 
 class Recurrence(ctypes.Structure):
@@ -130,6 +173,7 @@ class Op(ctypes.Structure):
         ("outputs", Tensor * 2),
         ("parts", Matrix * MAX_PARTS),
         ("vectors", c_void_p * MAX_PARTS),
+        ("order", c_void_p),
         ("num_parts", c_int32),
         ("heads", c_int32),
         ("kv_heads", c_int32),
@@ -146,8 +190,11 @@ class Op(ctypes.Structure):
         ("query_length", c_int32),
         ("query_offset", c_int32),
         ("query_factor", c_float),
-        ("softcap", c_float),
+        ("cap", c_float),
         ("norm", c_int32),
+        ("reserved", c_int32),
+        ("router", POINTER(Router)),
+        ("experts", POINTER(Experts)),
         ("recurrence", POINTER(Recurrence)),
     ]
 
@@ -276,7 +323,7 @@ def library_path() -> Path:
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "quire_abi_sizes": (c_int32, [c_int32 * 8]),
+        "quire_abi_sizes": (c_int32, [c_int32 * 11]),
         "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
         "quire_row_dtype": (c_int32, [c_int32, c_int32]),
@@ -305,8 +352,8 @@ def _declare(library: ctypes.CDLL) -> None:
 def _check_sizes(library: ctypes.CDLL) -> None:
     structs = (Matrix, Tensor, Op, Program)
     ours = [*map(ctypes.sizeof, structs), SAMPLE_ROW.itemsize, SAMPLE_RESULT.itemsize]
-    ours += [ctypes.sizeof(Step), ctypes.sizeof(Tuning)]
-    theirs = (c_int32 * 8)()
+    ours += [ctypes.sizeof(each) for each in (Step, Tuning, Router, Experts, Recurrence)]
+    theirs = (c_int32 * 11)()
     version = library.quire_abi_sizes(theirs)
     if version != ABI_VERSION or list(theirs) != ours:
         raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import pointer
+from ctypes import c_void_p, pointer
 from typing import Any
 
 import numpy as np
@@ -12,27 +12,40 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
+from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.column_order import ColumnOrder
 from quire.ops.convolution import CausalConvolution
-from quire.ops.elementwise import Add, ScaleLogits
+from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
+from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter"]
+__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "matrix_of"]
 
-DTYPE_CODES = {"F32": c.F32, "F16": c.F16, "BF16": c.BF16, "INT4": c.INT4, "INT8": c.INT8}
+DTYPE_CODES = {
+    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
+    "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
+}  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
-ACTIVATION_CODES = {kind: code for code, kind in enumerate(ACTIVATIONS)}
 QUERY_RULES = {"log": 1, "steps": 2}
+ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
+SCORINGS: Mapping[Scoring, int] = {
+    "softmax": c.SOFTMAX,
+    "sigmoid": c.SIGMOID,
+    "sparsemixer": c.SPARSEMIXER,
+}
+GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
 
 
 class RecordWriter:
@@ -54,7 +67,7 @@ class RecordWriter:
             record.inputs[i] = _tensor(self._buffers.tensors[value])
         for i, value in enumerate(node.outputs):
             record.outputs[i] = _tensor(self._buffers.tensors[value])
-        for value in (*node.inputs, *node.outputs):
+        for value in (*node.inputs, *node.outputs[:1]):
             if value.format != "float32":
                 record.row_dtype = ROW_DTYPES[value.format]
         BODIES[type(node.op)](self, record, node.op)
@@ -63,11 +76,8 @@ class RecordWriter:
     def matrix(self, name: str) -> Any:
         """A weight as it stands in memory."""
         weight = self._weights[name]
-        rows, cols = weight.shape
-        data = self._keep(weight)
-        matrix = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
-        if isinstance(weight, PackedMatrix):
-            matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix = matrix_of(weight)
+        matrix.data = self._keep(weight).ctypes.data
         return matrix
 
     def vector(self, name: str, offset: float = 0.0) -> int:
@@ -91,14 +101,26 @@ class RecordWriter:
         self.kept.append(np.array(values, np.float32, order="C"))
         return int(self.kept[-1].ctypes.data)
 
+    def order(self, order: ColumnOrder | None) -> int | None:
+        """The address of an order of columns."""
+        if order is None:
+            return None
+        self.kept.append(order.columns)
+        return int(order.columns.ctypes.data)
+
+    def order_of(self, name: str) -> int | None:
+        """The address of the order in which a matrix has its columns."""
+        weight = self._weights[name]
+        return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
+
+    def frequencies(self, table: int) -> int:
+        """The address of a table of inverse frequencies and factors."""
+        return int(self._frequencies[table].ctypes.data)
+
     def pointer_to(self, struct: Any) -> Any:
         """A pointer to a struct that lives as long as the records."""
         self.kept.append(struct)
         return pointer(struct)
-
-    def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies."""
-        return int(self._frequencies[table].ctypes.data)
 
     def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
         data = weight.data
@@ -108,6 +130,17 @@ class RecordWriter:
         return data
 
 
+def matrix_of(weight: StoredWeight) -> Any:
+    """The record of a weight, which says everything of it but where it stands."""
+    rows, cols = weight.shape
+    matrix = c.Matrix(None, rows, cols, DTYPE_CODES[weight.dtype])
+    if isinstance(weight, PackedMatrix):
+        matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
+        matrix.has_minimums, matrix.exponent = weight.has_minimums, weight.exponent
+        matrix.table[: len(weight.table)] = weight.table
+    return matrix
+
+
 def _tensor(tensor: Tensor) -> Any:
     return c.Tensor(tensor.offset, tensor.stride, tensor.width)
 
@@ -115,6 +148,7 @@ def _tensor(tensor: Tensor) -> Any:
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.kind, record.scale = c.OP_EMBEDDING, op.scale
     record.parts[0] = writer.matrix(op.table)
+    record.order = writer.order_of(op.table)
     record.num_parts = 1
 
 
@@ -159,7 +193,7 @@ def _matmul(writer: RecordWriter, record: Any, op: MatMul) -> None:
 def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
-    record.scale, record.rope_dims = op.scale, op.dims
+    record.rope_dims = op.dims
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
@@ -185,7 +219,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
     record.kind, record.layer = c.OP_ATTENTION, op.layer
     record.heads, record.kv_heads, record.head_dim = op.heads, op.kv_heads, op.head_dim
     record.scale, record.window, record.chunk = op.scale, op.window or 0, op.chunk or 0
-    record.softcap = op.softcap or 0.0
+    record.cap = op.softcap or 0.0
     if op.sinks is not None:
         record.vectors[0] = writer.vector(op.sinks)
     if op.slopes:
@@ -197,7 +231,14 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:
-    record.kind, record.activation = c.OP_GATED, ACTIVATION_CODES[op.kind]
+    record.kind = c.OP_GATED
+    _gating(record, op)
+
+
+def _gating(record: Any, op: GatedActivation) -> None:
+    record.activation = ACTIVATION_CODES[op.kind]
+    if op.kind == "clamped_swiglu":
+        record.scale, record.cap = op.alpha, op.limit
 
 
 def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
@@ -205,7 +246,46 @@ def _activate(writer: RecordWriter, record: Any, op: Activate) -> None:
 
 
 def _scale_logits(writer: RecordWriter, record: Any, op: ScaleLogits) -> None:
-    record.kind, record.scale, record.softcap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+    record.kind, record.scale, record.cap = c.OP_SCALE_LOGITS, op.scale, op.cap or 0.0
+
+
+def _gate_rows(writer: RecordWriter, record: Any, op: GateRows) -> None:
+    record.kind = c.OP_GATE_ROWS
+
+
+def _route_tokens(writer: RecordWriter, record: Any, op: RouteTokens) -> None:
+    record.kind = c.OP_ROUTE_TOKENS
+    groups = op.groups or ExpertGroups(1, 1, "max")
+    router = c.Router(
+        bias=None if op.bias is None else writer.vector(op.bias),
+        num_experts=record.inputs[0].cols,
+        top_k=op.top_k,
+        scoring=SCORINGS[op.scoring],
+        normalises=op.normalised,
+        num_groups=groups.count,
+        top_groups=groups.chosen,
+        group_score=GROUP_SCORES[groups.score],
+        scale=op.scale,
+        least_sum=op.least_sum,
+        jitter=op.jitter,
+    )
+    record.router = writer.pointer_to(router)
+
+
+def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
+    record.kind = c.OP_EXPERTS
+    _gating(record, op.activation)
+    parts = [part for expert in op.experts for part in expert.parts]
+    biases = [None if part.bias is None else writer.vector(part.bias) for part in parts]
+    experts = c.Experts(
+        matrices=(c.Matrix * len(parts))(*(writer.matrix(part.weight) for part in parts)),
+        biases=(c_void_p * len(parts))(*biases),
+        num_experts=len(op.experts),
+        top_k=op.top_k,
+        hidden_dtype=ROW_DTYPES[op.hidden_format],
+        scales_inputs=op.scales_inputs,
+    )
+    record.experts = writer.pointer_to(experts)
 
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
@@ -214,10 +294,12 @@ def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
 
 def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
     record.kind = c.OP_QUANTIZE
+    record.order = writer.order(op.order)
 
 
 def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     BODIES[type(op.op)](writer, record, op.op)
+    record.order = writer.order(op.order)
 
 
 def _convolution(writer: RecordWriter, record: Any, op: CausalConvolution) -> None:
@@ -280,6 +362,9 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     GatedActivation: _gated,
     Activate: _activate,
     ScaleLogits: _scale_logits,
+    RouteTokens: _route_tokens,
+    MixtureOfExperts: _experts,
+    GateRows: _gate_rows,
     SelectRows: _select_rows,
     CausalConvolution: _convolution,
     GatedDeltaRule: _delta_rule,

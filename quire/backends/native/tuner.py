@@ -32,7 +32,8 @@ MIN_TURNS, MOST_TURNS = 3, 1000
 INPUTS = (896, 4096)  # of the matrices
 MATRIX_BYTES, MEMORY_BYTES = 3072 * KIB, 96 * 1024 * KIB
 FILL = 0x3F  # makes numbers near 1 in every format
-GROUP_SIZES = {"INT4": 32, "INT8": 128}
+WIDE_TABLE = tuple(range(-128, 128, 17))  # not of the small numbers that are easier
+GROUP_SIZES = {"INT4": 32, "INT8": 128, "TABLE4": 32, "F8_E4M3": 128}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ class _Bench:
     def _call(self, dtype: str, rows: int, inputs: int) -> Callable[[Any], float]:
         """Takes the time of a product with the next matrix, under a tuning."""
         matrix = c.Matrix(None, 16, inputs, DTYPE_CODES[dtype], GROUP_SIZES.get(dtype, 0))
+        matrix.table[:] = WIDE_TABLE
         per_row = c.load().quire_matrix_bytes(ctypes.byref(matrix)) // 16
         matrix.rows = self._matrix_bytes // per_row // 16 * 16
         row_dtype = c.load().quire_row_dtype(self._isa, DTYPE_CODES[dtype])

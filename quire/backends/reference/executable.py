@@ -14,7 +14,7 @@ from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
 from quire.ops.quantize import RowFormat
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
-from quire.quant.packed import BITS
+from quire.quant.packed import INTEGER_DTYPES
 from quire.sampling.history import OutputHistory
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
@@ -33,7 +33,7 @@ class ReferenceBackend:
 
     def row_format(self, weight_dtype: str) -> RowFormat:
         """int8 where the weights are integers, as kernels have it."""
-        return "int8" if weight_dtype in BITS else "float32"
+        return "int8" if weight_dtype in INTEGER_DTYPES else "float32"
 
     def declines(self, node: Node) -> str | None:
         """Never."""

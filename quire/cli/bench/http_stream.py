@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +61,7 @@ class Server:
         """The JSON a path answers with.  Raises as get_text does, ValueError if it is no JSON."""
         return json.loads(await self.get_text(path))
 
-    async def post_lines(self, path: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def post_lines(self, path: str, body: Any) -> AsyncGenerator[bytes, None]:
         """Each line of the answer to a JSON request, as soon as it is complete.
 
         Raises HttpError, or OSError when there is no connection.

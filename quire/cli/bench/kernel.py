@@ -32,7 +32,10 @@ class KernelBench:
 
     formats: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "of the weights: float32 float16 bfloat16 int8 int4 (default: all)"},
+        metadata={
+            "help": "of the weights: float32 float16 bfloat16 int8 int4, which are the default,"
+            " awq q2_k q3_k q4_k q5_k q6_k iq4_nl nf4 mxfp4 nvfp4 fp8"
+        },
     )
     rows: tuple[int, ...] = field(
         default=(),
@@ -55,7 +58,7 @@ def run(namespace: argparse.Namespace) -> int:
     """Time the kernels and print a line for each."""
     bench = KernelBench(**given_options(namespace, KernelBench))
     from quire.backends.native import library as c
-    from quire.cli.bench.kernels.cases import FORMATS
+    from quire.cli.bench.kernels.formats import FORMATS, USUAL_FORMATS
     from quire.cli.bench.kernels.machine import Machine
     from quire.cli.bench.kernels.measurement import HEADINGS
     from quire.cli.bench.kernels.shapes import KernelShapes
@@ -63,7 +66,7 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.ops.kv_cache import KV_FORMATS
     from quire.runtime.machine import inspect_machine
 
-    formats, rows = bench.formats or tuple(FORMATS), bench.rows or (1, 2, 4, 8, 16, 64, 512)
+    formats, rows = bench.formats or USUAL_FORMATS, bench.rows or (1, 2, 4, 8, 16, 64, 512)
     name, spec = _model(namespace)
     kv_formats = bench.kv_formats or (spec.dtype, "int8")
     _check("--formats", formats, tuple(FORMATS))

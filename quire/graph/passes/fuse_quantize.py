@@ -28,7 +28,8 @@ def fuse_quantize(graph: Graph) -> Graph:
         maker = makers.get(node.inputs[0])
         if maker is None or graph.readers(node.inputs[0]) != [node]:
             continue
-        op = Quantized(maker.op, len(maker.inputs), len(maker.outputs), node.op.format)
+        width = (len(maker.inputs), len(maker.outputs))
+        op = Quantized(maker.op, *width, node.op.format, node.op.order)
         outputs = (*node.outputs, *maker.outputs[1:])
         fused[id(maker)] = (Node(op, maker.inputs, outputs, maker.layer),)
         fused[id(node)] = ()

@@ -16,6 +16,7 @@ from quire.graph.ir import Graph, Node, Value
 from quire.models.spec import ModelSpec
 from quire.ops.collective import AllGather, AllReduce
 from quire.ops.embedding import EmbeddingLookup
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
 from quire.ops.op import Op
 
@@ -31,6 +32,8 @@ def insert_collectives(graph: Graph, spec: ModelSpec, ranks: int) -> Graph:
             partial = splits[node.op.table] == "rows"
         elif isinstance(node.op, MatMul):
             partial = splits[node.op.parts[0].weight] == "columns"
+        elif isinstance(node.op, MixtureOfExperts):
+            partial = splits[node.op.experts[0].down.weight] == "columns"
         else:
             return (node,)
         return _meeting(node, AllReduce(), node.outputs[0].width) if partial else (node,)
@@ -45,11 +48,11 @@ def insert_collectives(graph: Graph, spec: ModelSpec, ranks: int) -> Graph:
 
 
 def _meeting(node: Node, op: Op, width: int) -> tuple[Node, Node]:
-    """The node with its output renamed, and behind it the op that makes the whole of it."""
-    (whole,) = node.outputs
+    """The node with its first output renamed, and behind it the op that makes the whole of it."""
+    whole, *others = node.outputs
     part = replace(whole, name=f"{whole.name}_part", width=width)
     (total,) = op.widths(width)
     return (
-        replace(node, outputs=(part,)),
+        replace(node, outputs=(part, *others)),
         Node(op, (part,), (Value(whole.name, whole.rows, total),), node.layer),
     )

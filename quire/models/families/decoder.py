@@ -146,7 +146,7 @@ def decoder(
         width=width,
         max_length=max_length(config, rope) if length is None else length,
         dtype=parts.dtype(config),
-        embedding=Embedding(table, embedding_scale),
+        embedding=Embedding(table, scale=embedding_scale),
         blocks=blocks,
         norm=make_norm("model.norm", width),
         head=head,

@@ -58,12 +58,20 @@ def layer_norm(name: str, width: int, eps: float, bias: bool = True) -> Norm:
     return Norm(weight, eps, "layer", Weight(name + ".bias", (width,)) if bias else None)
 
 
-def gated_mlp(prefix: str, width: int, inner: int, bias: bool, kind: Activation) -> GatedMLP:
-    """The gate_proj, up_proj and down_proj behind `prefix`."""
+def gated_mlp(
+    prefix: str,
+    width: int,
+    inner: int,
+    bias: bool = False,
+    kind: Activation = "silu",
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+) -> GatedMLP:
+    """The matrices behind `prefix`: gate, up and down, by their names."""
+    gate, up, down = (prefix + name for name in names)
     return GatedMLP(
-        gate=linear(prefix + "gate_proj", inner, width, "rows", bias),
-        up=linear(prefix + "up_proj", inner, width, "rows", bias),
-        down=linear(prefix + "down_proj", width, inner, "columns", bias),
+        gate=linear(gate, inner, width, "rows", bias),
+        up=linear(up, inner, width, "rows", bias),
+        down=linear(down, width, inner, "columns", bias),
         activation=kind,
     )
 

@@ -3,41 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import ModelError
-from quire.quant.formats import (
-    awq,
-    bitsandbytes,
-    compressed_tensors,
-    fp8,
-    gguf,
-    gptq,
-    hqq,
-    mxfp4,
-    nvfp4,
-    torchao,
-)
 from quire.quant.formats.scheme import ModuleSchemes
 
 __all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
 
-METHODS: Mapping[str, Callable[[Mapping[str, Any]], ModuleSchemes]] = {
-    "awq": awq.schemes,
-    "bitsandbytes": bitsandbytes.schemes,
-    "compressed-tensors": compressed_tensors.schemes,
-    "fp8": fp8.schemes,
-    "gguf": gguf.schemes,
-    "gptq": gptq.schemes,
-    "hqq": hqq.schemes,
-    "modelopt": nvfp4.schemes,
-    "mxfp4": mxfp4.schemes,
-    "torchao": torchao.schemes,
+METHODS: Mapping[str, str] = {
+    "awq": "awq",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed_tensors",
+    "fp8": "fp8",
+    "gguf": "gguf",
+    "gptq": "gptq",
+    "hqq": "hqq",
+    "modelopt": "nvfp4",
+    "mxfp4": "mxfp4",
+    "torchao": "torchao",
 }
-"""quant_method → its reader."""
+"""quant_method → the module here that reads it, which only such a checkpoint imports."""
 
 KEYS = ("quantization_config", "compression_config")
 """Of config.json; the second is the older name."""
@@ -70,7 +59,13 @@ def find_quantization(values: Mapping[str, Any]) -> Quantization | None:
         )
     text = json.dumps(config, sort_keys=True)
     key = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    return Quantization(method, f"{method}-{key}", METHODS[method](config))
+    return Quantization(method, f"{method}-{key}", _reader(method)(config))
+
+
+def _reader(method: str) -> Callable[[Mapping[str, Any]], ModuleSchemes]:
+    module = importlib.import_module(f"quire.quant.formats.{METHODS[method]}")
+    reader: Callable[[Mapping[str, Any]], ModuleSchemes] = module.schemes
+    return reader
 
 
 def _method(config: Any) -> str | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quire.errors import ModelError
 from quire.models.registry import build_spec
 from quire.models.rope import Rope
-from quire.models.spec import ModelSpec
+from quire.models.spec import MixtureOfExperts, ModelSpec, parts
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
@@ -99,6 +99,8 @@ def _rope(spec: ModelSpec) -> Rope:
 def _settings(spec: ModelSpec) -> dict[str, Value]:
     """The metadata of the architecture; those of the first block stand for all."""
     attention, mlp = spec.attentions[0], spec.blocks[0].mlp
+    if isinstance(mlp, MixtureOfExperts) or any(parts(spec, MixtureOfExperts)):
+        raise ModelError(f"{spec.architecture}: GGUF files with experts are not written")
     rope = _rope(spec)
     is_linear = rope.scaling.kind == "linear"
     return {

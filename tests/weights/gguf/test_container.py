@@ -16,7 +16,8 @@ from quire.errors import CheckpointError, ModelError, QuireError
 from quire.weights.gguf.checkpoint import GgufCheckpoint
 from quire.weights.gguf.config import gguf_config
 from quire.weights.gguf.container import GgufFile, Strings
-from quire.weights.gguf.model import GgufModel, find_gguf, open_gguf
+from quire.weights.gguf.files import find_gguf
+from quire.weights.gguf.model import GgufModel, open_gguf
 from quire.weights.gguf.write import write_gguf
 from quire.weights.hub import resolve_model
 

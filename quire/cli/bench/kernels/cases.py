@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from quire.backends.native import library as c
 from quire.backends.native.program import KV_FORMAT_CODES
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Call, Machine
 from quire.cli.bench.kernels.measurement import Measurement, Peak
 from quire.cli.bench.kernels.shapes import LinearShape
@@ -19,16 +20,11 @@ from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.kv_cache import KvLayerShape
 from quire.ops.quantize import RowFormat, row_floats
 
-__all__ = ["FORMATS", "GROUP_SIZES", "Case", "attention", "linear", "row_op"]
+__all__ = ["Case", "activations", "attention", "bind", "linear", "quantize_rows", "row_op"]
 
-FORMATS = {
-    "float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.INT8, "int4": c.INT4,
-}  # fmt: skip
 ROW_FORMATS: dict[int, RowFormat] = {c.F32: "float32", c.BF16: "bfloat16", c.INT8: "int8"}
 PEAKS: dict[int, Peak] = {c.F32: "fma", c.BF16: "bfloat16", c.INT8: "int8"}
 """Of the activations' dtype: whose multiply-adds a product does."""
-GROUP_SIZES = {"int8": 128, "int4": 32}
-"""Columns that share a scale; of the formats in integers."""
 
 MOST_COPIES = 64  # of weights or caches that are used in turn
 KV_BLOCK = 16
@@ -62,16 +58,15 @@ class Case:
 def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case:
     """x [rows, K] times every matrix of the shape, from as many copies as fill the memory."""
     k, out = shape.inputs, sum(shape.outputs)
-    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format])
+    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
     width = row_floats(k, ROW_FORMATS[row_dtype])
-    parts = [c.Matrix(None, n, k, FORMATS[format], GROUP_SIZES.get(format, 0))
-             for n in shape.outputs]  # fmt: skip
+    parts = [FORMATS[format].matrix(n, k) for n in shape.outputs]
     sizes = [int(c.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
     room = sum(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)
     memory = machine.memory(room)
-    arena = _activations(rows * (width + out))
+    arena = activations(rows * (width + out))
     if row_dtype != c.F32:
-        _quantize_rows(machine, arena, rows, k, row_dtype)
+        quantize_rows(machine, arena, rows, k, row_dtype)
     calls = []
     for copy in range(max(1, min(MOST_COPIES, memory.size // room))):
         op = c.Op(kind=c.OP_LINEAR, num_parts=len(parts), row_dtype=row_dtype)
@@ -81,7 +76,7 @@ def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case
             op.parts[i] = part
             op.parts[i].data = address
             address += -(-size // CACHE_LINE) * CACHE_LINE
-        calls.append(_bind(machine, op, arena, c.Step(num_tokens=rows), memory))
+        calls.append(bind(machine, op, arena, c.Step(num_tokens=rows), memory))
     peak = PEAKS[row_dtype]
     operations = 2 * rows * k * out
     return Case("linear", format, rows, str(shape), calls, sum(sizes), operations, peak)
@@ -97,7 +92,7 @@ def attention(
     memory = machine.memory(layer_bytes)
     layers = max(1, min(MOST_COPIES, memory.size // layer_bytes))
     total, width = requests * tokens, shape.heads * shape.head_dim
-    arena = _activations(2 * total * width)
+    arena = activations(2 * total * width)
     positions = np.tile(np.arange(context - tokens, context, dtype=np.int32), requests)
     starts = np.arange(0, total + 1, tokens, dtype=np.int32)
     tables = np.arange(requests * blocks, dtype=np.int32).reshape(requests, blocks)
@@ -117,7 +112,7 @@ def attention(
         op.inputs[0] = c.Tensor(0, width, width)
         op.outputs[0] = c.Tensor(total * width, width, width)
         kept = (memory, positions, starts, tables, offsets, strides)
-        calls.append(_bind(
+        calls.append(bind(
             machine, op, arena, step, *kept, kv=memory.ctypes.data,
             kv_layer_offset=offsets.ctypes.data, kv_block_bytes=strides.ctypes.data,
             kv_dtype=KV_FORMAT_CODES[kv_format], block_tokens=KV_BLOCK,
@@ -135,29 +130,29 @@ def row_op(machine: Machine, name: str, kind: int, rows: int, width: int, stream
 
     streams: inputs and outputs together.  They stay in the caches, as within a step.
     """
-    arena = _activations((streams + 1) * rows * width)
+    arena = activations((streams + 1) * rows * width)
     weight = np.ones(width, np.float32)
     op = c.Op(kind=kind, eps=1e-6, heads=1, row_dtype=c.INT8 if kind == c.OP_QUANTIZE else c.F32)
     op.vectors[0] = weight.ctypes.data
     for i in range(2):
         op.inputs[i] = c.Tensor(i * rows * width, width, width)
         op.outputs[i] = c.Tensor((streams - i) * rows * width, width, width)
-    call = _bind(machine, op, arena, c.Step(num_tokens=rows), weight)
+    call = bind(machine, op, arena, c.Step(num_tokens=rows), weight)
     return Case(name, "float32", rows, str(width), [call], 4 * rows * width * streams)
 
 
-def _quantize_rows(machine: Machine, arena: Any, rows: int, width: int, row_dtype: int) -> None:
+def quantize_rows(machine: Machine, arena: Any, rows: int, width: int, row_dtype: int) -> None:
     """Fill the first rows of the arena with a quantized input, from numbers of their own."""
     floats = row_floats(width, ROW_FORMATS[row_dtype])
-    own = _activations(rows * (floats + width))
+    own = activations(rows * (floats + width))
     op = c.Op(kind=c.OP_QUANTIZE, row_dtype=row_dtype)
     op.inputs[0] = c.Tensor(rows * floats, width, width)
     op.outputs[0] = c.Tensor(0, floats, width)
-    _bind(machine, op, own, c.Step(num_tokens=rows))()
+    bind(machine, op, own, c.Step(num_tokens=rows))()
     arena[: rows * floats] = own[: rows * floats]
 
 
-def _bind(
+def bind(
     machine: Machine, op: Any, arena: npt.NDArray[np.float32], step: Any, *kept: Any, **fields: Any
 ) -> Call:
     """A call that runs one op; `kept` must live as long."""
@@ -175,7 +170,7 @@ def _bind(
     return call
 
 
-def _activations(count: int) -> npt.NDArray[np.float32]:
+def activations(count: int) -> npt.NDArray[np.float32]:
     """Gaussian numbers, as aligned as the engine's arena."""
     floats = aligned_zeros(4 * count).view(np.float32)
     floats[:] = np.random.default_rng(0).standard_normal(count, np.float32)

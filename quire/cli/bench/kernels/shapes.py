@@ -9,9 +9,10 @@ from typing import Any
 from quire.graph.program import StepLimits, compile_program
 from quire.models.spec import Attention, ModelSpec
 from quire.ops.activation import GatedActivation
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
 
-__all__ = ["QWEN2_5_0_5B", "KernelShapes", "LinearShape"]
+__all__ = ["QWEN2_5_0_5B", "ExpertShape", "KernelShapes", "LinearShape"]
 
 QWEN2_5_0_5B: Mapping[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -47,6 +48,19 @@ class LinearShape:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """`count` experts with hidden rows of a width, of which a token meets top_k."""
+
+    width: int
+    hidden: int
+    count: int
+    top_k: int
+
+    def __str__(self) -> str:
+        return f"{self.top_k} of {self.count}, {self.width} x {self.hidden}"
+
+
+@dataclass(frozen=True, slots=True)
 class KernelShapes:
     """Everything that decides how long a model's kernels take, each shape once.
 
@@ -54,6 +68,7 @@ class KernelShapes:
     """
 
     linears: tuple[LinearShape, ...]
+    experts: tuple[ExpertShape, ...]
     attentions: tuple[Attention, ...]
     width: int
     gated_widths: tuple[int, ...]
@@ -69,10 +84,21 @@ class KernelShapes:
             for node in nodes
             if isinstance(node.op, MatMul)
         ]
+        experts = [
+            ExpertShape(
+                node.inputs[0].width,
+                node.op.experts[0].gate.out,
+                len(node.op.experts),
+                node.op.top_k,
+            )
+            for node in program.body
+            if isinstance(node.op, MixtureOfExperts)
+        ]
         attentions = {(a.heads, a.kv_heads, a.head_dim, a.window): a for a in spec.attentions}
         gated = [node for node in program.body if isinstance(node.op, GatedActivation)]
         return cls(
             tuple(dict.fromkeys(linears)),
+            tuple(dict.fromkeys(experts)),
             tuple(attentions.values()),
             spec.width,
             tuple(dict.fromkeys(node.outputs[0].width for node in gated)),

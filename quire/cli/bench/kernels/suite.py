@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from quire.backends.native import library as c
-from quire.cli.bench.kernels.cases import GROUP_SIZES, Case, attention, linear, row_op
+from quire.cli.bench.kernels.cases import Case, attention, linear, row_op
+from quire.cli.bench.kernels.experts import experts
+from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
@@ -34,6 +36,10 @@ def cases(
             for count in rows:
                 if not shape.in_head or count <= MAX_LOGIT_ROWS:  # more are never computed at once
                     yield linear(machine, format, count, shape)
+    for format in formats:
+        for layer in shapes.experts:
+            for count in rows:
+                yield experts(machine, format, count, layer)
     for kv_format in kv_formats:
         for each in shapes.attentions:
             for requests, tokens, context in ATTENTIONS:
@@ -41,7 +47,7 @@ def cases(
     for count in ROW_OP_ROWS:
         yield row_op(machine, "rms_norm", c.OP_NORM, count, shapes.width, 2)
         yield row_op(machine, "add_rms_norm", c.OP_ADD_NORM, count, shapes.width, 4)
-        if GROUP_SIZES.keys() & set(formats):
+        if any(FORMATS[each].is_integer for each in formats):
             yield row_op(machine, "quantize", c.OP_QUANTIZE, count, shapes.width, 2)
         for width in shapes.gated_widths:
             yield row_op(machine, "gated", c.OP_GATED, count, width, 3)

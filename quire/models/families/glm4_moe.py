@@ -1,0 +1,27 @@
+"""GLM-4.5: grouped-query attention with partial rotation, and the experts of DeepSeek-V3.
+
+Source: the Glm4MoeForCausalLM config of transformers.
+"""
+
+from __future__ import annotations
+
+from quire.models.config_reader import ConfigReader
+from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.deepseek_experts import TINY_EXPERTS, deepseek_experts
+from quire.models.registry import family
+from quire.models.spec import ModelSpec
+
+__all__ = ["glm4_moe"]
+
+PARTIAL = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+
+
+@family("Glm4MoeForCausalLM", tiny={**TINY, **TINY_EXPERTS, **PARTIAL, "use_qk_norm": True})
+def glm4_moe(config: ConfigReader) -> ModelSpec:
+    """GLM-4.5, GLM-4.5-Air, GLM-4.6 and GLM-4.7."""
+    attention = grouped_attention(
+        config,
+        qkv_bias=config.flag("attention_bias"),
+        qk_norm="heads" if config.flag("use_qk_norm") else None,
+    )
+    return decoder(config, attention=attention, mlp=deepseek_experts(config, "noaux_tc"))

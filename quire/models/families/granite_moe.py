@@ -1,0 +1,66 @@
+"""Granite-MoE: the Llama block with experts and Granite's four multipliers.
+
+Source: the GraniteMoeForCausalLM config of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from quire.models.config_reader import ConfigReader
+from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
+from quire.models.families.experts import expert_count, expert_mlps, in_stacks, router
+from quire.models.families.parts import activation
+from quire.models.places import Place
+from quire.models.registry import family
+from quire.models.spec import MixtureOfExperts, ModelSpec
+
+__all__ = ["granite_moe"]
+
+
+@family(
+    "GraniteMoeForCausalLM",
+    tiny={
+        **TINY,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "embedding_multiplier": 12.0,
+        "attention_multiplier": 0.0625,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 6.0,
+    },
+)
+def granite_moe(config: ConfigReader) -> ModelSpec:
+    """Granite 3.0 and 3.1 MoE."""
+    bias = config.flag("attention_bias")
+    attention = grouped_attention(
+        config,
+        qkv_bias=bias,
+        output_bias=bias,
+        scale=config.number("attention_multiplier", 1.0, low=1e-6, high=1e6),
+    )
+    return decoder(
+        config,
+        attention=attention,
+        mlp=_experts(config),
+        embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
+        residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
+        logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
+    )
+
+
+def _experts(config: ConfigReader) -> MlpMaker:
+    """Experts stored in two tensors, weighed by a softmax over those chosen."""
+    count = expert_count(config, "num_local_experts")
+    top_k, inner = config.positive("num_experts_per_tok"), config.positive("intermediate_size")
+    kind = activation(config)
+
+    def mixture(layer: int, prefix: str) -> MixtureOfExperts:
+        prefix = prefix.removesuffix("mlp.") + "block_sparse_moe."
+        mlps = expert_mlps(config, prefix + "experts.", count, inner, kind=kind)
+        stored = in_stacks(mlps, prefix + "input_linear.weight", prefix + "output_linear.weight")
+        gate = router(config, prefix + "router", count, top_k, normalised=True)
+        place = Place(prefix + "router.layer.weight", gate.weight.shape)
+        return MixtureOfExperts(replace(gate, weight=replace(gate.weight, stored=(place,))), stored)
+
+    return mixture
