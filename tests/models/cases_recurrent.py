@@ -19,6 +19,12 @@ HYBRID: dict[str, Any] = {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 24,
 }
+EXPERTS: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "shared_expert_intermediate_size": 56,
+}
 NEXT: dict[str, Any] = {**HYBRID, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}
 
 GRANITE: dict[str, Any] = {
@@ -40,6 +46,11 @@ GRANITE: dict[str, Any] = {
 
 CASES: tuple[Case, ...] = (
     Case("qwen3-next", "qwen3_next", NEXT),
+    Case(
+        "qwen3-next-experts",
+        "qwen3_next",
+        {**HYBRID, **EXPERTS, "num_hidden_layers": 3, "mlp_only_layers": [1]},
+    ),
     Case("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
     Case(
         "qwen3-next-order",
@@ -52,6 +63,7 @@ CASES: tuple[Case, ...] = (
             "attention_bias": True,
         },
     ),
+    Case("qwen3.5-experts", "qwen3_5_moe_text", {**HYBRID, **EXPERTS}),
     Case("qwen3.5", "qwen3_5_text", HYBRID),
     Case("granite-h", "granitemoehybrid", GRANITE),
     Case(

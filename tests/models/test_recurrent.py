@@ -108,7 +108,6 @@ def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "words"),
     [
-        (HYBRIDS[0], {"mlp_only_layers": [], "num_experts": 4}, "mixture of experts"),
         (HYBRIDS[0], {"linear_num_value_heads": 3}, "not a multiple of linear_num_key_heads 2"),
         (HYBRIDS[0], {"linear_conv_kernel_dim": 9}, "at most 8 are read"),
         (HYBRIDS[0], {"hidden_act": "relu"}, "with silu only"),

@@ -34,6 +34,7 @@ __all__ = [
     "TINY",
     "AttentionMaker",
     "BlockNorms",
+    "MixerMaker",
     "MlpMaker",
     "NormMaker",
     "decoder",
@@ -43,7 +44,8 @@ __all__ = [
     "rms_norm",
 ]
 
-AttentionMaker: TypeAlias = Callable[[int, str], TokenMixer]
+AttentionMaker: TypeAlias = Callable[[int, str], Attention]
+MixerMaker: TypeAlias = Callable[[int, str], TokenMixer]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 
@@ -99,7 +101,7 @@ def dense_decoder(
 def decoder(
     config: ConfigReader,
     *,
-    attention: AttentionMaker,
+    attention: MixerMaker,
     mlp: MlpMaker,
     norm: NormMaker | None = None,
     block_norms: BlockNorms = PRE_NORMS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
-from quire.models.families.decoder import AttentionMaker
+from quire.models.families.decoder import MixerMaker
 from quire.models.recurrent import Convolution, GatedDeltaNet
 from quire.models.spec import Norm, Weight
 
@@ -32,7 +32,7 @@ def linear_layers(config: ConfigReader) -> tuple[bool, ...]:
     return tuple(kind == "linear_attention" for kind in kinds)
 
 
-def delta_net(config: ConfigReader) -> AttentionMaker:
+def delta_net(config: ConfigReader) -> MixerMaker:
     """Gated delta nets as config.json describes them, all alike."""
     width = config.positive("hidden_size")
     key_heads = config.positive("linear_num_key_heads", 16)

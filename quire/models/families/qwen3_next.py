@@ -7,11 +7,11 @@ Source: the configs of Qwen3NextForCausalLM and Qwen3_5ForCausalLM in transforme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import (
@@ -24,13 +24,20 @@ from quire.models.families.decoder import (
     rms_norm,
 )
 from quire.models.families.delta_net import delta_net, linear_layers
+from quire.models.families.qwen2_moe import TINY_EXPERTS, qwen_experts
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
 from quire.models.registry import family
 from quire.models.spec import Attention, ModelSpec, TokenMixer
 from quire.models.stored_as import stored_as
 
-__all__ = ["qwen3_5", "qwen3_5_language_model", "qwen3_next"]
+__all__ = [
+    "qwen3_5",
+    "qwen3_5_moe",
+    "qwen3_5_moe_with_vision",
+    "qwen3_5_with_vision",
+    "qwen3_next",
+]
 
 TINY_HYBRID: dict[str, Any] = {
     **TINY,
@@ -41,13 +48,18 @@ TINY_HYBRID: dict[str, Any] = {
     "linear_key_head_dim": 16,
     "linear_value_head_dim": 24,
 }
+TINY_MIXTURE: dict[str, Any] = {
+    **TINY_HYBRID,
+    **TINY_EXPERTS,
+    "shared_expert_intermediate_size": 40,
+}
 CONVOLUTION = {"linear_attn.conv1d": tuple(f"linear_attn.{each}_conv" for each in "qkv")}
 QUERIES = {"self_attn.q_proj": ("self_attn.query_proj", "self_attn.gate_proj")}
 
 
-@family("Qwen3NextForCausalLM", tiny={**TINY_HYBRID, "mlp_only_layers": [0, 1, 2, 3]})
+@family("Qwen3NextForCausalLM", tiny={**TINY_MIXTURE, "mlp_only_layers": [1]})
 def qwen3_next(config: ConfigReader) -> ModelSpec:
-    """Qwen3-Next with dense layers."""
+    """Qwen3-Next, whose layers are mixtures of experts."""
     key_heads = config.positive("linear_num_key_heads", 16)
     layout = Layout(
         fused={
@@ -62,12 +74,22 @@ def qwen3_next(config: ConfigReader) -> ModelSpec:
             "self_attn.q_proj": config.positive("num_attention_heads"),
         },
     )
-    return stored_as(_hybrid(config, _dense_layers(config)), layout)
+    return stored_as(_hybrid(config, _experts(config)), layout)
 
 
 @family("Qwen3_5ForCausalLM", tiny=TINY_HYBRID)
 def qwen3_5(config: ConfigReader) -> ModelSpec:
     """Qwen3.5 dense models, text only."""
+    return _qwen3_5(config, dense_mlp(config))
+
+
+@family("Qwen3_5MoeForCausalLM", tiny=TINY_MIXTURE)
+def qwen3_5_moe(config: ConfigReader) -> ModelSpec:
+    """Qwen3.5 mixtures of experts, text only."""
+    return _qwen3_5(config, _experts(config))
+
+
+def _qwen3_5(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
     layout = Layout(
         names={f"linear_attn.{each}_proj": f"linear_attn.in_proj_{each}" for each in "zba"},
         fused={
@@ -77,12 +99,22 @@ def qwen3_5(config: ConfigReader) -> ModelSpec:
         },
         groups={"self_attn.q_proj": config.positive("num_attention_heads")},
     )
-    return stored_as(_hybrid(config, dense_mlp(config)), layout)
+    return stored_as(_hybrid(config, mlp), layout)
 
 
 @family("Qwen3_5ForConditionalGeneration", tiny={"text_config": TINY_HYBRID})
-def qwen3_5_language_model(config: ConfigReader) -> ModelSpec:
+def qwen3_5_with_vision(config: ConfigReader) -> ModelSpec:
     """The language model of Qwen3.5 checkpoints; images are not read."""
+    return _language_model(config, qwen3_5)
+
+
+@family("Qwen3_5MoeForConditionalGeneration", tiny={"text_config": TINY_MIXTURE})
+def qwen3_5_moe_with_vision(config: ConfigReader) -> ModelSpec:
+    """The same of mixtures of experts."""
+    return _language_model(config, qwen3_5_moe)
+
+
+def _language_model(config: ConfigReader, build: Callable[[ConfigReader], ModelSpec]) -> ModelSpec:
     for key in ("vision_config", "image_token_id", "video_token_id"):
         config.get(key)
     for key in ("vision_start_token_id", "vision_end_token_id", "language_model_only"):
@@ -90,7 +122,7 @@ def qwen3_5_language_model(config: ConfigReader) -> ModelSpec:
     tied = config.flag("tie_word_embeddings")
     values = {"tie_word_embeddings": tied, **config.section("text_config")}
     text = ConfigReader(values, config.architecture)
-    spec = qwen3_5(text)
+    spec = build(text)
     text.finish()
     return spec
 
@@ -121,24 +153,18 @@ def _gated_attention(config: ConfigReader) -> AttentionMaker:
 
     def attention(layer: int, prefix: str) -> Attention:
         made = ungated(layer, prefix)
-        assert isinstance(made, Attention)
         return replace(made, query=rows(prefix + "query_proj"), gate=rows(prefix + "gate_proj"))
 
     return attention
 
 
-def _dense_layers(config: ConfigReader) -> MlpMaker:
-    """One gated MLP in each block; a mixture of experts is refused."""
-    dense, layers = config.get("mlp_only_layers", []), parts.num_layers(config)
-    step = config.positive("decoder_sparse_step", 1)
-    for key in ("num_experts_per_tok", "moe_intermediate_size", "shared_expert_intermediate_size"):
-        config.get(key)  # of experts, which no layer has
-    config.get("norm_topk_prob")
-    if config.integer("num_experts", 0):
-        sparse = [i for i in range(layers) if i not in dense and (i + 1) % step == 0]
-        if sparse:
-            raise ModelError(
-                f"{config.architecture}: layer {sparse[0]} is a mixture of experts, which is not "
-                "supported with recurrent layers yet"
-            )
-    return dense_mlp(config)
+def _experts(config: ConfigReader) -> MlpMaker:
+    """Experts with normalised weights and a gated shared one, where there are any."""
+    if config.integer("num_experts") == 0:
+        for key in ("num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob"):
+            config.get(key)
+        for key in ("shared_expert_intermediate_size", "mlp_only_layers", "decoder_sparse_step"):
+            config.get(key)
+        return dense_mlp(config)
+    shared = config.integer("shared_expert_intermediate_size", 512)
+    return qwen_experts(config, shared or None, normalised=True)
