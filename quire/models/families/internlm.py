@@ -54,7 +54,7 @@ def internlm2(config: ConfigReader) -> ModelSpec:
             "lm_head": "output",
         },
         fused={"attention.wqkv": QKV},
-        groups={"attention.wqkv": spec.blocks[0].attention.kv_heads},
+        groups={"attention.wqkv": spec.attentions[0].kv_heads},
     )
     return stored_as(spec, layout)
 
