@@ -22,8 +22,8 @@ from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.recurrent_state import RecurrentStates
+from quire.quant.packed import column_orders
 from quire.runtime.load import kv_layers
-from quire.runtime.quantize import column_orders
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
