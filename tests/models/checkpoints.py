@@ -100,7 +100,7 @@ def oracle_logits(model: Any, tokens: list[int]) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].float().numpy()
+        return model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
 
 
 def oracle_greedy(model: Any, tokens: list[int], count: int) -> list[int]:
