@@ -67,6 +67,11 @@ CASES: tuple[Case, ...] = (
     Case("qwen3.5", "qwen3_5_text", HYBRID),
     Case("granite-h", "granitemoehybrid", GRANITE),
     Case(
+        "granite-h-experts",
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 40},
+    ),
+    Case(
         "granite-h-rope",
         "granitemoehybrid",
         {

@@ -113,7 +113,6 @@ def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
         (HYBRIDS[0], {"hidden_act": "relu"}, "with silu only"),
         (HYBRIDS[1], {"layer_types": ["linear_attention"] * 4}, "no full_attention layer"),
         (HYBRIDS[1], {"layer_types": ["sliding_attention"] * 4}, "expected 4 of"),
-        (HYBRIDS[2], {"num_local_experts": 4}, "mixture of experts"),
         (HYBRIDS[2], {"mamba_n_groups": 3}, "not a multiple of 3 groups"),
         (HYBRIDS[2], {"mamba_d_head": 12}, "mamba_expand"),
         (HYBRIDS[2], {"time_step_limit": [0.1]}, "expected two numbers"),

@@ -5,18 +5,20 @@ Source: the config of GraniteMoeHybridForCausalLM in transformers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
-from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
+from quire.models.families.granite_moe import granite_experts
 from quire.models.families.mamba2 import FUSED, mamba2, read_sizes
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
 from quire.models.registry import family
 from quire.models.rope import Rope
-from quire.models.spec import ModelSpec, TokenMixer
+from quire.models.spec import GatedMLP, ModelSpec, TokenMixer
 from quire.models.stored_as import stored_as
 
 __all__ = ["granite_hybrid"]
@@ -42,15 +44,7 @@ KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_atte
 
 @family("GraniteMoeHybridForCausalLM", tiny=TINY_GRANITE)
 def granite_hybrid(config: ConfigReader) -> ModelSpec:
-    """Granite 4 H with dense layers."""
-    if config.integer("num_local_experts", 8):
-        raise ModelError(
-            f"{config.architecture}: num_local_experts is "
-            f"{config.get('num_local_experts')}; a mixture of experts is not supported with "
-            "recurrent layers yet"
-        )
-    config.get("num_experts_per_tok")  # of experts, which no layer has
-    config.get("intermediate_size")
+    """Granite 4 H, dense or with experts."""
     bias, kinds, sizes = config.flag("attention_bias"), _layer_kinds(config), read_sizes(config)
     attention = grouped_attention(
         config,
@@ -59,8 +53,6 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
         scale=config.number("attention_multiplier", 1.0, low=1e-6, high=1e6),
         ropes=[_rope(config)] * len(kinds),
     )
-    width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
-    activation = parts.activation(config)
 
     def mixer(layer: int, prefix: str) -> TokenMixer:
         if KINDS[kinds[layer]]:
@@ -70,12 +62,28 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
     spec = decoder(
         config,
         attention=mixer,
-        mlp=lambda layer, prefix: parts.gated_mlp(prefix, width, inner, False, activation),
+        mlp=_shared_mlp(config),
         embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
         residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
         logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
     )
     return stored_as(spec, LAYOUT)
+
+
+def _shared_mlp(config: ConfigReader) -> MlpMaker:
+    """One gated MLP, and experts beside it where there are any."""
+    width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
+    kind = parts.activation(config)
+
+    def shared(layer: int, prefix: str) -> GatedMLP:
+        return parts.gated_mlp(prefix, width, inner, kind=kind)
+
+    if config.integer("num_local_experts", 8) == 0:
+        config.get("num_experts_per_tok")  # of experts, which no layer has
+        config.get("intermediate_size")
+        return shared
+    experts = granite_experts(config)
+    return lambda layer, prefix: replace(experts(layer, prefix), shared=shared(layer, prefix))
 
 
 def _rope(config: ConfigReader) -> Rope | None:
