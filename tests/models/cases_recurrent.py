@@ -49,7 +49,13 @@ CASES: tuple[Case, ...] = (
     Case(
         "qwen3-next-experts",
         "qwen3_next",
-        {**HYBRID, **EXPERTS, "num_hidden_layers": 3, "mlp_only_layers": [1]},
+        {
+            **HYBRID,
+            **EXPERTS,
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "mlp_only_layers": [1],
+        },
     ),
     Case("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
     Case(
