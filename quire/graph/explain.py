@@ -16,7 +16,7 @@ from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.convolution import CausalConvolution
+from quire.ops.convolution import ShortConvolution
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvLayout
 from quire.ops.linear import LinearPart, MatMul
@@ -275,7 +275,7 @@ def _settings(op: Op) -> Iterator[str]:
         yield op.kind
     elif isinstance(op, RmsNorm | LayerNorm) and op.heads > 1:
         yield f"{op.heads} heads"
-    elif isinstance(op, CausalConvolution):
+    elif isinstance(op, ShortConvolution):
         yield f"{op.taps} taps"
     elif isinstance(op, GatedDeltaRule | SelectiveScan):
         yield f"{op.heads} states of {op.key_dim} x {op.value_dim}"

@@ -8,7 +8,7 @@ from quire.graph.ir import GraphBuilder, Value
 from quire.models.recurrent import Convolution, GatedDeltaNet, Mamba2
 from quire.models.spec import Linear
 from quire.ops.activation import GatedActivation
-from quire.ops.convolution import CausalConvolution
+from quire.ops.convolution import ShortConvolution
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import RmsNorm
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
@@ -80,5 +80,5 @@ def _products(build: GraphBuilder, linears: Sequence[Linear], x: Value, name: st
 def _convolved(build: GraphBuilder, part: Convolution, x: Value, state: int) -> Value:
     weights = tuple(weight.name for weight in part.weights)
     biases = tuple(bias.name for bias in part.biases)
-    op = CausalConvolution(state, part.taps, weights, biases)
+    op = ShortConvolution(state, part.taps, weights, biases)
     return build.add(op, x, name="convolved")

@@ -11,11 +11,11 @@ import numpy as np
 
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["CausalConvolution"]
+__all__ = ["ShortConvolution"]
 
 
 @dataclass(frozen=True, slots=True)
-class CausalConvolution:
+class ShortConvolution:
     """[T, C]: y[t] = silu(bias + sum over taps j of weight[j] * x[t - taps + 1 + j]), by channel.
 
     What stands before a request's first token is 0; what stands before this step's first token is

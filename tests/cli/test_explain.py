@@ -67,7 +67,7 @@ def test_recurrent_layers_have_a_state_and_no_cache() -> None:
     family = load_families()["Qwen3_5ForCausalLM"]
     spec = build_spec({**family.tiny, "architectures": [family.architecture]})
     e = explained(spec)
-    assert e.kv_bytes_per_token == 1 * 2 * 2 * 32 * 2  # one layer of four
+    assert e.kv_bytes_per_token == 1 * 2 * 2 * 32 * 4  # one layer of four, float32
     text = render(e)
     assert "3 recurrent layers, " in text and "of state per request" in text
     assert "4 states of 16 x 24" in text and "4 taps" in text

@@ -9,7 +9,7 @@ import pytest
 
 from quire.backends.native import library as c
 from quire.ops.batch import Batch
-from quire.ops.convolution import CausalConvolution
+from quire.ops.convolution import ShortConvolution
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.op import Environment
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
@@ -57,7 +57,7 @@ class Layer:
     def _record(self):
         op, weights = self.op, self.weights
         record = c.Op(kind=c.OP_RECURRENCE)
-        if isinstance(op, CausalConvolution):
+        if isinstance(op, ShortConvolution):
             joined = np.concatenate([weights[name] for name in op.weights])[:, 0].T
             record.kept = [np.ascontiguousarray(joined)]
             if op.biases:
@@ -97,7 +97,7 @@ def convolution(rng, channels, taps, bias):
     """The same of a convolution over two products."""
     shapes = {"first": (channels - 3, 1, taps), "second": (3, 1, taps)}
     biases = {"first_bias": (channels - 3,), "second_bias": (3,)} if bias else {}
-    op = CausalConvolution(BEFORE, taps, tuple(shapes), tuple(biases))
+    op = ShortConvolution(BEFORE, taps, tuple(shapes), tuple(biases))
     layer = Layer(rng, op, {**shapes, **biases}, (taps - 1) * channels)
     return layer, lambda rows: [rng.normal(0, 1, (rows, channels)).astype(np.float32)]
 

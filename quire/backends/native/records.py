@@ -16,7 +16,7 @@ from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.column_order import ColumnOrder
-from quire.ops.convolution import CausalConvolution
+from quire.ops.convolution import ShortConvolution
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
@@ -302,7 +302,7 @@ def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     record.order = writer.order(op.order)
 
 
-def _convolution(writer: RecordWriter, record: Any, op: CausalConvolution) -> None:
+def _convolution(writer: RecordWriter, record: Any, op: ShortConvolution) -> None:
     record.kind = c.OP_CONVOLUTION
     record.recurrence = writer.pointer_to(c.Recurrence(state=op.state, taps=op.taps))
     record.vectors[0] = writer.constants(writer.joined(op.weights)[:, 0].T)  # [taps, C]
@@ -366,7 +366,7 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     MixtureOfExperts: _experts,
     GateRows: _gate_rows,
     SelectRows: _select_rows,
-    CausalConvolution: _convolution,
+    ShortConvolution: _convolution,
     GatedDeltaRule: _delta_rule,
     SelectiveScan: _selective_scan,
     Columns: _columns,
