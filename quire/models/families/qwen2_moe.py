@@ -72,5 +72,6 @@ def qwen_experts(
         return layer not in dense and (layer + 1) % step == 0
 
     if all(map(is_sparse, range(num_layers(config)))):
+        config.get("intermediate_size")  # of dense layers, which there are none of
         return mixture
     return chosen_layers(is_sparse, mixture, dense_mlp(config))
