@@ -13,10 +13,13 @@ from quire.config import EngineConfig
 from quire.control.policy import load_policy
 from quire.control.scheduler import Scheduler
 from quire.engine import Engine
-from quire.errors import ConfigError, ModelError
+from quire.errors import ConfigError, ModelError, RequestError
 from quire.frontend import Frontend
 from quire.models.generation import GenerationDefaults, read_generation_defaults
+from quire.models.pooling import Pooling
+from quire.pooling_frontend import PoolingFrontend
 from quire.runtime.load import LoadedModel, load_model
+from quire.runtime.pooling_runner import PoolingRunner
 from quire.runtime.runner import Runner
 from quire.sampling.state import GrammarState
 from quire.sampling_params import StructuredOutput
@@ -60,17 +63,41 @@ class Assembly:
         self.generation = self._generation_defaults()
         self.engine = _engine(config, self.model)
         self.eos_token_ids = self._eos_token_ids()
-        self.frontend = Frontend(
-            self.model.spec,
-            self.tokenizer,
-            self.model.memory.max_model_len,
-            sorted(self.eos_token_ids),
-            self._compile_grammar,
-            self.model.ropes,
-            config.seed,
-        )
+        self._generating: Frontend | None = None
+        self._pooling: PoolingFrontend | None = None
+        if self.model.pooling is None:
+            self._generating = Frontend(
+                self.model.spec,
+                self.tokenizer,
+                self.model.memory.max_model_len,
+                sorted(self.eos_token_ids),
+                self._compile_grammar,
+                self.model.ropes,
+                config.seed,
+            )
+        else:
+            self._pooling = _pooling_frontend(self.model, self.model.pooling, self.tokenizer)
         phases = {"model": model_ready - started, "tokenizer": tokenizer_ready - model_ready}
         self.info = self._info(time.monotonic() - started, phases)
+
+    @property
+    def frontend(self) -> Frontend:
+        """Prepares requests for text.  Raises RequestError for a model that has another task."""
+        if self._generating is None:
+            assert self.model.pooling is not None
+            task = self.model.pooling.task
+            raise RequestError(f"this model is served to {task}; it generates no text", "model")
+        return self._generating
+
+    @property
+    def pooling_frontend(self) -> PoolingFrontend:
+        """Prepares requests for vectors and scores.  Raises RequestError for one that generates."""
+        if self._pooling is None:
+            raise RequestError(
+                "this model is served to generate text; start one with --task embed or score",
+                "model",
+            )
+        return self._pooling
 
     @property
     def default_sampling(self) -> Mapping[str, Any]:
@@ -121,7 +148,8 @@ class Assembly:
     def _eos_token_ids(self) -> frozenset[int]:
         found = self.generation.eos_token_ids or self.model.spec.eos_token_ids
         own = self.tokenizer.eos_token_id
-        return frozenset(found) | (frozenset() if own is None else {own})
+        ends = self.tokenizer.turn_end_ids
+        return frozenset(found) | ends | (frozenset() if own is None else {own})
 
     def _info(self, load_s: float, phases: Mapping[str, float]) -> ModelInfo:
         model, memory = self.model, self.model.memory
@@ -158,8 +186,20 @@ def _authors_defaults(path: Path) -> GenerationDefaults:
     return read_generation_defaults(path)
 
 
-def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
+def _pooling_frontend(
+    model: LoadedModel, pooling: Pooling, tokenizer: Tokenizer
+) -> PoolingFrontend:
+    """An encoder takes what one step takes, if that is less than what it is made for."""
     memory = model.memory
+    longest, limit = memory.max_model_len, "the length of the model (max_model_len)"
+    if model.spec.bidirectional and memory.max_num_batched_tokens < longest:
+        longest = memory.max_num_batched_tokens
+        limit = "what one step computes (max_num_batched_tokens), as an encoder reads a text whole"
+    return PoolingFrontend(model.spec, tokenizer, pooling, model.ropes, longest, limit)
+
+
+def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
+    memory, whole = model.memory, model.spec.bidirectional
     scheduler = Scheduler(
         memory.num_blocks,
         memory.block_tokens,
@@ -167,13 +207,15 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         memory.max_num_seqs,
         load_policy(config.scheduling_policy),
         memory.max_model_len,
-        config.enable_prefix_caching,
+        config.enable_prefix_caching and not whole,
         config.max_num_queued_reqs,
         model.fingerprint,
-        config.enable_chunked_prefill,
+        config.enable_chunked_prefill and not whole,
         window=model.spec.window,
         drafter=load_speculator(config.speculative, config.num_speculative_tokens),
         store=model.store,
         num_state_records=memory.num_state_records or None,
     )
+    if model.pooling is not None:
+        return Engine(scheduler, PoolingRunner(model.executable, model.ropes, model.pooling))
     return Engine(scheduler, Runner(model.executable, model.ropes, model.store))

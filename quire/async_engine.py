@@ -16,7 +16,7 @@ from quire.control.plan import Update
 from quire.engine import Details, EngineStats, Event
 from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import Delta
+from quire.outputs import Delta, EmbeddingOutput
 from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 
@@ -135,9 +135,43 @@ class AsyncEngine:
         stopping, EngineError when it has died.
         """
         self._refuse_if_closed(params.n)
-        prepared = self._assembly.frontend.prepare(
-            prompt, params, request_id, priority, timeout_s, cache_salt
+        return self._start(
+            self._assembly.frontend.prepare(
+                prompt, params, request_id, priority, timeout_s, cache_salt
+            )
         )
+
+    async def embed(
+        self, prompt: str | Sequence[int], dimensions: int | None = None
+    ) -> EmbeddingOutput:
+        """The vector of a text.  Raises as `submit` does."""
+        frontend = self._assembly.pooling_frontend
+        frontend.check_dimensions(dimensions)
+        prepared = frontend.prepare_text(prompt)
+        await self._finish(prepared)
+        vector = frontend.embedding(prepared, dimensions)
+        return EmbeddingOutput(prepared.prompt, prepared.prompt_token_ids, vector.tolist())
+
+    async def score(
+        self, query: str, document: str, instruction: str | None = None
+    ) -> tuple[float, int]:
+        """How well a document matches a query, 0 to 1, and how many tokens that took."""
+        frontend = self._assembly.pooling_frontend
+        prepared = frontend.prepare_pair(query, document, instruction)
+        await self._finish(prepared)
+        return frontend.score(prepared), len(prepared.prompt_token_ids)
+
+    async def _finish(self, prepared: Prepared) -> None:
+        """Run a request to its end; whoever stops waiting for it stops it."""
+        self._refuse_if_closed(1)
+        stream = self._start(prepared)
+        try:
+            async for _ in stream:
+                pass
+        finally:
+            stream.cancel()
+
+    def _start(self, prepared: Prepared) -> RequestStream:
         self._loop = asyncio.get_running_loop()
         names = [completion.request.id for completion in prepared.completions]
         taken = next((name for name in names if name in self._streams), None)

@@ -23,6 +23,7 @@ InstructionSet = Literal[
 ]
 Source = Literal["huggingface", "modelscope"]
 Speculation = Literal["off", "ngram", "suffix"]
+Task = Literal["auto", "generate", "embed", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,10 @@ class EngineConfig:
     model: str = field(metadata={"help": "a directory, org/name on the hub, or 'demo'"})
     tokenizer: str | None = field(
         default=None, metadata={"help": "directory or org/name of another tokenizer"}
+    )
+    task: Task = field(
+        default="auto",
+        metadata={"help": "generate text, embed texts or score pairs; auto asks the model's files"},
     )
     revision: str | None = field(
         default=None, metadata={"help": "branch, tag or commit of the model on the hub"}
@@ -158,6 +163,7 @@ class EngineConfig:
 
 
 _CHOICES: Mapping[str, Any] = {
+    "task": Task,
     "source": Source,
     "load_format": LoadFormat,
     "dtype": Dtype,

@@ -12,7 +12,7 @@ from quire.control.plan import Update
 from quire.engine import Details, EngineStats
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import CompletionOutput, RequestOutput
+from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer
@@ -95,6 +95,47 @@ class LLM:
             )
             prompts.append(self.get_tokenizer().encode(text, add_special_tokens=False))
         return self.generate(prompts, sampling_params, use_tqdm)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        dimensions: int | None = None,
+        use_tqdm: bool = True,
+    ) -> list[EmbeddingOutput]:
+        """The vector of every text, in the order of the texts.
+
+        dimensions: how many of its numbers; only models that were trained for it allow fewer.
+        Raises RequestError for a bad text before anything runs.
+        """
+        frontend = self._assembly.pooling_frontend
+        frontend.check_dimensions(dimensions)
+        prepared = [frontend.prepare_text(_unwrap(prompt)) for prompt in _as_list(prompts)]
+        self._run(prepared, use_tqdm)
+        return [
+            EmbeddingOutput(
+                each.prompt,
+                each.prompt_token_ids,
+                frontend.embedding(each, dimensions).tolist(),
+            )
+            for each in prepared
+        ]
+
+    def score(
+        self,
+        query: str,
+        documents: str | Sequence[str],
+        instruction: str | None = None,
+        use_tqdm: bool = True,
+    ) -> list[float]:
+        """How well each document matches the query, 0 to 1.
+
+        instruction: what counts as a match, for language models that score.
+        """
+        frontend = self._assembly.pooling_frontend
+        listed = [documents] if isinstance(documents, str) else documents
+        prepared = [frontend.prepare_pair(query, each, instruction) for each in listed]
+        self._run(prepared, use_tqdm)
+        return [frontend.score(each) for each in prepared]
 
     def _params_for(
         self, prompts: Sequence[Prompt], given: SamplingParams | Sequence[SamplingParams] | None

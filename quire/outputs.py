@@ -9,6 +9,7 @@ from typing import NamedTuple
 __all__ = [
     "CompletionOutput",
     "Delta",
+    "EmbeddingOutput",
     "Logprob",
     "RequestMetrics",
     "RequestOutput",
@@ -62,6 +63,15 @@ class Delta:
     num_cached_tokens: int = 0
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     metrics: RequestMetrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingOutput:
+    """A text and its vector, as `LLM.embed` returns them."""
+
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: list[float]
 
 
 @dataclass(slots=True)

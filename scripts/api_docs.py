@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import msgspec
 
 from quire.server.metrics import ServerMetrics
-from quire.server.protocol import chat, completions, formats, sampling, tokens
+from quire.server.protocol import chat, completions, embeddings, formats, sampling, tokens
 from quire.server.protocol.support import field_support
 from quire.server.routes import OPERATIONS
 
 DOCS = Path(__file__).parent.parent / "docs"
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-MODULES = (chat, completions, formats, sampling, tokens)
+MODULES = (chat, completions, embeddings, formats, sampling, tokens)
 
 
 def main(argv: list[str]) -> int:
@@ -72,6 +72,8 @@ def _type(kind: msgspec.inspect.Type) -> str:
         return kind.cls.__name__
     names = {"IntType": "integer", "FloatType": "number", "StrType": "string"}
     names |= {"BoolType": "boolean", "DictType": "object", "NoneType": "null", "AnyType": "any"}
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return " or ".join(f"`{value}`" for value in kind.values)
     return names[type(kind).__name__]
 
 

@@ -55,6 +55,12 @@ QUIRE_INLINE void with_activation(int32_t kind, Body body) {
         case QUIRE_QUICK_GELU:
             return body(
                 [](Float x) { return times_sigmoid<V>(x, V::mul(x, V::broadcast(1.702f))); });
+        case QUIRE_TANH:
+            return body([](Float x) {
+                const Float two = V::broadcast(2.0f);
+                const Float twice = times_sigmoid<V>(two, V::mul(x, two));
+                return V::sub(twice, V::broadcast(1.0f));
+            });
         case QUIRE_RELU:
             return body([](Float x) { return V::max(V::zero(), x); });
         case QUIRE_LOGISTIC:

@@ -52,8 +52,10 @@ struct AttentionUnit {
             all.maxima[r] = kLowest, all.totals[r] = 0.0f;
             // A sink has a weight and no value.
             if (sinks) all.maxima[r] = sinks[head_of(r)] * kLog2E, all.totals[r] = 1.0f;
-            const int64_t position = run.step->positions[this->tile.first_token + r / group];
-            memory.newest[r] = position;
+            const quire_step &step = *run.step;
+            const int64_t position = step.positions[this->tile.first_token + r / group];
+            const int64_t last = step.query_start[this->tile.request + 1] - 1;
+            memory.newest[r] = op.bidirectional ? step.positions[last] : position;
             memory.oldest[r] = oldest_seen(op, position);
         }
     }

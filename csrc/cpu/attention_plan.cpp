@@ -13,11 +13,12 @@ constexpr int64_t kMostPartialFloats = 4 << 20;
 void AttentionPlan::cut(const quire_op &op, const quire_program &program, const quire_step &step,
                         int num_threads) {
     if (op.heads == heads_ && op.kv_heads == kv_heads_ && op.head_dim == head_dim_ &&
-        op.window == window_ && op.chunk == visible_chunk_) {
+        op.window == window_ && op.chunk == visible_chunk_ &&
+        op.bidirectional == bidirectional_) {
         return;
     }
     heads_ = op.heads, kv_heads_ = op.kv_heads, head_dim_ = op.head_dim;
-    window_ = op.window, visible_chunk_ = op.chunk;
+    window_ = op.window, visible_chunk_ = op.chunk, bidirectional_ = op.bidirectional;
     chunk_ = chunk_positions(program.block_tokens);
     cut_tiles(op, program, step);
     cut_spans(op, num_threads);
@@ -35,7 +36,8 @@ void AttentionPlan::cut_tiles(const quire_op &op, const quire_program &, const q
             tile.request = r, tile.first_token = t;
             tile.num_tokens = int32_t(smaller(end - t, tile_tokens));
             const int64_t oldest = oldest_seen(op, step.positions[t]);
-            const int64_t newest = step.positions[t + tile.num_tokens - 1];
+            const int32_t last = op.bidirectional ? end : t + tile.num_tokens;
+            const int64_t newest = step.positions[last - 1];
             tile.first_chunk = int32_t(oldest / chunk_);
             tile.num_chunks = int32_t(newest / chunk_ + 1) - tile.first_chunk;
             tile.num_keys = int32_t(newest + 1 - tile.first_chunk * chunk_);

@@ -26,7 +26,8 @@ class AttentionPlan {
 
     int64_t work_of(const QueryTile &tile) const;
 
-    int32_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, window_ = -1, visible_chunk_ = -1;
+    int32_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0;
+    int32_t window_ = -1, visible_chunk_ = -1, bidirectional_ = 0;
     int64_t chunk_ = 0;
 };
 

@@ -78,7 +78,7 @@ class Walk {
         if (op.kind < 0 || op.kind >= kNumOpKinds) return QUIRE_BAD_OP;
         if (op.kind == QUIRE_OP_EXPERTS) return run_experts(op);
         const Kernel kernel = kernel_of(op);
-        if (op.kind == QUIRE_OP_EMBEDDING && !tokens_fit(op.parts[0].rows)) return QUIRE_BAD_TOKEN;
+        if (op.kind == QUIRE_OP_EMBEDDING && !rows_fit(op)) return QUIRE_BAD_TOKEN;
         if (op.kind == QUIRE_OP_ATTENTION) {
             const int32_t size = program_.block_tokens;
             if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
@@ -130,9 +130,13 @@ class Walk {
         });
     }
 
-    bool tokens_fit(int64_t num_embeddings) const {
+    bool rows_fit(const quire_op &op) const {
+        const bool by_token = op.index == QUIRE_BY_TOKEN;
+        if (op.index == QUIRE_FIRST_ROW) return op.parts[0].rows > 0;
         for (int32_t t = 0; t < step_.num_tokens; t++) {
-            if (step_.token_ids[t] < 0 || step_.token_ids[t] >= num_embeddings) return false;
+            const int64_t row =
+                by_token ? step_.token_ids[t] : step_.positions[t] + int64_t(op.index_offset);
+            if (row < 0 || row >= op.parts[0].rows) return false;
         }
         return true;
     }

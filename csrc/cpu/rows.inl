@@ -7,13 +7,18 @@ QUIRE_INLINE float scale_of(const quire_op &op) {
     return op.scale == 0.0f ? 1.0f : op.scale;
 }
 
+QUIRE_INLINE int64_t embedding_row(const quire_op &op, const Run &run, int64_t t) {
+    if (op.index == QUIRE_BY_TOKEN) return run.step->token_ids[t];
+    return op.index == QUIRE_BY_POSITION ? run.step->positions[t] + int64_t(op.index_offset) : 0;
+}
+
 template <class V, class Weight>
 void embedding_rows(const quire_op &op, const Run &run, int64_t first, int64_t last) {
     const Weight *table = static_cast<const Weight *>(op.parts[0].data);
     const int64_t cols = op.parts[0].cols;
     const auto scale = V::broadcast(scale_of(op));
     for (int64_t t = first; t < last; t++) {
-        const Weight *from = table + run.step->token_ids[t] * cols;
+        const Weight *from = table + embedding_row(op, run, t) * cols;
         float *to = run.row(op.out[0], t);
         for_each_vector<V>(cols,
                            [&](auto load, auto store) { store(to, V::mul(load(from), scale)); });
@@ -33,7 +38,7 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
             const auto scale = V::broadcast(scale_of(op));
             for (int64_t t = first; t < last; t++) {
                 float *to = run.row(op.out[0], t);
-                unpack_row(op.parts[0], run.step->token_ids[t], op.order, to);
+                unpack_row(op.parts[0], embedding_row(op, run, t), op.order, to);
                 for_each_vector<V>(op.parts[0].cols, [&](auto load, auto store) {
                     store(to, V::mul(load(to), scale));
                 });

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 9
+#define QUIRE_ABI_VERSION 10
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -56,13 +56,15 @@ enum quire_status {
     QUIRE_BAD_OP = 1,
     QUIRE_BAD_ISA = 2,
     QUIRE_NO_MEMORY = 3,
-    QUIRE_BAD_TOKEN = 4 /* a token id outside the embedding table; nothing was read there */
+    QUIRE_BAD_TOKEN =
+        4 /* a token id or position outside the embedding table; nothing was read there */
 };
 
 /* Every activation is float32, unless an op quantizes it: to QUIRE_INT8, where a row stands as
  * csrc/cpu/packed.h says, in 12 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
-    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row token_ids[t] * scale */
+    QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row i * scale; index: whether i is token_ids[t],
+                                  positions[t] + index_offset, or 0 */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
                                   vectors have one segment's length and serve every segment, but
@@ -86,11 +88,12 @@ enum quire_op_kind {
                                    heads), in2); in3 holds the angles */
     QUIRE_OP_ATTENTION = 9,    /* out0[t] = softmax(scale * in0[t] . keys) values over the request's
                                  positions max(0, p - window + 1) .. p, p = positions[t]; window 0:
-                                 all; or, with a chunk, over p - p % chunk .. p.  Query head h reads
+                                 all; or, with a chunk, over p - p % chunk .. p; or, with
+                                 bidirectional, 0 .. the request's last position in this step.  Query head h reads
                                  kv head h / (heads / kv_heads).  vectors[0], unless NULL: for each
                                  head a score beside the others that has no value.  vectors[1],
                                  unless NULL: for each head what a score loses per position between
-                                 query and key.  cap c > 0: before that a score s becomes
+                                 query and key.  softcap c > 0: before that a score s becomes
                                  c tanh(s / c).  query_rule: what scale is multiplied by. */
     QUIRE_OP_GATED = 10,       /* out0 = activation(in0) * in1 */
     QUIRE_OP_SELECT_ROWS = 11, /* out0[s] = in0[logit_rows[s]] */
@@ -127,10 +130,12 @@ enum quire_activation {
     QUIRE_QUICK_GELU = 3, /* x * sigmoid(1.702 x) */
     QUIRE_RELU = 4,
     QUIRE_RELU_SQUARED = 5,
-    QUIRE_LOGISTIC = 6,      /* 1 / (1 + exp(-x)) */
-    QUIRE_CLAMPED_SWIGLU = 7 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+    QUIRE_TANH = 6,
+    QUIRE_LOGISTIC = 7,      /* 1 / (1 + exp(-x)) */
+    QUIRE_CLAMPED_SWIGLU = 8 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
                                 of at most `cap`, and u is in1 between -cap and cap */
 };
+enum quire_index { QUIRE_BY_TOKEN = 0, QUIRE_BY_POSITION = 1, QUIRE_FIRST_ROW = 2 };
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
@@ -219,7 +224,8 @@ typedef struct {
     int32_t row_dtype; /* of in0 of linear; of out0 of quantize, norm, add_norm, activate, gated */
     int32_t chunk, query_rule, query_length, query_offset; /* of attention */
     float query_factor, cap;
-    int32_t norm;
+    int32_t norm, bidirectional;
+    int32_t index, index_offset; /* of embedding */
     int32_t reserved;
     const quire_router *router;
     const quire_experts *experts;

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quire.graph.explain import BodyChoice
     from quire.graph.ir import Node
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "model_directory", "run", "size_option"]
 
 CONTEXT, TOKENS = 1024, 512
 MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
@@ -60,11 +60,11 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.runtime.stored_formats import stored_formats
     from quire.weights.tensor import STORED_AS
 
-    directory = _directory(config)
+    directory = model_directory(config)
     spec, quantization = read_config(config, directory)
     weight_format = spec.dtype if config.dtype == "auto" else config.dtype
-    context = _size(namespace, "context", CONTEXT, spec.max_length)
-    tokens = _size(namespace, "tokens", TOKENS, spec.max_length)
+    context = size_option(namespace, "context", CONTEXT, spec.max_length)
+    tokens = size_option(namespace, "tokens", TOKENS, spec.max_length)
     found = stored_formats(spec, quantization, directory)
     bits, packed = found.packed_bits, found.packed_as
     if config.quantization != "auto":
@@ -127,7 +127,7 @@ def _backend(config: EngineConfig) -> Backend:
     return NativeBackend(config.instruction_set)
 
 
-def _directory(config: EngineConfig) -> Path:
+def model_directory(config: EngineConfig) -> Path:
     """The model's directory; the path of a config.json alone will do."""
     from quire.runtime.load import find_model
 
@@ -135,7 +135,7 @@ def _directory(config: EngineConfig) -> Path:
     return path.parent if path.name == "config.json" and path.is_file() else find_model(config)
 
 
-def _size(namespace: argparse.Namespace, name: str, default: int, longest: int) -> int:
+def size_option(namespace: argparse.Namespace, name: str, default: int, longest: int) -> int:
     """The value of --context or --tokens, checked against the model length."""
     from quire.errors import ConfigError
 

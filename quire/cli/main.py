@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "convert": Command("quire.cli.convert", "write a quantized checkpoint in another format"),
     "bench": Command("quire.cli.bench", "measure latency, throughput, or a running server"),
+    "show": Command("quire.cli.show", "show what a model is made of, and its memory"),
     "explain": Command("quire.cli.explain", "show a model's ops, kernels, bytes and FLOPs"),
     "tune": Command("quire.cli.tune", "measure which cut of the kernels' work is fastest here"),
     "doctor": Command("quire.cli.doctor", "show what this machine has and what is missing"),

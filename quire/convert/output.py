@@ -16,6 +16,8 @@ __all__ = ["CheckpointWriter"]
 COMPANIONS = (
     "tokenizer.json",
     "tokenizer.model",
+    "tiktoken.model",
+    "qwen.tiktoken",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -35,16 +35,13 @@ class CausalAttention:
         group = a.heads // a.kv_heads
         queries = inputs[0].reshape(tokens, a.kv_heads, group, a.head_dim)
         keys, values = (x.reshape(tokens, a.kv_heads, -1) for x in inputs[1:])
-        hidden = _hidden(tokens, a.window)
+        positions = np.arange(tokens)
         out = np.empty((tokens, a.kv_heads, group, values.shape[-1]), np.float32)
         for head in range(a.kv_heads):
             q = queries[:, head].transpose(1, 0, 2)  # [G, T, D]
-            scores = q @ keys[:, head].T * np.float32(a.scale)
-            scores[:, hidden] = -np.inf
-            scores -= scores.max(axis=-1, keepdims=True)
-            np.exp(scores, out=scores)
-            scores /= scores.sum(axis=-1, keepdims=True)
-            out[:, head] = (scores @ values[:, head]).transpose(1, 0, 2)
+            products = (q @ keys[:, head].T)[None]
+            weights = a.softmax(env, products, positions, 0, slice(head, head + 1))[0]
+            out[:, head] = (weights @ values[:, head]).transpose(1, 0, 2)
         return (out.reshape(tokens, -1),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
@@ -53,8 +50,8 @@ class CausalAttention:
 
     @property
     def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+        """As paged."""
+        return self.attention.weight_names
 
 
 def attend_whole_sequences(nodes: Sequence[Node]) -> tuple[Node, ...]:
@@ -70,10 +67,3 @@ def attend_whole_sequences(nodes: Sequence[Node]) -> tuple[Node, ...]:
             node = Node(CausalAttention(node.op), inputs, node.outputs, node.layer)
         changed.append(node)
     return tuple(changed)
-
-
-def _hidden(tokens: int, window: int | None) -> np.ndarray:
-    """[T, T]: True where a token (row) does not see another (column)."""
-    ahead = np.subtract.outer(np.arange(tokens), np.arange(tokens))
-    hidden: np.ndarray = ahead < 0
-    return hidden if window is None else hidden | (ahead >= window)

@@ -10,6 +10,8 @@ from quire.models.spec import (
     MLP,
     Attention,
     Block,
+    Classifier,
+    Embedding,
     FeedForward,
     GatedMLP,
     Linear,
@@ -49,9 +51,8 @@ class _Lowering:
         self.state_floats = 0  # of the layers so far
 
     def graph(self) -> Graph:
-        spec, table = self.spec, self.spec.embedding
-        lookup = EmbeddingLookup(table.weight.name, spec.width, table.scale, table.first)
-        x = self.build.add(lookup, name="embedding")
+        spec = self.spec
+        x = self._embedding(spec.embedding)
         for rope in spec.ropes:
             self._angles_of(rope)
         for layer, block in enumerate(spec.blocks):
@@ -60,11 +61,38 @@ class _Lowering:
         self.build.layer = -1
         x = self.build.add(SelectRows(), x, name="selected", rows="outputs")
         x = self._norm(spec.norm, x, "final_norm")
+        if spec.output == "logits":
+            x = self._logits(x)
+        elif spec.classifier is not None and spec.output == "scores":
+            x = self._scores(spec.classifier, x)
+        return Graph(tuple(self.build.nodes), x)
+
+    def _logits(self, x: Value) -> Value:
+        spec = self.spec
         logits = self._linear(spec.head, x, "logits")
         if spec.logit_scale != 1 or spec.logit_cap is not None:
             op = ScaleLogits(spec.logit_scale, spec.logit_cap)
             logits = self.build.add(op, logits, name="scaled_logits")
-        return Graph(tuple(self.build.nodes), logits)
+        return logits
+
+    def _scores(self, classifier: Classifier, x: Value) -> Value:
+        x = self._linear(classifier.dense, x, "dense")
+        x = self.build.add(Activate(classifier.activation), x, name="activated")
+        return self._linear(classifier.output, x, "scores")
+
+    def _embedding(self, table: Embedding) -> Value:
+        width = self.spec.width
+        lookup = EmbeddingLookup(table.weight.name, width, table.scale, table.first)
+        x = self.build.add(lookup, name="embedding")
+        if table.positions is not None:
+            lookup = EmbeddingLookup(
+                table.positions.name, width, index="position", offset=table.first_position
+            )
+            x = self.build.add(Add(), self.build.add(lookup, name="position"), x, name="placed")
+        if table.types is not None:
+            lookup = EmbeddingLookup(table.types.name, width, index="first")
+            x = self.build.add(Add(), self.build.add(lookup, name="type"), x, name="typed")
+        return self._norm(table.norm, x, "embedding_norm")
 
     def _angles_of(self, rope: Rope) -> Value:
         if rope not in self.angles:
@@ -117,6 +145,7 @@ class _Lowering:
             a.slopes,
             a.sinks.name if a.sinks else None,
             a.query_rule,
+            a.bidirectional,
         )
         attended = self.build.add(op, q, name="attended")
         if a.gate is not None:

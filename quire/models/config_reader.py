@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,25 @@ logger = logging.getLogger(__name__)
 # Keys that change the mathematics in some known family: unread with an active value is an error.
 MATHEMATICAL_KEYS = frozenset(
     {
+        "activation_sparsity_pattern",
         "add_bias_linear",
         "add_qkv_bias",
         "alibi",
+        "altup_num_inputs",
+        "apply_residual_connection_post_layernorm",
         "attention_bias",
         "attention_chunk_size",
         "attention_multiplier",
+        "attention_out_bias",
         "attn_logit_softcapping",
+        "attn_output_gate",
         "attn_qkv_bias",
+        "attn_scale",
+        "attn_temperature_tuning",
+        "attn_type_list",
         "bias",
         "clip_qkv",
+        "compression_ratio",
         "cross_attention_layers",
         "decoder_sparse_step",
         "dim_model_base",
@@ -35,40 +44,66 @@ MATHEMATICAL_KEYS = frozenset(
         "embedding_scale",
         "final_logit_softcapping",
         "first_k_dense_replace",
+        "floor_scale",
         "full_attention_interval",
+        "hc_mult",
         "head_dim",
         "hidden_act",
         "hidden_activation",
+        "hidden_size_per_layer_input",
+        "hybrid_override_pattern",
+        "index_topk",
         "interleave_moe_layer_step",
+        "interleaved_sliding_window",
         "kv_lora_rank",
+        "laurel_rank",
         "layer_types",
+        "layers_block_type",
+        "linear_conv_kernel_dim",
+        "linear_key_head_dim",
+        "linear_num_key_heads",
         "linear_num_value_heads",
+        "linear_value_head_dim",
         "lm_head_bias",
         "logit_scale",
         "logits_scaling",
+        "mamba_d_conv",
+        "mamba_d_state",
+        "mamba_expand",
+        "mamba_n_heads",
         "mlp_bias",
         "mlp_only_layers",
         "moe_intermediate_size",
-        "moe_layer_freq",
-        "moe_topk",
         "moe_k",
+        "moe_layer_end_index",
+        "moe_layer_freq",
         "moe_layer_interval",
         "moe_layer_start_index",
+        "moe_num_experts",
         "moe_num_shared_experts",
-        "num_shared_expert",
-        "rotary_dim",
-        "topk_group",
+        "moe_topk",
+        "mscale_all_dim",
         "multi_query",
+        "multi_query_attention",
+        "multi_query_group_num",
+        "mup_enabled",
         "n_group",
         "n_routed_experts",
         "n_shared_experts",
         "no_rope_layers",
+        "nope_layer_interval",
         "norm_topk_prob",
         "num_experts",
         "num_experts_per_tok",
+        "num_kv_shared_layers",
         "num_local_experts",
+        "num_shared_expert",
+        "original_rope",
         "parallel_attn",
         "partial_rotary_factor",
+        "position_embedding_type",
+        "position_embedding_xdrope",
+        "post_layer_norm",
         "q_lora_rank",
         "qk_layernorm",
         "qk_nope_head_dim",
@@ -79,30 +114,44 @@ MATHEMATICAL_KEYS = frozenset(
         "quantization_config",
         "query_pre_attn_scalar",
         "residual_multiplier",
+        "rmsnorm",
+        "rope_interleave",
+        "rope_local_base_freq",
         "rope_parameters",
+        "rope_percent",
         "rope_ratio",
         "rope_scaling",
         "rope_theta",
         "rotary",
+        "rotary_dim",
+        "rotary_emb_base",
         "rotary_pct",
         "routed_scaling_factor",
         "scale_depth",
         "scale_emb",
         "scoring_func",
         "shared_expert_intermediate_size",
+        "shared_intermediate_size",
         "sliding_window",
         "sliding_window_pattern",
+        "swiglu_alpha",
+        "swiglu_limit",
         "tie_word_embeddings",
+        "topk_group",
         "topk_method",
         "use_bias",
+        "use_bidirectional_attention",
+        "use_cla",
         "use_dynamic_ntk",
         "use_logn_attn",
+        "use_mla",
         "use_parallel_residual",
         "use_qk_norm",
         "use_sliding_window",
         "v_head_dim",
         "vision_config",
         "visual",
+        "vocab_size_per_layer_input",
     }
 )
 
@@ -112,20 +161,28 @@ HARMLESS_KEYS = frozenset(
         "_name_or_path",
         "architectures",
         "attention_dropout",
-        "aux_loss_alpha",
+        "attention_probs_dropout_prob",
         "auto_map",
+        "aux_loss_alpha",
         "bos_token_id",
+        "cache_implementation",
+        "classifier_dropout",
         "dropout",
         "dtype",
         "embd_pdrop",
+        "embedding_dropout",
+        "eod_token_id",
         "eos_token_id",
+        "gradient_checkpointing",
         "hidden_dropout",
+        "hidden_dropout_prob",
         "id2label",
         "initializer_range",
         "is_decoder",
         "is_encoder_decoder",
         "keys_to_ignore_at_inference",
         "label2id",
+        "mask_token_id",
         "max_length",
         "model_type",
         "output_attentions",
@@ -134,14 +191,19 @@ HARMLESS_KEYS = frozenset(
         "pad_token_id",
         "pretraining_tp",
         "resid_pdrop",
+        "residual_dropout",
         "return_dict",
         "router_aux_loss_coef",
         "router_jitter_noise",
+        "sep_token_id",
         "seq_aux",
         "task_specific_params",
+        "tokenizer_class",
         "torch_dtype",
         "transformers_version",
+        "unk_token_id",
         "use_cache",
+        "use_flash_attention",
     }
 )
 
@@ -168,10 +230,6 @@ class ConfigReader:
         self._names: Mapping[str, str] = {}
         self.architecture = architecture
 
-    def __contains__(self, key: str) -> bool:
-        """Whether config.json has the key, if only as null."""
-        return key in self._values
-
     def renamed(self, names: Mapping[str, str], **given: Any) -> ConfigReader:
         """The same config.json for who asks in other words; what is read there is read here.
 
@@ -182,6 +240,14 @@ class ConfigReader:
         reader._read = self._read
         reader._names = {key: name for key, name in names.items() if key not in given}
         return reader
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys of config.json."""
+        return iter(self._values)
+
+    def __contains__(self, key: str) -> bool:
+        """Whether config.json has the key, if only as null."""
+        return key in self._values
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of `key`; `default` when it is absent or null."""
@@ -264,8 +330,8 @@ class ConfigReader:
         """Refuse or report the keys that nobody read.
 
         An active value (not null, false, 0 or empty) of a key that changes the mathematics in some
-        known family raises ModelError; so does any other unread key when `strict`, else it is
-        reported once as a warning.
+        known family raises ModelError, and one that is not active says nothing.  Any other unread
+        key raises ModelError when `strict`, else it is reported once as a warning.
         """
         unread = [key for key in self._values if key not in self._read | HARMLESS_KEYS]
         active = [key for key in unread if self._values[key] not in (None, False, 0, {}, [])]
@@ -276,7 +342,8 @@ class ConfigReader:
                 f"{self.architecture}: config.json sets {shown}, which changes the model's "
                 f"mathematics and is not supported for this architecture"
             )
-        unknown = [key for key in unread if not key.startswith("_")]
+        silent = [key for key in unread if key.startswith("_") or key in MATHEMATICAL_KEYS]
+        unknown = [key for key in unread if key not in silent]
         if unknown and strict:
             raise ModelError(
                 f"{self.architecture}: config.json has keys that Quire does not know: "

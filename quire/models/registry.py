@@ -17,6 +17,7 @@ __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 FAMILY_MODULES = (
     "bamba",
     "baichuan",
+    "bert",
     "chatglm",
     "deepseek",
     "ernie",

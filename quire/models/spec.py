@@ -8,7 +8,7 @@ Notation: E model width, H query heads, K key/value heads, D head size, F MLP wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from quire.models.attention_rules import QueryRule
@@ -21,6 +21,7 @@ __all__ = [
     "Activation",
     "Attention",
     "Block",
+    "Classifier",
     "Embedding",
     "ExpertGroups",
     "FeedForward",
@@ -29,6 +30,7 @@ __all__ = [
     "MixtureOfExperts",
     "ModelSpec",
     "Norm",
+    "Output",
     "Router",
     "Scoring",
     "Split",
@@ -43,8 +45,11 @@ Part = TypeVar("Part")
 Split = Literal["rows", "columns"] | None
 """Which axis of [out, in] ranks divide: rows = outputs, columns = inputs, None = neither."""
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "tanh"]
 """gelu is the exact one, with erf; quick_gelu is x * sigmoid(1.702 x)."""
+
+
+Output = Literal["logits", "hidden", "scores"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +103,17 @@ class Embedding:
     """The token table [V, E]; its rows enter the first block times `scale`.
 
     first: the token of the table's first row.
+    positions [P, E]: the row of position + first_position is added.  types [n, E]: so is row 0, as
+    all of a text is of the first type.  norm: of the sum.
     """
 
     weight: Weight
     scale: float = 1.0
     first: int = 0
+    positions: Weight | None = None
+    first_position: int = 0
+    types: Weight | None = None
+    norm: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,7 @@ class Attention:
     of each head that stands beside the others and has no value.  query_rule: what queries are
     multiplied by.
     gate: what the heads yield is multiplied by sigmoid(gate(x)).
+    bidirectional: each token sees all of its text, in front and behind.
     """
 
     query: Linear
@@ -139,6 +151,7 @@ class Attention:
     sinks: Weight | None = None
     query_rule: QueryRule | None = None
     gate: Linear | None = None
+    bidirectional: bool = False
 
     @property
     def reach(self) -> int | None:
@@ -259,13 +272,24 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Classifier:
+    """output(activation(dense(x))): scores of a text, from one of its rows."""
+
+    dense: Linear
+    output: Linear
+    activation: Activation = "tanh"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A decoder-only language model.
+    """A language model: a stack of blocks between an embedding and what it yields.
 
     max_length: the longest sequence the position encoding is made for.  dtype: what the checkpoint
     says its weights are ("float32", "float16", "bfloat16").  The head is tied when its weight is
     the embedding's.  What it yields is multiplied by logit_scale and then, where there is a
     logit_cap, becomes cap * tanh(logit / cap).
+    output: what it yields of a row: logits; the hidden state behind the final norm, which needs no
+    head; or the scores of its classifier.
     """
 
     architecture: str
@@ -275,17 +299,24 @@ class ModelSpec:
     dtype: str
     embedding: Embedding
     blocks: tuple[Block, ...]
-    norm: Norm
+    norm: Norm | None
     head: Linear
     bos_token_ids: tuple[int, ...] = ()
     eos_token_ids: tuple[int, ...] = ()
     logit_scale: float = 1.0
     logit_cap: float | None = None
+    output: Output = "logits"
+    classifier: Classifier | None = None
 
     @property
     def tied(self) -> bool:
         """True when the head reads the embedding table."""
         return self.head.weight.name == self.embedding.weight.name
+
+    @property
+    def bidirectional(self) -> bool:
+        """True for an encoder: a text must be read whole."""
+        return any(each.bidirectional for each in self.attentions)
 
     @property
     def ropes(self) -> tuple[Rope, ...]:
@@ -315,7 +346,9 @@ class ModelSpec:
 
     def weights(self) -> dict[str, Weight]:
         """Every weight by name, in order of use; a tied head appears once."""
-        return {weight.name: weight for weight in parts(self, Weight)}
+        tied = Linear(self.embedding.weight)
+        used = self if self.output == "logits" else replace(self, head=tied)
+        return {weight.name: weight for weight in parts(used, Weight)}
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in order of use."""

@@ -1,19 +1,23 @@
-"""Looks up the row of each token."""
+"""Looks up a row for each token: its own, or that of its position."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from quire.ops.op import Cost, Environment, Float32
 
-__all__ = ["EmbeddingLookup"]
+__all__ = ["EmbeddingLookup", "Index"]
+
+Index: TypeAlias = Literal["token", "position", "first"]
+"""Which row of a table a token gets: that of its id, of its position + offset, or row 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLookup:
-    """[T, E] = table[token_ids - first] * scale; zeros where the table has no such row.
+    """[T, E] = table[row of each token] * scale; zeros where the table has no such row.
 
     The table is [V, E], or the rows of one rank from token `first` on.
     """
@@ -22,6 +26,8 @@ class EmbeddingLookup:
     width: int
     scale: float = 1.0
     first: int = 0
+    index: Index = "token"
+    offset: int = 0
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """E."""
@@ -29,7 +35,12 @@ class EmbeddingLookup:
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Rows of the table, scaled."""
-        table, rows = env.weights[self.table], env.batch.token_ids - self.first
+        batch, table = env.batch, env.weights[self.table]
+        rows = {
+            "token": batch.token_ids - self.first,
+            "position": batch.positions + self.offset,
+            "first": np.zeros_like(batch.positions),
+        }[self.index]
         inside = (rows >= 0) & (rows < len(table))
         found = table[np.where(inside, rows, 0)] * np.float32(self.scale)
         return (np.where(inside[:, None], found, np.float32(0)),)

@@ -2,7 +2,7 @@
 
 A file's pages are of 4 KiB: every one costs a look-up of its address, and a prefetcher stops at its
 end.  Decoding reads every matrix once a token, so a copy of a second's worth pays at once.
-See docs/decisions/0011-weights-in-huge-pages.md.
+See docs/decisions/0013-weights-in-huge-pages.md.
 """
 
 from __future__ import annotations

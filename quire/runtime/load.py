@@ -16,6 +16,7 @@ from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
+from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
 from quire.models.spec import Attention, Linear, ModelSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayerShape, KvLayout
@@ -67,7 +68,7 @@ class LoadedModel:
     """A model ready to run.
 
     fingerprint: what its cached keys and values depend on, to the last bit.  store: where they
-    outlive this process, if the user wants that.
+    outlive this process, if the user wants that.  pooling: what becomes of rows; None: text.
     """
 
     directory: Path
@@ -79,6 +80,7 @@ class LoadedModel:
     machine: Machine
     fingerprint: bytes
     store: StoredBlocks | None = None
+    pooling: Pooling | None = None
 
 
 def find_model(config: EngineConfig) -> Path:
@@ -140,6 +142,8 @@ def load_model(config: EngineConfig) -> LoadedModel:
     """
     directory, machine = find_model(config), inspect_machine()
     spec, quantization = read_config(config, directory)
+    values = {**_read_values(directory), **config.hf_overrides}
+    spec, pooling = pooling_of(config.task, spec, directory, values)
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
     _refuse_unserved(config, spec)
@@ -158,7 +162,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         return compile_program(spec, limits, has_body, row_formats, orders)
 
     memory = plan_memory(
-        config,
+        _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
         machine.free_memory,
         sum(weight.data.nbytes for weight in weights.values()),
         spec.max_length,
@@ -193,8 +197,17 @@ def load_model(config: EngineConfig) -> LoadedModel:
     fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
     return LoadedModel(
-        directory, spec, program, executable, ropes, memory, machine, fingerprint, store
+        directory, spec, program, executable, ropes, memory, machine, fingerprint, store, pooling
     )
+
+
+def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> EngineConfig:
+    """An encoder's keys and values live for one step, so it needs no more room for them."""
+    if config.kv_cache_memory_bytes is not None:
+        return config
+    longest = max(config.max_num_batched_tokens, config.max_model_len or spec.max_length)
+    blocks = -(-longest // layout.block_tokens) + config.max_num_seqs  # each may end within one
+    return replace(config, kv_cache_memory_bytes=blocks * layout.bytes_per_block)
 
 
 def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
@@ -235,7 +248,7 @@ def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
 
 def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
-    if spec.tied or spec.head.bias is not None:
+    if spec.tied or spec.head.bias is not None or spec.output != "logits":
         return spec
     heads = tuple(place.name.removesuffix("weight") for place in spec.head.weight.places)
     if any(name.startswith(heads) for name in checkpoint.names):
@@ -298,6 +311,11 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
         raise ConfigError(
             "prefix_cache_dir: this model has recurrent layers, whose states are not kept on disk; "
             "leave the option out"
+        )
+    if spec.bidirectional:
+        raise ConfigError(
+            "prefix_cache_dir: this model reads each text whole, so no prefix can be kept; leave "
+            "the option out"
         )
     if spec.window is not None:
         raise ConfigError(

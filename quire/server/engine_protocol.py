@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from quire.config import EngineConfig
     from quire.engine import EngineStats
-    from quire.outputs import Delta
+    from quire.outputs import Delta, EmbeddingOutput
     from quire.sampling_params import SamplingParams
     from quire.text.tokenizer import Tokenizer
 
@@ -69,6 +69,14 @@ class ServedEngine(Protocol):
         timeout_s: float | None = None,
         cache_salt: str = "",
     ) -> Stream: ...
+
+    async def embed(
+        self, prompt: str | Sequence[int], dimensions: int | None = None
+    ) -> EmbeddingOutput: ...
+
+    async def score(
+        self, query: str, document: str, instruction: str | None = None
+    ) -> tuple[float, int]: ...
 
     async def warm(self, params: SamplingParams) -> None: ...
 

@@ -11,12 +11,19 @@ from starlette.responses import Response
 
 from quire.server.chat import create_chat_completion
 from quire.server.completions import create_completion
+from quire.server.embeddings import create_embeddings
 from quire.server.health import show_health, show_ready
 from quire.server.info import show_metrics, show_server_info, show_version
 from quire.server.models import list_models, show_model
 from quire.server.protocol.chat import ChatRequest
 from quire.server.protocol.chat_answer import ChatCompletion
 from quire.server.protocol.completions import Completion, CompletionRequest
+from quire.server.protocol.embeddings import (
+    EmbeddingList,
+    EmbeddingRequest,
+    Reranking,
+    RerankRequest,
+)
 from quire.server.protocol.models import ModelCard, ModelList
 from quire.server.protocol.tokens import (
     Detokenized,
@@ -24,6 +31,7 @@ from quire.server.protocol.tokens import (
     Tokenized,
     TokenizeRequest,
 )
+from quire.server.rerank import create_reranking
 from quire.server.state import ServerState
 from quire.server.tokens import create_detokenization, create_tokenization
 
@@ -63,6 +71,24 @@ OPERATIONS = (
         CompletionRequest,
         Completion,
         '{"prompt": "In the beginning", "max_tokens": 32, "temperature": 0}',
+    ),
+    Operation(
+        "POST",
+        "/v1/embeddings",
+        "Turn texts into vectors.",
+        create_embeddings,
+        EmbeddingRequest,
+        EmbeddingList,
+        '{"input": ["a text", "another"]}',
+    ),
+    Operation(
+        "POST",
+        "/v1/rerank",
+        "Order documents by how well they match a query.",
+        create_reranking,
+        RerankRequest,
+        Reranking,
+        '{"query": "a question", "documents": ["a text", "another"]}',
     ),
     Operation("GET", "/v1/models", "List the served names.", list_models, answer=ModelList),
     Operation("GET", "/v1/models/{id:path}", "Show one served name.", show_model, answer=ModelCard),

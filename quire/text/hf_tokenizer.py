@@ -31,6 +31,8 @@ class HFTokenizer:
         self.chat_template = self.chat_templates.get("default")
         self.bos_token_id = self._find_id(config.special_tokens.get("bos_token"))
         self.eos_token_id = self._find_id(config.special_tokens.get("eos_token"))
+        ends = map(self._find_id, config.turn_ends)
+        self.turn_end_ids = frozenset(token for token in ends if token is not None)
         self._mark_specials(config)
         self._added = self._backend.get_added_tokens_decoder()
         flagged = (token for token, added in self._added.items() if added.special)
@@ -46,6 +48,13 @@ class HFTokenizer:
         """Text → ids."""
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise RequestError(f"the text is not valid Unicode: {error}") from error
+
+    def encode_pair(self, first: str, second: str) -> list[int]:
+        """Two texts → ids, with the special tokens that stand around a pair."""
+        try:
+            return self._backend.encode(first, second).ids
         except (TypeError, UnicodeEncodeError) as error:
             raise RequestError(f"the text is not valid Unicode: {error}") from error
 

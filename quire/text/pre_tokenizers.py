@@ -1,4 +1,4 @@
-"""How each pre-tokenizer that GGUF names cuts text into words before byte-level BPE merges.
+"""How pre-tokenizers cut text into words before byte-level BPE merges, under GGUF's names.
 
 The patterns are those of the models' own tokenizer.json files, under the name that `pre` in a GGUF
 file has for them.  A text is cut by each pattern in turn: its matches stand alone, and so does
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-__all__ = ["PRE_TOKENIZERS", "PreTokenizer"]
+__all__ = ["GLM_4_WORDS", "KIMI_WORDS", "PRE_TOKENIZERS", "QWEN_WORDS", "PreTokenizer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,15 @@ def _cased_words(ending: str, digits: str) -> str:
     return rf"{words}|{digits}|{symbols}|{SPACES}"
 
 
+def _kimi_words() -> str:
+    """Runs of Han characters, then as above with the other letters only."""
+    upper = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+    lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+    front = r"[^\r\n\p{L}\p{N}]?"
+    words = rf"{front}{upper}*{lower}+{ENDINGS}?|{front}{upper}+{lower}*{ENDINGS}?"
+    return rf"\p{{Han}}+|{words}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{SPACES}"
+
+
 # Letters of alphabets that have capitals, as Unicode 10 knew them; in hexadecimal.
 DEEPSEEK_LETTERS = (
     "41-5A 61-7A B5 C0-D6 D8-F6 F8-1BA 1BC-1BF 1C4-293 295-2AF 370-373 376 377 37B-37D 37F "
@@ -88,7 +97,9 @@ _SINGLE_DIGITS = PreTokenizer((r"\p{N}", GPT_2))
 _LLAMA_3 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True, add_bos=True)
 _QWEN_2 = PreTokenizer((_words(r"\p{N}"),), nfc=True)
 _GLM_4 = PreTokenizer((_words(r"\p{N}{1,3}"),), ignore_merges=True)
+QWEN_WORDS, GLM_4_WORDS = _QWEN_2, _GLM_4
 _GPT_4O = PreTokenizer((_cased_words(ENDINGS + "?", r"\p{N}{1,3}"),))
+KIMI_WORDS = PreTokenizer((_kimi_words(),))
 _DEEPSEEK_V3 = PreTokenizer((r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_V3_WORDS))
 
 PRE_TOKENIZERS: dict[str, PreTokenizer] = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from quire.errors import CheckpointError, ConfigError, RequestError
 from quire.text.token_bytes import decode_bytes
 from quire.text.tokenizer_config import AddedToken, TokenizerConfig
+from quire.text.tokenizer_family import TokenizerFamily, complete
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -27,13 +28,21 @@ class SentencePieceTokenizer:
 
     With `legacy` (the default where the config does not say) each stretch of text between special
     tokens gets a space of its own in front; without, only the beginning of the text does.
-    origin: where it comes from, for messages.
+    origin: where it comes from, for messages.  family: adds what its own class would.
     Raises CheckpointError for a damaged model, ConfigError where `sentencepiece` is not installed.
     """
 
-    def __init__(self, proto: bytes, config: TokenizerConfig, origin: str) -> None:
+    def __init__(
+        self,
+        proto: bytes,
+        config: TokenizerConfig,
+        origin: str,
+        family: TokenizerFamily | None = None,
+    ) -> None:
         self._model = _processor(origin, proto)
         self._num_pieces = self._model.get_piece_size()
+        if family is not None:
+            config = complete(config, family, self._num_pieces, self._model)
         has_prefix = self._model.normalize("a").startswith(SPACE)
         self._legacy = config.legacy is not False
         self._prefix_space = has_prefix and config.add_prefix_space is not False
@@ -46,7 +55,10 @@ class SentencePieceTokenizer:
         self.special_tokens_map: Mapping[str, str] = self._find_names(config)
         self.chat_templates: Mapping[str, str] = dict(config.chat_templates)
         self.chat_template = self.chat_templates.get("default")
+        self.turn_end_ids = frozenset(self._ids(config.turn_ends))
         self._begin = _end(self.bos_token_id, config.add_bos is not False)
+        if config.prefix:
+            self._begin = self._ids(config.prefix)
         self._finish = _end(self.eos_token_id, config.add_eos is True)
         self._bytes: dict[int, bytes] = {}
 
@@ -105,7 +117,15 @@ class SentencePieceTokenizer:
         self.bos_token_id = self._find_id(config, "bos_token", model.bos_id())
         self.eos_token_id = self._find_id(config, "eos_token", model.eos_id())
         longest_first = sorted(self._added, key=len, reverse=True)
-        self._pattern = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+        self._pattern = re.compile(f"({'|'.join(map(self._expression, longest_first))})")
+
+    def _expression(self, content: str) -> str:
+        behind = self._added[content][1].behind
+        return (f"(?<={re.escape(behind)})" if behind else "") + re.escape(content)
+
+    def _ids(self, contents: Sequence[str]) -> list[int]:
+        """Of those contents that are tokens."""
+        return [self._added[content][0] for content in contents if content in self._added]
 
     def _find_id(self, config: TokenizerConfig, name: str, default: int) -> int | None:
         content = config.special_tokens.get(name)
@@ -128,15 +148,15 @@ class SentencePieceTokenizer:
             text = text.replace(SPACE, " ")
             text = SPACE + text if self._prefix_space else text
         ids: list[int] = []
-        for part in self._split(text):
-            ids += [self._added[part][0]] if part in self._added else self._segments.encode(part)
+        for n, part in enumerate(self._split(text)):
+            ids += [self._added[part][0]] if n % 2 else self._segments.encode(part)
         space = self._model.piece_to_id(SPACE)
         if not self._legacy and ids[:1] == [space] and ids[1:2] and ids[1] in self.special_ids:
             return ids[1:]
         return ids
 
     def _split(self, text: str) -> list[str]:
-        """Cut the text at added tokens, which may swallow the white space beside them."""
+        """Text, added token, text and so on; tokens may swallow the white space beside them."""
         parts = self._pattern.split(text)
         for n in range(1, len(parts), 2):
             added = self._added[parts[n]][1]
@@ -144,7 +164,7 @@ class SentencePieceTokenizer:
                 parts[n + 1] = parts[n + 1].lstrip()
             if added.lstrip:
                 parts[n - 1] = parts[n - 1].rstrip()
-        return [part for part in parts if part]
+        return parts
 
 
 def read_proto(path: Path) -> bytes:
@@ -169,8 +189,7 @@ def _processor(origin: str, proto: bytes) -> SentencePieceProcessor:
         return SentencePieceProcessor(model_proto=proto)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{origin} is damaged or not a SentencePiece model ({error}); if it holds tiktoken "
-            "ranks, convert it to a tokenizer.json"
+            f"{origin} is damaged or not a SentencePiece model ({error}); download it again"
         ) from error
 
 

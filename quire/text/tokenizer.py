@@ -9,9 +9,13 @@ from typing import Protocol
 from quire.errors import CheckpointError
 from quire.text.hf_tokenizer import HFTokenizer, read_tokenizer_json
 from quire.text.sentencepiece_tokenizer import SentencePieceTokenizer, read_proto
+from quire.text.tiktoken_tokenizer import is_rank_file, load_tiktoken_tokenizer
 from quire.text.tokenizer_config import read_tokenizer_config
+from quire.text.tokenizer_family import find_family
 
 __all__ = ["Tokenizer", "load_tokenizer"]
+
+RANK_FILES = ("qwen.tiktoken", "tiktoken.model", "tokenizer.model")
 
 
 class Tokenizer(Protocol):
@@ -20,6 +24,7 @@ class Tokenizer(Protocol):
     vocab_size: one more than the largest token id, which may be less than the model's vocabulary.
     byte_exact: the text of a sequence is exactly the concatenation of its tokens' bytes.
     special_ids: tokens that `skip_special_tokens` hides.
+    turn_end_ids: tokens that end an answer beside eos, where the family has such.
     special_tokens_map: "bos_token" and its like → text, as chat templates want them.
     chat_templates: by name; the usual one is "default".
     """
@@ -34,6 +39,8 @@ class Tokenizer(Protocol):
     def bos_token_id(self) -> int | None: ...
     @property
     def eos_token_id(self) -> int | None: ...
+    @property
+    def turn_end_ids(self) -> frozenset[int]: ...
     @property
     def special_tokens_map(self) -> Mapping[str, str]: ...
     @property
@@ -65,7 +72,7 @@ class Tokenizer(Protocol):
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a GGUF file, or of a directory: tokenizer.json, else tokenizer.model.
+    """The tokenizer of a GGUF file, or of a directory: tokenizer.json, else a vocabulary alone.
 
     Raises CheckpointError, naming the file, if none is there or it is damaged.
     """
@@ -77,10 +84,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
     config = read_tokenizer_config(path)
     if (file := path / "tokenizer.json").is_file():
         return HFTokenizer(read_tokenizer_json(file), config, str(file))
+    for name in RANK_FILES:
+        if (file := path / name).is_file() and is_rank_file(file):
+            return load_tiktoken_tokenizer(file, config)
     if (file := path / "tokenizer.model").is_file():
-        return SentencePieceTokenizer(read_proto(file), config, str(file))
+        return SentencePieceTokenizer(read_proto(file), config, str(file), find_family(config))
     raise CheckpointError(
         f"{path} has no tokenizer: neither tokenizer.json (Hugging Face) nor tokenizer.model "
-        "(SentencePiece) is there; copy one from the original model, or point --tokenizer at a "
-        "directory that has one"
+        "(SentencePiece, tiktoken), qwen.tiktoken or tiktoken.model is there; copy one from the "
+        "original model, or point --tokenizer at a directory that has one"
     )

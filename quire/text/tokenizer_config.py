@@ -31,6 +31,7 @@ class AddedToken:
 
     lstrip, rstrip: it swallows the white space on its left, right.
     normalized: it is looked for in the normalised text, not in the raw one.
+    behind: it is a token only right behind this text; with a SentencePiece model.
     """
 
     content: str
@@ -39,6 +40,7 @@ class AddedToken:
     rstrip: bool = False
     normalized: bool = True
     single_word: bool = False
+    behind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class TokenizerConfig:
     special_tokens: "bos_token" and its like → the token's text.  extra_special_tokens: the unnamed
     ones.  added_tokens: by id.  chat_templates: by name; the usual one is "default".
     add_bos, add_eos, legacy and add_prefix_space are None where the files do not say.
+    tokenizer_class: of transformers, or of the family's own.  model_name: in small letters.
+    prefix: tokens before every text.  turn_ends: tokens with which an answer ends, beside eos.
     """
 
     special_tokens: Mapping[str, str]
@@ -58,6 +62,10 @@ class TokenizerConfig:
     add_eos: bool | None
     legacy: bool | None
     add_prefix_space: bool | None
+    tokenizer_class: str | None = None
+    model_name: str = ""
+    prefix: tuple[str, ...] = ()
+    turn_ends: tuple[str, ...] = ()
 
 
 def read_tokenizer_config(directory: Path) -> TokenizerConfig:
@@ -78,6 +86,8 @@ def read_tokenizer_config(directory: Path) -> TokenizerConfig:
             add_eos=_flag(settings, "add_eos_token"),
             legacy=_flag(settings, "legacy"),
             add_prefix_space=_flag(settings, "add_prefix_space"),
+            tokenizer_class=_class_name(settings),
+            model_name=_model_name(directory, settings),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory / CONFIG_FILE} is malformed: {error!r}") from error
@@ -118,6 +128,20 @@ def _flag(settings: Mapping[str, Any], name: str) -> bool | None:
     return value
 
 
+def _class_name(settings: Mapping[str, Any]) -> str | None:
+    """The tokenizer's class; older files name it only in `auto_map`, as module.Class."""
+    own = (settings.get("auto_map") or {}).get("AutoTokenizer") or [None]
+    name = settings.get("tokenizer_class") or (own if isinstance(own, str) else own[0])
+    return None if name is None else str(name).rpartition(".")[2]
+
+
+def _model_name(directory: Path, settings: Mapping[str, Any]) -> str:
+    """What the files call the model, and the directory too."""
+    config = _read_json(directory / "config.json")
+    names = (settings.get("name_or_path"), config.get("_name_or_path"), directory.resolve().name)
+    return " ".join(str(name) for name in names if name).lower()
+
+
 def _added_tokens(
     directory: Path, settings: Mapping[str, Any], specials: set[str]
 ) -> dict[int, AddedToken]:
@@ -132,7 +156,7 @@ def _added_tokens(
 def _added_token(entry: Mapping[str, Any]) -> AddedToken:
     flags = ("special", "lstrip", "rstrip", "single_word")
     normalized = bool(entry.get("normalized", not entry.get("special", False)))
-    chosen = {name: bool(entry.get(name, False)) for name in flags}
+    chosen: dict[str, Any] = {name: bool(entry.get(name, False)) for name in flags}
     return AddedToken(str(entry["content"]), normalized=normalized, **chosen)
 
 

@@ -40,6 +40,16 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
         "max_window_layers": 1,
     },
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": 3},
+    "norms on both sides, caps": {
+        "architectures": ["Gemma2ForCausalLM"],
+        "attn_logit_softcapping": 5.0,
+        "final_logit_softcapping": 4.0,
+    },
+    "norms behind": {"architectures": ["Olmo2ForCausalLM"]},
+    "layer norms": {"architectures": ["Starcoder2ForCausalLM"]},
+    "multipliers": {"architectures": ["GraniteForCausalLM"]},
+    "no rope": {"architectures": ["SmolLM3ForCausalLM"]},
+    "norms behind the rope": {"architectures": ["HunYuanDenseV1ForCausalLM"]},
 }
 
 

@@ -69,14 +69,14 @@ def phi3(name: str, prompt_length: int = 40, **fields: Any) -> Case:
     return Case(name, "phi3", {**BASE, **fields}, prompt_length)
 
 
-def granite(name: str, **fields: Any) -> Case:
+def granite(name: str, kind: str = "granite", **fields: Any) -> Case:
     scales = {
         "embedding_multiplier": 3.0,
         "attention_multiplier": 0.3,
         "residual_multiplier": 0.4,
         "logits_scaling": 3.0,
     }
-    return Case(name, "granite", {**BASE, **scales, **fields})
+    return Case(name, kind, {**BASE, **scales, **fields})
 
 
 GEMMAS = (
@@ -168,10 +168,23 @@ OLMOS += (
         {**OLMO3, "layer_types": [FULL, SLIDING, SLIDING, FULL], "num_key_value_heads": 1},
     ),
 )
-GRANITES = (
+GRANITES: tuple[Case, ...] = (
     granite("granite"),
     granite("granite-tied-biases", tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
     granite("granite-mha-yarn", num_key_value_heads=4, rope_parameters=YARN),
+)
+GRANITE4 = {"shared_intermediate_size": 80, "num_local_experts": 0, "layer_types": [FULL] * 2}
+GRANITES += (
+    granite("granite4", kind="granitemoehybrid", **GRANITE4, position_embedding_type="rope"),
+    granite("granite4-tied", kind="granitemoehybrid", **GRANITE4, tie_word_embeddings=True),
+    granite(
+        "granite4-biases",
+        kind="granitemoehybrid",
+        **GRANITE4,
+        position_embedding_type="rope",
+        attention_bias=True,
+        num_key_value_heads=1,
+    ),
 )
 SMOLLMS = (
     Case("smollm3", "smollm3", {**BASE, "no_rope_layers": [1, 0]}),

@@ -24,11 +24,15 @@ def mistakes(spec: ModelSpec) -> Mistakes:
 
 
 def _of_positions(spec: ModelSpec) -> Mistakes:
-    attentions = [block.attention for block in spec.blocks]
-    ropes = [each.rope for each in attentions]
-    rope = next(each for each in ropes if each is not None)
+    yield from _of_windows(spec)
+    ropes = [block.attention.rope for block in spec.blocks]
+    rope = next((each for each in ropes if each is not None), None)
+    if rope is None:
+        every = with_attention(spec, lambda a: replace(a, rope=Rope(a.head_dim, 10000.0)))
+        yield "rope on", every
+        return
     pairings = {"half": "interleaved", "interleaved": "half"}
-    yield "rope off", with_rope(spec, scaling=RopeScaling("linear", factor=1e9))
+    yield "rope off", with_attention(spec, lambda a: replace(a, rope=None))
     yield "theta x50", with_rope(spec, theta=rope.theta * 50)
     yield "the other pairing", with_rope(spec, pairing=pairings[rope.pairing])
     kinds = {each.scaling.kind for each in spec.ropes}
@@ -40,14 +44,20 @@ def _of_positions(spec: ModelSpec) -> Mistakes:
     if len(set(ropes)) > 1:
         yield "one rope for all layers", with_attention(spec, lambda a: replace(a, rope=rope))
         yield "the ropes on other layers", _turned(spec, "rope")
-    windows = [each.window for each in attentions]
+    if (
+        any(block.attention.query_rule for block in spec.blocks)
+        and rope.scaling.original_length < 40
+    ):
+        yield "no scale by position", with_attention(spec, lambda a: replace(a, query_rule=None))
+
+
+def _of_windows(spec: ModelSpec) -> Mistakes:
+    windows = [block.attention.window for block in spec.blocks]
     if any(windows):
         yield "window + 1", with_window(spec, 1)
         yield "window - 1", with_window(spec, -1)
     if len(set(windows)) > 1:
         yield "the windows on other layers", _turned(spec, "window")
-    if any(each.query_rule for each in attentions) and rope.scaling.original_length < 40:
-        yield "no scale by position", with_attention(spec, lambda a: replace(a, query_rule=None))
 
 
 def _of_attention(spec: ModelSpec) -> Mistakes:

@@ -18,7 +18,12 @@ from quire.errors import CheckpointError, ModelError
 from quire.models.config_reader import MATHEMATICAL_KEYS, ConfigReader, read_json
 from quire.models.families.decoder import TINY
 from quire.models.registry import build_spec, load_families
-from quire.models.rope import Rope, RopeScaling, yarn_attention_factor
+from quire.models.rope import (
+    Rope,
+    RopeScaling,
+    longrope_attention_factor,
+    yarn_attention_factor,
+)
 from quire.models.spec import ModelSpec, Norm, parts
 from quire.runtime.rope_tables import RopeTables
 
@@ -404,6 +409,18 @@ SCALINGS: Mapping[str, dict[str, Any]] = {
         "mscale": 0.8,
         "mscale_all_dim": 0.4,
     },
+    "longrope": {
+        "short_factor": [1 + 0.1 * i for i in range(32)],
+        "long_factor": [1 + 0.5 * i for i in range(32)],
+        "original_max_position_embeddings": 64,
+    },
+    "longrope-factors": {
+        "short_factor": [1.0] * 32,
+        "long_factor": [4] * 32,
+        "original_max_position_embeddings": 64,
+        "factor": 8.0,
+        "attention_factor": 1.5,
+    },
 }
 
 
@@ -420,13 +437,13 @@ def rope_of(name: str, **changes: Any) -> Rope:
 @pytest.mark.parametrize("name", SCALINGS)
 def test_both_spellings_of_rope_give_the_same_spec(name: str) -> None:
     kind, fields = kind_of(name), SCALINGS[name]
-    new = tiny(rope_parameters={"rope_type": kind, "rope_theta": 5e5, **fields})
+    new = tiny(head_dim=64, rope_parameters={"rope_type": kind, "rope_theta": 5e5, **fields})
     for key in ("type", "rope_type"):
-        old = tiny(rope_theta=5e5, rope_scaling={key: kind, **fields})
+        old = tiny(head_dim=64, rope_theta=5e5, rope_scaling={key: kind, **fields})
         assert build_spec(old) == build_spec(new)
     if name == "default":
-        assert build_spec(tiny(rope_theta=5e5, rope_scaling=None)) == build_spec(new)
-    assert build_spec(new) != build_spec(tiny())
+        assert build_spec(tiny(head_dim=64, rope_theta=5e5, rope_scaling=None)) == build_spec(new)
+    assert build_spec(new) != build_spec(tiny(head_dim=64))
 
 
 @pytest.mark.parametrize(
@@ -461,11 +478,64 @@ def test_dynamic_frequencies_in_closed_form() -> None:
     assert rope.inverse_frequencies(150) == pytest.approx([base ** (-i / 4) for i in range(4)])
 
 
-def test_only_dynamic_depends_on_the_length() -> None:
+def test_only_dynamic_and_longrope_depend_on_the_length() -> None:
     for name in SCALINGS:
         rope = rope_of(name)
-        assert rope.length_class(10_000) == (10_000 if name == "dynamic" else 0)
+        classes = {"dynamic": 10_000, "longrope": 65}
+        assert rope.length_class(10_000) == classes.get(kind_of(name), 0)
         assert rope.length_class(10) == 0
+
+
+def test_longrope_in_closed_form() -> None:
+    """One set of factors up to the trained length, the other for all longer prompts."""
+    rope = rope_of("longrope")
+    assert (rope.length_class(64), rope.length_class(65), rope.length_class(256)) == (0, 65, 65)
+    plain = np.array(Rope(64, 5e5).inverse_frequencies())
+    steps, factor = np.arange(32), math.sqrt(1 + math.log(256 / 64) / math.log(64))
+    for length_class, slope in ((0, 0.1), (65, 0.5)):
+        *found, scale = rope.table_row(length_class)
+        assert found == pytest.approx(plain / (1 + slope * steps))
+        assert scale == pytest.approx(factor)
+    assert longrope_attention_factor(1.0, 64) == 1.0
+    assert rope_of("longrope-factors").table_row()[-1] == 1.5
+
+
+def test_longrope_with_a_scale_for_either_set() -> None:
+    """As Phi-3.5-MoE has it."""
+    fields = {**SCALINGS["longrope"], "short_mscale": 1.25, "long_mscale": 1.75}
+    values = {"rope_type": "longrope", "rope_theta": 5e5, **fields}
+    config = tiny(head_dim=64, max_position_embeddings=256, rope_parameters=values)
+    rope = build_spec(config).ropes[0]
+    assert (rope.table_row(0)[-1], rope.table_row(65)[-1]) == (1.25, 1.75)
+
+
+@pytest.mark.parametrize("kind", ["su", "yarn", "longrope"])
+def test_the_names_of_longrope(kind: str) -> None:
+    fields = {key: SCALINGS["longrope"][key] for key in ("short_factor", "long_factor")}
+    found = build_spec(
+        tiny(
+            head_dim=64,
+            rope_theta=5e5,
+            max_position_embeddings=256,
+            original_max_position_embeddings=64,
+            rope_scaling={"type": kind, **fields},
+        )
+    )
+    assert found.ropes[0] == rope_of("longrope")
+    assert found.max_length == 256
+
+
+def test_doubling_in_closed_form() -> None:
+    """alpha = 2^ceil(log2(n / trained) + 1) - 1; all prompts up to the next power are alike."""
+    rope = Rope(16, 1e4, scaling=RopeScaling("doubling", original_length=100))
+    assert rope.length_class(100) == 0
+    for length, top in ((101, 200), (200, 200), (201, 400), (1600, 1600)):
+        assert rope.length_class(length) == top
+        alpha = 2 ** math.ceil(math.log2(length / 100) + 1) - 1
+        base = 1e4 * alpha ** (16 / 14)
+        found = rope.inverse_frequencies(rope.length_class(length))
+        assert found == pytest.approx([base ** (-i / 8) for i in range(8)])
+    assert rope.inverse_frequencies(0) == Rope(16, 1e4).inverse_frequencies()
 
 
 def test_llama3_frequencies_in_closed_form() -> None:
@@ -513,6 +583,8 @@ def test_yarn_attention_factors_in_closed_form() -> None:
 @pytest.mark.parametrize("length", [None, 300, 1000])
 @pytest.mark.parametrize("name", [name for name in SCALINGS if name != "default"])
 def test_frequencies_of_transformers(name: str, length: int | None, partial: float) -> None:
+    if kind_of(name) == "longrope" and partial != 1:
+        pytest.skip("its lists of factors are as long as whole heads need")
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     rope_utils = pytest.importorskip("transformers.modeling_rope_utils")
@@ -555,7 +627,7 @@ sliding_attention bfloat16 torch.float32 x
 ROPE_KEYS = """
 rope_theta rope_type type factor partial_rotary_factor low_freq_factor high_freq_factor
 original_max_position_embeddings beta_fast beta_slow truncate attention_factor mscale
-mscale_all_dim finetuned long_factor short_factor alpha full_attention sliding_attention
+mscale_all_dim finetuned long_factor short_factor long_mscale alpha full_attention sliding_attention
 llama_4_scaling_beta
 """
 KEYS = """
@@ -566,6 +638,9 @@ use_sliding_window max_window_layers layer_types tie_word_embeddings bos_token_i
 eos_token_id dtype torch_dtype quantization_config num_experts auto_map sliding_window_pattern
 rope_local_base_freq query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping
 hidden_activation use_bias norm_epsilon no_rope_layers no_rope_layer_interval
+bias qkv_bias rotary model_max_length padded_vocab_size num_layers kv_channels seq_length rope_ratio
+multi_query_attention multi_query_group_num layernorm_epsilon add_qkv_bias add_bias_linear
+use_dynamic_ntk use_logn_attn rotary_emb_base rotary_pct no_bias
 embedding_multiplier logits_scaling residual_multiplier attention_multiplier
 original_max_position_embeddings use_bidirectional_attention attention_out_bias
 """
@@ -612,8 +687,7 @@ def assert_sound(spec: ModelSpec) -> None:
     assert 0 < spec.max_length < 2**63
     assert isinstance(spec.dtype, str)
     assert all(np.float32(norm.eps) >= 0 for norm in parts(spec, Norm))
-    assert math.isfinite(spec.ropes[0].scaling.attention_factor)
-    if spec.ropes[0].dims > 4096:
+    if any(rope.dims > 4096 for rope in spec.ropes):
         return
     tables = RopeTables(spec.ropes, 2)
     tables.take(tables.rope_class(spec.max_length))

@@ -18,7 +18,7 @@ from tests.native.test_attention import CONTEXTS, MIXED, World
 SINKS = np.linspace(-3, 3, 4).astype(np.float32)
 SLOPES = np.array(alibi_slopes(4), np.float32)
 RULES: dict[str, dict[str, Any]] = {
-    "cap": {"cap": 1.5},
+    "softcap": {"softcap": 1.5},
     "slopes": {"slopes": SLOPES},
     "sinks": {"sinks": SINKS},
     "chunk": {"chunk": 24},
@@ -26,7 +26,7 @@ RULES: dict[str, dict[str, Any]] = {
     "log": {"query_rule": 1, "query_length": 30},
     "steps": {"query_rule": 2, "query_length": 20, "query_factor": 0.4, "query_offset": 1},
     "all": {
-        **{"cap": 2.0, "slopes": SLOPES, "sinks": SINKS, "chunk": 100},
+        **{"softcap": 2.0, "slopes": SLOPES, "sinks": SINKS, "chunk": 100},
         **{"query_rule": 2, "query_length": 50, "query_factor": 0.3},
     },
 }
@@ -72,8 +72,8 @@ class RuledWorld(World):
             scores = keys @ self.queries[r][p, h] * self.head_dim**-0.5
             if self.rule in QUERY_RULES:
                 scores *= QUERY_RULES[self.rule].at(p)
-            if "cap" in self.rules:
-                scores = self.rules["cap"] * np.tanh(scores / self.rules["cap"])
+            if "softcap" in self.rules:
+                scores = self.rules["softcap"] * np.tanh(scores / self.rules["softcap"])
             if "slopes" in self.rules:
                 scores -= self.rules["slopes"][h] * np.arange(p - first, -1, -1)
             weights = np.exp(scores)
@@ -132,8 +132,8 @@ def test_a_cap_far_above_the_scores_changes_little_and_one_at_0_nothing(pool, is
     plain = World(4, 2, 64, CONTEXTS)
     expected = np.concatenate(plain.attend(pool, isa, MIXED))
     for cap, most in ((0.0, 0.0), (50.0, 0.01)):
-        capped = RuledWorld(4, 2, 64, CONTEXTS, rule="cap")
-        capped.rules = {"cap": cap}
+        capped = RuledWorld(4, 2, 64, CONTEXTS, rule="softcap")
+        capped.rules = {"softcap": cap}
         off = np.abs(np.concatenate(capped.attend(pool, isa, MIXED)) - expected).max()
         assert off <= most and (off > 0) == (cap > 0)
 

@@ -137,7 +137,7 @@ def test_gelu_is_accurate_over_its_whole_range(pool, isa):
 def test_scale_logits(pool, isa, rng, width, cap):
     x = (rng.standard_normal((3, width)) * 50).astype(np.float32)
     x[0, 0], x[1, -1], x[2, 0] = np.inf, np.nan, -np.inf
-    op = c.Op(kind=c.OP_SCALE_LOGITS, scale=0.25, softcap=cap)
+    op = c.Op(kind=c.OP_SCALE_LOGITS, scale=0.25, cap=cap)
     (out,) = run(pool, isa, op, [x], [width], in_place=True)
     scaled = x.astype(np.float64) * 0.25
     expected = cap * np.tanh(scaled / cap) if cap else scaled

@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.control.stats import SchedulerStats
 from quire.engine import EngineStats
 from quire.errors import EngineError, RequestError
-from quire.outputs import Delta, Logprob, RequestMetrics, TokenLogprobs
+from quire.outputs import Delta, EmbeddingOutput, Logprob, RequestMetrics, TokenLogprobs
 from quire.sampling_params import SamplingParams
 
 __all__ = ["SAYING", "FakeEngine", "FakeStream", "FakeTokenizer"]
@@ -35,6 +35,7 @@ class FakeTokenizer:
     special_ids = frozenset(range(256, 256 + len(SPECIAL)))
     bos_token_id = 256
     eos_token_id = 257
+    turn_end_ids: frozenset[int] = frozenset()
     special_tokens_map: Mapping[str, str] = {"bos_token": "<s>", "eos_token": "</s>"}
 
     def __init__(self, chat_template: str | None = TEMPLATE) -> None:
@@ -108,6 +109,25 @@ class FakeEngine:
             {"params": params, "priority": priority, "timeout_s": timeout_s, "salt": cache_salt}
         )
         return stream
+
+    async def embed(
+        self, prompt: str | Sequence[int], dimensions: int | None = None
+    ) -> EmbeddingOutput:
+        """The vector of a prompt is its first tokens."""
+        if self.refusal is not None:
+            raise self.refusal
+        assert not isinstance(prompt, str), "the server tokenizes"
+        vector = [float(token) for token in prompt][: dimensions or 4]
+        return EmbeddingOutput(None, list(prompt), vector)
+
+    async def score(
+        self, query: str, document: str, instruction: str | None = None
+    ) -> tuple[float, int]:
+        """The share of the query's letters that the document has."""
+        if self.refusal is not None:
+            raise self.refusal
+        hits = sum(letter in document for letter in query + (instruction or ""))
+        return hits / len(query), len(query) + len(document)
 
     async def warm(self, params: SamplingParams) -> None:
         """There is no grammar here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tokenizers import (
 )
 from tokenizers import Tokenizer as Backend
 
+from quire.text import token_bytes as quire_token_bytes
 from quire.text import tokenizer as quire_tokenizer
 
 DEMO = Path(quire_tokenizer.__file__).parents[1] / "demo"
@@ -161,6 +163,31 @@ def sentencepiece_chat(directory: Path) -> Path:
     return sentencepiece(directory, "unigram", legacy=False, **names)
 
 
+def ranks(directory: Path, name: str = "tokenizer.model", **config: object) -> Path:
+    """As Qwen, GLM-4 and Kimi-K2: byte-level BPE as a file of tiktoken ranks."""
+    alphabet = quire_token_bytes.byte_level_alphabet()
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=letters, show_progress=False)
+    backend.train_from_iterator(corpus(), trainer)
+    tokens = sorted(backend.get_vocab().items(), key=lambda entry: entry[1])
+    lines = [
+        base64.b64encode(bytes(alphabet[letter] for letter in token)).decode() + f" {rank}\n"
+        for token, rank in tokens
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).write_text("".join(lines))
+    config = {"tokenizer_class": "ChatGLM4Tokenizer", **config}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return directory
+
+
+def chatglm3(directory: Path) -> Path:
+    """SentencePiece with a class that adds tokens and a prefix."""
+    return sentencepiece(directory, tokenizer_class="ChatGLMTokenizer")
+
+
 KINDS: dict[str, Callable[[Path], Path]] = {
     "byte_level": byte_level,
     "llama2": llama2,
@@ -170,6 +197,8 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "whole_words": whole_words,
     "sentencepiece": sentencepiece,
     "sentencepiece_chat": sentencepiece_chat,
+    "ranks": ranks,
+    "chatglm3": chatglm3,
 }
 
 

@@ -39,14 +39,14 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 9
+ABI_VERSION = 10
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
 KV_INT8 = 3  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, LOGISTIC, CLAMPED_SWIGLU = range(8)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, LOGISTIC, CLAMPED_SWIGLU = range(9)
 RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
 GROUP_MAX, GROUP_TOP2_SUM = range(2)
@@ -82,7 +82,7 @@ STATUS_TEXTS = (
     "an op that this library does not know",
     "an instruction set that this machine cannot run",
     "not enough memory for scratch space",
-    "a token id outside the embedding table",
+    "a token id or position outside the embedding table",
 )
 
 _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
@@ -192,6 +192,9 @@ class Op(ctypes.Structure):
         ("query_factor", c_float),
         ("cap", c_float),
         ("norm", c_int32),
+        ("bidirectional", c_int32),
+        ("index", c_int32),
+        ("index_offset", c_int32),
         ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),

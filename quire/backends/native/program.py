@@ -124,7 +124,7 @@ class NativeExecutable:
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See Executable."""
-        out = np.empty((len(batch.logit_rows), self.program.spec.vocab_size), np.float32)
+        out = np.empty((len(batch.logit_rows), self.program.logits.width), np.float32)
         step = self._step(batch)
         step.logits_out = out.ctypes.data
         self._run(step)
@@ -184,7 +184,7 @@ class NativeExecutable:
             KV_FORMAT_CODES[layout.format],
             layout.block_tokens,
             limits.logit_rows,
-            self.program.spec.vocab_size,
+            logits.width,
             c.Tensor(logits.offset, logits.stride, logits.width),
             self._pool.handle,
             self._isa,

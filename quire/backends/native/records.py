@@ -38,6 +38,7 @@ DTYPE_CODES = {
 }  # fmt: skip
 ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 PAIRINGS = {"half": 0, "interleaved": 1}
+INDEX_CODES = {"token": 0, "position": 1, "first": 2}
 QUERY_RULES = {"log": 1, "steps": 2}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
 SCORINGS: Mapping[Scoring, int] = {
@@ -150,6 +151,7 @@ def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.parts[0] = writer.matrix(op.table)
     record.order = writer.order_of(op.table)
     record.num_parts = 1
+    record.index, record.index_offset = INDEX_CODES[op.index], op.offset
 
 
 def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
@@ -228,6 +230,7 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
         rule = op.query_rule
         record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
         record.query_factor, record.query_offset = rule.factor, rule.offset
+    record.bidirectional = op.bidirectional
 
 
 def _gated(writer: RecordWriter, record: Any, op: GatedActivation) -> None:

@@ -5,6 +5,7 @@ Source: the Ernie4_5ForCausalLM config of transformers.
 
 from __future__ import annotations
 
+from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, dense_mlp, grouped_attention, rms_norm
 from quire.models.families.parts import head_dim, num_layers
@@ -18,6 +19,8 @@ __all__ = ["ernie"]
 @family("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", tiny={**TINY, "head_dim": 16})
 def ernie(config: ConfigReader) -> ModelSpec:
     """ERNIE 4.5 0.3B."""
+    if config.number("compression_ratio", 1.0) != 1:
+        raise ModelError(f"{config.architecture}: compression_ratio other than 1 is not supported")
     dim, bias = head_dim(config, 128), config.flag("use_bias")
     rope = read_rope(config, dim, pairing="interleaved", theta=500000.0)
     attention = grouped_attention(

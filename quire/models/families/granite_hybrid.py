@@ -13,7 +13,7 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
 from quire.models.families.granite_moe import granite_experts
-from quire.models.families.mamba2 import FUSED, mamba2, read_sizes
+from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, read_sizes
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
 from quire.models.registry import family
@@ -45,7 +45,8 @@ KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_atte
 @family("GraniteMoeHybridForCausalLM", tiny=TINY_GRANITE)
 def granite_hybrid(config: ConfigReader) -> ModelSpec:
     """Granite 4 H, dense or with experts."""
-    bias, kinds, sizes = config.flag("attention_bias"), _layer_kinds(config), read_sizes(config)
+    bias, kinds = config.flag("attention_bias"), _layer_kinds(config)
+    sizes = _mamba_sizes(config, kinds)
     attention = grouped_attention(
         config,
         qkv_bias=bias,
@@ -56,6 +57,7 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
 
     def mixer(layer: int, prefix: str) -> TokenMixer:
         if KINDS[kinds[layer]]:
+            assert sizes is not None, "a layer is of Mamba"
             return mamba2(sizes, prefix.removesuffix("self_attn.") + "mamba.")
         return attention(layer, prefix)
 
@@ -93,6 +95,16 @@ def _rope(config: ConfigReader) -> Rope | None:
     if kind not in (None, "nope", "rope"):
         raise ModelError(f"{config.architecture}: position_embedding_type is {kind!r}")
     return rope if kind == "rope" else None
+
+
+def _mamba_sizes(config: ConfigReader, kinds: list[str]) -> Mamba2Config | None:
+    """Those of the Mamba layers; None, whatever config.json says of them, where there are none."""
+    if any(KINDS[kind] for kind in kinds):
+        return read_sizes(config)
+    for key in config:
+        if key.startswith("mamba_") or key == "time_step_limit":
+            config.get(key)
+    return None
 
 
 def _layer_kinds(config: ConfigReader) -> list[str]:

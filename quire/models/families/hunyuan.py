@@ -21,7 +21,7 @@ def hunyuan(config: ConfigReader) -> ModelSpec:
         config,
         qkv_bias=bias,
         output_bias=bias,
-        qk_norm="heads",
+        qk_norm="heads" if config.flag("use_qk_norm", True) else None,
         qk_norm_names=("query_layernorm", "key_layernorm"),
         norm=norm,
         norm_rotated=True,

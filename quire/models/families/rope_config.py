@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.windows import FULL, SLIDING
-from quire.models.rope import (
-    Rope,
-    RopeScaling,
-    longrope_attention_factor,
-    yarn_attention_factor,
-)
+from quire.models.rope import Rope, RopeScaling, longrope_attention_factor, yarn_attention_factor
 
 __all__ = ["Pairing", "max_length", "read_rope", "read_ropes"]
 
 Pairing: TypeAlias = Literal["half", "interleaved"]
 
-LONGROPE_KINDS = ("longrope", "su")
-"""The rule's names; Phi-3 says yarn as well."""
 IGNORING_KINDS = ("default", "mrope")
 """Kinds of rope that stretch nothing, whatever else their section says."""
 
@@ -92,8 +84,6 @@ def _rope(
     partial = config.number("partial_rotary_factor", partial)
     partial = fields.number("partial_rotary_factor", partial, low=0.0, high=1.0)
     kind = fields.get("rope_type", fields.get("type", "default"))
-    if kind == "yarn" and fields.get("short_factor") is not None:
-        kind = "longrope"  # as early Phi-3 has it
     dims = int(head_dim * partial)
     if dims % 2 or dims < (4 if kind == "dynamic" else 2):
         raise ModelError(
@@ -107,11 +97,12 @@ def _rope(
         theta *= fields.number("alpha", low=1.0, high=1e6) ** (dims / (dims - 2))
         kind = "default"  # whatever else stands there is for other rules
     scaling = _scaling(fields, kind, length, trained)
-    for factors in (scaling.factors, scaling.long_factors):
-        if factors and len(factors) != dims // 2:
-            raise ModelError(
-                f"{config.architecture}: rope has {len(factors)} factors for {dims // 2} pairs"
-            )
+    counts: dict[str, tuple[int, ...]] = {"factors": (len(scaling.factors),)}
+    counts["longrope"] = (len(scaling.factors), len(scaling.long_factors))
+    if any(count != dims // 2 for count in counts.get(scaling.kind, ())):
+        raise ModelError(
+            f"{config.architecture}: rope has {counts[scaling.kind]} factors for {dims // 2} pairs"
+        )
     left = fields.unread()
     if left and kind not in IGNORING_KINDS:
         raise ModelError(
@@ -134,12 +125,12 @@ def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> R
                 f"{high:g}"
             )
         return RopeScaling("llama3", _factor(fields), trained, low, high)
-    if kind in LONGROPE_KINDS:
+    if kind in ("longrope", "su") or (kind == "yarn" and fields.get("short_factor") is not None):
         return _longrope_scaling(fields, trained, length)
     if kind == "yarn":
         return _yarn_scaling(fields, trained, length)
     if kind == "factors":
-        return RopeScaling("factors", factors=_factors(fields, "factors"))
+        return RopeScaling("factors", factors=_factors(fields))
     raise ModelError(
         f"{fields.architecture}: rope type {kind!r} is not supported here; "
         "supported: default, linear, dynamic, llama3, yarn, longrope, factors"
@@ -164,34 +155,32 @@ def _yarn_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScalin
 
 
 def _longrope_scaling(fields: ConfigReader, trained: int, length: int) -> RopeScaling:
-    """Factors up to the trained length and beyond it; Phi-3.5-MoE gives both of the others too."""
+    """Phi-3 gives the factor as a ratio of lengths; some of its files call the rule su or yarn.
+
+    Phi-3.5-MoE gives a factor on cosines and sines for either set of factors.
+    """
     factor = _factor(fields, max(length / trained, 1.0))
     recommended = longrope_attention_factor(factor, trained)
-    both = fields.number("attention_factor", recommended, low=1e-3, high=1e3)
+    attention_factor = fields.number("attention_factor", recommended, low=1e-3, high=1e3)
     return RopeScaling(
         "longrope",
         factor,
         trained,
+        attention_factor=fields.number("short_mscale", attention_factor, low=1e-3, high=1e3),
         factors=_factors(fields, "short_factor"),
         long_factors=_factors(fields, "long_factor"),
-        attention_factor=fields.number("short_mscale", both, low=1e-3, high=1e3),
-        long_attention_factor=fields.number("long_mscale", both, low=1e-3, high=1e3),
+        long_attention_factor=fields.number("long_mscale", attention_factor, low=1e-3, high=1e3),
     )
 
 
-def _factors(fields: ConfigReader, key: str) -> tuple[float, ...]:
-    """What each pair's frequency is divided by; GGUF has it in place of a rule."""
+def _factors(fields: ConfigReader, key: str = "factors") -> tuple[float, ...]:
+    """What each pair's frequency is divided by; GGUF has `factors` in place of a rule."""
     values = fields.get(key)
-    if (
-        not isinstance(values, list)
-        or not values
-        or not all(
-            isinstance(each, int | float) and not isinstance(each, bool) and 0 < each < math.inf
-            for each in values
-        )
+    if not isinstance(values, list) or not all(
+        isinstance(each, int | float) and 0 < each < 1e30 for each in values
     ):
-        raise ModelError(f"{fields.architecture}: rope {key} is not a list of numbers above 0")
-    return tuple(float(each) for each in values)
+        raise ModelError(f"{fields.architecture}: rope {key} are not numbers above 0")
+    return tuple(map(float, values))
 
 
 def _factor(fields: ConfigReader, default: float | None = None) -> float:

@@ -27,7 +27,8 @@ def smollm3(config: ConfigReader) -> ModelSpec:
     if config.flag("use_sliding_window"):
         windows = windows_of(config, layer_types(config, default))
     else:
-        config.get("sliding_window"), config.get("layer_types")
+        for key in ("sliding_window", "layer_types", "max_window_layers"):
+            config.get(key)  # said, but without effect
     attention = grouped_attention(
         config,
         qkv_bias=bias,
