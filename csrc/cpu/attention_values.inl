@@ -21,7 +21,10 @@ void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
     QUIRE_UNROLL
     for (int m = 0; m < M; m++) {
         QUIRE_UNROLL
-        for (int n = 0; n < N; n++) out[m][n] = V::load(sums + m * sums_stride + n * V::kWidth);
+        for (int n = 0; n < N; n++) {
+            const float *sum = sums + m * sums_stride + n * V::kWidth;
+            out[m][n] = Whole ? V::load(sum) : V::load_partial(sum, dims);
+        }
     }
     for (int64_t slot = from % values.run; from < to; slot = 0) {
         const int64_t count = smaller(values.run - slot, to - from);
@@ -55,7 +58,14 @@ void value_tile(const float *weights, const ValueRows<Cache> &values, int64_t d,
     QUIRE_UNROLL
     for (int m = 0; m < M; m++) {
         QUIRE_UNROLL
-        for (int n = 0; n < N; n++) V::store(sums + m * sums_stride + n * V::kWidth, out[m][n]);
+        for (int n = 0; n < N; n++) {
+            float *sum = sums + m * sums_stride + n * V::kWidth;
+            if constexpr (Whole) {
+                V::store(sum, out[m][n]);
+            } else {
+                V::store_partial(sum, out[m][n], dims);  // another thread may own what lies behind
+            }
+        }
     }
 }
 

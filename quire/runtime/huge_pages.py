@@ -1,4 +1,4 @@
-"""Moves mapped matrices into huge pages, where the kernels stream them up to 1.7 times as fast.
+"""Moves mapped matrices into huge pages, where the kernels stream them faster.
 
 A file's pages are of 4 KiB: every one costs a look-up of its address, and a prefetcher stops at its
 end.  Decoding reads every matrix once a token, so a copy of a second's worth pays at once.

@@ -110,7 +110,7 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--formats", "int3"], "'int3'; choose from float32, float16"),
-        (["--kv-formats", "int4"], "--kv-formats has 'int4'; choose from float32"),
+        (["--kv-formats", "int3"], "--kv-formats has 'int3'; choose from float32"),
         (["--rows", "0"], "--rows has 0; give 1 or more"),
     ],
 )

@@ -23,7 +23,8 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert "layers 0-5" in text
     assert "parameters: 5,442,816, as many as the checkpoint's\n" in text
     # 6 layers x 2 kv heads x 64 numbers x keys and values; int8 has two scales more per head
-    assert "bytes per token: float32 6,144, float16 3,072, bfloat16 3,072, int8 1,632\n" in text
+    assert "bytes per token: float32 6,144, float16 3,072, bfloat16 3,072, int8 1,632" in text
+    assert ", fp8 1,632, int4 960\n" in text
     assert "weights 10.4 MiB (bfloat16) + KV cache 0.8 MiB (bfloat16) = 11.1 MiB" in text
 
 

@@ -281,3 +281,19 @@ def test_a_row_gives_the_same_bits_in_every_batch(pools, isa, rng, weight_dtype)
         for first in (0, 150 - size):
             rows = slice(first, first + size)
             assert numbers.same_bits(both(threads, rows), whole[rows])
+
+
+def test_heads_of_odd_sizes_never_touch_each_other(pools, isa, rng):
+    """A thread may store only what is its own: heads that are not whole vectors stand side by side."""
+    heads, rank, rope, keys, values = 40, 20, 2, 5, 3
+    weight = numbers.store(rng.standard_normal((heads * (keys + values), rank)).astype("f4"), c.F32)
+    inputs = [rng.standard_normal((64, n)).astype("f4") for n in (heads * (keys + rope), rope)]
+
+    def queries(threads):
+        op = c.Op(kind=c.OP_LATENT_QUERIES, heads=heads, head_dim=rank, rope_dims=rope)
+        add_part(op, weight, c.F32)
+        return run(pools[threads], isa, op, inputs, [heads * (rank + rope)])[0]
+
+    alone = queries(1)
+    for _ in range(20):
+        assert numbers.same_bits(queries(3), alone)

@@ -165,9 +165,8 @@ class Recurrence(ctypes.Structure):
 
 
 class Op(ctypes.Structure):
-    """One op record of a Program; a name that is no field's is an AttributeError."""
+    """One op record of a Program."""
 
-    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("kind", c_int32),
         ("layer", c_int32),
