@@ -284,7 +284,7 @@ def test_a_row_gives_the_same_bits_in_every_batch(pools, isa, rng, weight_dtype)
 
 
 def test_heads_of_odd_sizes_never_touch_each_other(pools, isa, rng):
-    """A thread may store only what is its own: heads that are not whole vectors stand side by side."""
+    """A thread stores only what is its own: heads that are not whole vectors stand side by side."""
     heads, rank, rope, keys, values = 40, 20, 2, 5, 3
     weight = numbers.store(rng.standard_normal((heads * (keys + values), rank)).astype("f4"), c.F32)
     inputs = [rng.standard_normal((64, n)).astype("f4") for n in (heads * (keys + rope), rope)]
