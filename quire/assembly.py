@@ -204,7 +204,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         memory.num_blocks,
         memory.block_tokens,
         memory.max_num_batched_tokens,
-        config.max_num_seqs,
+        memory.max_num_seqs,
         load_policy(config.scheduling_policy),
         memory.max_model_len,
         config.enable_prefix_caching and not whole,
@@ -214,6 +214,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         window=model.spec.window,
         drafter=load_speculator(config.speculative, config.num_speculative_tokens),
         store=model.store,
+        num_state_records=memory.num_state_records or None,
     )
     if model.pooling is not None:
         return Engine(scheduler, PoolingRunner(model.executable, model.ropes, model.pooling))

@@ -63,6 +63,8 @@ QUIRE_INLINE void with_activation(int32_t kind, Body body) {
             });
         case QUIRE_RELU:
             return body([](Float x) { return V::max(V::zero(), x); });
+        case QUIRE_LOGISTIC:
+            return body([](Float x) { return times_sigmoid<V>(V::broadcast(1.0f), x); });
         default:
             return body([](Float x) {
                 const Float positive = V::max(V::zero(), x);

@@ -99,6 +99,7 @@ struct Kernels {
     Kernel merge_attention;  // after attention; a unit is a (kv head, split tile) pair
     int64_t (*linear_units)(const quire_op &op, const Run &run);
     int64_t (*projection_units)(const quire_op &op, const Run &run);  // of latent attention
+    int64_t (*convolution_units)(const quire_op &op, const Run &run);
     size_t (*scratch_bytes)(const quire_op &op, const Run &run);
 
     // Passes over the logits of one row; NaN counts as smaller than every number.

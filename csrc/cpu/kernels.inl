@@ -24,7 +24,9 @@
 #include "codes.inl"
 //
 #include "activation.inl"
+#include "convolution.inl"
 #include "norm.inl"
+#include "recurrence.inl"
 #include "rope.inl"
 #include "then_quantize.inl"
 //
@@ -60,6 +62,10 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
             return sizeof(float) * op.rope_dims;
         case QUIRE_OP_LATENT_QUERIES:
             return sizeof(float) * kGroupRows<V> * kChunkRoom;
+        case QUIRE_OP_CONVOLUTION:
+            return sizeof(float) * kStripChannels;
+        case QUIRE_OP_RECURRENCE:
+            return recurrence_scratch_bytes<V>(op);
         default:
             return op.row_dtype != QUIRE_F32 ? sizeof(float) * op.in[0].cols : 0;
     }
@@ -85,6 +91,8 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.ops[QUIRE_OP_QUANTIZE] = quantize;
     kernels.ops[QUIRE_OP_ACTIVATE] = then_quantize<activate<V>>;
     kernels.ops[QUIRE_OP_SCALE_LOGITS] = scale_logits<V>;
+    kernels.ops[QUIRE_OP_CONVOLUTION] = convolution<V>;
+    kernels.ops[QUIRE_OP_RECURRENCE] = recurrence<V>;
     kernels.ops[QUIRE_OP_LATENT_WRITE] = latent_write<V>;
     kernels.ops[QUIRE_OP_LATENT_QUERIES] = latent_queries<V>;
     kernels.ops[QUIRE_OP_LATENT_ATTENTION] = latent_attention<V>;
@@ -92,6 +100,7 @@ constexpr Kernels make_kernels(const IntegerKernels &integers) {
     kernels.merge_attention = merge_attention<V>;
     kernels.linear_units = linear_units;
     kernels.projection_units = projection_units;
+    kernels.convolution_units = convolution_units;
     kernels.scratch_bytes = scratch_bytes<V>;
     kernels.max_value = max_value<V>;
     kernels.softmax_weights = softmax_weights<V>;

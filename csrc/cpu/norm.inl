@@ -32,18 +32,19 @@ QUIRE_INLINE void norm_segment(const float *x, const float *weight, const float 
     }
 }
 
-// vectors: the weight, and the bias of a layer norm or null; out may be x.
+// vectors: the weight, of one segment or of the whole row, and the bias of a layer norm or null; out
+// may be x.
 template <class V>
 QUIRE_INLINE void norm_row(const quire_op &op, const float *const *vectors, int64_t segments,
                            const float *x, int64_t cols, float *out) {
-    const int64_t size = cols / segments;
+    const int64_t size = cols / segments, step = op.kv_heads > 1 ? size : 0;
     for (int64_t i = 0; i < segments; i++, x += size, out += size) {
         const float *from = x;
         if (op.norm == QUIRE_LAYER) {
             center<V>(x, size, out);
             from = out;
         }
-        norm_segment<V>(from, vectors[0], vectors[1], op.eps, size, out);
+        norm_segment<V>(from, vectors[0] + i * step, vectors[1], op.eps, size, out);
     }
 }
 

@@ -172,6 +172,12 @@ class Walk {
         } else if (attends(op)) {
             *units = run_.num_spans * op.kv_heads;
             *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
+        } else if (op.kind == QUIRE_OP_CONVOLUTION) {
+            *units = kernels_.convolution_units(op, run_);
+            *grain = 1 + kInlineFloats * *units / (run_.num_rows * op.in[0].cols * 16 + 1);
+        } else if (op.kind == QUIRE_OP_RECURRENCE) {
+            *units = int64_t(step_.num_requests) * op.recurrence->heads;
+            *grain = 1;
         } else if (op.kind == QUIRE_OP_SCALE_LOGITS) {
             *units = run_.num_rows * ((op.in[0].cols + kScaledColumns - 1) / kScaledColumns);
             *grain = 1;
@@ -244,7 +250,7 @@ int32_t quire_run(const quire_program *program, const quire_step *step) {
     }
 }
 
-int32_t quire_abi_sizes(int32_t sizes[10]) {
+int32_t quire_abi_sizes(int32_t sizes[11]) {
     sizes[0] = sizeof(quire_matrix);
     sizes[1] = sizeof(quire_tensor);
     sizes[2] = sizeof(quire_op);
@@ -255,5 +261,6 @@ int32_t quire_abi_sizes(int32_t sizes[10]) {
     sizes[7] = sizeof(quire_tuning);
     sizes[8] = sizeof(quire_router);
     sizes[9] = sizeof(quire_experts);
+    sizes[10] = sizeof(quire_recurrence);
     return QUIRE_ABI_VERSION;
 }

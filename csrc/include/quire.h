@@ -74,7 +74,8 @@ enum quire_op_kind {
                                   positions[t] + index_offset, or 0 */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
-                                  vectors have one segment's length and serve every segment;
+                                  vectors have one segment's length and serve every segment, but
+                                  with kv_heads = heads vectors[0] has the row's length;
                                   vectors[1] may be NULL).  QUIRE_LAYER: of in0 - mean(in0) */
     QUIRE_OP_ADD_NORM = 2,  /* out1 = add(in0, in1); out0 = norm(out1) of the whole row */
     QUIRE_OP_ADD = 3,       /* out0 = in0 * scale + in1; where vectors[2] is not NULL, the norm of
@@ -116,7 +117,14 @@ enum quire_op_kind {
                               what route_tokens wrote.  in0 is in row_dtype, as in linear.  out1 is
                               room to work in, without gaps: top_k rows of the hidden width for
                               each token, in hidden_dtype, of whole blocks of 32 */
-    QUIRE_OP_GATE_ROWS = 17, /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+    QUIRE_OP_GATE_ROWS = 17,   /* out0 = in0 * sigmoid(in1), where in1 has one number a row */
+    QUIRE_OP_CONVOLUTION = 18, /* out0[t] = silu(vectors[1] + sum over j < taps of vectors[0][j] *
+                                  in0[t - taps + 1 + j]), by channel; vectors[0] is [taps][cols],
+                                  vectors[1] [cols] or NULL; before a request's tokens stands its
+                                  state, [taps - 1][cols], at recurrence->state */
+    QUIRE_OP_RECURRENCE =
+        19, /* out0[t], [heads * value_dim]: what `recurrence` says, in0 being rows
+                                of queries, keys and values, in1 and in2 one number for each head */
 
     /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
      * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
@@ -143,7 +151,8 @@ enum quire_activation {
     QUIRE_RELU = 4,
     QUIRE_RELU_SQUARED = 5,
     QUIRE_TANH = 6,
-    QUIRE_CLAMPED_SWIGLU = 7 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
+    QUIRE_LOGISTIC = 7,      /* 1 / (1 + exp(-x)) */
+    QUIRE_CLAMPED_SWIGLU = 8 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
                                 of at most `cap`, and u is in1 between -cap and cap */
 };
 enum quire_index { QUIRE_BY_TOKEN = 0, QUIRE_BY_POSITION = 1, QUIRE_FIRST_ROW = 2 };
@@ -201,6 +210,24 @@ typedef struct {
     int32_t scales_inputs; /* the weight multiplies what gate and up give, not what down gives */
 } quire_experts;
 
+/* Heads with a state S, [key_dim][value_dim], side by side at float `state` of a request's record.
+ * Head h reads the queries and keys of key head h / (heads / key_heads).  softplus(x) is
+ * log(1 + exp(x)).
+ * QUIRE_DELTA_RULE: in0 holds [queries | keys | values]; k and q are divided by their length
+ * sqrt(sum of squares + 1e-6), q by sqrt(key_dim) as well.  S *= exp(-exp(decay_log) * softplus(in2 +
+ * time_bias)), S += k (sigmoid(in1) * (v - S^T k))^T, out = S^T q.
+ * QUIRE_SELECTIVE_SCAN: in0 holds [values | keys | queries]; dt = softplus(in1 + time_bias) within
+ * least_step .. most_step.  S *= exp(-exp(decay_log) * dt), S += k (dt v)^T, out = S^T q + skip v. */
+enum quire_recurrence_kind { QUIRE_DELTA_RULE = 0, QUIRE_SELECTIVE_SCAN = 1 };
+
+typedef struct {
+    int64_t state;
+    const float *decay_log, *time_bias, *skip; /* [heads] */
+    int32_t kind, heads, key_heads, key_dim, value_dim;
+    int32_t taps; /* of convolution, at most 8; it reads no other field but state */
+    float least_step, most_step;
+} quire_recurrence;
+
 /* One op of a Program.  Fields an op does not name are zero; a scale of 0 means 1, except in
  * attention and rope_angles. */
 typedef struct {
@@ -223,6 +250,7 @@ typedef struct {
     int32_t reserved;
     const quire_router *router;
     const quire_experts *experts;
+    const quire_recurrence *recurrence;
 } quire_op;
 
 typedef struct quire_pool quire_pool;
@@ -258,6 +286,8 @@ typedef struct {
  * keys as [K][D / 2][B], values as [K][B][D / 2], then scales as above, then minimums in the same
  * order; a vector x is code * scale + minimum, minimum = min x, scale = (max x - minimum) / 15.
  *
+ * Records of recurrent layers: record i starts at states + i * state_floats.
+ *
  * arena and kv work at any address that is a multiple of 4; on a cache line they are faster.
  */
 typedef struct {
@@ -273,6 +303,8 @@ typedef struct {
     int32_t isa, reserved;
     const quire_tuning
         *tunings; /* one for each quire_dtype; NULL: those of quire_default_tunings */
+    float *states;
+    int64_t state_floats;
 } quire_program;
 
 /* What one logit row wants from the sampler.
@@ -318,6 +350,13 @@ typedef struct {
     int32_t reserved;
 } quire_sample_result;
 
+/* Which records of recurrent state a request's tokens of a step follow on (read; -1: none, zeros)
+ * and leave (write; it may be the one that is read).  With mark > 0 the first `mark` of them leave the
+ * record `kept` as well. */
+typedef struct {
+    int32_t read, write, mark, kept;
+} quire_state_use;
+
 /* One step.  Tokens of a request are consecutive; request r owns tokens query_start[r] up to
  * query_start[r + 1] and its block table is row r.  logit_rows are ascending token indices.
  * rows and results have S entries, or are NULL: then nothing is sampled, and without logits_out the
@@ -330,12 +369,13 @@ typedef struct {
     float *logits_out;       /* [S, V], or NULL; a copy of the logits as the model gave them */
     int64_t *op_nanoseconds; /* [num_body + num_head + 1], or NULL; the time of each op of body and
                                 head, and of the sampler, is added to it */
+    const quire_state_use *state_uses; /* [R], for Programs with recurrent layers */
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,
- * quire_sample_result, quire_step, quire_tuning, quire_router, quire_experts; returns
+ * quire_sample_result, quire_step, quire_tuning, quire_router, quire_experts, quire_recurrence; returns
  * QUIRE_ABI_VERSION. */
-QUIRE_API int32_t quire_abi_sizes(int32_t sizes[10]);
+QUIRE_API int32_t quire_abi_sizes(int32_t sizes[11]);
 
 /* Whether this build, this CPU and this operating system can run an instruction set: 1 or 0. */
 QUIRE_API int32_t quire_can_run(int32_t isa);

@@ -90,6 +90,19 @@ class BlockPool:
         """The block with this content, used or cached, if there is one."""
         return self._block_of.get(key)
 
+    def forget(self, key: bytes) -> None:
+        """Give up a cached content, if there is one and nobody holds it."""
+        block = self._block_of.get(key)
+        if block is None or self._holders[block] > 0:
+            return
+        del self._block_of[key], self._cached[block]
+        self._key_of[block] = None
+        self._empty.append(block)
+
+    def is_private(self, block: int) -> bool:
+        """True when one alone holds this block and nobody can find it."""
+        return self._holders[block] == 1 and self._key_of[block] is None
+
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Assert the invariant, given the block tables of all holders."""
         held = Counter(block for table in tables for block in table)

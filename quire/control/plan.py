@@ -10,7 +10,38 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
-__all__ = ["NOTHING", "Chunk", "Plan", "Sampled", "Unloaded", "Update"]
+__all__ = [
+    "NOTHING",
+    "NO_RECORD",
+    "NO_STATE",
+    "Chunk",
+    "Plan",
+    "Sampled",
+    "StateUse",
+    "Unloaded",
+    "Update",
+]
+
+NO_RECORD = -1
+"""Stands for no record of recurrent state."""
+
+
+class StateUse(NamedTuple):
+    """The records of recurrent state with which a chunk is computed.
+
+    read: the state before its first token; NO_RECORD where a request begins.  write: where the
+    state behind its last token goes; it may be `read`.  mark: behind so many tokens, unless 0, the
+    state goes to `kept` as well.
+    """
+
+    read: int
+    write: int
+    mark: int = 0
+    kept: int = NO_RECORD
+
+
+NO_STATE = StateUse(NO_RECORD, NO_RECORD)
+"""Of models without recurrent layers."""
 
 
 class Chunk(NamedTuple):
@@ -24,6 +55,7 @@ class Chunk(NamedTuple):
     each guess that turns out right.
     load_keys, load_blocks: contents to load from the block store before the step, and the blocks
     right before `start` that they belong into; where one fails, the chunk is not run (see commit).
+    state: see StateUse.
     """
 
     request_id: str
@@ -34,6 +66,7 @@ class Chunk(NamedTuple):
     num_drafts: int = 0
     load_keys: Sequence[bytes] = ()
     load_blocks: Sequence[int] = ()
+    state: StateUse = NO_STATE
 
 
 @dataclass(frozen=True, slots=True)

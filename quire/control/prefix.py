@@ -52,7 +52,7 @@ class PrefixCache:
         self._pool = pool
         self._block_tokens = block_tokens
         self._fingerprint = fingerprint
-        self._enabled = enabled
+        self.enabled = enabled
         self._window = window
         self._store = store if enabled else None
 
@@ -63,12 +63,12 @@ class PrefixCache:
         prefix only the blocks in the window of the next token must be there; those before it are
         NO_BLOCK, for their keys, which name all tokens from the first on, need no content.
         """
-        if not (self._enabled and request.use_prefix_cache):
+        if not (self.enabled and request.use_prefix_cache):
             return []
         blocks: list[int] = []
         longest = num_present = 0
         for index in range((len(request.tokens) - 1) // self._block_tokens):
-            block = self._pool.find(self._key(request, index))
+            block = self._pool.find(self.key(request, index))
             if block is None and self._window is None:
                 break
             blocks.append(NO_BLOCK if block is None else block)
@@ -90,7 +90,7 @@ class PrefixCache:
         if store is None or not request.use_prefix_cache:
             return keys
         for index in range(num_found, (len(request.tokens) - 1) // self._block_tokens):
-            key = self._key(request, index)
+            key = self.key(request, index)
             if not store.has(key):
                 break
             keys.append(key)
@@ -98,11 +98,11 @@ class PrefixCache:
 
     def publish(self, request: Request, start: int, end: int) -> None:
         """Publish the blocks that became full when positions start .. end - 1 were computed."""
-        if not self._enabled:
+        if not self.enabled:
             return
         store = self._store_for(request)
         for index in range(start // self._block_tokens, end // self._block_tokens):
-            block, key = request.block_table[index], self._key(request, index)
+            block, key = request.block_table[index], self.key(request, index)
             self._pool.publish(block, key)
             if store is not None:
                 store.save(key, block)
@@ -115,7 +115,7 @@ class PrefixCache:
 
     def count(self, request: Request, num_found: int) -> None:
         """Add a request, when it first runs, to the totals: `num_found` blocks were here."""
-        if self._enabled and request.use_prefix_cache:
+        if self.enabled and request.use_prefix_cache:
             num_found_tokens = num_found * self._block_tokens
             self.num_query_tokens += request.num_prompt
             self.num_hit_tokens += num_found_tokens
@@ -126,7 +126,7 @@ class PrefixCache:
         """The store, unless the request is salted: what is set apart is not written down."""
         return None if request.cache_salt else self._store
 
-    def _key(self, request: Request, index: int) -> bytes:
+    def key(self, request: Request, index: int) -> bytes:
         """The key of one block, hashed on first use; callers ask for blocks in order."""
         keys, size = request.block_keys, self._block_tokens
         if index == len(keys):

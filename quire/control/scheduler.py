@@ -13,6 +13,7 @@ from quire.control.plan import NOTHING, Chunk, Plan, Sampled, Unloaded, Update
 from quire.control.policy import Policy, fcfs
 from quire.control.prefix import PrefixCache
 from quire.control.request import Request, RequestState
+from quire.control.state_records import StateRecords
 from quire.control.stats import SchedulerStats
 from quire.control.stop import Finish
 from quire.control.waiting import WaitingQueue
@@ -52,6 +53,9 @@ class Scheduler:
     drafter: guesses tokens, which the step computes and checks beside the known ones; see Drafting.
     store: keeps blocks beyond this process; what it has of a prompt is loaded into blocks that the
     request needs anyway; not together with a window.
+    num_state_records: how many records of recurrent state there are, at least what
+    `num_records_needed` says; None: the model has no such layers.  Not together with a window, a
+    drafter or a store.  blocks_per_checkpoint: the state behind every so many blocks is kept.
     """
 
     def __init__(
@@ -70,7 +74,10 @@ class Scheduler:
         window: int | None = None,
         drafter: Drafter | None = None,
         store: BlockStore | None = None,
+        num_state_records: int | None = None,
+        blocks_per_checkpoint: int = 64,
     ) -> None:
+        assert num_state_records is None or (window, drafter, store) == (None, None, None)
         self.limits = Limits(
             num_blocks,
             block_tokens,
@@ -87,6 +94,11 @@ class Scheduler:
         self._prefix = PrefixCache(
             self._pool, block_tokens, fingerprint, enable_prefix_caching, window, store
         )
+        self._states: StateRecords | None = None
+        if num_state_records is not None:
+            self._states = StateRecords(
+                num_state_records, max_num_seqs, block_tokens, blocks_per_checkpoint, self._prefix
+            )
         self._requests: dict[str, Request] = {}
         self._waiting = WaitingQueue(policy)
         self._running: list[Request] = []
@@ -224,6 +236,8 @@ class Scheduler:
         assert not any(each.block_table or each.num_computed for each in self._waiting)
         assert {*self._running, *self._waiting} == {*self._requests.values()}, "a request is lost"
         assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
+        if self._states is not None:
+            self._states.check(self._running)
 
     # The running requests.
 
@@ -247,7 +261,10 @@ class Scheduler:
             table += self._take_blocks(request, -(-(end - room) // size))
             end = min(end, len(table) * size)
         if end > start:
-            chunks.append(Chunk(request.id, start, tokens[start:end], table, end == len(tokens)))
+            chunk = Chunk(request.id, start, tokens[start:end], table, end == len(tokens))
+            if self._states is not None:
+                chunk = chunk._replace(state=self._states.plan(request, start, end))
+            chunks.append(chunk)
             self._planned.append(request)
         return end - start
 
@@ -272,6 +289,8 @@ class Scheduler:
         self._num_wasted_tokens += request.advance(end)
         if end // size > start // size:
             self._prefix.publish(request, start, end)
+        if self._states is not None:
+            self._states.advance(request, start, end)
         if self.limits.window is not None:
             self._release_passed(request)
 
@@ -292,6 +311,8 @@ class Scheduler:
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             request = self._waiting.first
             hits = self._prefix.find(request)
+            if self._states is not None:
+                hits = self._states.usable(request, hits)
             stored = self._prefix.find_stored(request, len(hits))
             start = (len(hits) + len(stored)) * limits.block_tokens
             wanted = min(len(request.tokens) - start, budget)
@@ -317,6 +338,8 @@ class Scheduler:
         self._waiting.remove(request)
         self._running.append(request)
         self._pool.hold(hits[passed:])
+        if self._states is not None:
+            self._states.start(request, len(hits))
         request.state = RequestState.RUNNING
         request.block_table = hits + self._pool.take(num_stored)
         request.num_passed = passed
@@ -354,6 +377,8 @@ class Scheduler:
         """Take a request off the running; its table is replaced, as a plan may still hold it."""
         self._running.remove(request)
         self._pool.release(request.held_blocks)
+        if self._states is not None:
+            self._states.give_up(request)
         request.block_table, request.num_passed = [], 0
         request.num_lost = request.num_peak
         request.num_computed = 0

@@ -71,6 +71,11 @@ def open_source(config: EngineConfig) -> Source:
             f"{spec.architecture} has latent attention, which calibration does not know yet; "
             "let `--quantization int8` or `int4` round it while it is loaded"
         )
+    if spec.state_floats:
+        raise ConfigError(
+            f"{config.model} has recurrent layers, which are not calibrated here; serve it with "
+            "--quantization int4 or int8, which rounds while it is loaded"
+        )
     weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))

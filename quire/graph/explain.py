@@ -16,6 +16,7 @@ from quire.graph.passes.quantize_inputs import quantize_inputs
 from quire.models.spec import ModelSpec
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
+from quire.ops.convolution import ShortConvolution
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvLayout
 from quire.ops.latent import LatentAttention
@@ -24,6 +25,7 @@ from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.number_formats import storage_dtype
 from quire.ops.op import Cost, FusedOp, Op
 from quire.ops.quantize import Quantized, RowFormat
+from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns
 
@@ -278,6 +280,10 @@ def _settings(op: Op) -> Iterator[str]:
         yield op.kind
     elif isinstance(op, RmsNorm | LayerNorm) and op.heads > 1:
         yield f"{op.heads} heads"
+    elif isinstance(op, ShortConvolution):
+        yield f"{op.taps} taps"
+    elif isinstance(op, GatedDeltaRule | SelectiveScan):
+        yield f"{op.heads} states of {op.key_dim} x {op.value_dim}"
     elif isinstance(op, Quantized):
         yield from _settings(op.op)
     elif isinstance(op, RouteTokens):

@@ -29,6 +29,10 @@ def _model(e: Explanation) -> Iterator[str]:
     kv = f"{e.kv_bytes_per_token:,} bytes per token as {e.kv_format}"
     full = _size(e.kv_bytes_per_token * spec.max_length)
     yield f"  KV cache {kv}; {full} at the longest sequence, {spec.max_length} tokens"
+    if spec.state_floats:
+        num_recurrent = len(spec.blocks) - len(spec.attentions)
+        size = _size(4 * spec.state_floats)
+        yield f"  {num_recurrent} recurrent layers, {size} of state per request"
 
 
 def _formats(e: Explanation) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from quire.graph.ir import Graph, GraphBuilder, Value
+from quire.graph.lower_recurrent import lower_delta_net, lower_mamba2
+from quire.models.recurrent import GatedDeltaNet
 from quire.models.rope import Rope
 from quire.models.spec import (
     MLP,
@@ -19,6 +21,7 @@ from quire.models.spec import (
     ModelSpec,
     Norm,
     Router,
+    TokenMixer,
     Weight,
 )
 from quire.ops import experts, latent
@@ -47,6 +50,7 @@ class _Lowering:
         self.spec = spec
         self.build = GraphBuilder()
         self.angles: dict[Rope, Value] = {}
+        self.state_floats = 0  # of the layers so far
 
     def graph(self) -> Graph:
         spec = self.spec
@@ -102,7 +106,7 @@ class _Lowering:
     def _block(self, layer: int, block: Block, x: Value) -> Value:
         add = Add(block.residual_scale)
         normed = self._norm(block.attention_norm, x, "attention_norm")
-        made = self._attention(layer, block.attention, normed)
+        made = self._mixed(layer, block.attention, normed)
         made = self._norm(block.attention_output_norm, made, "attention_output_norm")
         x = self.build.add(add, made, x, name="mid")
         x = self._norm(block.attention_sum_norm, x, "attention_sum_norm")
@@ -110,6 +114,14 @@ class _Lowering:
         made = self._norm(block.mlp_output_norm, made, "mlp_output_norm")
         x = self.build.add(add, made, x, name="out")
         return self._norm(block.mlp_sum_norm, x, "mlp_sum_norm")
+
+    def _mixed(self, layer: int, part: TokenMixer, x: Value) -> Value:
+        if isinstance(part, Attention | LatentAttention):
+            return self._attention(layer, part, x)
+        state, self.state_floats = self.state_floats, self.state_floats + part.state_floats
+        if isinstance(part, GatedDeltaNet):
+            return lower_delta_net(self.build, part, x, state)
+        return lower_mamba2(self.build, part, x, state)
 
     def _attention(self, layer: int, part: AttentionPart, x: Value) -> Value:
         if isinstance(part, LatentAttention):
@@ -158,7 +170,12 @@ class _Lowering:
             a.query_rule,
             a.bidirectional,
         )
-        return self._linear(a.output, self.build.add(op, q, name="attended"), "attention")
+        attended = self.build.add(op, q, name="attended")
+        if a.gate is not None:
+            gate = self._linear(a.gate, x, "attention_gate")
+            op_gate = GatedActivation("sigmoid")
+            attended = self.build.add(op_gate, gate, attended, name="attention_gated")
+        return self._linear(a.output, attended, "attention")
 
     def _feed_forward(self, part: FeedForward, x: Value) -> Value:
         if isinstance(part, MixtureOfExperts):

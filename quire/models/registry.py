@@ -17,6 +17,7 @@ __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
 FAMILY_MODULES = (
     "arcee",
     "baichuan",
+    "bamba",
     "bert",
     "chatglm",
     "deepseek",
@@ -31,6 +32,7 @@ FAMILY_MODULES = (
     "glm4_moe_lite",
     "gpt_oss",
     "granite",
+    "granite_hybrid",
     "granite_moe",
     "hunyuan",
     "hunyuan_v1_moe",
@@ -51,6 +53,7 @@ FAMILY_MODULES = (
     "qwen2_moe",
     "qwen3",
     "qwen3_moe",
+    "qwen3_next",
     "seed_oss",
     "smollm3",
     "starcoder2",

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal, TypeAlias, TypeVar
 
 from quire.models.attention_rules import QueryRule
 from quire.models.places import Place
+from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.rope import Rope
 
 __all__ = [
@@ -129,6 +130,7 @@ class Attention:
     slopes: what scores lose per position between query and key, for each head.  sinks [H]: a score
     of each head that stands beside the others and has no value.  query_rule: what queries are
     multiplied by.
+    gate: what the heads yield is multiplied by sigmoid(gate(x)).
     bidirectional: each token sees all of its text, in front and behind.
     """
 
@@ -150,6 +152,7 @@ class Attention:
     slopes: tuple[float, ...] = ()
     sinks: Weight | None = None
     query_rule: QueryRule | None = None
+    gate: Linear | None = None
     bidirectional: bool = False
 
     @property
@@ -275,6 +278,10 @@ FeedForward: TypeAlias = GatedMLP | MLP | MixtureOfExperts
 """What may stand behind attention in a block."""
 
 
+TokenMixer: TypeAlias = AttentionPart | GatedDeltaNet | Mamba2
+"""What may look at other tokens in a block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """Attention, then a feed-forward part, each added to its input; norms stand where they are set.
@@ -286,7 +293,7 @@ class Block:
     """
 
     attention_norm: Norm | None
-    attention: AttentionPart
+    attention: TokenMixer
     mlp_norm: Norm | None
     mlp: FeedForward
     attention_output_norm: Norm | None = None
@@ -348,13 +355,28 @@ class ModelSpec:
     @property
     def ropes(self) -> tuple[Rope, ...]:
         """The distinct rotations of its layers, in order of first use."""
-        ropes = (block.attention.rope for block in self.blocks)
+        ropes = (each.rope for each in self.attentions)
         return tuple(dict.fromkeys(rope for rope in ropes if rope is not None))
 
     @property
+    def attentions(self) -> tuple[AttentionPart, ...]:
+        """Of the layers that have attention."""
+        found = (block.attention for block in self.blocks)
+        return tuple(each for each in found if isinstance(each, Attention | LatentAttention))
+
+    @property
+    def state_floats(self) -> int:
+        """Numbers of recurrent state that one request carries."""
+        return sum(
+            block.attention.state_floats
+            for block in self.blocks
+            if not isinstance(block.attention, Attention | LatentAttention)
+        )
+
+    @property
     def window(self) -> int | None:
-        """The widest window of its layers; None where a layer sees all positions."""
-        reaches = [block.attention.reach for block in self.blocks]
+        """The widest window of its layers; None where one sees all positions or carries a state."""
+        reaches = [None if self.state_floats else each.reach for each in self.attentions]
         return max((each for each in reaches if each), default=None) if all(reaches) else None
 
     def weights(self) -> dict[str, Weight]:

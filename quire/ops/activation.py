@@ -17,7 +17,7 @@ from quire.ops.op import Cost, Environment, Float32
 __all__ = ["ACTIVATIONS", "Activate", "ActivationKind", "GatedActivation"]
 
 ActivationKind: TypeAlias = Literal[
-    "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "tanh"
+    "silu", "gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "tanh", "sigmoid"
 ]
 
 
@@ -47,6 +47,7 @@ ACTIVATIONS: Mapping[ActivationKind, Callable[[Float32], Float32]] = {
     "relu": lambda x: np.maximum(x, np.float32(0)),
     "relu_squared": lambda x: np.square(np.maximum(x, np.float32(0))),
     "tanh": np.tanh,
+    "sigmoid": lambda x: _times_sigmoid(np.float32(1), x),
 }
 """The formulas as written; in the order of the native backend's numbers for them."""
 

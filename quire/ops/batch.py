@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +21,9 @@ class Batch:
     query_start: [R + 1], request r owns tokens query_start[r] .. query_start[r + 1] - 1.
     block_tables: [R, any], the block ids of each request, enough for its last position.
     logit_rows: [S], ascending token indices whose logits are wanted.
+    states: [R, 4], read, write, mark, kept: the record of recurrent state that a request follows on
+    (-1: none, it begins here) and the one that it leaves; behind its first `mark` tokens of this
+    step, unless that is 0, it leaves `kept` as well.  Unused by models without such layers.
     frequencies: one table per distinct rope of the model, [rows, dims/2 + 1] float32; a row for
     each rope class in use has the inverse frequencies and a factor on cosines and sines.
     slots: [R], where an executable that samples knows each request; see Executable.
@@ -35,6 +38,7 @@ class Batch:
     logit_rows: Int32
     frequencies: tuple[npt.NDArray[np.float32], ...]
     slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
+    states: Int32 = field(default_factory=lambda: np.zeros((0, 4), np.int32))
 
     @classmethod
     def single(
@@ -44,7 +48,10 @@ class Batch:
         block_table: Sequence[int],
         frequencies: tuple[npt.NDArray[np.float32], ...],
     ) -> Batch:
-        """One request's tokens at positions start and on; the logits of every one are wanted."""
+        """One request's tokens at positions start and on; the logits of every one are wanted.
+
+        Its recurrent state stands in record 0.
+        """
         count = len(tokens)
         return cls(
             token_ids=np.asarray(tokens, np.int32),
@@ -54,6 +61,7 @@ class Batch:
             block_tables=np.asarray([block_table], np.int32),
             logit_rows=np.arange(count, dtype=np.int32),
             frequencies=frequencies,
+            states=np.asarray([[0 if start else -1, 0, 0, 0]], np.int32),
         )
 
     @property
@@ -70,3 +78,13 @@ class Batch:
         """[T]: the request each token belongs to."""
         counts = np.diff(self.query_start)
         return np.repeat(np.arange(self.num_requests, dtype=np.int32), counts)
+
+    def state_segments(self) -> Iterator[tuple[int, int, int, int]]:
+        """First token, the one behind the last, record to read and to write; in running order."""
+        ends = self.query_start.tolist()
+        for request, (read, write, mark, kept) in enumerate(self.states.tolist()):
+            start, end = ends[request], ends[request + 1]
+            if mark:
+                yield start, start + mark, read, kept
+                start, read = start + mark, kept
+            yield start, end, read, write

@@ -20,14 +20,15 @@ __all__ = ["AddNorm", "LayerNorm", "NormAdd", "NormOp", "RmsNorm"]
 class RmsNorm:
     """x / sqrt(mean(x^2) + eps) * (offset + weight) over each of `heads` equal segments of a row.
 
-    heads 1: over the whole row, weight [width].  heads H: per head, one weight [D] for all of them.
-    weight None: nothing is multiplied.
+    heads 1: over the whole row, weight [width].  heads H: per head, one weight [D] for all of them,
+    or, with wide_weight, each its part of a weight [width].  weight None: nothing is multiplied.
     """
 
     weight: str | None
     eps: float
     heads: int = 1
     offset: float = 0.0
+    wide_weight: bool = False
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the input."""
@@ -38,13 +39,15 @@ class RmsNorm:
         x = _segments(inputs[0], self.heads)
         normed = _scaled_to_one(x, self.eps)
         if self.weight is not None:
-            normed = normed * (env.weights[self.weight] + np.float32(self.offset))
+            weight = env.weights[self.weight] + np.float32(self.offset)
+            normed = normed * (weight.reshape(self.heads, -1) if self.wide_weight else weight)
         return (normed.reshape(inputs[0].shape).astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A handful of operations per element."""
         elements = rows * inputs[0]
-        weights = inputs[0] // self.heads * len(self.weight_names)
+        segments = 1 if self.wide_weight else self.heads
+        weights = inputs[0] // segments * len(self.weight_names)
         return Cost(4 * elements, weights=weights, activations=2 * elements)
 
     @property

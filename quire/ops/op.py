@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 
 __all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows"]
 
@@ -35,7 +36,7 @@ class Group(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """All that a reference body may read besides its inputs; the KV cache may be written too.
+    """All that a reference body may read besides its inputs; cache and states it may write too.
 
     group: the ranks that share the work; None: this process computes alone.
     """
@@ -44,6 +45,7 @@ class Environment:
     kv_cache: KvCache
     weights: Mapping[str, Float32]
     group: Group | None = None
+    states: RecurrentStates = NO_STATES
 
 
 @dataclass(frozen=True, slots=True)

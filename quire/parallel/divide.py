@@ -14,6 +14,7 @@ from functools import singledispatch
 from typing import Any, TypeVar
 
 from quire.errors import ConfigError
+from quire.models.recurrent import GatedDeltaNet
 from quire.models.spec import (
     Attention,
     Embedding,
@@ -158,6 +159,7 @@ def _(part: Attention, division: _Division) -> Attention:
         part,
         query=_divided(part.query, division),
         output=_divided(part.output, division),
+        gate=_divided(part.gate, division),
         heads=heads,
         slopes=part.slopes[rank.index * heads : (rank.index + 1) * heads],
         sinks=_divided(part.sinks, division),
@@ -190,6 +192,15 @@ def _(part: LatentAttention, division: _Division) -> LatentAttention:
         output=_divided(part.output, division),
         heads=division.count("query heads", part.heads),
     )
+
+
+@_divide_part.register
+def _(part: GatedDeltaNet, division: _Division) -> GatedDeltaNet:
+    """Whole key heads, each with the value heads that read it."""
+    own = {name: _divided(getattr(part, name), division) for name in part.__dataclass_fields__}
+    own["key_heads"] = division.count("key heads", part.key_heads)
+    own["heads"] = division.count("value heads", part.heads)
+    return GatedDeltaNet(**own)
 
 
 def _rows_of(vocab_size: int, rank: Rank) -> tuple[int, int]:

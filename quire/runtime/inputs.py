@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 import numpy.typing as npt
 
-from quire.control.plan import Chunk
+from quire.control.plan import NO_STATE, Chunk
 from quire.ops.batch import Batch
 from quire.runtime.block_tables import BlockTables
 from quire.sampling.state import SamplingState
@@ -44,7 +44,7 @@ class StepShape:
     special: places of the chunks with guesses, and of those whose requests are not plain.
     [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
     which every step fills anew.  [S]: logit_rows, chunk_of_row and
-    id_of_row.
+    id_of_row.  [R]: states, filled anew where the model has recurrent layers.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class StepShape:
         self.rope_rows = rope_rows[self.chunk_of_token]
         self.token_ids = np.zeros(num_tokens, np.int32)
         self.positions = np.zeros(num_tokens, np.int32)
+        self.states = np.zeros((len(counts), 4), np.int32)
         special = [place for place, each in enumerate(requests) if not each.is_plain]
         self.special = {*special, *(place for place, count in enumerate(num_drafts) if count)}
         wanted = np.zeros(num_tokens, np.bool_)
@@ -93,6 +94,7 @@ class StepShape:
             self.logit_rows,
             frequencies,
             self.slots,
+            self.states,
         )
 
     @property
@@ -132,7 +134,8 @@ class InputBuilder:
 
     def build(self, chunks: Sequence[Chunk]) -> StepInputs:
         """The arrays of a step; there must be a chunk."""
-        ids, starts, tokens, block_lists, samples, num_drafts, *_ = zip(*chunks, strict=True)
+        columns = tuple(zip(*chunks, strict=True))
+        ids, starts, tokens, block_lists, samples, num_drafts = columns[:6]
         key = (ids, tuple(map(len, tokens)), samples, num_drafts)
         shape = self._shape
         if shape is None or key != shape.key:
@@ -143,6 +146,8 @@ class InputBuilder:
             shape.positions[:] = starts
         else:
             shape.positions[:] = np.array(starts)[shape.chunk_of_token] + shape.offset
+        if chunks[0].state is not NO_STATE:  # then no chunk's is
+            shape.states[:] = columns[-1]
         block_tables = self.tables.gather(shape.slot_list, block_lists)
         if shape.batch is None or shape.batch.block_tables is not block_tables:
             shape.batch = shape.new_batch(block_tables, self._frequencies)

@@ -18,10 +18,11 @@ from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
-from quire.models.spec import AttentionPart, LatentAttention, Linear, ModelSpec, parts
+from quire.models.spec import Attention, AttentionPart, LatentAttention, Linear, ModelSpec, parts
 from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
 from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
 from quire.ops.number_formats import from_float32
+from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix, column_orders
@@ -44,6 +45,7 @@ __all__ = [
     "LoadedModel",
     "cache_shape",
     "find_model",
+    "kv_layers",
     "kv_layout",
     "load_model",
     "read_config",
@@ -146,6 +148,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     spec, pooling = pooling_of(config.task, spec, directory, values)
     checkpoint = _open(config, spec, directory)
     spec = tie_missing_head(spec, checkpoint)
+    _refuse_unserved(config, spec)
     threads = config.threads or machine.cores
     weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
     orders = column_orders(weights)
@@ -168,10 +171,12 @@ def load_model(config: EngineConfig) -> LoadedModel:
         layout,
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
         spec.window,
+        4 * spec.state_floats,
     )
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
+    states = RecurrentStates(memory.num_state_records, spec.state_floats)
     executable: Executable
     if isinstance(backend, NativeBackend):
         if has_huge_pages():
@@ -179,10 +184,17 @@ def load_model(config: EngineConfig) -> LoadedModel:
             weights = in_huge_pages(weights, streamed, threads)
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(
-            program, weights, cache, ropes.arrays, threads, config.instruction_set, chosen.tunings
+            program,
+            weights,
+            cache,
+            ropes.arrays,
+            threads,
+            config.instruction_set,
+            chosen.tunings,
+            states,
         )
     else:
-        executable = ReferenceExecutable(program, weights, cache)
+        executable = ReferenceExecutable(program, weights, cache, states)
     scheme = quantization.key if quantization else config.quantization
     fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
@@ -213,8 +225,16 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
             f"kv_cache_dtype {name!r} is not there for latents yet; choose one of "
             f"{', '.join(LATENT_FORMATS)}"
         )
-    layers = tuple(cache_shape(block.attention) for block in spec.blocks)
-    return KvLayout(layers, config.block_size, name)
+    return KvLayout(kv_layers(spec), config.block_size, name)
+
+
+def kv_layers(spec: ModelSpec) -> tuple[CacheLayerShape, ...]:
+    """What each layer caches for a token; nothing where it carries a state instead."""
+    mixers = [block.attention for block in spec.blocks]
+    return tuple(
+        cache_shape(each) if isinstance(each, Attention | LatentAttention) else KvLayerShape(0, 0)
+        for each in mixers
+    )
 
 
 def cache_shape(part: AttentionPart) -> CacheLayerShape:
@@ -247,6 +267,15 @@ def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
     return replace(spec, head=Linear(spec.embedding.weight))
+
+
+def _refuse_unserved(config: EngineConfig, spec: ModelSpec) -> None:
+    """What recurrent layers do not go with, before anything is loaded."""
+    if spec.state_floats and config.speculative != "off":
+        raise ConfigError(
+            f"speculative {config.speculative!r}: this model has recurrent layers, whose state "
+            "cannot take back a wrong guess; leave the option out"
+        )
 
 
 def _read_weights(
@@ -290,6 +319,11 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
     """Where blocks outlive the process; refused where a request gives back its first blocks."""
     if config.prefix_cache_dir is None:
         return None
+    if spec.state_floats:
+        raise ConfigError(
+            "prefix_cache_dir: this model has recurrent layers, whose states are not kept on disk; "
+            "leave the option out"
+        )
     if spec.bidirectional:
         raise ConfigError(
             "prefix_cache_dir: this model reads each text whole, so no prefix can be kept; leave "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quire.config import EngineConfig
+from quire.control.state_records import num_records_needed
 from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
@@ -15,6 +16,10 @@ __all__ = ["MemoryPlan", "plan_memory"]
 MIB = 1024**2
 DEFAULT_KV_BYTES = 4 * 1024**3
 """What the KV cache takes when there is room for more and nobody said how much."""
+STATE_SHARE = 0.5
+"""The most of what weights and activations leave that records of recurrent state take."""
+DEFAULT_STATE_BYTES = 4 * 1024**3
+"""What they take when there is room for more."""
 SMALLEST_STEP = 32
 """The token budget below which the plan does not shrink a step to save activation memory."""
 
@@ -24,6 +29,8 @@ class MemoryPlan:
     """The budget: all sizes in bytes.
 
     free: what was free when the plan was made.  usable: the part that may be used.
+    num_state_records: records of recurrent state, of state_bytes each; they are enough for
+    max_num_seqs requests.
     """
 
     free: int
@@ -36,6 +43,9 @@ class MemoryPlan:
     max_model_len: int
     max_num_batched_tokens: int
     kv_format: str
+    max_num_seqs: int
+    num_state_records: int = 0
+    state_bytes: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -48,16 +58,37 @@ class MemoryPlan:
         return [
             f"memory: {_mib(self.usable)} usable of {_mib(self.free)} free = "
             f"weights {_mib(self.weights)} + activations {_mib(self.activations)} + "
-            f"KV cache {_mib(self.kv_cache)} + {_mib(self._rest)} unused",
+            f"KV cache {_mib(self.kv_cache)} + {self._states}{_mib(self._rest)} unused",
             f"KV cache: {self.num_blocks} blocks of {self.block_tokens} tokens = "
             f"{self.kv_tokens} tokens in {self.kv_format}; model length {self.max_model_len}; "
             f"step budget {self.max_num_batched_tokens} tokens",
+            *self._state_lines,
             *self.notes,
         ]
 
     @property
+    def state_records(self) -> int:
+        """Bytes of all records of recurrent state."""
+        return self.num_state_records * self.state_bytes
+
+    @property
+    def _states(self) -> str:
+        size = self.state_records
+        return f"recurrent states {_mib(size)} + " if size else ""
+
+    @property
+    def _state_lines(self) -> list[str]:
+        if not self.num_state_records:
+            return []
+        return [
+            f"recurrent states: {self.num_state_records} records of {_mib(self.state_bytes)}, for "
+            f"{self.max_num_seqs} requests at once and the prefixes they share"
+        ]
+
+    @property
     def _rest(self) -> int:
-        return max(self.usable - self.weights - self.activations - self.kv_cache, 0)
+        used = self.weights + self.activations + self.kv_cache + self.state_records
+        return max(self.usable - used, 0)
 
 
 def plan_memory(
@@ -68,6 +99,7 @@ def plan_memory(
     layout: KvLayout,
     activation_bytes: Callable[[int], int],
     window: int | None = None,
+    state_bytes: int = 0,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
@@ -75,6 +107,8 @@ def plan_memory(
     sequence the model is made for.  A step is made smaller, then the model length shorter, before
     giving up; a length or KV size that the user set is never changed.  window: the widest window
     where every layer has one; a request then never holds more blocks than its window and one step.
+    state_bytes: of one record of recurrent state.  They take STATE_SHARE of the room beside the KV
+    cache at most; where that is too little for max_num_seqs requests, fewer run at once.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -92,7 +126,24 @@ def plan_memory(
     budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
     activations = activation_bytes(budget)
     at_once = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
-    num_blocks = _num_blocks(config, room - activations, layout, at_once)
+    room -= activations
+    num_records = _num_state_records(config, room, state_bytes)
+    max_num_seqs = config.max_num_seqs
+    if state_bytes:
+        max_num_seqs = min(max_num_seqs, num_records // num_records_needed(1))
+        room -= num_records * state_bytes
+        if max_num_seqs < 1:
+            raise CapacityError(
+                f"not enough memory: weights {_mib(weight_bytes)} and activations "
+                f"{_mib(activations)} leave too little of {_mib(usable)} for two records of "
+                f"recurrent state, {_mib(state_bytes)} each; {_cure(config)}"
+            )
+        if max_num_seqs < config.max_num_seqs:
+            notes.append(
+                f"requests at once cut from {config.max_num_seqs} to {max_num_seqs} to fit their "
+                "recurrent states"
+            )
+    num_blocks = _num_blocks(config, room, layout, at_once)
     length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
         raise CapacityError(
@@ -115,6 +166,9 @@ def plan_memory(
         length,
         budget,
         layout.format,
+        max_num_seqs,
+        num_records,
+        state_bytes,
         tuple(notes),
     )
 
@@ -160,6 +214,15 @@ def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int)
     useful = at_once * config.max_num_seqs
     default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, at_once)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
+
+
+def _num_state_records(config: EngineConfig, room: int, state_bytes: int) -> int:
+    """Records for every request, and once more as many for prefixes, within their share."""
+    if not state_bytes:
+        return 0
+    useful = 2 * num_records_needed(config.max_num_seqs)
+    share = min(int(room * STATE_SHARE), max(DEFAULT_STATE_BYTES, 2 * state_bytes))
+    return max(min(useful, share // state_bytes), 0)
 
 
 def _cure(config: EngineConfig) -> str:

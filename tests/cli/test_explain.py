@@ -63,6 +63,16 @@ def test_facts_of_the_model() -> None:
     assert (e.decode_step, e.prefill_step) == (Step(1, 100), Step(64, 64))
 
 
+def test_recurrent_layers_have_a_state_and_no_cache() -> None:
+    family = load_families()["Qwen3_5ForCausalLM"]
+    spec = build_spec({**family.tiny, "architectures": [family.architecture]})
+    e = explained(spec)
+    assert e.kv_bytes_per_token == 1 * 2 * 2 * 32 * 4  # one layer of four, float32
+    text = render(e)
+    assert "3 recurrent layers, " in text and "of state per request" in text
+    assert "4 states of 16 x 24" in text and "4 taps" in text
+
+
 def test_decode_reads_every_weight_once() -> None:
     """All matrices and norms, the embedding table only as the head, and activations beside."""
     e = explained(spec_of(), context=1)

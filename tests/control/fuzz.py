@@ -46,6 +46,9 @@ def run_worlds(first: int, count: int) -> Counter[str]:
         )
         totals["store hit tokens"] += stats.store_hit_tokens
         totals["failed loads"] += 0 if world.store is None else world.store.num_failed
+        recurrent = world.num_records is not None
+        totals["state hit tokens"] += recurrent * stats.prefix_hit_tokens
+        totals["state preemptions"] += recurrent * stats.num_preemptions
         totals["prefix query tokens"] += stats.prefix_query_tokens
     return totals
 

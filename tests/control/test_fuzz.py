@@ -19,6 +19,8 @@ def test_random_worlds(first):
         "aborted",
         "refused",
         *windows,
+        "state hit tokens",
+        "state preemptions",
     ):
         assert totals[event] > 0, f"worlds without {event} prove nothing about them"
     assert totals["drafted tokens"] > totals["accepted tokens"] > 0

@@ -3,7 +3,9 @@
 The fake cache holds one number per slot.  The number at a position is a hash of every number the
 request reads before it *through its block table*, and of its own token; the next token is a hash of
 all of them.  So a wrong prefix hit, a stale, shared or doubly used block changes the output, which
-must equal that of the request alone.
+must equal that of the request alone.  In some worlds the model has recurrent layers: then requests
+carry the hash of all their numbers in records, and what they read there must be what their blocks
+say.
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from quire.control.plan import Chunk, Plan, Update
+from quire.control.plan import NO_RECORD, NO_STATE, Chunk, Plan, Update
 from quire.control.policy import POLICIES
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
+from quire.control.state_records import num_records_needed
 from quire.control.stop import StopRules
 from quire.control.window import num_blocks_at_once
 from quire.errors import QueueFullError, RequestError
@@ -171,11 +174,15 @@ class FakeModel:
     window: how many positions a token sees, its own included; it reads no others.
     """
 
-    def __init__(self, num_blocks: int, block_tokens: int, window: int | None) -> None:
+    def __init__(
+        self, num_blocks: int, block_tokens: int, window: int | None, num_records: int | None
+    ) -> None:
         self.block_tokens = block_tokens
         self.window = window
         self.slots = [0] * (num_blocks * block_tokens)
         self.pending: list[tuple[int, int]] = []
+        self.records = None if num_records is None else [0] * num_records
+        self.pending_records: list[tuple[int, int]] = []
 
     def run(self, chunk: Chunk, request: Request) -> list[int]:
         """The next tokens of a chunk if it samples, else []; its values stay aside until `write`.
@@ -189,6 +196,7 @@ class FakeModel:
         values = [0] * first  # nobody sees these
         values += [self.slots[self._slot(chunk, at)] for at in range(first, chunk.start)]
         state = state_of(salt, values, window)
+        self._check_record(chunk, salt, state)
         guessed_from = chunk.start + len(chunk.tokens) - chunk.num_drafts
         right, yielded = chunk.samples, list[int]()
         for at, token in enumerate(chunk.tokens, chunk.start):
@@ -199,10 +207,25 @@ class FakeModel:
             values.append(hash((state, token)))
             self.pending.append((self._slot(chunk, at), values[-1]))
             state = hash((state, values[-1]))
+            if at + 1 - chunk.start == chunk.state.mark:
+                self.pending_records.append((chunk.state.kept, state))
             if right and at + 1 >= guessed_from:
                 num_output = request.num_output + len(yielded)
                 yielded.append(next(alone(salt, values, state, request.stop, num_output, window)))
+        if self.records is not None:
+            self.pending_records.append((chunk.state.write, state))
         return yielded
+
+    def _check_record(self, chunk: Chunk, salt: bytes, state: int) -> None:
+        """What stands in the record that a chunk reads must be the state behind its blocks."""
+        if self.records is None:
+            assert chunk.state is NO_STATE
+            return
+        read, found = chunk.state.read, root(salt)
+        if read != NO_RECORD:
+            found = self.records[read]
+        assert found == state, "the state of other tokens"
+        assert (read == NO_RECORD) == (chunk.start == 0)
 
     def _slot(self, chunk: Chunk, position: int) -> int:
         block = chunk.block_table[position // self.block_tokens]
@@ -215,6 +238,12 @@ class FakeModel:
         for slot, value in self.pending:
             self.slots[slot] = value
         self.pending.clear()
+        written = dict(self.pending_records)
+        assert len(written) == len(self.pending_records), "a record is written twice"
+        for record, state in written.items():
+            assert self.records is not None
+            self.records[record] = state
+        self.pending_records.clear()
 
 
 @dataclass
@@ -239,17 +268,23 @@ class World:
         num_blocks = rng.randint(max(3, 12 // self.block_tokens), 60 // self.block_tokens + 3)
         self.capacity = num_blocks * self.block_tokens
         chunked = rng.random() < 0.7
+        aside = random.Random(f"recurrent {seed}")
+        recurrent = aside.random() < 0.2
         self.window = rng.choice([None, None, 1, 3, 8, 15])
+        self.window = None if recurrent else self.window
         budget = rng.choice([1, 2, 5, 16, 64] if chunked else [16, 64])
         at_once = num_blocks_at_once(10**9, self.block_tokens, self.window, budget)
         if self.window is not None and at_once <= num_blocks and chunked:
             self.capacity *= 2  # a request longer than the pool
         self.policy = rng.choice(sorted(POLICIES))
         right = rng.choice([None, None, 0.0, 0.7, 1.0])
+        right = None if recurrent else right
         self.drafter = None if right is None else FakeDrafter(rng, right, self._truth)
-        self.model = FakeModel(num_blocks, self.block_tokens, self.window)
+        records = num_records_needed(8) + aside.choice([0, 1, 8, 100])
+        self.num_records = records if recurrent else None
+        self.model = FakeModel(num_blocks, self.block_tokens, self.window, self.num_records)
         reliable = rng.choice([None, 0.5, 0.5, 0.8, 1.0])
-        stores = reliable is not None and self.window is None
+        stores = reliable is not None and self.window is None and not recurrent
         self.store = FakeStore(rng, self.model, reliable or 0.0) if stores else None
         self.scheduler = Scheduler(
             num_blocks,
@@ -265,6 +300,8 @@ class World:
             window=self.window,
             drafter=self.drafter,
             store=self.store,
+            num_state_records=self.num_records,
+            blocks_per_checkpoint=aside.choice([1, 2, 5]),
         )
         self.stems = [self._tokens(self.capacity // 2) for _ in range(rng.choice([1, 1, 3]))]
         self.hurry = rng.random() < 0.2
@@ -426,6 +463,7 @@ class World:
         assert not self.live and not len(scheduler._waiting) and not scheduler._running
         stats = scheduler.stats()
         assert stats.num_free_blocks == scheduler.limits.num_blocks, "a block leaked"
+        scheduler.check()
         if self.drafter is not None:
             assert not self.drafter.started, "the drafter still follows what is over"
             assert stats.num_accepted_tokens == self.drafter.num_right

@@ -12,6 +12,7 @@ from quire.control.drafting import Drafter
 from quire.control.plan import Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
+from quire.control.state_records import num_records_needed
 from quire.control.stop import StopRules
 from quire.engine import Details, Engine
 from quire.graph.program import StepLimits
@@ -118,7 +119,10 @@ class Bench:
         limits = StepLimits(world.token_budget, world.logit_rows)
         cache = kv_cache(spec, self.kv_format, world.num_blocks)
         ropes = RopeTables(spec.ropes, 64)
-        executable = bind(self.loaded, self.backend, cache, ropes, world.threads, limits)
+        num_records = num_records_needed(world.max_num_seqs) + 16 if spec.state_floats else None
+        executable = bind(
+            self.loaded, self.backend, cache, ropes, world.threads, limits, num_records or 0
+        )
         scheduler = Scheduler(
             world.num_blocks,
             BLOCK,
@@ -129,6 +133,8 @@ class Bench:
             lookahead_tokens=world.lookahead_tokens,
             window=spec.window,
             drafter=None if world.drafter is None else world.drafter(),
+            num_state_records=num_records,
+            blocks_per_checkpoint=2,
         )
         return Engine(scheduler, Runner(executable, ropes))
 

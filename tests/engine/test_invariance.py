@@ -66,6 +66,7 @@ MODELS: Mapping[str, dict[str, Any]] = {
         "qk_rope_head_dim": 6,
         "qk_nope_head_dim": 9,
     },
+    "recurrent": {"architecture": "Qwen3NextForCausalLM"},
     "dynamic rope": {
         "architecture": "LlamaForCausalLM",
         "max_position_embeddings": 24,

@@ -18,7 +18,8 @@ from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Environment
 from quire.ops.quantize import RowFormat, quantized_codes
-from quire.runtime.load import cache_shape
+from quire.ops.recurrent_state import RecurrentStates
+from quire.runtime.load import kv_layers
 
 Float32 = npt.NDArray[np.float32]
 
@@ -92,16 +93,18 @@ def mixed_batch(spec: ModelSpec, seed: int = 0) -> Batch:
         block_tables=np.int32([[4, 0], [2, 1], [3, 0]]),
         logit_rows=np.int32([0, 2, 3, 4, 5, 7, 8]),
         frequencies=frequencies,
+        states=np.int32([[0, 3, 2, 4], [1, 5, 0, 0], [2, 6, 0, 0]]),
     )
 
 
 def environment(spec: ModelSpec, batch: Batch, seed: int = 0) -> Environment:
     """Random weights and a cache of random keys and values."""
-    layers = tuple(cache_shape(each.attention) for each in spec.blocks)
-    cache = KvCache(KvLayout(layers, 16, "float32"), 6)
+    cache = KvCache(KvLayout(kv_layers(spec), 16, "float32"), 6)
     numbers = cache.arena.view(np.float32)
     numbers[:] = np.random.default_rng(seed).normal(0, 1, numbers.size)
-    return Environment(batch, cache, random_weights(spec, seed))
+    states = RecurrentStates(7, spec.state_floats)
+    states.arena[:] = np.random.default_rng(seed).normal(0, 1, states.arena.shape)
+    return Environment(batch, cache, random_weights(spec, seed), states=states)
 
 
 def interpret(graph: Graph, env: Environment) -> Float32:

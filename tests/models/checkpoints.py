@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from quire.models.families.decoder import TINY
-from tests.models import cases_dense
+from tests.models import cases_dense, cases_recurrent
 from tests.models.case import Case
 
 BASE: dict[str, Any] = {**TINY, "pad_token_id": 0}
@@ -66,6 +66,7 @@ CASES: tuple[Case, ...] = (
     Case("qwen3", "qwen3", {**BASE, "head_dim": 32}),
     Case("qwen3-tied", "qwen3", {**BASE, "head_dim": 32, "tie_word_embeddings": True}),
     *cases_dense.CASES,
+    *cases_recurrent.CASES,
 )
 
 
@@ -99,7 +100,7 @@ def oracle_logits(model: Any, tokens: list[int]) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor([tokens])).logits[0].float().numpy()
+        return model(torch.tensor([tokens]), use_cache=False).logits[0].float().numpy()
 
 
 def oracle_greedy(model: Any, tokens: list[int], count: int) -> list[int]:

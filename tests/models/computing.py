@@ -21,8 +21,9 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
+from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
-from quire.runtime.load import cache_shape
+from quire.runtime.load import kv_layers
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
@@ -66,8 +67,7 @@ def load(directory: Path) -> Loaded:
 
 def kv_cache(spec: ModelSpec, kv_format: str = "float32", num_blocks: int = 24) -> KvCache:
     """A cache with blocks of 16 tokens; what nobody wrote yet is NaN, so reading it is seen."""
-    layers = tuple(cache_shape(block.attention) for block in spec.blocks)
-    cache = KvCache(KvLayout(layers, 16, kv_format), num_blocks)
+    cache = KvCache(KvLayout(kv_layers(spec), 16, kv_format), num_blocks)
     cache.arena[:] = 0xFF
     return cache
 
@@ -127,6 +127,7 @@ def bind(
     ropes: RopeTables,
     threads: int,
     limits: StepLimits,
+    num_records: int = 2,
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
     isa = backend.removeprefix("native-")
@@ -136,9 +137,13 @@ def bind(
     program = compile_program(
         loaded.spec, limits, lambda n: chosen.declines(n) is None, rows, orders
     )
+    states = RecurrentStates(num_records, loaded.spec.state_floats)
+    states.arena[:] = np.nan
     if backend == "reference":
-        return ReferenceExecutable(program, loaded.weights, cache)
-    return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
+        return ReferenceExecutable(program, loaded.weights, cache, states)
+    return NativeExecutable(
+        program, loaded.weights, cache, ropes.arrays, threads, isa, states=states
+    )
 
 
 def rounds_inputs(backend: str, dtype: str) -> bool:

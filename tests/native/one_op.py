@@ -106,6 +106,7 @@ class Batch:
     query_start: Any = ()
     block_tables: Any = ((),)
     logit_rows: Any = ()
+    states: Any = ()
     kept: list[Any] = field(default_factory=list)
 
     def step(self, num_tokens: int) -> c.Step:
@@ -118,6 +119,9 @@ class Batch:
         tables = np.ascontiguousarray(self.block_tables, np.int32)
         self.kept.append(tables)
         step.block_tables, step.block_table_stride = tables.ctypes.data, tables.shape[1]
+        states = np.ascontiguousarray(self.states, np.int32)
+        self.kept.append(states)
+        step.state_uses = states.ctypes.data
         step.num_requests = max(0, len(self.query_start) - 1)
         step.num_logit_rows = len(self.logit_rows)
         return step
@@ -217,15 +221,17 @@ def run(
     cache: Cache | None = None,
     in_place: bool = False,
     tunings: Tunings | None = None,
+    records: np.ndarray[Any, Any] | None = None,
 ) -> list[np.ndarray[Any, Any]]:
     """Run one op over `rows` rows and return its outputs.
 
+    records: of recurrent state, [any, floats]; written where the batch says.
     in_place: the first output is the first input's view.  With out_rows the op runs as a head, over
     the batch's logit rows.
     """
     status, outputs = try_run(
         pool, isa, op, inputs, out_cols, rows=rows, out_rows=out_rows, batch=batch, cache=cache,
-        in_place=in_place, tunings=tunings,
+        in_place=in_place, tunings=tunings, records=records,
     )  # fmt: skip
     c.check(status)
     return outputs
@@ -244,6 +250,7 @@ def try_run(
     cache: Cache | None = None,
     in_place: bool = False,
     tunings: Tunings | None = None,
+    records: np.ndarray[Any, Any] | None = None,
 ) -> tuple[int, list[np.ndarray[Any, Any]]]:
     """Like `run`, but returns the status as well."""
     rows = len(inputs[0]) if rows is None else rows
@@ -261,6 +268,8 @@ def try_run(
     program = c.Program(arena=arena.floats.ctypes.data, pool=pool.handle, isa=isa)
     program.tunings = tuning_records(tunings) if tunings else None
     step = batch.step(rows)
+    if records is not None:
+        program.states, program.state_floats = records.ctypes.data, records.shape[1]
     if cache:
         program.kv = cache.bytes.ctypes.data
         program.kv_layer_offset = cache.offsets.ctypes.data

@@ -16,9 +16,10 @@ from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.op import Environment, Float32
+from quire.ops.recurrent_state import RecurrentStates
 from quire.parallel.divide import Rank, Share, Slice, divide
 from quire.parallel.stages import cut, even_stages
-from quire.runtime.load import cache_shape
+from quire.runtime.load import kv_layers
 
 
 class Ranks:
@@ -67,7 +68,8 @@ def logits_of_ranks(
         held = {name: held_part(weights[name], share, name) for name in share.spec.weights()}
         cache = kv_cache(share.spec)
         group = ranks.group_of(index)
-        steps = [Environment(batch, cache, held, group) for batch in batches]
+        states = RecurrentStates(1, share.spec.state_floats)
+        steps = [Environment(batch, cache, held, group, states) for batch in batches]
         return [_in_stages(graph, env, len(spec.blocks), stages) for env in steps]
 
     with ThreadPoolExecutor(tensor) as pool:
@@ -84,8 +86,7 @@ def held_part(weight: Float32, share: Share, name: str) -> Float32:
 
 def kv_cache(spec: ModelSpec) -> KvCache:
     """A cache of one rank, full of NaN."""
-    layers = tuple(cache_shape(each.attention) for each in spec.blocks)
-    cache = KvCache(KvLayout(layers, 16, "float32"), 6)
+    cache = KvCache(KvLayout(kv_layers(spec), 16, "float32"), 6)
     cache.arena[:] = 0xFF
     return cache
 

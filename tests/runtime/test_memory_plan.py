@@ -25,12 +25,12 @@ def plan(
     per_token: int = 0,
     layout: KvLayout = LAYOUT,
     window: int | None = None,
+    state_bytes: int = 0,
     **options: Any,
 ) -> MemoryPlan:
     config = EngineConfig("demo", **{"memory_utilization": 1.0, **options})
-    return plan_memory(
-        config, free, weights, length, layout, lambda tokens: tokens * per_token, window
-    )
+    activations = lambda tokens: tokens * per_token  # noqa: E731
+    return plan_memory(config, free, weights, length, layout, activations, window, state_bytes)
 
 
 # --- what it chooses
@@ -42,6 +42,25 @@ def test_every_request_at_full_length_is_all_that_is_useful() -> None:
     assert (found.max_model_len, found.kv_tokens) == (100, 28 * 16)
     assert (found.weights, found.kv_cache) == (KIB, 28 * KIB)
     assert not found.notes
+
+
+def test_states_for_every_request_and_as_many_for_prefixes() -> None:
+    found = plan(GIB, length=100, max_num_seqs=4, state_bytes=KIB)
+    assert (found.num_state_records, found.max_num_seqs) == (16, 4)
+    assert found.num_blocks == 4 * 7
+    assert any("16 records of 0.0 MiB, for 4 requests" in line for line in found.lines())
+
+
+def test_fewer_requests_at_once_where_their_states_do_not_fit() -> None:
+    found = plan(100 * KIB, length=100, max_num_seqs=8, state_bytes=10 * KIB)
+    assert (found.num_state_records, found.max_num_seqs) == (5, 2)
+    assert found.kv_cache + found.state_records <= 100 * KIB
+    assert any("requests at once cut from 8 to 2" in note for note in found.notes)
+
+
+def test_two_states_are_the_least() -> None:
+    with pytest.raises(CapacityError, match="two records of recurrent state"):
+        plan(100 * KIB, state_bytes=30 * KIB)
 
 
 def test_no_more_than_the_default_is_taken_unasked() -> None:

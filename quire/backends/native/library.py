@@ -24,6 +24,7 @@ __all__ = [
     "Matrix",
     "Op",
     "Program",
+    "Recurrence",
     "Router",
     "Step",
     "Tensor",
@@ -44,10 +45,11 @@ F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
 KV_INT8, KV_FLOAT8, KV_INT4 = 3, 4, 5  # beside the first three
 PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
-SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, CLAMPED_SWIGLU = range(8)
+SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, LOGISTIC, CLAMPED_SWIGLU = range(9)
 RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
 GROUP_MAX, GROUP_TOP2_SUM = range(2)
+DELTA_RULE, SELECTIVE_SCAN = range(2)
 (
     OP_EMBEDDING,
     OP_NORM,
@@ -67,7 +69,9 @@ GROUP_MAX, GROUP_TOP2_SUM = range(2)
     OP_ROUTE_TOKENS,
     OP_EXPERTS,
     OP_GATE_ROWS,
-) = range(18)
+    OP_CONVOLUTION,
+    OP_RECURRENCE,
+) = range(20)
 OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
@@ -140,6 +144,25 @@ class Experts(ctypes.Structure):
     ]
 
 
+class Recurrence(ctypes.Structure):
+    """What the heads of a recurrent layer do with their states."""
+
+    _fields_: ClassVar[Any] = [
+        ("state", c_int64),
+        ("decay_log", c_void_p),
+        ("time_bias", c_void_p),
+        ("skip", c_void_p),
+        ("kind", c_int32),
+        ("heads", c_int32),
+        ("key_heads", c_int32),
+        ("key_dim", c_int32),
+        ("value_dim", c_int32),
+        ("taps", c_int32),
+        ("least_step", c_float),
+        ("most_step", c_float),
+    ]
+
+
 class Op(ctypes.Structure):
     """One op record of a Program."""
 
@@ -175,6 +198,7 @@ class Op(ctypes.Structure):
         ("reserved", c_int32),
         ("router", POINTER(Router)),
         ("experts", POINTER(Experts)),
+        ("recurrence", POINTER(Recurrence)),
     ]
 
 
@@ -211,6 +235,8 @@ class Program(ctypes.Structure):
         ("isa", c_int32),
         ("reserved", c_int32),
         ("tunings", POINTER(Tuning)),
+        ("states", c_void_p),
+        ("state_floats", c_int64),
     ]
 
 
@@ -232,6 +258,7 @@ class Step(ctypes.Structure):
         ("results", c_void_p),
         ("logits_out", c_void_p),
         ("op_nanoseconds", c_void_p),
+        ("state_uses", c_void_p),
     ]
 
 
@@ -294,7 +321,7 @@ def library_path() -> Path:
 
 def _declare(library: ctypes.CDLL) -> None:
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "quire_abi_sizes": (c_int32, [c_int32 * 10]),
+        "quire_abi_sizes": (c_int32, [c_int32 * 11]),
         "quire_can_run": (c_int32, [c_int32]),
         "quire_best_isa": (c_int32, []),
         "quire_row_dtype": (c_int32, [c_int32, c_int32]),
@@ -323,8 +350,8 @@ def _declare(library: ctypes.CDLL) -> None:
 def _check_sizes(library: ctypes.CDLL) -> None:
     structs = (Matrix, Tensor, Op, Program)
     ours = [*map(ctypes.sizeof, structs), SAMPLE_ROW.itemsize, SAMPLE_RESULT.itemsize]
-    ours += [ctypes.sizeof(each) for each in (Step, Tuning, Router, Experts)]
-    theirs = (c_int32 * 10)()
+    ours += [ctypes.sizeof(each) for each in (Step, Tuning, Router, Experts, Recurrence)]
+    theirs = (c_int32 * 11)()
     version = library.quire_abi_sizes(theirs)
     if version != ABI_VERSION or list(theirs) != ours:
         raise ConfigError(

@@ -21,6 +21,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
 from quire.ops.quantize import RowFormat
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["NativeBackend", "NativeExecutable"]
@@ -85,9 +86,11 @@ class NativeExecutable:
         num_threads: int,
         instruction_set: str = "auto",
         tunings: Tunings | None = None,
+        states: RecurrentStates = NO_STATES,
     ) -> None:
         self.program = program
         self.kv_cache = kv_cache
+        self.states = states
         self._library = c.load()
         self._isa = c.choose_isa(instruction_set)
         self._pool = c.ThreadPool(num_threads)
@@ -162,6 +165,7 @@ class NativeExecutable:
             op_nanoseconds=None
             if self._op_nanoseconds is None
             else self._op_nanoseconds.ctypes.data,
+            state_uses=batch.states.ctypes.data,
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:
@@ -189,4 +193,6 @@ class NativeExecutable:
             self._isa,
             0,
             self._tunings,
+            self.states.arena.ctypes.data,
+            self.states.floats,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_void_p, pointer
 from typing import Any
 
@@ -16,6 +16,7 @@ from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.column_order import ColumnOrder
+from quire.ops.convolution import ShortConvolution
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.experts import MixtureOfExperts
@@ -24,6 +25,7 @@ from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
 from quire.ops.op import Float32
 from quire.ops.quantize import Quantize, Quantized, RowFormat
+from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
@@ -94,9 +96,13 @@ class RecordWriter:
         self.kept.append(np.ones(width, np.float32))
         return int(self.kept[-1].ctypes.data)
 
-    def constants(self, values: tuple[float, ...]) -> int:
+    def joined(self, names: Sequence[str]) -> Float32:
+        """Weights one after another on their first axis, as float32."""
+        return np.concatenate([self._weights[name].float32() for name in names])
+
+    def constants(self, values: Sequence[float] | Float32) -> int:
         """The address of some float32 numbers."""
-        self.kept.append(np.array(values, np.float32))
+        self.kept.append(np.array(values, np.float32, order="C"))
         return int(self.kept[-1].ctypes.data)
 
     def order(self, order: ColumnOrder | None) -> int | None:
@@ -159,6 +165,8 @@ def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None
     else:
         offset = op.offset if isinstance(op, RmsNorm) else 0.0
         record.vectors[first] = writer.vector(op.weight, offset)
+    if isinstance(op, RmsNorm) and op.wide_weight:
+        record.kv_heads = op.heads
     if isinstance(op, LayerNorm):
         record.norm = c.LAYER
         record.vectors[first + 1] = None if op.bias is None else writer.vector(op.bias)
@@ -329,6 +337,46 @@ def _quantized(writer: RecordWriter, record: Any, op: Quantized) -> None:
     record.order = writer.order(op.order)
 
 
+def _convolution(writer: RecordWriter, record: Any, op: ShortConvolution) -> None:
+    record.kind = c.OP_CONVOLUTION
+    record.recurrence = writer.pointer_to(c.Recurrence(state=op.state, taps=op.taps))
+    record.vectors[0] = writer.constants(writer.joined(op.weights)[:, 0].T)  # [taps, C]
+    record.vectors[1] = writer.constants(writer.joined(op.biases)) if op.biases else None
+
+
+def _delta_rule(writer: RecordWriter, record: Any, op: GatedDeltaRule) -> None:
+    _recurrence(writer, record, op, kind=c.DELTA_RULE, time_bias=writer.vector(op.decay_bias))
+
+
+def _selective_scan(writer: RecordWriter, record: Any, op: SelectiveScan) -> None:
+    _recurrence(
+        writer,
+        record,
+        op,
+        kind=c.SELECTIVE_SCAN,
+        time_bias=writer.vector(op.step_bias),
+        skip=writer.vector(op.skip),
+        least_step=op.least_step,
+        most_step=op.most_step,
+    )
+
+
+def _recurrence(
+    writer: RecordWriter, record: Any, op: GatedDeltaRule | SelectiveScan, **own: Any
+) -> None:
+    record.kind = c.OP_RECURRENCE
+    recurrence = c.Recurrence(
+        state=op.state,
+        decay_log=writer.vector(op.decay_log),
+        heads=op.heads,
+        key_heads=op.key_heads,
+        key_dim=op.key_dim,
+        value_dim=op.value_dim,
+        **own,
+    )
+    record.recurrence = writer.pointer_to(recurrence)
+
+
 def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
     raise AssertionError("column views take no work")
 
@@ -357,6 +405,9 @@ BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     MixtureOfExperts: _experts,
     GateRows: _gate_rows,
     SelectRows: _select_rows,
+    ShortConvolution: _convolution,
+    GatedDeltaRule: _delta_rule,
+    SelectiveScan: _selective_scan,
     Columns: _columns,
     Quantize: _quantize,
     Quantized: _quantized,

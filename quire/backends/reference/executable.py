@@ -13,6 +13,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
 from quire.ops.quantize import RowFormat
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.quant.packed import INTEGER_DTYPES
 from quire.sampling.history import OutputHistory
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
@@ -46,9 +47,16 @@ class ReferenceBackend:
 class ReferenceExecutable:
     """A Program interpreted node by node; values live in a dictionary, not in an arena."""
 
-    def __init__(self, program: Program, weights: LoadedWeights, kv_cache: KvCache) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: LoadedWeights,
+        kv_cache: KvCache,
+        states: RecurrentStates = NO_STATES,
+    ) -> None:
         self.program = program
         self.kv_cache = kv_cache
+        self.states = states
         self._weights = {name: weight.float32() for name, weight in weights.items()}
         self._states: dict[int, SamplingState] = {}
         self._history = OutputHistory()
@@ -71,7 +79,7 @@ class ReferenceExecutable:
 
     def logits(self, batch: Batch) -> Float32:
         """See Executable."""
-        env = Environment(batch, self.kv_cache, self._weights)
+        env = Environment(batch, self.kv_cache, self._weights, states=self.states)
         values: dict[Value, Float32] = {}
         self._interpret(self.program.graph, env, values)
         return values[self.program.graph.logits]

@@ -10,6 +10,7 @@ The input is read once and the threads meet once; the weights stay where they ar
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from quire.graph.ir import Graph, Node, Value
 from quire.ops.linear import LinearPart, MatMul
@@ -22,17 +23,14 @@ MAX_PARTS = 4
 
 
 def merge_matmuls(graph: Graph) -> Graph:
-    """The graph with groups of two to MAX_PARTS products of one input merged."""
-    groups: dict[Value, list[Node]] = defaultdict(list)
+    """The graph with products of one input merged, MAX_PARTS of them at most."""
+    readers: dict[Value, list[Node]] = defaultdict(list)
     for node in graph:
         if isinstance(node.op, MatMul):
-            groups[node.inputs[0]].append(node)
-    merged = {
-        id(group[0]): _merge(group) for group in groups.values() if 2 <= len(group) <= MAX_PARTS
-    }
-    absorbed = {
-        id(node) for group in groups.values() if id(group[0]) in merged for node in group[1:]
-    }
+            readers[node.inputs[0]].append(node)
+    groups = [group for nodes in readers.values() for group in _groups(nodes) if len(group) > 1]
+    merged = {id(group[0]): _merge(group) for group in groups}
+    absorbed = {id(node) for group in groups for node in group[1:]}
 
     def change(node: Node) -> tuple[Node, ...]:
         if id(node) in absorbed:
@@ -40,6 +38,22 @@ def merge_matmuls(graph: Graph) -> Graph:
         return merged.get(id(node), (node,))
 
     return graph.rewrite(change)
+
+
+def _groups(nodes: list[Node]) -> Iterator[list[Node]]:
+    """Neighbours that have MAX_PARTS parts together, or fewer."""
+    group: list[Node] = []
+    for node in nodes:
+        if sum(map(_num_parts, group)) + _num_parts(node) > MAX_PARTS:
+            yield group
+            group = []
+        group.append(node)
+    yield group
+
+
+def _num_parts(node: Node) -> int:
+    assert isinstance(node.op, MatMul)
+    return len(node.op.parts)
 
 
 def _merge(group: list[Node]) -> tuple[Node, ...]:

@@ -11,7 +11,7 @@ those whose columns stand in different orders, for each order makes an x' of its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from quire.errors import ModelError
@@ -50,8 +50,9 @@ def quantize_inputs(
 
     def change(node: Node) -> tuple[Node, ...]:
         if isinstance(node.op, MatMul):
-            order = orders.get(node.op.parts[0].weight)
-            return rounded(node, _format_of(node.op.parts, formats), order)
+            return rounded(
+                node, _format_of(node.op.parts, formats), _order_of(node.op.parts, orders)
+            )
         if isinstance(node.op, MixtureOfExperts):
             experts = node.op.experts
             first = [part for each in experts for part in (each.gate, each.up)]
@@ -80,6 +81,17 @@ def _refuse_orders(parts: Iterable[LinearPart], orders: Mapping[str, ColumnOrder
                 f"{part.weight!r} has columns in an order of its own (act-order), and experts "
                 "share their input; use a checkpoint quantized without desc_act"
             )
+
+
+def _order_of(parts: Sequence[LinearPart], orders: Mapping[str, ColumnOrder]) -> ColumnOrder | None:
+    """The order of the columns of several matrices, which must be one; None: as they stand."""
+    first, *others = (orders.get(part.weight) for part in parts)
+    if any(order != first for order in others):
+        raise ModelError(
+            f"{parts[0].weight!r} and {parts[-1].weight!r} read one input and have columns in "
+            "different orders (act-order); use a checkpoint quantized without desc_act"
+        )
+    return first
 
 
 def _format_of(parts: Iterable[LinearPart], formats: Mapping[str, RowFormat]) -> RowFormat:

@@ -26,6 +26,7 @@ from quire.models.spec import (
     FeedForward,
     ModelSpec,
     Norm,
+    TokenMixer,
     Weight,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "AttentionMaker",
     "BlockNorms",
     "GroupedMaker",
+    "MixerMaker",
     "MlpMaker",
     "NormMaker",
     "decoder",
@@ -46,6 +48,7 @@ __all__ = [
 
 AttentionMaker: TypeAlias = Callable[[int, str], AttentionPart]
 GroupedMaker: TypeAlias = Callable[[int, str], Attention]
+MixerMaker: TypeAlias = Callable[[int, str], TokenMixer]
 MlpMaker: TypeAlias = Callable[[int, str], FeedForward]
 NormMaker: TypeAlias = Callable[[str, int], Norm]
 
@@ -101,7 +104,7 @@ def dense_decoder(
 def decoder(
     config: ConfigReader,
     *,
-    attention: AttentionMaker,
+    attention: MixerMaker,
     mlp: MlpMaker,
     norm: NormMaker | None = None,
     block_norms: BlockNorms = PRE_NORMS,
@@ -141,7 +144,8 @@ def decoder(
     head = parts.linear("lm_head", vocab_size, width, "rows", head_bias)
     if config.flag("tie_word_embeddings", tied):
         head = replace(head, weight=table)
-    rope = next((each.attention.rope for each in blocks if each.attention.rope), None)
+    mixers = [block.attention for block in blocks]
+    rope = next((each.rope for each in mixers if isinstance(each, Attention) and each.rope), None)
     return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,

@@ -5,17 +5,18 @@ Source: the GraniteMoeForCausalLM config of transformers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
+from quire.models.families.decoder import TINY, decoder, grouped_attention
 from quire.models.families.experts import expert_count, expert_mlps, in_stacks, router
 from quire.models.families.parts import activation
 from quire.models.places import Place
 from quire.models.registry import family
 from quire.models.spec import MixtureOfExperts, ModelSpec
 
-__all__ = ["granite_moe"]
+__all__ = ["granite_experts", "granite_moe"]
 
 
 @family(
@@ -42,14 +43,14 @@ def granite_moe(config: ConfigReader) -> ModelSpec:
     return decoder(
         config,
         attention=attention,
-        mlp=_experts(config),
+        mlp=granite_experts(config),
         embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
         residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
         logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
     )
 
 
-def _experts(config: ConfigReader) -> MlpMaker:
+def granite_experts(config: ConfigReader) -> Callable[[int, str], MixtureOfExperts]:
     """Experts stored in two tensors, weighed by a softmax over those chosen."""
     count = expert_count(config, "num_local_experts")
     top_k, inner = config.positive("num_experts_per_tok"), config.positive("intermediate_size")

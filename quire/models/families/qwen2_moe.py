@@ -9,7 +9,7 @@ from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, MlpMaker, decoder, dense_mlp, grouped_attention
 from quire.models.families.experts import chosen_layers, expert_count, expert_mlps, router
-from quire.models.families.parts import activation, gated_mlp
+from quire.models.families.parts import activation, gated_mlp, num_layers
 from quire.models.families.windows import layer_windows
 from quire.models.registry import family
 from quire.models.spec import GatedMLP, MixtureOfExperts, ModelSpec, Weight
@@ -38,15 +38,18 @@ def qwen2_moe(config: ConfigReader) -> ModelSpec:
     return decoder(config, attention=attention, mlp=qwen_experts(config, shared))
 
 
-def qwen_experts(config: ConfigReader, shared_width: int | None = None) -> MlpMaker:
+def qwen_experts(
+    config: ConfigReader, shared_width: int | None = None, normalised: bool = False
+) -> MlpMaker:
     """Experts weighed by a softmax over all of them, and a gated shared one where it has a width.
 
-    Only every decoder_sparse_step-th layer has them, and none of mlp_only_layers.
+    Only every decoder_sparse_step-th layer has them, and none of mlp_only_layers.  normalised: the
+    default of norm_topk_prob.
     """
     count = expert_count(config, "num_experts", "num_local_experts")
     top_k, inner = config.positive("num_experts_per_tok"), config.positive("moe_intermediate_size")
     width, kind = config.positive("hidden_size"), activation(config)
-    normalised = config.flag("norm_topk_prob")
+    normalised = config.flag("norm_topk_prob", normalised)
     step, dense = config.positive("decoder_sparse_step", 1), config.get("mlp_only_layers", [])
     if not isinstance(dense, list) or not all(isinstance(layer, int) for layer in dense):
         raise ModelError(
@@ -65,6 +68,10 @@ def qwen_experts(config: ConfigReader, shared_width: int | None = None) -> MlpMa
             gate if shared_width else None,
         )
 
-    return chosen_layers(
-        lambda layer: layer not in dense and (layer + 1) % step == 0, mixture, dense_mlp(config)
-    )
+    def is_sparse(layer: int) -> bool:
+        return layer not in dense and (layer + 1) % step == 0
+
+    if all(map(is_sparse, range(num_layers(config)))):
+        config.get("intermediate_size")  # of dense layers, which there are none of
+        return mixture
+    return chosen_layers(is_sparse, mixture, dense_mlp(config))

@@ -90,7 +90,7 @@ def _own_name(name: str, architecture: Architecture) -> str:
 
 def _rope(spec: ModelSpec) -> Rope:
     """The rotation of the first block."""
-    rope = spec.blocks[0].attention.rope
+    rope = spec.attentions[0].rope
     if rope is None:
         raise ModelError(f"{spec.architecture} rotates nothing; GGUF has no words for it here")
     return rope

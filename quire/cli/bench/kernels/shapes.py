@@ -95,9 +95,7 @@ class KernelShapes:
             for node in program.body
             if isinstance(node.op, MixtureOfExperts)
         ]
-        attentions = {
-            (a.heads, cache_shape(a), a.reach): a for a in (b.attention for b in spec.blocks)
-        }
+        attentions = {(a.heads, cache_shape(a), a.reach): a for a in spec.attentions}
         gated = [node for node in program.body if isinstance(node.op, GatedActivation)]
         return cls(
             tuple(dict.fromkeys(linears)),

@@ -1,0 +1,107 @@
+"""Random checkpoints of the families whose layers carry a state from token to token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.models.families.decoder import TINY
+from tests.models.case import Case
+
+__all__ = ["CASES"]
+
+HYBRID: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "num_hidden_layers": 4,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 24,
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "shared_expert_intermediate_size": 56,
+}
+NEXT: dict[str, Any] = {**HYBRID, "num_experts": 0, "mlp_only_layers": [0, 1, 2, 3]}
+
+GRANITE: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    "num_local_experts": 0,
+    "shared_intermediate_size": 96,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 24,
+    "mamba_n_groups": 1,
+    "embedding_multiplier": 1.5,
+    "logits_scaling": 0.7,
+    "residual_multiplier": 0.6,
+    "attention_multiplier": 0.2,
+}
+
+CASES: tuple[Case, ...] = (
+    Case("qwen3-next", "qwen3_next", NEXT),
+    Case(
+        "qwen3-next-experts",
+        "qwen3_next",
+        {
+            **HYBRID,
+            **EXPERTS,
+            "num_hidden_layers": 3,
+            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+            "mlp_only_layers": [1],
+        },
+    ),
+    Case("qwen3-next-equal-heads", "qwen3_next", {**NEXT, "linear_num_value_heads": 2}),
+    Case(
+        "qwen3-next-order",
+        "qwen3_next",
+        {
+            **NEXT,
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "linear_attention", "linear_attention"],
+            "linear_conv_kernel_dim": 2,
+            "attention_bias": True,
+        },
+    ),
+    Case("qwen3.5-experts", "qwen3_5_moe_text", {**HYBRID, **EXPERTS}),
+    Case("qwen3.5", "qwen3_5_text", HYBRID),
+    Case("granite-h", "granitemoehybrid", GRANITE),
+    Case(
+        "granite-h-experts",
+        "granitemoehybrid",
+        {**GRANITE, "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 40},
+    ),
+    Case(
+        "granite-h-rope",
+        "granitemoehybrid",
+        {
+            **GRANITE,
+            "position_embedding_type": "rope",
+            "mamba_n_groups": 2,
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
+            "time_step_limit": [0.2, 0.9],
+        },
+    ),
+    Case(
+        "bamba",
+        "bamba",
+        {
+            **TINY,
+            "pad_token_id": 0,
+            "num_hidden_layers": 3,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 4,
+            "mamba_d_head": 32,
+            "mamba_d_state": 16,
+            "attention_bias": True,
+        },
+    ),
+    Case("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
+)

@@ -1,0 +1,127 @@
+"""Recurrent layers: each mistake that one could make moves the logits visibly; what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from quire.errors import ModelError
+from quire.models.recurrent import GatedDeltaNet, Mamba2
+from quire.models.registry import build_spec, load_families
+from quire.models.spec import Attention, ModelSpec
+from tests.models.case import Case
+from tests.models.cases_recurrent import CASES
+from tests.models.computing import Loaded, Model, distance
+from tests.models.test_oracle import SIGHT, Oracles, oracles
+
+__all__ = ["oracles"]  # the fixture
+
+HYBRIDS = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "GraniteMoeHybridForCausalLM")
+
+
+def with_mixers(spec: ModelSpec, kind: type, change: Callable[[Any], Any]) -> ModelSpec:
+    """The spec with every layer of a kind changed."""
+    return replace(
+        spec,
+        blocks=tuple(
+            replace(each, attention=change(each.attention))
+            if isinstance(each.attention, kind)
+            else each
+            for each in spec.blocks
+        ),
+    )
+
+
+def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
+    """Specs that are wrong in one way each."""
+
+    def nets(**fields: Callable[[Any], Any]) -> ModelSpec:
+        change = lambda part: replace(part, **{k: v(part) for k, v in fields.items()})  # noqa: E731
+        return with_mixers(spec, (GatedDeltaNet, Mamba2), change)  # type: ignore[arg-type]
+
+    mixers = [each.attention for each in spec.blocks]
+    net = next(each for each in mixers if not isinstance(each, Attention))
+    yield "queries and keys swapped", nets(query=lambda n: n.key, key=lambda n: n.query)
+    yield "a larger epsilon", nets(norm=lambda n: replace(n.norm, eps=0.1))
+    if isinstance(net, GatedDeltaNet):
+        yield "beta and decay swapped", nets(beta=lambda n: n.decay, decay=lambda n: n.beta)
+        yield (
+            "decay's vectors swapped",
+            nets(decay_log=lambda n: n.decay_bias, decay_bias=lambda n: n.decay_log),
+        )
+        yield "norm of 1 + weight", nets(norm=lambda n: replace(n.norm, offset=1.0))
+    else:
+        yield (
+            "decay's vectors swapped",
+            nets(decay_log=lambda n: n.step_bias, step_bias=lambda n: n.decay_log),
+        )
+        yield "another skip", nets(skip=lambda n: n.step_bias)
+        yield "longer steps", nets(least_step=lambda n: n.least_step + 0.8)
+        yield "shorter steps", nets(most_step=lambda n: min(n.most_step, 1.2) - 0.6)
+        yield "no norm", nets(norm=lambda n: None)
+    if net.convolution.biases:
+        bare = lambda n: replace(n.convolution, biases=())  # noqa: E731
+        yield "no biases of the convolution", nets(convolution=bare)
+    if any(isinstance(each, Attention) and each.gate for each in mixers):
+        gateless = lambda a: replace(a, gate=None)  # noqa: E731
+        yield "no gate", with_mixers(spec, Attention, gateless)
+    no_rope = lambda a: replace(a, rope=None)  # noqa: E731
+    if spec.ropes:
+        yield "no rotation", with_mixers(spec, Attention, no_rope)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
+    oracle = oracles(case)
+    seen = {}
+    for name, spec in mistakes(oracle.loaded.spec):
+        logits = Model(Loaded(spec, oracle.loaded.weights)).logits(oracle.tokens)
+        seen[name] = distance(logits, oracle.logits)
+    unseen = {name: moved for name, moved in seen.items() if moved < SIGHT}
+    assert not unseen, seen
+    assert len(seen) >= 5
+
+
+def tiny(architecture: str, **changes: Any) -> ModelSpec:
+    given = {**load_families()[architecture].tiny, "architectures": [architecture], **changes}
+    return build_spec(given)
+
+
+def test_a_language_model_inside_another_config_is_the_same() -> None:
+    inner = tiny("Qwen3_5ForCausalLM")
+    name = "Qwen3_5ForConditionalGeneration"
+    outer = tiny(name, vision_config={"depth": 2}, image_token_id=7)
+    assert replace(outer, architecture=inner.architecture) == inner
+
+
+@pytest.mark.parametrize("architecture", HYBRIDS)
+def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
+    spec = tiny(architecture)
+    assert 0 < len(spec.attentions) < len(spec.blocks)
+    assert spec.state_floats > 0 and spec.window is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "words"),
+    [
+        (HYBRIDS[0], {"linear_num_value_heads": 3}, "not a multiple of linear_num_key_heads 2"),
+        (HYBRIDS[0], {"linear_conv_kernel_dim": 9}, "at most 8 are read"),
+        (HYBRIDS[0], {"hidden_act": "relu"}, "with silu only"),
+        (HYBRIDS[1], {"layer_types": ["linear_attention"] * 4}, "no full_attention layer"),
+        (HYBRIDS[1], {"layer_types": ["sliding_attention"] * 4}, "expected 4 of"),
+        (HYBRIDS[2], {"mamba_n_groups": 3}, "not a multiple of 3 groups"),
+        (HYBRIDS[2], {"mamba_d_head": 12}, "mamba_expand"),
+        (HYBRIDS[2], {"time_step_limit": [0.1]}, "expected two numbers"),
+        (HYBRIDS[2], {"position_embedding_type": "alibi"}, "alibi"),
+        (HYBRIDS[2], {"layer_types": ["mamba"] * 4}, "no attention layer"),
+    ],
+)
+def test_what_is_not_computed_is_refused(
+    architecture: str, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        tiny(architecture, **changes)
