@@ -14,6 +14,7 @@
 #include "latent_block.h"
 #include "packed.h"
 #include "tuning.h"
+#include "unroll.h"
 //
 #include "each_vector.inl"
 #include "exp.inl"

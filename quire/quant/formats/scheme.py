@@ -64,7 +64,9 @@ class Tensors:
         from quire.ops.number_formats import float32_from_bfloat16
 
         data = self.take(part, ("F32", "F16", "BF16"), *shapes)
-        wide = float32_from_bfloat16(data) if self.dtype(part) == "BF16" else data.astype(np.float32)
+        wide = (
+            float32_from_bfloat16(data) if self.dtype(part) == "BF16" else data.astype(np.float32)
+        )
         return self.finite(part, wide)
 
     def finite(self, part: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
