@@ -22,6 +22,9 @@ from tests.engine.driving import Answer, Bench, Circumstances, Job, Run, random_
 from tests.engine.test_invariance import ISAS, MODELS, bench, jobs_and_answers
 from tests.models.computing import need
 
+# States of recurrent layers cannot be taken back: such a model refuses guesses.
+GUESSING = [name for name in MODELS if name != "recurrent"]
+
 Answers = Sequence[Answer] | Mapping[int, Answer]
 
 
@@ -75,7 +78,7 @@ def assert_same(name: str, isa: str, world: Circumstances, spoilt: float, count:
 
 
 @pytest.mark.parametrize("spoilt", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", GUESSING)
 @pytest.mark.parametrize("isa", ISAS)
 def test_in_a_batch(name: str, isa: str, spoilt: float) -> None:
     run = assert_same(name, isa, Circumstances(token_budget=300), spoilt)
@@ -95,7 +98,7 @@ def test_in_a_batch(name: str, isa: str, spoilt: float) -> None:
     ],
     ids=["chunks", "preempted", "cached", "whole prompts", "crowded"],
 )
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", GUESSING)
 @pytest.mark.parametrize("isa", ISAS)
 def test_in_any_circumstances(name: str, isa: str, world: Circumstances) -> None:
     run = assert_same(name, isa, world, 0.2, 16)
