@@ -49,6 +49,7 @@ FAMILY_MODULES = (
     "qwen",
     "qwen2",
     "qwen2_moe",
+    "qwen2_vl",
     "qwen3",
     "qwen3_moe",
     "seed_oss",
