@@ -99,6 +99,8 @@ class LLM:
         prompts: list[Prompt] = []
         for conversation in conversations:
             messages, images = take_images(conversation)
+            if images:
+                _ = self._assembly.images  # refuses them before the template does, in worse words
             text = template.render(
                 messages, add_generation_prompt=add_generation_prompt, **template_arguments
             )
@@ -169,7 +171,7 @@ class LLM:
             return self._assembly.frontend.prepare(plain, params, name)
         reader = self._assembly.images
         tokens = self.get_tokenizer().encode(plain) if isinstance(plain, str) else plain
-        tokens, images = reader.place(tokens, [reader.read(each) for each in sources])
+        tokens, images = reader.place(tokens, reader.read_all(sources))
         return self._assembly.frontend.prepare(tokens, params, name, images=images)
 
     def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:

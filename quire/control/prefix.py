@@ -11,7 +11,7 @@ from quire.control.blocks import BlockPool
 from quire.control.request import Request
 from quire.control.window import NO_BLOCK, num_passed_blocks
 
-__all__ = ["PrefixCache", "block_key", "root_key"]
+__all__ = ["PrefixCache", "block_key", "contents_between", "root_key"]
 
 KEY_BYTES = 32
 

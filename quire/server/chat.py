@@ -11,7 +11,7 @@ from starlette.responses import Response
 from quire.errors import RequestError
 from quire.sampling_params import SamplingParams
 from quire.server.answer import AnswerHead
-from quire.server.chat_prompts import image_urls
+from quire.server.chat_images import read_images
 from quire.server.chat_writer import ChatWriter
 from quire.server.decoding import decode, read_body
 from quire.server.errors import json_response
@@ -21,8 +21,6 @@ from quire.server.prompts import Prompt, tokenize, truncate
 from quire.server.protocol.chat import TOOLS, ChatRequest
 from quire.server.sampling import check_logprobs, check_stream_options, sampling_params
 from quire.server.state import ServerState
-from quire.vision.image import Image
-from quire.vision.reader import ImageReader
 
 __all__ = ["create_chat_completion"]
 
@@ -70,30 +68,18 @@ def _max_tokens(body: ChatRequest, wanted: int) -> int:
 async def _prompt(state: ServerState, body: ChatRequest, params: SamplingParams) -> Prompt:
     if body.tools and body.tool_choice != "none":
         raise RequestError(f'{TOOLS}; set "tool_choice": "none"', "tool_choice")
-    engine, urls = state.engine, image_urls(body.messages)
-    images = await asyncio.to_thread(_read_images, engine.images, urls) if urls else []
+    engine = state.engine
+    images = await read_images(engine, body.messages)
     text = await asyncio.to_thread(_render, state, body)
     longest, special = engine.info.max_model_len, bool(body.add_special_tokens)
     [ids] = await tokenize([text], engine.tokenizer, longest, special)
     if images:
-        return _with_images(engine.images, ids, text, images, body)
+        if body.truncate_prompt_tokens is not None:
+            raise RequestError("a prompt with images is not cut", "truncate_prompt_tokens")
+        ids, placed = engine.images.place(ids, images)
+        return Prompt(ids, text, placed)
     room = longest - (params.max_tokens or 1)
     return truncate(Prompt(ids, text), body.truncate_prompt_tokens, room)
-
-
-def _read_images(reader: ImageReader, urls: list[str]) -> list[Image]:
-    return [reader.read(each) for each in urls]
-
-
-def _with_images(
-    reader: ImageReader, ids: list[int], text: str, images: list[Image], body: ChatRequest
-) -> Prompt:
-    if body.truncate_prompt_tokens is not None:
-        raise RequestError(
-            "a prompt with images is not cut: leave it out", "truncate_prompt_tokens"
-        )
-    ids, placed = reader.place(ids, images)
-    return Prompt(ids, text, placed)
 
 
 def _render(state: ServerState, body: ChatRequest) -> str:

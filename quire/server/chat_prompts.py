@@ -11,12 +11,12 @@ from typing import Any
 
 from quire.errors import ConfigError, ModelError, RequestError
 from quire.server.config import ServerConfig
-from quire.server.protocol.chat import ChatMessage, ContentPart, ImageUrl
+from quire.server.protocol.chat import ChatMessage, ContentPart
 from quire.text.chat_template import ChatTemplate, load_chat_template
 from quire.text.tokenizer import Tokenizer
 from quire.vision.messages import IMAGE_PART
 
-__all__ = ["ChatPrompts", "image_urls"]
+__all__ = ["ChatPrompts"]
 
 OWN_FIELDS = {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"}
 TEXT_FIELDS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
@@ -122,13 +122,6 @@ class ChatPrompts:
             raise ConfigError(f"--chat-template: {error}") from error
         except RequestError:
             pass  # the template compiles, and wants other messages than this one
-
-
-def image_urls(messages: Sequence[ChatMessage]) -> list[str]:
-    """The images of a conversation, in their order."""
-    contents = (each.content for each in messages if isinstance(each.content, list))
-    found = (part.image_url for content in contents for part in content)
-    return [each.url if isinstance(each, ImageUrl) else each for each in found if each is not None]
 
 
 def _read(path: str) -> str:

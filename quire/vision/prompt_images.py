@@ -19,9 +19,6 @@ __all__ = ["PlacedImage", "PromptImages", "place_images"]
 
 Int32: TypeAlias = npt.NDArray[np.int32]
 
-MOST_IMAGES = 32
-"""In one request."""
-
 
 @dataclass(frozen=True, slots=True)
 class PlacedImage:
@@ -71,15 +68,10 @@ def place_images(
     """The prompt with as many image tokens in place of each one as its image takes.
 
     None where there is no image; then image tokens are tokens like others.
-    Raises RequestError where image tokens and images are not as many, or are too many.
+    Raises RequestError where image tokens and images are not as many.
     """
     if not images:
         return list(tokens), None
-    if len(images) > MOST_IMAGES:
-        raise RequestError(
-            f"the request has {len(images)} images; at most {MOST_IMAGES} are taken: send fewer",
-            "messages",
-        )
     count = sum(token == image_token for token in tokens)
     if count != len(images):
         raise RequestError(

@@ -14,6 +14,9 @@ from quire.vision.prompt_images import PromptImages, place_images
 
 __all__ = ["ImageReader"]
 
+MOST_IMAGES = 32
+"""In one request."""
+
 
 class ImageReader:
     """Decodes, scales and places images; thread-safe, and slow enough to be called in a thread.
@@ -25,6 +28,16 @@ class ImageReader:
         self._rules = rules
         self._image_token = image_token
         self._max_patches = max_patches
+
+    def read_all(self, sources: Sequence[Any]) -> list[Image]:
+        """The images of a request.  Raises RequestError as `read` does, and for too many."""
+        if len(sources) > MOST_IMAGES:
+            raise RequestError(
+                f"the request has {len(sources)} images; at most {MOST_IMAGES} are taken: send "
+                "fewer",
+                "messages",
+            )
+        return [self.read(each) for each in sources]
 
     def read(self, source: Any) -> Image:
         """One image: a data: URI, the bytes of a file, or a picture of Pillow.

@@ -149,9 +149,9 @@ class _Tower:
     def _patch_embedding(self) -> Linear:
         """A convolution whose steps are as long as its kernel is a product with each patch."""
         channels, time, side, _ = self._patch
-        name, shape = "visual.patch_embed.proj.weight", (self._width, *self._patch)
-        values = channels * time * side * side
-        return Linear(Weight(name, (self._width, values), stored=(Place(name, shape, flat=True),)))
+        place = Place("visual.patch_embed.proj.weight", (self._width, *self._patch), flat=True)
+        shape = (self._width, channels * time * side * side)
+        return Linear(Weight("visual.patch_embed.weight", shape, stored=(place,)))
 
     def _norm(self, name: str) -> Norm:
         return parts.layer_norm(name, self._width, EPS)
