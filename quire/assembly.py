@@ -172,7 +172,7 @@ class Assembly:
             f"{self.config.model}: {kind}",
             *memory.lines(),
             model.executable.summary,
-            *([] if model.vision is None else model.vision.lines),
+            *([] if model.vision is None else [model.vision.line]),
             f"loaded in {load_s:.2f} s: {waterfall}",
         )
         return ModelInfo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
@@ -72,11 +73,11 @@ class VisionEncoder:
 
 @dataclass(frozen=True, slots=True)
 class LoadedVision:
-    """What a model sees with; lines: its limits in words."""
+    """What a model sees with; line: its limits in words."""
 
     encoder: VisionEncoder
     reader: ImageReader
-    lines: tuple[str, ...]
+    line: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,10 @@ class VisionPlan:
             f"images: scaled to {pixels / 1e6:.3g} million pixels, "
             f"{pixels // (step * step)} tokens, at most"
         )
+        if find_spec("PIL") is None:
+            line += "; but decoding them needs Pillow: pip install 'quire[vision]'"
         reader = ImageReader(self.rules, self.vision.image_token, patches)
-        return LoadedVision(encoder, reader, (line,))
+        return LoadedVision(encoder, reader, line)
 
 
 def plan_vision(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader, read_json
@@ -67,18 +65,16 @@ def read_image_rules(directory: Path, patch: int, frames: int, merge: int) -> Im
             raise ModelError(
                 f"{FILE}: {key} is {values.get(key)} and the vision tower of config.json has {made}"
             )
-    size = values.section("size")
-    low = values.positive("min_pixels", _bound(size, "shortest_edge", MIN_PIXELS))
-    high = values.positive("max_pixels", _bound(size, "longest_edge", MAX_PIXELS))
+    if abs(values.number("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
+        raise ModelError(f"{FILE}: rescale_factor {values.get('rescale_factor')} is not 1/255")
+    size = ConfigReader(values.section("size"), FILE)
+    low = size.positive("shortest_edge", size.positive("min_pixels", MIN_PIXELS))
+    high = size.positive("longest_edge", size.positive("max_pixels", MAX_PIXELS))
+    low, high = values.positive("min_pixels", low), values.positive("max_pixels", high)
     if not low <= high:
         raise ModelError(f"{FILE}: min_pixels {low} is above max_pixels {high}")
     mean, std = _of_channels(values, "image_mean", MEAN), _of_channels(values, "image_std", STD)
     return ImageRules(patch, frames, merge, low, high, mean, std)
-
-
-def _bound(size: Mapping[str, Any], key: str, default: int) -> int:
-    """A number of pixels, whatever its name says."""
-    return ConfigReader(size, FILE).positive(key, default)
 
 
 def _of_channels(values: ConfigReader, key: str, default: tuple[float, ...]) -> tuple[float, ...]:

@@ -37,7 +37,12 @@ from quire.models.spec import (
 __all__ = ["qwen2_vl"]
 
 EPS = 1e-6
-PLACEHOLDERS = ("video_token_id", "vision_start_token_id", "vision_end_token_id")
+PLACEHOLDERS = (
+    "video_token_id",
+    "vision_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+)
 """Tokens that a prompt has or has not: nothing is computed by their ids."""
 
 
