@@ -26,6 +26,7 @@ from quire.sampling_params import StructuredOutput
 from quire.speculative.methods import load_speculator
 from quire.text.grammar import GrammarCompiler
 from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.vision.reader import ImageReader
 from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
 
@@ -100,6 +101,16 @@ class Assembly:
         return self._pooling
 
     @property
+    def images(self) -> ImageReader:
+        """What makes requests' images ready.  Raises RequestError for a model that sees none."""
+        if self.model.vision is None:
+            raise RequestError(
+                f"this model ({self.model.spec.architecture}) reads text only; leave images out",
+                "messages",
+            )
+        return self.model.vision.reader
+
+    @property
     def default_sampling(self) -> Mapping[str, Any]:
         """SamplingParams fields that the model's authors recommend, or nothing if told so."""
         return self.generation.sampling
@@ -161,6 +172,7 @@ class Assembly:
             f"{self.config.model}: {kind}",
             *memory.lines(),
             model.executable.summary,
+            *([] if model.vision is None else [model.vision.line]),
             f"loaded in {load_s:.2f} s: {waterfall}",
         )
         return ModelInfo(
@@ -218,4 +230,5 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
     )
     if model.pooling is not None:
         return Engine(scheduler, PoolingRunner(model.executable, model.ropes, model.pooling))
-    return Engine(scheduler, Runner(model.executable, model.ropes, model.store))
+    encode = None if model.vision is None else model.vision.encoder.encode
+    return Engine(scheduler, Runner(model.executable, model.ropes, model.store, encode))

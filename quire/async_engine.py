@@ -19,6 +19,8 @@ from quire.frontend import Completion, Prepared
 from quire.outputs import Delta, EmbeddingOutput
 from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
+from quire.vision.prompt_images import PromptImages
+from quire.vision.reader import ImageReader
 
 __all__ = ["AsyncEngine", "RequestStream"]
 
@@ -111,6 +113,11 @@ class AsyncEngine:
         return self._assembly.tokenizer
 
     @property
+    def images(self) -> ImageReader:
+        """What makes requests' images ready.  Raises RequestError for a model that sees none."""
+        return self._assembly.images
+
+    @property
     def default_sampling(self) -> Mapping[str, Any]:
         """SamplingParams fields the model's authors recommend."""
         return self._assembly.default_sampling
@@ -128,6 +135,7 @@ class AsyncEngine:
         priority: int = 0,
         timeout_s: float | None = None,
         cache_salt: str = "",
+        images: PromptImages | None = None,
     ) -> RequestStream:
         """Start a request.
 
@@ -137,7 +145,7 @@ class AsyncEngine:
         self._refuse_if_closed(params.n)
         return self._start(
             self._assembly.frontend.prepare(
-                prompt, params, request_id, priority, timeout_s, cache_salt
+                prompt, params, request_id, priority, timeout_s, cache_salt, images
             )
         )
 
@@ -284,7 +292,7 @@ class AsyncEngine:
         accepted = []
         try:
             for completion in completions:
-                self._engine.submit(completion.request, completion.state)
+                self._engine.submit(completion.request, completion.state, completion.images)
                 accepted.append(completion.request.id)
         except QuireError as error:
             for request_id in accepted:

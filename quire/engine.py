@@ -14,6 +14,7 @@ from quire.control.stats import SchedulerStats
 from quire.outputs import RequestMetrics, TokenLogprobs
 from quire.runtime.runner import Runner, StepOutput
 from quire.sampling.state import SamplingState
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["NOTHING", "Details", "Engine", "EngineStats", "Event"]
 
@@ -92,10 +93,12 @@ class Engine:
         """True while any request is unfinished."""
         return bool(self._live)
 
-    def submit(self, request: Request, state: SamplingState) -> None:
+    def submit(
+        self, request: Request, state: SamplingState, images: PromptImages | None = None
+    ) -> None:
         """Queue a request.  Raises QueueFullError, or RequestError if it can never run."""
         self.scheduler.submit(request)
-        self.runner.start(request.id, state)
+        self.runner.start(request.id, state, images)
         asked = state.params.prompt_logprobs is not None
         self._live[request.id] = _Live(
             request,

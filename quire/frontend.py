@@ -21,6 +21,7 @@ from quire.sampling.state import GrammarState, SamplingState
 from quire.sampling_params import SamplingParams, StructuredOutput
 from quire.text.output import OutputAssembler
 from quire.text.tokenizer import Tokenizer
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["Completion", "Frontend", "Prepared"]
 
@@ -32,6 +33,7 @@ class Completion:
     request: Request
     state: SamplingState
     assembler: OutputAssembler
+    images: PromptImages | None = None
 
     def delta(self, update: Update, details: Details = NOTHING) -> Delta:
         """The text and facts that an event of this request adds."""
@@ -80,8 +82,12 @@ class Frontend:
         priority: int = 0,
         timeout_s: float | None = None,
         cache_salt: str = "",
+        images: PromptImages | None = None,
     ) -> Prepared:
-        """Tokenize and validate one request.  Raises RequestError, naming the field at fault."""
+        """Tokenize and validate one request.  Raises RequestError, naming the field at fault.
+
+        images: those in the prompt, which is then token ids that they have their places in.
+        """
         text = prompt if isinstance(prompt, str) else None
         tokens = self._tokens(prompt)
         params = self._checked(params, len(tokens))
@@ -104,10 +110,11 @@ class Frontend:
                 cache_salt=salt,
                 use_prefix_cache=params.prompt_logprobs is None,
                 allow_drafts=params.structured_outputs is None,
+                contents=() if images is None else images.contents,
             )
             state = self._state(tokens, params, seed + index, stop, bad_words)
             assembler = OutputAssembler(index, self.tokenizer, tokens, params)
-            completions.append(Completion(request, state, assembler))
+            completions.append(Completion(request, state, assembler, images))
         return Prepared(name, text, tokens, tuple(completions))
 
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:

@@ -16,11 +16,16 @@ from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer
+from quire.vision.messages import take_images
 
 __all__ = ["LLM", "Prompt"]
 
 Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
-"""Text, token ids, or {"prompt": text} or {"prompt_token_ids": ids} as vLLM has it."""
+"""Text, token ids, or {"prompt": text} or {"prompt_token_ids": ids} as vLLM has it.
+
+With "images" beside it, one for each image token of the prompt: data: URIs, bytes of files or
+pictures of Pillow.
+"""
 
 Message: TypeAlias = Mapping[str, Any]
 
@@ -70,8 +75,7 @@ class LLM:
         listed = _as_list(prompts)
         params = self._params_for(listed, sampling_params)
         prepared = [
-            self._prepare(_unwrap(prompt), each)
-            for prompt, each in zip(listed, params, strict=True)
+            self._prepare(prompt, each) for prompt, each in zip(listed, params, strict=True)
         ]
         return self._run(prepared, use_tqdm)
 
@@ -84,16 +88,24 @@ class LLM:
         chat_template: str | None = None,
         **template_arguments: Any,
     ) -> list[RequestOutput]:
-        """Answer one conversation, or each of several."""
+        """Answer one conversation, or each of several.
+
+        A message's content may be a list of parts: texts, and images, for models that see; see
+        `take_images`.
+        """
         single = not messages or isinstance(messages[0], Mapping)
         conversations: Sequence[Any] = [messages] if single else messages
         template = load_chat_template(self.get_tokenizer(), chat_template)
         prompts: list[Prompt] = []
         for conversation in conversations:
+            messages, images = take_images(conversation)
+            if images:
+                _ = self._assembly.images  # refuses them before the template does, in worse words
             text = template.render(
-                conversation, add_generation_prompt=add_generation_prompt, **template_arguments
+                messages, add_generation_prompt=add_generation_prompt, **template_arguments
             )
-            prompts.append(self.get_tokenizer().encode(text, add_special_tokens=False))
+            tokens = self.get_tokenizer().encode(text, add_special_tokens=False)
+            prompts.append({"prompt_token_ids": tokens, "images": images})
         return self.generate(prompts, sampling_params, use_tqdm)
 
     def embed(
@@ -151,9 +163,16 @@ class LLM:
             )
         return given
 
-    def _prepare(self, prompt: str | Sequence[int], params: SamplingParams) -> Prepared:
+    def _prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         self._num_requests += 1
-        return self._assembly.frontend.prepare(prompt, params, str(self._num_requests - 1))
+        name, plain = str(self._num_requests - 1), _unwrap(prompt)
+        sources = prompt.get("images", ()) if isinstance(prompt, Mapping) else ()
+        if not sources:
+            return self._assembly.frontend.prepare(plain, params, name)
+        reader = self._assembly.images
+        tokens = self.get_tokenizer().encode(plain) if isinstance(plain, str) else plain
+        tokens, images = reader.place(tokens, reader.read_all(sources))
+        return self._assembly.frontend.prepare(tokens, params, name, images=images)
 
     def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:
         """Keep the engine's queue filled and step until every request is finished."""
@@ -179,7 +198,7 @@ class LLM:
         room = self._assembly.config.max_num_queued_reqs
         while waiting and self._engine.scheduler.stats().num_waiting < room:
             completion, _ = waiting.pop()
-            self._engine.submit(completion.request, completion.state)
+            self._engine.submit(completion.request, completion.state, completion.images)
 
     def _take(
         self,

@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from quire.models.registry import load_families  # noqa: E402
 from tests.models import cases_mixtures, test_latent_families, test_layouts  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
+from tests.vision import checkpoints as seeing  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 ELSEWHERE = "[embeddings](../tests/engine/test_embeddings.py)"
@@ -43,6 +44,7 @@ def table() -> str:
     plain = (*CASES, *cases_mixtures.CASES, *test_latent_families.CASES)
     cases = Counter(known[case.model_type] for case in plain)
     cases.update(case.config["architectures"][0] for case in test_layouts.CASES)
+    cases["Qwen2VLForConditionalGeneration"] = len(seeing.CASES)
     rows = {}
     for family in load_families().values():
         module = sys.modules[family.build.__module__]

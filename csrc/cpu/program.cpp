@@ -138,10 +138,12 @@ class Walk {
     bool rows_fit(const quire_op &op) const {
         const bool by_token = op.index == QUIRE_BY_TOKEN;
         if (op.index == QUIRE_FIRST_ROW) return op.parts[0].rows > 0;
+        if (op.index == QUIRE_GIVEN_ROW) return step_.num_tokens <= step_.num_given_rows;
         for (int32_t t = 0; t < step_.num_tokens; t++) {
             const int64_t row =
                 by_token ? step_.token_ids[t] : step_.positions[t] + int64_t(op.index_offset);
-            if (row < 0 || row >= op.parts[0].rows) return false;
+            const bool is_given = by_token && row < 0 && -1 - row < step_.num_given_rows;
+            if (!is_given && (row < 0 || row >= op.parts[0].rows)) return false;
         }
         return true;
     }

@@ -12,14 +12,31 @@ QUIRE_INLINE int64_t embedding_row(const quire_op &op, const Run &run, int64_t t
     return op.index == QUIRE_BY_POSITION ? run.step->positions[t] + int64_t(op.index_offset) : 0;
 }
 
+// The given row that token t has, NULL where it has one of the table.
+QUIRE_INLINE const float *given_row(const quire_op &op, const Run &run, int64_t t) {
+    const int64_t cols = op.parts[0].cols, token = run.step->token_ids[t];
+    if (op.index == QUIRE_GIVEN_ROW) return run.step->given_rows + t * cols;
+    const bool is_given = op.index == QUIRE_BY_TOKEN && token < 0;
+    return is_given ? run.step->given_rows + (-1 - token) * cols : nullptr;
+}
+
+template <class V>
+void copy_row(const float *from, float *to, int64_t cols) {
+    for_each_vector<V>(cols, [&](auto load, auto store) { store(to, load(from)); });
+}
+
 template <class V, class Weight>
 void embedding_rows(const quire_op &op, const Run &run, int64_t first, int64_t last) {
     const Weight *table = static_cast<const Weight *>(op.parts[0].data);
     const int64_t cols = op.parts[0].cols;
     const auto scale = V::broadcast(scale_of(op));
     for (int64_t t = first; t < last; t++) {
-        const Weight *from = table + embedding_row(op, run, t) * cols;
         float *to = run.row(op.out[0], t);
+        if (const float *given = given_row(op, run, t)) {
+            copy_row<V>(given, to, cols);
+            continue;
+        }
+        const Weight *from = table + embedding_row(op, run, t) * cols;
         for_each_vector<V>(cols,
                            [&](auto load, auto store) { store(to, V::mul(load(from), scale)); });
     }
@@ -38,6 +55,10 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
             const auto scale = V::broadcast(scale_of(op));
             for (int64_t t = first; t < last; t++) {
                 float *to = run.row(op.out[0], t);
+                if (const float *given = given_row(op, run, t)) {
+                    copy_row<V>(given, to, op.parts[0].cols);
+                    continue;
+                }
                 unpack_row(op.parts[0], embedding_row(op, run, t), op.order, to);
                 for_each_vector<V>(op.parts[0].cols, [&](auto load, auto store) {
                     store(to, V::mul(load(to), scale));
@@ -49,9 +70,7 @@ void embedding(const quire_op &op, const Run &run, char *, int64_t first, int64_
 template <class V>
 void select_rows(const quire_op &op, const Run &run, char *, int64_t first, int64_t last) {
     for (int64_t s = first; s < last; s++) {
-        const float *from = run.row(op.in[0], run.logit_rows[s]);
-        float *to = run.row(op.out[0], s);
-        for_each_vector<V>(op.out[0].cols, [&](auto load, auto store) { store(to, load(from)); });
+        copy_row<V>(run.row(op.in[0], run.logit_rows[s]), run.row(op.out[0], s), op.out[0].cols);
     }
 }
 

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 10
+#define QUIRE_ABI_VERSION 11
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {
@@ -71,7 +71,9 @@ enum quire_status {
  * csrc/cpu/packed.h says, in 12 floats per block of 32 columns; or to QUIRE_BF16. */
 enum quire_op_kind {
     QUIRE_OP_EMBEDDING = 0, /* out0[t] = parts[0] row i * scale; index: whether i is token_ids[t],
-                                  positions[t] + index_offset, or 0 */
+                                  positions[t] + index_offset, or 0.  A token id -1 - i is row i
+                                  of given_rows as it is, and so is row t with QUIRE_GIVEN_ROW,
+                                  which needs no table but its cols */
     QUIRE_OP_NORM = 1,      /* out0 = in0 / sqrt(mean(in0^2) + eps) * vectors[0] + vectors[1], over
                                   each of `heads` equal segments of the row (1: the whole row; the
                                   vectors have one segment's length and serve every segment, but
@@ -86,7 +88,8 @@ enum quire_op_kind {
     QUIRE_OP_ROPE_ANGLES = 5, /* out0[t] = [cos(a) * f | sin(a) * f], a = positions[t] * the first
                                   D/2 numbers of row rope_rows[t] of vectors[0] [any, D/2 + 1], f
                                   the last; the product in float32, sine and cosine accurate to
-                                  float32 */
+                                  float32.  order [D/2], unless NULL: which of the three
+                                  axis_positions of t each number is multiplied by */
     QUIRE_OP_ROPE = 6,     /* out0 = in0 with the first rope_dims of each of `heads` heads rotated
                               by the angles in1; pairs (i, i + rope_dims/2) when pairing is 0,
                               (2i, 2i+1) when 1; the rest of the head is copied */
@@ -155,7 +158,12 @@ enum quire_activation {
     QUIRE_CLAMPED_SWIGLU = 8 /* of gated only: g * sigmoid(scale * g) * (u + 1), where g is the gate
                                 of at most `cap`, and u is in1 between -cap and cap */
 };
-enum quire_index { QUIRE_BY_TOKEN = 0, QUIRE_BY_POSITION = 1, QUIRE_FIRST_ROW = 2 };
+enum quire_index {
+    QUIRE_BY_TOKEN = 0,
+    QUIRE_BY_POSITION = 1,
+    QUIRE_FIRST_ROW = 2,
+    QUIRE_GIVEN_ROW = 3
+};
 enum quire_norm { QUIRE_RMS = 0, QUIRE_LAYER = 1 };
 
 /* How logits become scores.  Sparsemixer is Phi-3.5-MoE's rule for two experts. */
@@ -237,7 +245,7 @@ typedef struct {
     const float *vectors[QUIRE_MAX_PARTS];
     const int32_t *order; /* of quantize and where out0 is quantized: which column of the plain row
                              is the j-th of the rounded one; of embedding: which column the table's
-                             j-th is; NULL: the j-th */
+                             j-th is; NULL: the j-th; of rope_angles: which axis */
     int32_t num_parts, heads, kv_heads, head_dim;
     int32_t rope_dims, pairing, window, activation;
     float eps, scale;
@@ -370,6 +378,9 @@ typedef struct {
     int64_t *op_nanoseconds; /* [num_body + num_head + 1], or NULL; the time of each op of body and
                                 head, and of the sampler, is added to it */
     const quire_state_use *state_uses; /* [R], for Programs with recurrent layers */
+    const int32_t *axis_positions;     /* [T, 3], or NULL: positions[t] on every axis */
+    const float *given_rows;           /* [num_given_rows, any] without gaps: see quire_op_kind */
+    int32_t num_given_rows, reserved;
 } quire_step;
 
 /* Writes sizeof of quire_matrix, quire_tensor, quire_op, quire_program, quire_sample_row,

@@ -11,7 +11,7 @@ from quire.control.blocks import BlockPool
 from quire.control.request import Request
 from quire.control.window import NO_BLOCK, num_passed_blocks
 
-__all__ = ["PrefixCache", "block_key", "root_key"]
+__all__ = ["PrefixCache", "block_key", "contents_between", "root_key"]
 
 KEY_BYTES = 32
 
@@ -22,10 +22,22 @@ def root_key(fingerprint: bytes, salt: bytes) -> bytes:
     return blake2b(framed, digest_size=KEY_BYTES).digest()
 
 
-def block_key(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a block's content: it names the block's tokens and, by its parent, all before."""
-    content = parent + struct.pack(f"<{len(tokens)}I", *tokens)
+def block_key(parent: bytes, tokens: Sequence[int], contents: bytes = b"") -> bytes:
+    """The key of a block's content: it names the block's tokens and, by its parent, all before.
+
+    contents: what else there is to say of the tokens.
+    """
+    content = parent + struct.pack(f"<{len(tokens)}I", *tokens) + contents
     return blake2b(content, digest_size=KEY_BYTES).digest()
+
+
+def contents_between(request: Request, start: int, end: int) -> bytes:
+    """What tokens start .. end - 1 do not say themselves: whose they are, and which of its."""
+    return b"".join(
+        struct.pack("<q", first - start) + digest
+        for first, last, digest in request.contents
+        if first < end and start < last
+    )
 
 
 class PrefixCache:
@@ -131,5 +143,7 @@ class PrefixCache:
         keys, size = request.block_keys, self._block_tokens
         if index == len(keys):
             parent = keys[-1] if keys else root_key(self._fingerprint, request.cache_salt)
-            keys.append(block_key(parent, request.tokens[index * size : (index + 1) * size]))
+            start, end = index * size, (index + 1) * size
+            contents = contents_between(request, start, end) if request.contents else b""
+            keys.append(block_key(parent, request.tokens[start:end], contents))
         return keys[index]

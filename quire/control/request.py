@@ -32,8 +32,10 @@ class Request:
     use_prefix_cache: False computes every prompt token (prompt logprobs need them all); the blocks
     it fills may still serve others.
     allow_drafts: False computes one new token a step (a grammar moves token by token).
+    contents: start, end and digest of each part of the prompt whose tokens do not say all that is
+    computed of them: an image's are all the same.
 
-    The fields below `allow_drafts` belong to the scheduler.  order: position in submission
+    The fields below `contents` belong to the scheduler.  order: position in submission
     order.  queued_since: when it last began to wait.  block_table: block ids that cover the
     computed positions; replaced, never cut, when the blocks are given up.  num_passed: its leading
     entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
@@ -52,6 +54,7 @@ class Request:
     cache_salt: bytes = b""
     use_prefix_cache: bool = True
     allow_drafts: bool = True
+    contents: tuple[tuple[int, int, bytes], ...] = ()
 
     tokens: list[int] = field(init=False)
     num_prompt: int = field(init=False)

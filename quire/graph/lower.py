@@ -22,13 +22,14 @@ from quire.models.spec import (
     Norm,
     Router,
     TokenMixer,
+    VisionTower,
     Weight,
 )
 from quire.ops import experts, latent
 from quire.ops.activation import Activate, GatedActivation
 from quire.ops.attention import PagedAttention
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
-from quire.ops.embedding import EmbeddingLookup
+from quire.ops.embedding import EmbeddingLookup, GivenRows
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.norm import LayerNorm, RmsNorm
 from quire.ops.rope import KvWrite, RopeAngles, Rotate
@@ -38,23 +39,39 @@ from quire.ops.selection import Columns, SelectRows
 __all__ = ["lower"]
 
 
-def lower(spec: ModelSpec) -> Graph:
-    """The graph of one step: token ids in, logits of the wanted rows out."""
-    return _Lowering(spec).graph()
+def lower(spec: ModelSpec | VisionTower) -> Graph:
+    """The graph of one step: token ids in, logits of the wanted rows out.
+
+    Of a vision tower: patches in, the rows of the wanted image tokens out.
+    """
+    lowering = _Lowering()
+    return lowering.vision(spec) if isinstance(spec, VisionTower) else lowering.graph(spec)
 
 
 class _Lowering:
     """One walk over the spec."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self.spec = spec
+    def __init__(self) -> None:
         self.build = GraphBuilder()
         self.angles: dict[Rope, Value] = {}
         self.state_floats = 0  # of the layers so far
 
-    def graph(self) -> Graph:
-        spec = self.spec
-        x = self._embedding(spec.embedding)
+    def vision(self, tower: VisionTower) -> Graph:
+        x = self.build.add(GivenRows(tower.patch_values), name="patches")
+        x = self._linear(tower.patch, x, "patch_embedding")
+        for rope in tower.ropes:
+            self._angles_of(rope)
+        for layer, block in enumerate(tower.blocks):
+            self.build.layer = layer
+            x = self._block(0, block, x)  # no layer's keys are read by another: one cache does
+        self.build.layer = -1
+        x = self._norm(tower.merger_norm, x, "merger_norm")
+        x = self.build.add(SelectRows(tower.merge), x, name="merged", rows="outputs")
+        x = self._mlp(tower.merger, x)
+        return Graph(tuple(self.build.nodes), x)
+
+    def graph(self, spec: ModelSpec) -> Graph:
+        x = self._embedding(spec.embedding, spec.width)
         for rope in spec.ropes:
             self._angles_of(rope)
         for layer, block in enumerate(spec.blocks):
@@ -64,13 +81,12 @@ class _Lowering:
         x = self.build.add(SelectRows(), x, name="selected", rows="outputs")
         x = self._norm(spec.norm, x, "final_norm")
         if spec.output == "logits":
-            x = self._logits(x)
+            x = self._logits(spec, x)
         elif spec.classifier is not None and spec.output == "scores":
             x = self._scores(spec.classifier, x)
         return Graph(tuple(self.build.nodes), x)
 
-    def _logits(self, x: Value) -> Value:
-        spec = self.spec
+    def _logits(self, spec: ModelSpec, x: Value) -> Value:
         logits = self._linear(spec.head, x, "logits")
         if spec.logit_scale != 1 or spec.logit_cap is not None:
             op = ScaleLogits(spec.logit_scale, spec.logit_cap)
@@ -82,8 +98,7 @@ class _Lowering:
         x = self.build.add(Activate(classifier.activation), x, name="activated")
         return self._linear(classifier.output, x, "scores")
 
-    def _embedding(self, table: Embedding) -> Value:
-        width = self.spec.width
+    def _embedding(self, table: Embedding, width: int) -> Value:
         lookup = EmbeddingLookup(table.weight.name, width, table.scale, table.first)
         x = self.build.add(lookup, name="embedding")
         if table.positions is not None:
@@ -99,7 +114,7 @@ class _Lowering:
     def _angles_of(self, rope: Rope) -> Value:
         if rope not in self.angles:
             table = len(self.angles)
-            op = RopeAngles(table, rope.dims)
+            op = RopeAngles(table, rope.dims, rope.axes)
             self.angles[rope] = self.build.add(op, name=f"angles{table}")
         return self.angles[rope]
 

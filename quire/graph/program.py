@@ -12,7 +12,7 @@ from quire.graph.optimize import optimize
 from quire.graph.passes.decompose import decompose
 from quire.graph.passes.insert_collectives import insert_collectives
 from quire.graph.passes.quantize_inputs import quantize_inputs
-from quire.models.spec import ModelSpec
+from quire.models.spec import ModelSpec, VisionTower
 from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns
@@ -32,7 +32,7 @@ class StepLimits:
 class Program:
     """One step of a model.  The body runs over the step's tokens, the head over its logit rows."""
 
-    spec: ModelSpec
+    spec: ModelSpec | VisionTower
     graph: Graph
     buffers: BufferPlan
     limits: StepLimits
@@ -57,7 +57,7 @@ class Program:
 
 
 def compile_program(
-    spec: ModelSpec,
+    spec: ModelSpec | VisionTower,
     limits: StepLimits,
     has_body: Callable[[Node], bool],
     row_formats: Mapping[str, RowFormat] | None = None,
@@ -70,7 +70,10 @@ def compile_program(
     router, reads floats.  orders: of the columns of those that were sorted.  ranks: how many
     compute the model together, when the spec is the part of one of them.
     """
-    graph = lower(spec) if ranks == 1 else insert_collectives(lower(spec), spec, ranks)
+    graph = lower(spec)
+    if ranks > 1:
+        assert isinstance(spec, ModelSpec), "each rank has all of a vision tower"
+        graph = insert_collectives(graph, spec, ranks)
     linears = {linear.weight.name for linear in spec.linears()}
     formats = {name: each for name, each in (row_formats or {}).items() if name in linears}
     graph = quantize_inputs(graph, formats, orders)

@@ -6,6 +6,7 @@ its place.  Where every expert of a layer is a slice of one tensor, it makes eac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ class Place:
     name, shape: of the whole tensor.  What follows is done in this order.  expert: the weight is of
     this index on the first axis.  transposed: the matrix is stored [in, out].  rows: some of its
     rows (of a bias, some of its numbers).  unit_rows: each row is divided by its Euclidean length.
+    flat: the axes behind the first are one.
     """
 
     name: str
@@ -36,12 +38,15 @@ class Place:
     transposed: bool = False
     rows: Rows | None = None
     unit_rows: bool = False
+    flat: bool = False
 
     @property
     def part_shape(self) -> tuple[int, ...]:
         """The shape of the part."""
         shape = self.shape if self.expert is None else self.shape[1:]
         shape = shape[::-1] if self.transposed else shape
+        if self.flat:
+            shape = (shape[0], math.prod(shape[1:]))
         if self.rows is None:
             return shape
         runs = shape[0] // self.rows.every if self.rows.every else 1

@@ -51,6 +51,7 @@ FAMILY_MODULES = (
     "qwen",
     "qwen2",
     "qwen2_moe",
+    "qwen2_vl",
     "qwen3",
     "qwen3_moe",
     "qwen3_next",

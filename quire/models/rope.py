@@ -41,12 +41,24 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotates the first `dims` values of each head; pairs are (i, i + dims/2) or (2i, 2i + 1)."""
+    """Rotates the first `dims` values of each head; pairs are (i, i + dims/2) or (2i, 2i + 1).
+
+    sections: how many pairs in turn the time, the row and the column of a token turn, where it
+    stands in an image; none: its place in the text turns all (arXiv:2409.12191, M-RoPE).
+    restarts: each section has the frequencies of a head of its own.
+    """
 
     dims: int
     theta: float
     pairing: Literal["half", "interleaved"] = "half"
     scaling: RopeScaling = RopeScaling()
+    sections: tuple[int, ...] = ()
+    restarts: bool = False
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Which of the three positions turns each pair; empty where there is but one."""
+        return tuple(axis for axis, count in enumerate(self.sections) for _ in range(count))
 
     def length_class(self, length: int) -> int:
         """The length whose frequencies a request with a prompt of `length` tokens uses.
@@ -70,7 +82,8 @@ class Rope:
         if scaling.kind == "doubling" and length_class:
             stretch = 2 * length_class / scaling.original_length - 1
             theta *= stretch ** (self.dims / (self.dims - 2))
-        plain = [theta ** (-2 * i / self.dims) for i in range(self.dims // 2)]
+        counts = self.sections if self.restarts else (self.dims // 2,)
+        plain = [theta ** (-i / count) for count in counts for i in range(count)]
         if scaling.kind == "linear":
             return [f / scaling.factor for f in plain]
         if scaling.kind == "llama3":

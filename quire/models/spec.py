@@ -36,6 +36,8 @@ __all__ = [
     "Router",
     "Scoring",
     "Split",
+    "Vision",
+    "VisionTower",
     "Weight",
     "parts",
     "readers",
@@ -313,6 +315,50 @@ class Classifier:
 
 
 @dataclass(frozen=True, slots=True)
+class VisionTower:
+    """An encoder of images: blocks over patches, and a merger that makes token rows of them.
+
+    A patch is one row of its pixels, which `patch` takes.  Patches come in groups of `merge` that
+    lie in a square; merger_norm is of each, and the merger reads the rows of a group side by side.
+    """
+
+    patch: Linear
+    blocks: tuple[Block, ...]
+    merger_norm: Norm
+    merge: int
+    merger: MLP
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.patch.weight.shape[1]
+
+    @property
+    def ropes(self) -> tuple[Rope, ...]:
+        """The distinct rotations of its layers, in order of first use."""
+        return tuple(dict.fromkeys(parts(self, Rope)))
+
+    def linears(self) -> Iterator[Linear]:
+        """Every linear layer, in order of use."""
+        return parts(self, Linear)
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """How a language model sees: image_token stands where an image's rows go, side by side.
+
+    A patch is `patch` pixels wide and high and `frames` images deep; merge x merge become a token.
+    The tower is no part of the language model: it is not quantized, nor divided over ranks.
+    """
+
+    tower: VisionTower
+    image_token: int
+    patch: int
+    frames: int
+    merge: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A language model: a stack of blocks between an embedding and what it yields.
 
@@ -341,6 +387,7 @@ class ModelSpec:
     output: Output = "logits"
     classifier: Classifier | None = None
     unused: tuple[str, ...] = ()
+    vision: Vision | None = None
 
     @property
     def tied(self) -> bool:
@@ -383,7 +430,8 @@ class ModelSpec:
         """Every weight by name, in order of use; a tied head appears once."""
         tied = Linear(self.embedding.weight)
         used = self if self.output == "logits" else replace(self, head=tied)
-        return {weight.name: weight for weight in parts(used, Weight)}
+        seeing = () if self.vision is None else parts(self.vision.tower, Weight)
+        return {weight.name: weight for weight in (*parts(used, Weight), *seeing)}
 
     def linears(self) -> Iterator[Linear]:
         """Every linear layer, in order of use."""
@@ -426,7 +474,8 @@ def writers(part: FeedForward) -> tuple[Linear, ...]:
 def parts(part: object, kind: type[Part]) -> Iterator[Part]:
     """Every value of one kind within a part of a spec, in the order of the fields that hold them.
 
-    So a new part needs no code to have its weights loaded, counted and quantized.
+    So a new part needs no code to have its weights loaded, counted and quantized.  What a language
+    model sees with is not part of it.
     """
     if isinstance(part, kind):
         yield part
@@ -435,4 +484,5 @@ def parts(part: object, kind: type[Part]) -> Iterator[Part]:
             yield from parts(each, kind)
     elif is_dataclass(part):
         for name in part.__dataclass_fields__:
-            yield from parts(getattr(part, name), kind)
+            if name != "vision":
+                yield from parts(getattr(part, name), kind)

@@ -27,6 +27,9 @@ class Batch:
     frequencies: one table per distinct rope of the model, [rows, dims/2 + 1] float32; a row for
     each rope class in use has the inverse frequencies and a factor on cosines and sines.
     slots: [R], where an executable that samples knows each request; see Executable.
+    given_rows: [any, E] float32, rows that stand in the place of embeddings: the token id -1 - i
+    is row i of them.  axis_positions: [T, 3], time, row and column of each token, which ropes with
+    sections turn by; None: its position, three times.
     A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 
@@ -39,6 +42,8 @@ class Batch:
     frequencies: tuple[npt.NDArray[np.float32], ...]
     slots: Int32 = field(default_factory=lambda: np.zeros(0, np.int32))
     states: Int32 = field(default_factory=lambda: np.zeros((0, 4), np.int32))
+    given_rows: npt.NDArray[np.float32] | None = None
+    axis_positions: Int32 | None = None
 
     @classmethod
     def single(

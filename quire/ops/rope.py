@@ -20,10 +20,13 @@ class RopeAngles:
     """[T, dims] = [cos | sin] of position * frequency, times a factor; once a step for all layers.
 
     Frequencies and factor are rows of `batch.frequencies[table]`, one row per rope class in use.
+    axes: which of a token's three axis_positions turns each pair; empty, or in a batch without
+    them: its position.
     """
 
     table: int
     dims: int
+    axes: tuple[int, ...] = ()
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """dims: half cosines, half sines."""
@@ -32,7 +35,10 @@ class RopeAngles:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The product is rounded to float32, as the models were trained with."""
         batch = env.batch
-        positions = batch.positions.astype(np.float32)[:, None]
+        positions = batch.positions[:, None]
+        if self.axes and batch.axis_positions is not None:
+            positions = batch.axis_positions[:, list(self.axes)]
+        positions = positions.astype(np.float32)
         rows = batch.frequencies[self.table][batch.rope_rows]
         angles = (positions * rows[:, :-1]).astype(np.float64)
         both = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * rows[:, -1:]

@@ -36,19 +36,22 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class SelectRows:
-    """[S, width] = x[logit_rows]."""
+    """[S, group * width] = x[logit_rows], where `group` rows of x side by side count as one."""
+
+    group: int = 1
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
-        """As the input."""
-        return inputs
+        """A group of the input's rows."""
+        return (self.group * inputs[0],)
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """The rows."""
-        return (inputs[0][env.batch.logit_rows],)
+        x = inputs[0].reshape(-1, self.group * inputs[0].shape[1])
+        return (x[env.batch.logit_rows],)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A copy."""
-        return Cost(activations=2 * rows * inputs[0])
+        return Cost(activations=2 * rows * self.group * inputs[0])
 
     @property
     def weight_names(self) -> tuple[str, ...]:

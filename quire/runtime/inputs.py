@@ -12,7 +12,9 @@ import numpy.typing as npt
 from quire.control.plan import NO_STATE, Chunk
 from quire.ops.batch import Batch
 from quire.runtime.block_tables import BlockTables
+from quire.runtime.image_inputs import Encode, with_images
 from quire.sampling.state import SamplingState
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["InputBuilder", "RunningRequest", "StepInputs", "StepShape"]
 
@@ -24,11 +26,13 @@ class RunningRequest:
     """What the runner keeps of a request until it is over.
 
     slot: its place in the arrays that last from step to step; -1 until it first runs.
+    images: those in its prompt, None where there are none.
     """
 
     state: SamplingState
     rope_row: int
     slot: int = -1
+    images: PromptImages | None = None
 
     @property
     def is_plain(self) -> bool:
@@ -42,6 +46,7 @@ class StepShape:
 
     key: the ids, numbers of tokens, whether they sample, and numbers of guesses of the chunks.
     special: places of the chunks with guesses, and of those whose requests are not plain.
+    images: those of requests that have some, by the places of their chunks.
     [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
     which every step fills anew.  [S]: logit_rows, chunk_of_row and
     id_of_row.  [R]: states, filled anew where the model has recurrent layers.
@@ -58,6 +63,7 @@ class StepShape:
         self.requests = requests
         self.slot_list = [request.slot for request in requests]
         self.slots = np.array(self.slot_list, np.int32)
+        self.images = [(place, each.images) for place, each in enumerate(requests) if each.images]
         self.query_start = np.cumsum([0, *counts], dtype=np.int32)
         self.chunk_of_token = np.repeat(np.arange(len(counts)), counts)
         num_tokens = len(self.chunk_of_token)
@@ -115,15 +121,18 @@ class StepInputs:
 class InputBuilder:
     """Lays chunks side by side; what the last step had in common with this one is kept.
 
-    running: finds a request, which has a slot, by its id.
+    running: finds a request, which has a slot, by its id.  encode: what makes rows of images, for
+    a model that sees.
     """
 
     def __init__(
         self,
         running: Callable[[str], RunningRequest],
         frequencies: tuple[npt.NDArray[np.float32], ...],
+        encode: Encode | None = None,
     ) -> None:
         self.tables = BlockTables()
+        self._encode = encode
         self._running = running
         self._frequencies = frequencies
         self._shape: StepShape | None = None
@@ -151,7 +160,10 @@ class InputBuilder:
         block_tables = self.tables.gather(shape.slot_list, block_lists)
         if shape.batch is None or shape.batch.block_tables is not block_tables:
             shape.batch = shape.new_batch(block_tables, self._frequencies)
-        return StepInputs(shape.batch, shape)
+        if not shape.images:
+            return StepInputs(shape.batch, shape)
+        assert self._encode is not None, "only a model that sees is given images"
+        return StepInputs(with_images(shape.batch, chunks, shape.images, self._encode), shape)
 
 
 def _wanted(chunk: Chunk, state: SamplingState) -> npt.NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.config import EngineConfig
 from quire.errors import ConfigError
+from quire.graph.ir import Node
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.config_reader import read_json
 from quire.models.pooling import Pooling, pooling_of
@@ -33,6 +34,7 @@ from quire.runtime.memory_plan import MemoryPlan, plan_memory
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.tuning import choose_tunings
+from quire.runtime.vision import LoadedVision, plan_vision
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.gguf.files import SUFFIX
@@ -71,6 +73,7 @@ class LoadedModel:
 
     fingerprint: what its cached keys and values depend on, to the last bit.  store: where they
     outlive this process, if the user wants that.  pooling: what becomes of rows; None: text.
+    vision: what the model sees with, if it does.
     """
 
     directory: Path
@@ -83,6 +86,7 @@ class LoadedModel:
     fingerprint: bytes
     store: StoredBlocks | None = None
     pooling: Pooling | None = None
+    vision: LoadedVision | None = None
 
 
 def find_model(config: EngineConfig) -> Path:
@@ -156,16 +160,21 @@ def load_model(config: EngineConfig) -> LoadedModel:
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
 
+    def has_body(node: Node) -> bool:
+        return backend.declines(node) is None
+
     def compiled(tokens: int) -> Program:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
         logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
         limits = StepLimits(tokens, logit_rows)
-        has_body = lambda node: backend.declines(node) is None  # noqa: E731
         return compile_program(spec, limits, has_body, row_formats, orders)
 
+    plan = None
+    if spec.vision is not None and pooling is None:
+        plan = plan_vision(spec.vision, directory, has_body, row_formats)
     memory = plan_memory(
         _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
-        machine.free_memory,
+        machine.free_memory - (0 if plan is None else plan.num_bytes),
         sum(weight.data.nbytes for weight in weights.values()),
         spec.max_length,
         layout,
@@ -177,29 +186,38 @@ def load_model(config: EngineConfig) -> LoadedModel:
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
     states = RecurrentStates(memory.num_state_records, spec.state_floats)
-    executable: Executable
+    tunings = None
     if isinstance(backend, NativeBackend):
         if has_huge_pages():
             streamed = {linear.weight.name for linear in spec.linears()}
             weights = in_huge_pages(weights, streamed, threads)
-        chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
-        executable = NativeExecutable(
-            program,
-            weights,
-            cache,
-            ropes.arrays,
-            threads,
-            config.instruction_set,
-            chosen.tunings,
-            states,
-        )
-    else:
-        executable = ReferenceExecutable(program, weights, cache, states)
+        tunings = choose_tunings(config.tuning, backend.isa, threads, machine).tunings
+
+    def bound(program: Program, cache: KvCache, ropes: RopeTables) -> Executable:
+        if isinstance(backend, NativeBackend):
+            isa = config.instruction_set
+            return NativeExecutable(
+                program, weights, cache, ropes.arrays, threads, isa, tunings, states
+            )
+        return ReferenceExecutable(program, weights, cache, states)
+
+    executable = bound(program, cache, ropes)
+    vision = None if plan is None else plan.bind(bound)
     scheme = quantization.key if quantization else config.quantization
     fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
     store = _store(config, spec, cache)
     return LoadedModel(
-        directory, spec, program, executable, ropes, memory, machine, fingerprint, store, pooling
+        directory,
+        spec,
+        program,
+        executable,
+        ropes,
+        memory,
+        machine,
+        fingerprint,
+        store,
+        pooling,
+        vision,
     )
 
 

@@ -14,6 +14,7 @@ from quire.runtime.rope_tables import RopeTables
 from quire.runtime.runner import Runner, StepOutput
 from quire.sampling.pooled import PooledState
 from quire.sampling.state import SamplingState
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["PoolingRunner"]
 
@@ -39,10 +40,12 @@ class PoolingRunner(Runner):
         self._pooling = pooling
         self._texts: dict[str, _Rows] = {}
 
-    def start(self, request_id: str, state: SamplingState) -> None:
+    def start(
+        self, request_id: str, state: SamplingState, images: PromptImages | None = None
+    ) -> None:
         """Accept a request before its first step."""
         assert isinstance(state, PooledState)
-        super().start(request_id, state)
+        super().start(request_id, state, images)
         self._texts[request_id] = _Rows(state)
 
     def finish(self, request_id: str) -> None:

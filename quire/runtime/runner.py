@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from quire.backends.executable import Executable
 from quire.control.plan import Chunk, Plan
 from quire.outputs import TokenLogprobs
+from quire.runtime.image_inputs import Encode
 from quire.runtime.inputs import InputBuilder, RunningRequest, StepInputs
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.sampling.state import SampledRows, SamplingState
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["Runner", "StepOutput"]
 
@@ -37,24 +39,31 @@ class Runner:
 
     Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
     tokens are taken up to the first that differs from the guess, so they, and their
-    log-probabilities, are those of one step each.  store: what plans load blocks from.
+    log-probabilities, are those of one step each.  store: what plans load blocks from.  encode:
+    makes rows of images, for a model that sees.
     """
 
     def __init__(
-        self, executable: Executable, ropes: RopeTables, store: StoredBlocks | None = None
+        self,
+        executable: Executable,
+        ropes: RopeTables,
+        store: StoredBlocks | None = None,
+        encode: Encode | None = None,
     ) -> None:
         self.executable = executable
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
-        self.inputs = InputBuilder(self._seat, ropes.arrays)
+        self.inputs = InputBuilder(self._seat, ropes.arrays, encode)
         self._free_slots: list[int] = []
         self._num_slots = 0
 
-    def start(self, request_id: str, state: SamplingState) -> None:
-        """Accept a request before its first step."""
+    def start(
+        self, request_id: str, state: SamplingState, images: PromptImages | None = None
+    ) -> None:
+        """Accept a request before its first step; images: those in its prompt."""
         rope_row = self.ropes.take(self.ropes.rope_class(len(state.prompt)))
-        self._running[request_id] = RunningRequest(state, rope_row)
+        self._running[request_id] = RunningRequest(state, rope_row, images=images)
 
     def finish(self, request_id: str) -> None:
         """Forget a request."""

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from quire.errors import RequestError
 from quire.sampling_params import SamplingParams
 from quire.server.answer import AnswerHead
+from quire.server.chat_images import read_images
 from quire.server.chat_writer import ChatWriter
 from quire.server.decoding import decode, read_body
 from quire.server.errors import json_response
@@ -68,9 +69,15 @@ async def _prompt(state: ServerState, body: ChatRequest, params: SamplingParams)
     if body.tools and body.tool_choice != "none":
         raise RequestError(f'{TOOLS}; set "tool_choice": "none"', "tool_choice")
     engine = state.engine
+    images = await read_images(engine, body.messages)
     text = await asyncio.to_thread(_render, state, body)
     longest, special = engine.info.max_model_len, bool(body.add_special_tokens)
     [ids] = await tokenize([text], engine.tokenizer, longest, special)
+    if images:
+        if body.truncate_prompt_tokens is not None:
+            raise RequestError("a prompt with images is not cut", "truncate_prompt_tokens")
+        ids, placed = engine.images.place(ids, images)
+        return Prompt(ids, text, placed)
     room = longest - (params.max_tokens or 1)
     return truncate(Prompt(ids, text), body.truncate_prompt_tokens, room)
 

@@ -14,6 +14,7 @@ from quire.server.config import ServerConfig
 from quire.server.protocol.chat import ChatMessage, ContentPart
 from quire.text.chat_template import ChatTemplate, load_chat_template
 from quire.text.tokenizer import Tokenizer
+from quire.vision.messages import IMAGE_PART
 
 __all__ = ["ChatPrompts"]
 
@@ -148,16 +149,27 @@ def _plain(n: int, message: ChatMessage, knows_developer: bool) -> dict[str, Any
 def _text(n: int, content: str | list[ContentPart] | None) -> str | list[dict[str, Any]]:
     if content is None or isinstance(content, str):
         return content or ""
-    return [
-        {"type": "text", "text": _part_text(part, f"messages[{n}].content[{at}]")}
-        for at, part in enumerate(content)
-    ]
+    return [_part(part, f"messages[{n}].content[{at}]") for at, part in enumerate(content)]
+
+
+def _part(part: ContentPart, path: str) -> dict[str, Any]:
+    if (part.type == "image_url") != (part.image_url is not None):
+        raise RequestError(
+            f"a part of type {part.type!r} {'needs' if part.image_url is None else 'has no'} "
+            "image_url",
+            f"{path}.image_url",
+        )
+    if part.type == "image_url":
+        return dict(IMAGE_PART)
+    return {"type": "text", "text": _part_text(part, path)}
 
 
 def _part_text(part: ContentPart, path: str) -> str:
     field = TEXT_FIELDS.get(part.type)
     if field is None:
-        raise RequestError(f"parts of type {part.type!r} are not supported: only text is", path)
+        raise RequestError(
+            f"parts of type {part.type!r} are not supported: text and image_url are", path
+        )
     other = "refusal" if field == "text" else "text"
     if getattr(part, other) is not None:
         raise RequestError(f"a {part.type} part has no {other}", f"{path}.{other}")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from quire.outputs import Delta, EmbeddingOutput
     from quire.sampling_params import SamplingParams
     from quire.text.tokenizer import Tokenizer
+    from quire.vision.prompt_images import PromptImages
+    from quire.vision.reader import ImageReader
 
 __all__ = ["ModelInfo", "ServedEngine", "Stream"]
 
@@ -55,6 +57,8 @@ class ServedEngine(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
     @property
+    def images(self) -> ImageReader: ...
+    @property
     def default_sampling(self) -> Mapping[str, Any]: ...
     @property
     def error(self) -> BaseException | None: ...
@@ -68,6 +72,7 @@ class ServedEngine(Protocol):
         priority: int = 0,
         timeout_s: float | None = None,
         cache_salt: str = "",
+        images: PromptImages | None = None,
     ) -> Stream: ...
 
     async def embed(

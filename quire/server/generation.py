@@ -112,6 +112,7 @@ class Generation:
                 priority=request.priority or 0,
                 timeout_s=request.timeout,
                 cache_salt=request.cache_salt or "",
+                images=prompt.images,
             )
         except RequestError as error:
             if error.param == "structured_outputs":

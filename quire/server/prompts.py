@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from quire.errors import RequestError
 from quire.text.tokenizer import Tokenizer
+from quire.vision.prompt_images import PromptImages
 
 __all__ = ["Prompt", "read_prompts", "tokenize", "truncate"]
 
@@ -20,10 +21,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt; text is None where only token ids are known."""
+    """One prompt; text is None where only token ids are known, images where there are none."""
 
     token_ids: list[int]
     text: str | None = None
+    images: PromptImages | None = None
 
 
 async def read_prompts(

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.errors import RequestError
+from quire.server.chat_images import read_images
 from quire.server.decoding import decode, read_body
 from quire.server.errors import json_response
 from quire.server.prompts import tokenize
@@ -30,10 +31,13 @@ async def create_tokenization(state: ServerState, request: Request) -> Response:
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("give either prompt or messages", "prompt")
     text, special = body.prompt, body.add_special_tokens is not False
+    images = await read_images(state.engine, body.messages or [])
     if text is None:
         text, special = await asyncio.to_thread(_render, state, body), bool(body.add_special_tokens)
     tokenizer, longest = state.engine.tokenizer, state.engine.info.max_model_len
     [ids] = await tokenize([text], tokenizer, longest, special)
+    if images:
+        ids, _ = state.engine.images.place(ids, images)
     strings = [tokenizer.token_text(token) for token in ids] if body.return_token_strs else UNSET
     return json_response(Tokenized(len(ids), longest, ids, strings))
 

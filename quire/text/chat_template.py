@@ -93,9 +93,9 @@ class ChatTemplate:
         chat = [_plain(message) for message in messages]
         for message in chat:
             if "content" in message:
-                texts = _texts(message["content"])
-                parts = [{"type": "text", "text": text} for text in texts]
-                message["content"] = parts if self.wants_parts else "\n".join(texts)
+                parts = _parts(message["content"])
+                keeps = self.wants_parts or any(part["type"] == "image" for part in parts)
+                message["content"] = parts if keeps else "\n".join(p["text"] for p in parts)
         return chat
 
 
@@ -150,21 +150,26 @@ def _with_parsed_arguments(call: Any) -> Any:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def _texts(content: Any) -> list[str]:
-    """The texts of a message's parts; one if its content is a string."""
+def _parts(content: Any) -> list[dict[str, str]]:
+    """The parts of a message: texts, and places of images; one if its content is a string."""
     if isinstance(content, str):
-        return [content]
+        return [{"type": "text", "text": content}]
     if not isinstance(content, Sequence):
         raise RequestError(f"content is {content!r}; give a string or a list of parts", "messages")
-    return [_part_text(part) for part in content]
+    return [_part(part) for part in content]
+
+
+def _part(part: Any) -> dict[str, str]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    return {"type": "image"} if kind == "image" else {"type": "text", "text": _part_text(part)}
 
 
 def _part_text(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if not isinstance(kind, str) or kind not in TEXT_PARTS:
         raise RequestError(
-            f"a content part of type {kind!r} is not supported; this model takes text parts only: "
-            '{"type": "text", "text": "..."}',
+            f"a content part of type {kind!r} is not supported; there are texts, "
+            '{"type": "text", "text": "..."}, and images',
             "messages",
         )
     text = part.get(TEXT_PARTS[kind])
@@ -178,7 +183,7 @@ def _mark_end(message: dict[str, Any]) -> None:
     content = message.get("content")
     if isinstance(content, str):
         message["content"] = content + CONTINUE_HERE
-    elif content:
+    elif content and "text" in content[-1]:
         content[-1]["text"] += CONTINUE_HERE
     else:
         raise RequestError("the final message has no content to continue", "continue_final_message")

@@ -28,6 +28,8 @@ def part_of_tensor(tensor: RawTensor, place: Place) -> RawTensor:
     data = tensor.data if place.expert is None else tensor.data[place.expert]
     if place.transposed:
         data = data.T
+    if place.flat:
+        data = data.reshape(len(data), -1)
     if place.rows is not None:
         data = _rows(data, place.rows)
     if not data.flags.c_contiguous:

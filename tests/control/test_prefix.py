@@ -75,6 +75,17 @@ def test_salt_and_fingerprint_set_content_apart(cache, pool):
     assert not PrefixCache(pool, 2, b"int8").find(request([1, 2, 3], cache_salt=b"a"))
 
 
+def test_contents_set_equal_tokens_apart(cache, pool):
+    """Tokens 2 to 5 are an image's, which are all alike."""
+    prompt = [1, 2, 9, 9, 9, 9, 3, 4, 5]
+    table = filled(cache, pool, prompt, contents=((2, 6, b"cat"),)).block_table
+    assert cache.find(request(prompt, contents=((2, 6, b"cat"),))) == table[:4]
+    assert cache.find(request(prompt, contents=((2, 6, b"dog"),))) == table[:1]
+    assert cache.find(request(prompt)) == table[:1]
+    assert cache.find(request(prompt, contents=((3, 6, b"cat"),))) == table[:1]
+    assert cache.find(request(prompt, contents=((6, 8, b"cat"),))) == table[:1]
+
+
 def test_a_request_may_decline_to_read_but_still_publishes(cache, pool):
     table = filled(cache, pool, [1, 2, 3], use_prefix_cache=False).block_table
     assert cache.find(request([1, 2, 3])) == table[:1]
@@ -93,7 +104,7 @@ def test_keys_are_hashed_once_and_only_as_far_as_needed(cache, pool, monkeypatch
     original = block_key
     monkeypatch.setattr(
         "quire.control.prefix.block_key",
-        lambda parent, tokens: hashed.append(tuple(tokens)) or original(parent, tokens),
+        lambda parent, tokens, _: hashed.append(tuple(tokens)) or original(parent, tokens),
     )
     each = request([1, 2, 3, 4, 5, 6, 7])
     cache.find(each)

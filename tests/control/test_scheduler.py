@@ -221,7 +221,7 @@ def test_preemption_hashes_nothing_again(monkeypatch):
     original = prefix.block_key
     monkeypatch.setattr(
         "quire.control.prefix.block_key",
-        lambda parent, tokens: hashed.append((parent, *tokens)) or original(parent, tokens),
+        lambda parent, tokens, _: hashed.append((parent, *tokens)) or original(parent, tokens),
     )
     each = scheduler(num_blocks=6)
     each.submit(request("a", 0, 20, prompt=range(4)))

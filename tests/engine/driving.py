@@ -19,11 +19,13 @@ from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
 from quire.ops.number_formats import from_float32
 from quire.outputs import TokenLogprobs
+from quire.runtime.image_inputs import Encode
 from quire.runtime.quantize import quantize_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.runner import Runner
 from quire.sampling.state import GrammarState, SamplingState
 from quire.sampling_params import SamplingParams
+from quire.vision.prompt_images import PromptImages
 from quire.weights.tensor import RawTensor
 from tests.graph.interpreting import random_weights
 from tests.models.computing import Loaded, bind, kv_cache
@@ -58,6 +60,7 @@ class Job:
     forbidden: tuple[int, ...] = ()
     bad_words: tuple[tuple[int, ...], ...] = ()
     grammar: Callable[[], GrammarState] | None = None
+    images: PromptImages | None = None
 
 
 @dataclass
@@ -108,10 +111,17 @@ def random_model(
 class Bench:
     """One model on one backend; makes an engine for each set of circumstances."""
 
-    def __init__(self, loaded: Loaded, backend: str, kv_format: str = "float32") -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        backend: str,
+        kv_format: str = "float32",
+        encode: Encode | None = None,
+    ) -> None:
         self.loaded = loaded
         self.backend = backend
         self.kv_format = kv_format
+        self.encode = encode
 
     def engine(self, world: Circumstances) -> Engine:
         """A fresh engine; its cache is full of NaN, so that reading too far is seen."""
@@ -136,7 +146,7 @@ class Bench:
             num_state_records=num_records,
             blocks_per_checkpoint=2,
         )
-        return Engine(scheduler, Runner(executable, ropes))
+        return Engine(scheduler, Runner(executable, ropes, encode=self.encode))
 
     def run(self, jobs: Sequence[Job], world: Circumstances) -> Run:
         """Run jobs together, each from its arrival on; the engine must end clean."""
@@ -179,6 +189,7 @@ class Bench:
             cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
             use_prefix_cache=params.prompt_logprobs is None,
             allow_drafts=job.grammar is None,
+            contents=() if job.images is None else job.images.contents,
         )
         grammar = None if job.grammar is None else job.grammar()
         state = SamplingState(
@@ -190,7 +201,7 @@ class Bench:
             grammar,
             self.loaded.spec.vocab_size,
         )
-        engine.submit(request, state)
+        engine.submit(request, state, job.images)
 
 
 def random_jobs(

@@ -107,6 +107,8 @@ class Batch:
     block_tables: Any = ((),)
     logit_rows: Any = ()
     states: Any = ()
+    given_rows: Any = None
+    axis_positions: Any = None
     kept: list[Any] = field(default_factory=list)
 
     def step(self, num_tokens: int) -> c.Step:
@@ -124,6 +126,12 @@ class Batch:
         step.state_uses = states.ctypes.data
         step.num_requests = max(0, len(self.query_start) - 1)
         step.num_logit_rows = len(self.logit_rows)
+        for name, number in (("given_rows", np.float32), ("axis_positions", np.int32)):
+            if getattr(self, name) is not None:
+                array = np.ascontiguousarray(getattr(self, name), number)
+                self.kept.append(array)
+                setattr(step, name, array.ctypes.data)
+        step.num_given_rows = 0 if self.given_rows is None else len(self.given_rows)
         return step
 
 

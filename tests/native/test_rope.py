@@ -44,6 +44,23 @@ def test_angles_are_accurate_at_large_positions(pool, isa, rng, dims, scale):
     np.testing.assert_allclose(out, expected, rtol=1.5e-7, atol=1e-9)
 
 
+def test_each_pair_turns_by_its_axis(pool, isa, rng):
+    frequencies = rng.uniform(0.01, 1, 9).astype(np.float32)
+    axes = np.array([0, 0, 1, 2, 2, 1, 0, 2], np.int32)
+    places = rng.integers(0, 5000, (7, 3))
+    op = c.Op(kind=c.OP_ROPE_ANGLES, rope_dims=16, order=address(axes))
+    op.vectors[0] = address(frequencies)
+    batch = Batch(positions=np.arange(7), rope_rows=[0] * 7, axis_positions=places)
+    (out,) = run(pool, isa, op, [], [16], rows=7, batch=batch)
+    angles = (places[:, axes].astype(np.float32) * frequencies[:-1]).astype(np.float64)
+    expected = np.concatenate([np.cos(angles), np.sin(angles)], 1) * frequencies[-1]
+    np.testing.assert_allclose(out, expected, rtol=1.5e-7, atol=1e-7)
+    plain = Batch(positions=np.arange(7), rope_rows=[0] * 7)
+    same = Batch(**{**vars(plain), "axis_positions": np.arange(7)[:, None].repeat(3, 1)})
+    (without,) = run(pool, isa, op, [], [16], rows=7, batch=plain)
+    np.testing.assert_array_equal(without, run(pool, isa, op, [], [16], rows=7, batch=same)[0])
+
+
 @pytest.mark.parametrize("pairing", [0, 1])
 @pytest.mark.parametrize(
     "heads, head_dim, dims", [(1, 8, 8), (4, 64, 64), (3, 80, 32), (2, 128, 128), (5, 12, 6)]

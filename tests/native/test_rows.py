@@ -9,7 +9,8 @@ import pytest
 
 from quire.backends.native import library as c
 from tests.native import numbers
-from tests.native.one_op import Batch, add_part, run, try_run
+from tests.native.one_op import Batch, add_packed_part, add_part, run, try_run
+from tests.native.quantizing import random_packed
 
 WIDTHS = [1, 7, 8, 9, 31, 64, 100]
 
@@ -49,6 +50,36 @@ def test_embedding_refuses_a_token_outside_the_table(pool, isa, token):
     status, (out,) = try_run(pool, isa, op, [], [8], rows=2, batch=Batch(token_ids=[3, token]))
     assert status == 4
     assert np.isnan(out).all()
+
+
+@pytest.mark.parametrize("dtype", [c.F32, c.BF16, c.INT4])
+def test_a_token_below_zero_is_a_given_row(pool, isa, rng, dtype):
+    """It is neither scaled nor rounded, whatever the table is stored in."""
+    given = rng.standard_normal((3, 64)).astype(np.float32)
+    tokens = [7, -1, -3, 49, -2]
+    op = c.Op(kind=c.OP_EMBEDDING, scale=1.75)
+    if dtype == c.INT4:
+        add_packed_part(op, random_packed(rng, "INT4", (50, 64), 32))
+    else:
+        add_part(op, numbers.store(rng.standard_normal((50, 64)), dtype), dtype)
+    batch = Batch(token_ids=tokens, given_rows=given)
+    (out,) = run(pool, isa, op, [], [64], rows=5, batch=batch)
+    np.testing.assert_array_equal(out[[1, 4, 2]], given)
+    plain = Batch(token_ids=[7, 49])
+    np.testing.assert_array_equal(out[[0, 3]], run(pool, isa, op, [], [64], rows=2, batch=plain)[0])
+    too_few = Batch(token_ids=tokens, given_rows=given[:2])
+    assert try_run(pool, isa, op, [], [64], rows=5, batch=too_few)[0] == 4
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_row_may_be_given(pool, isa, rng, width):
+    given = rng.standard_normal((6, width)).astype(np.float32)
+    op = c.Op(kind=c.OP_EMBEDDING, index=3)
+    op.parts[0].cols = width
+    (out,) = run(pool, isa, op, [], [width], rows=6, batch=Batch([0] * 6, given_rows=given))
+    np.testing.assert_array_equal(out, given)
+    too_few = Batch([0] * 6, given_rows=given[:5])
+    assert try_run(pool, isa, op, [], [width], rows=6, batch=too_few)[0] == 4
 
 
 @pytest.mark.parametrize("width", WIDTHS)

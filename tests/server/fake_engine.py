@@ -15,6 +15,8 @@ from quire.engine import EngineStats
 from quire.errors import EngineError, RequestError
 from quire.outputs import Delta, EmbeddingOutput, Logprob, RequestMetrics, TokenLogprobs
 from quire.sampling_params import SamplingParams
+from quire.vision.prompt_images import PromptImages
+from quire.vision.reader import ImageReader
 
 __all__ = ["SAYING", "FakeEngine", "FakeStream", "FakeTokenizer"]
 
@@ -86,6 +88,10 @@ class FakeEngine:
     heartbeat_s: float = field(default_factory=time.monotonic)
     was_shut_down: bool = False
 
+    @property
+    def images(self) -> ImageReader:
+        raise RequestError("this model reads text only; leave images out", "messages")
+
     def submit(
         self,
         prompt: str | Sequence[int],
@@ -95,6 +101,7 @@ class FakeEngine:
         priority: int = 0,
         timeout_s: float | None = None,
         cache_salt: str = "",
+        images: PromptImages | None = None,
     ) -> FakeStream:
         assert not isinstance(prompt, str), "the server tokenizes"
         if self.refusal is not None:

@@ -191,7 +191,17 @@ async def test_model_without_template(connect: Connect, engine: FakeEngine) -> N
         ({"messages": [{"role": "user", "content": 1}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "nonsense": 1}]}, "messages[0].nonsense"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages[0].content[0].image_url.url"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
          "messages[0].content[0].image_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:"}]}]},
+         "messages"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "data:", "detail": "low"}}]}]},
+         "messages[0].content[0].image_url.detail"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "text", "text": "", "image_url": ""}]}]},
+         "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]},
          "messages[0].content[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]},

@@ -38,7 +38,7 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 10
+ABI_VERSION = 11
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
@@ -259,6 +259,10 @@ class Step(ctypes.Structure):
         ("logits_out", c_void_p),
         ("op_nanoseconds", c_void_p),
         ("state_uses", c_void_p),
+        ("axis_positions", c_void_p),
+        ("given_rows", c_void_p),
+        ("num_given_rows", c_int32),
+        ("reserved", c_int32),
     ]
 
 

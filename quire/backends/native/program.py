@@ -166,6 +166,9 @@ class NativeExecutable:
             if self._op_nanoseconds is None
             else self._op_nanoseconds.ctypes.data,
             state_uses=batch.states.ctypes.data,
+            axis_positions=_address(batch.axis_positions),
+            given_rows=_address(batch.given_rows),
+            num_given_rows=0 if batch.given_rows is None else len(batch.given_rows),
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:
@@ -196,3 +199,7 @@ class NativeExecutable:
             self.states.arena.ctypes.data,
             self.states.floats,
         )
+
+
+def _address(array: npt.NDArray[Any] | None) -> int | None:
+    return None if array is None else int(array.ctypes.data)

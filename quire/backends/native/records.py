@@ -18,7 +18,7 @@ from quire.ops.attention import PagedAttention
 from quire.ops.column_order import ColumnOrder
 from quire.ops.convolution import ShortConvolution
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
-from quire.ops.embedding import EmbeddingLookup
+from quire.ops.embedding import EmbeddingLookup, GivenRows
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
@@ -42,6 +42,7 @@ MOST_HEADS = 64
 """Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
 INDEX_CODES = {"token": 0, "position": 1, "first": 2}
+GIVEN_ROW = 3
 QUERY_RULES = {"log": 1, "steps": 2}
 ACTIVATION_CODES = {kind: code for code, kind in enumerate((*ACTIVATIONS, "clamped_swiglu"))}
 SCORINGS: Mapping[Scoring, int] = {
@@ -105,6 +106,11 @@ class RecordWriter:
         self.kept.append(np.array(values, np.float32, order="C"))
         return int(self.kept[-1].ctypes.data)
 
+    def indices(self, values: tuple[int, ...]) -> int:
+        """The address of some int32 numbers."""
+        self.kept.append(np.array(values, np.int32))
+        return int(self.kept[-1].ctypes.data)
+
     def order(self, order: ColumnOrder | None) -> int | None:
         """The address of an order of columns."""
         if order is None:
@@ -157,6 +163,11 @@ def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:
     record.index, record.index_offset = INDEX_CODES[op.index], op.offset
 
 
+def _given_rows(writer: RecordWriter, record: Any, op: GivenRows) -> None:
+    record.kind, record.index = c.OP_EMBEDDING, GIVEN_ROW
+    record.parts[0].cols = op.width
+
+
 def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None:
     """first: the vector that holds the weight; the bias stands behind it."""
     record.kind, record.eps, record.heads = c.OP_NORM, op.eps, op.heads
@@ -199,6 +210,8 @@ def _rope_angles(writer: RecordWriter, record: Any, op: RopeAngles) -> None:
     record.kind = c.OP_ROPE_ANGLES
     record.vectors[0] = writer.frequencies(op.table)
     record.rope_dims = op.dims
+    if op.axes:
+        record.order = writer.indices(op.axes)
 
 
 def _rotate(writer: RecordWriter, record: Any, op: Rotate) -> None:
@@ -325,6 +338,9 @@ def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
 
 def _select_rows(writer: RecordWriter, record: Any, op: SelectRows) -> None:
     record.kind = c.OP_SELECT_ROWS
+    rows = record.inputs[0]
+    assert op.group == 1 or rows.stride == rows.cols, "rows of a group stand without gaps"
+    rows.stride, rows.cols = rows.stride * op.group, rows.cols * op.group
 
 
 def _quantize(writer: RecordWriter, record: Any, op: Quantize) -> None:
@@ -383,6 +399,7 @@ def _columns(writer: RecordWriter, record: Any, op: Columns) -> None:
 
 BODIES: Mapping[type, Callable[[RecordWriter, Any, Any], None]] = {
     EmbeddingLookup: _embedding,
+    GivenRows: _given_rows,
     RmsNorm: _norm,
     LayerNorm: _norm,
     Add: _add,

@@ -9,20 +9,29 @@ from msgspec import Struct
 from quire.server.protocol.sampling import GenerationRequest
 from quire.server.protocol.support import accepted, honoured, refused
 
-__all__ = ["ChatMessage", "ChatRequest", "ContentPart"]
+__all__ = ["ChatMessage", "ChatRequest", "ContentPart", "ImageUrl"]
 
 TOOLS = "tools are shown to the model, but calls in its answer are not parsed yet"
 FUNCTIONS = "it is the old form of tools"
-TEXT_ONLY = "only text is built"
+TEXT_ONLY = "only text and images are built"
+
+
+class ImageUrl(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where an image is."""
+
+    url: Annotated[str, honoured("a data: URI; nothing is fetched from the network")]
+    detail: Annotated[Any, refused("images are read in full detail", "auto", "high")] = None
 
 
 class ContentPart(Struct, forbid_unknown_fields=True, kw_only=True):
     """One part of a message's content."""
 
-    type: Annotated[str, honoured("`text`, `input_text`, `output_text` or `refusal`")]
+    type: Annotated[str, honoured("`text`, `input_text`, `output_text`, `refusal` or `image_url`")]
     text: Annotated[str | None, honoured("the text of a text part")] = None
     refusal: Annotated[str | None, honoured("the text of a refusal part")] = None
-    image_url: Annotated[Any, refused(TEXT_ONLY)] = None
+    image_url: Annotated[
+        str | ImageUrl | None, honoured("an image, for models that see; [more](vision.md)")
+    ] = None
     input_audio: Annotated[Any, refused(TEXT_ONLY)] = None
     video_url: Annotated[Any, refused(TEXT_ONLY)] = None
     audio_url: Annotated[Any, refused(TEXT_ONLY)] = None
