@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define QUIRE_ABI_VERSION 11
+#define QUIRE_ABI_VERSION 12
 #define QUIRE_MAX_PARTS 4
 
 enum quire_dtype {

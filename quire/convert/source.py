@@ -22,7 +22,7 @@ from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
 from quire.weights.tensor import RawTensor
 
-__all__ = ["Source", "block_weights", "open_source"]
+__all__ = ["Source", "block_weights", "open_source", "refuse_vision"]
 
 Float32 = npt.NDArray[np.float32]
 FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -76,9 +76,19 @@ def open_source(config: EngineConfig) -> Source:
             f"{config.model} has recurrent layers, which are not calibrated here; serve it with "
             "--quantization int4 or int8, which rounds while it is loaded"
         )
+    refuse_vision(spec)
     weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))
+
+
+def refuse_vision(spec: ModelSpec) -> None:
+    """Raise ConfigError for a model that sees: its tower would be missing from what is written."""
+    if spec.vision is not None:
+        raise ConfigError(
+            f"{spec.architecture} has a vision tower, which is not written to checkpoints yet; let "
+            "`--quantization int8` or `int4` round the language model while it is loaded"
+        )
 
 
 def _drop_pages(data: npt.NDArray[Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
+from quire.convert.source import refuse_vision
 from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 from quire.quant.matrix import QuantizedMatrix
@@ -49,6 +50,7 @@ def open_stored_model(config: EngineConfig) -> StoredModel:
     """Open a model of any format that Quire reads from safetensors or .bin files."""
     directory = find_model(config)
     spec, quantization = read_config(config, directory)
+    refuse_vision(spec)
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(spec, checkpoint)
     matrices = find_stored(checkpoint, spec, quantization)

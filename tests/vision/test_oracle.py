@@ -147,8 +147,9 @@ def test_logits(oracle: Oracle, images: str, backend: str) -> None:
     expected = oracle_logits(oracle, tokens, pixels(oracle, sizes))
     whole = our_logits(oracle, backend, sizes, [64] * 9)
     assert distance(whole, expected) < TOLERANCE
-    in_pieces = our_logits(oracle, backend, sizes, [15, 1, 13, 2] * 20)
-    assert distance(in_pieces, expected) < TOLERANCE
+    if backend != "reference":
+        in_pieces = our_logits(oracle, backend, sizes, [15, 1, 13, 2] * 20)
+        assert distance(in_pieces, expected) < TOLERANCE
     if sizes:
         blind = oracle_logits(oracle, tokens, {})
         assert distance(blind, expected) > 100 * TOLERANCE, "images must matter"
@@ -171,8 +172,6 @@ def test_rows_and_columns_are_told_apart(
 @pytest.mark.parametrize("images", WITH_IMAGES)
 def test_greedy_tokens(oracle: Oracle, images: str, backend: str) -> None:
     """64 of them, from the API down: template, tokens of images, chunks, steps."""
-    if backend == "reference" and images == "one image":
-        pytest.skip("its ops are slow, and no others than of two images")
     sizes = WITH_IMAGES[images]
     llm = LLM(
         str(oracle.directory),

@@ -38,7 +38,7 @@ __all__ = [
     "load",
 ]
 
-ABI_VERSION = 11
+ABI_VERSION = 12
 MAX_PARTS = 4
 
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
