@@ -59,7 +59,7 @@ def with_index(tensor: object, scope: object) -> None:
 @pytest.fixture(autouse=True, scope="package")
 def complete_interpreter() -> object:
     """What Triton 3.6's interpreter lacks: products and roundings of bfloat16, NumPy 2.4."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
         patch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
         patch.setattr(
             interpreter.InterpreterBuilder,

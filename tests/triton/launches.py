@@ -12,9 +12,10 @@ from dataclasses import asdict
 
 import torch
 
-from quire.backends.torch.triton import attention
+from quire.backends.torch.triton import activation, attention, norm, rope_kv_write
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
+from quire.ops.activation import ACTIVATIONS, GatedActivation
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -38,18 +39,54 @@ def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
         yield str(dtype)
 
 
-LAUNCHES: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {"attention": attend}
+def rows(gpu: AheadLauncher) -> Iterator[str]:
+    """Kernels that take rows as they come: norms, rotations and stores, activations."""
+    half, codes = torch.bfloat16, torch.int8
+    x, weight = empty(64, 4096, dtype=half), empty(4096, dtype=half)
+    rule, scales = norm.NormRule("rms", 1e-6, weight), empty(64, dtype=torch.float32)
+    norm.norm(gpu, x, rule, x, residual=x, sum_out=x)
+    norm.norm(gpu, x, rule, empty(64, 4096, dtype=codes), scales=scales)
+    norm.norm(gpu, x, rule, empty(64, 4096, dtype=torch.uint8), scales=scales)
+    wide = empty(64, 16384, dtype=half)
+    norm.norm(gpu, wide, norm.NormRule("layer", 1e-5), wide, residual=wide, sum_out=wide)
+    heads = norm.NormRule("rms", 1e-6, empty(128, dtype=half), heads=32)
+    norm.norm(gpu, x, heads, x)
+    yield "norm"
+    q, k, angles = x, empty(64, 1024, dtype=half), empty(64, 128, dtype=torch.float32)
+    for dtype in (half, codes, torch.uint8):
+        numbers = empty(1000, 16, 8, 128, dtype=dtype)
+        facts = None if dtype == half else empty(1000, 16, 8, dtype=torch.float32)
+        cache = attention.CachedHeads(numbers, numbers, facts, facts)
+        rope_kv_write.rotate_kv_write(gpu, q, k, k, angles, empty(64), cache, x)
+    yield "rope"
+    for kind in (*ACTIVATIONS, "clamped_swiglu"):
+        activation.gated_activation(gpu, GatedActivation(kind), x, x, x)
+    yield "activation"
+
+
+TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {"attention": attend}
+"""Those with tiles in the table, by their names there."""
 
 
 def main(architecture: str) -> None:
     """One JSON line for each compiled kernel."""
     for kernel, shapes in TILES[architecture]:
-        gpu = AheadLauncher(architecture)
-        for what in LAUNCHES[kernel](gpu, shapes):
-            for each in gpu.compiled:
-                facts = {**asdict(each), "products": sorted(each.products)}
-                print(json.dumps({"body": kernel, "shapes": shapes, "what": what, **facts}))
-            gpu.compiled.clear()
+        show(kernel, shapes, AheadLauncher(architecture), TILED[kernel])
+    show("rows", "", AheadLauncher(architecture), lambda gpu, _: rows(gpu))
+
+
+def show(
+    body: str,
+    shapes: str,
+    gpu: AheadLauncher,
+    launches: Callable[[AheadLauncher, str], Iterator[str]],
+) -> None:
+    """Print what each launch compiled."""
+    for what in launches(gpu, shapes):
+        for each in gpu.compiled:
+            facts = {**asdict(each), "products": sorted(each.products)}
+            print(json.dumps({"body": body, "shapes": shapes, "what": what, **facts}))
+        gpu.compiled.clear()
 
 
 if __name__ == "__main__":

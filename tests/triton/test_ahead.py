@@ -37,7 +37,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_fits(compiled: dict[str, list[dict[str, Any]]], architecture: str) -> None:
     found = compiled[architecture]
-    assert {(each["body"], each["shapes"]) for each in found} == set(TILES[architecture])
+    assert {(each["body"], each["shapes"]) for each in found} >= set(TILES[architecture])
     for each in found:
         assert each["shared"] <= SHARED_BYTES[architecture], each
         assert each["registers"] <= MOST_REGISTERS[architecture], each

@@ -201,19 +201,21 @@ def test_bits_hang_on_nothing_else(format: str, window: int | None) -> None:
         world.lengths = lengths
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("what", "bad"), [("keys", np.nan), ("values", np.nan), ("values", np.inf)]
+)
 @pytest.mark.parametrize("where", ["behind", "before", "between"])
-def test_what_is_not_seen_changes_nothing(where: str, bad: float) -> None:
+def test_what_is_not_seen_changes_nothing(where: str, what: str, bad: float) -> None:
     """Slots behind the last position, before a window, and of later tokens of the same tile."""
     world = World(plain(window=20), [(40, 6)], "float16")
     batch = world.batch([0])
     queries = world.queries(batch, torch.float16)
     clean = world.computed(queries, batch, torch.float16, False)
+    world.tables[0, 0] = 2**30  # of blocks before the window the table says nothing
     position = {"behind": 46, "before": 20, "between": 44}[where]
     block = world.tables[0, position // 16]
-    world.keys[block, position % 16] = bad
-    world.values[block, position % 16] = bad
-    world.keys[0] = world.values[0] = bad  # no block of this request
+    stored = getattr(world, what)
+    stored[block, position % 16] = stored[0] = bad  # block 0 is no request's
     for split in (False, True):
         found = world.computed(queries, batch, torch.float16, split)
         sees = 44 - 40 if where == "between" else 6

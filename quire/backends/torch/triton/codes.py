@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["e4m3_of_number", "nearest_integer", "number_of_e4m3"]
+__all__ = ["e4m3_of_number", "nearest_integer", "number_of_e4m3", "row_codes"]
 
 
 @triton.jit
@@ -38,3 +38,20 @@ def e4m3_of_number(x):
     subnormal = nearest_integer(tl.where(is_small, size, 0.0) * 512.0).to(tl.int32)
     code = tl.minimum(tl.where(is_small, subnormal, normal), 0x7E)
     return (code.to(tl.uint32) | ((bits >> 24) & 0x80)).to(tl.uint8)
+
+
+@triton.jit
+def row_codes(x, inside, dtype: tl.constexpr):
+    """Codes of the rows [rows, n] float32, int8 or uint8 (e4m3), and their scales [rows].
+
+    A row with a number that is not finite has codes 0 and a scale that is none.
+    """
+    LARGEST: tl.constexpr = 127.0 if dtype == tl.int8 else 448.0
+    size = tl.where(inside, tl.abs(x), 0.0)
+    is_finite = tl.min((size < float("inf")).to(tl.int32), 1) > 0
+    most = tl.max(tl.where(size < float("inf"), size, 0.0), 1)
+    parts = tl.div_rn(x, (tl.zeros_like(x) + tl.where(most > 0, most, 1.0)[:, None])) * LARGEST
+    parts = tl.where((is_finite & (most > 0))[:, None], parts, 0.0)
+    codes = nearest_integer(parts).to(tl.int8) if dtype == tl.int8 else e4m3_of_number(parts)
+    scale = tl.where(is_finite, tl.div_rn(most, tl.zeros_like(most) + LARGEST), float("nan"))
+    return codes, scale
