@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 import torch
 
-from quire.backends.torch.triton import activation, attention, norm, rope_kv_write
+from quire.backends.torch.triton import activation, attention, int4_matmul, norm, rope_kv_write
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
 from quire.ops.activation import ACTIVATIONS, GatedActivation
@@ -64,7 +64,31 @@ def rows(gpu: AheadLauncher) -> Iterator[str]:
     yield "activation"
 
 
-TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {"attention": attend}
+def multiply_int4(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
+    """Groups of 32 with zero points and of 128 without; a short matrix and a long one."""
+    rows = {"few": 1, "some": 64, "many": 2048}[shapes]
+    for dtype, group in ((torch.float16, 32), (torch.bfloat16, 128)):
+        zeros = empty(4096 // group, 6144, dtype=torch.uint8) if group == 32 else None
+        scales = empty(4096 // group, 6144, dtype=torch.float16)
+        codes = empty(64, 6144, 32, dtype=torch.uint8)
+        weight = int4_matmul.Int4Weight(codes, scales, zeros, group, 4096)
+        x, out = empty(rows, 4096, dtype=dtype), empty(rows, 6144, dtype=dtype)
+        int4_matmul.int4_matmul(gpu, x, weight, out)
+        yield f"{dtype}, groups of {group}"
+
+
+def add_segments(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
+    """Sums of two segments."""
+    sums, out = empty(2, 8, 6144, dtype=torch.float32), empty(8, 6144, dtype=torch.bfloat16)
+    int4_matmul.add_partial_sums(gpu, sums, out, None)
+    yield ""
+
+
+TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
+    "attention": attend,
+    "int4_matmul": multiply_int4,
+    "add_segments": add_segments,
+}
 """Those with tiles in the table, by their names there."""
 
 

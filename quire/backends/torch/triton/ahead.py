@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.launcher import Launcher, build_options
 from quire.backends.torch.triton.tiles import Tile
 
 __all__ = ["AheadLauncher", "Compiled", "compile_ahead"]
@@ -83,7 +83,7 @@ def compile_ahead(
         else:
             signature[name] = "fp32"
     source = ASTSource(kernel, signature, constants, attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": False}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, **build_options(architecture)}
     built = triton.compile(source, target=TARGETS[architecture], options=options)
     return _facts(kernel.__name__, tile, built)
 

@@ -9,7 +9,7 @@ import torch
 
 from quire.backends.torch.triton.tiles import Tile, Tiles, shipped_tile
 
-__all__ = ["Launcher", "architecture_of"]
+__all__ = ["Launcher", "architecture_of", "build_options"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,14 @@ class Launcher:
             **arguments,
             num_warps=tile.warps,
             num_stages=tile.stages,
-            enable_fp_fusion=False,
+            **build_options(self.architecture),
         )
+
+
+def build_options(architecture: str) -> dict[str, Any]:
+    """How kernels are compiled beside their tile; on AMD with one kind of matrix instruction."""
+    nearest = {"matrix_instr_nonkdim": 16} if architecture.startswith("gfx") else {}
+    return {"enable_fp_fusion": False, **nearest}
 
 
 def architecture_of(device: torch.device) -> str:

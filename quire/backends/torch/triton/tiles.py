@@ -45,16 +45,28 @@ TILES: Mapping[str, Tiles] = {
         ("attention", "64"): Tile(64, 32, 4, 3),
         ("attention", "128"): Tile(32, 32, 4, 3),
         ("attention", "256"): Tile(32, 32, 8, 2),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 4),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 3),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
     },
     "sm_90": {
         ("attention", "64"): Tile(64, 64, 8, 3),
         ("attention", "128"): Tile(64, 32, 8, 3),
         ("attention", "256"): Tile(32, 32, 8, 2),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 4),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 3),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
     },
     "gfx942": {
         ("attention", "64"): Tile(64, 32, 4, 2),
         ("attention", "128"): Tile(32, 32, 4, 2),
         ("attention", "256"): Tile(32, 16, 4, 1),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 2),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 2),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 2),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
     },
 }
 """Architecture → its tiles."""
