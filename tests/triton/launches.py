@@ -12,7 +12,14 @@ from dataclasses import asdict
 
 import torch
 
-from quire.backends.torch.triton import activation, attention, int4_matmul, norm, rope_kv_write
+from quire.backends.torch.triton import (
+    activation,
+    attention,
+    int4_matmul,
+    norm,
+    rope_kv_write,
+    sampling,
+)
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
 from quire.ops.activation import ACTIVATIONS, GatedActivation
@@ -84,10 +91,24 @@ def add_segments(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     yield ""
 
 
+def sample(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
+    """A vocabulary of 151,936 tokens."""
+    rows, numbers = empty(64), empty(64, dtype=torch.float32)
+    logits, ids = empty(64, 151936, dtype=torch.float32), empty(64, 21)
+    sampling.count_tokens(gpu, empty(8, 4096), rows, empty(8, 151936))
+    penalties = sampling.Penalties(empty(8, 151936), rows, numbers, numbers, numbers)
+    sampling.adjust_logits(gpu, logits, empty(8, 4748), rows, penalties)
+    sampling.sample(gpu, logits, sampling.SamplingRows(numbers, numbers, rows, rows, rows), rows)
+    values = empty(64, 21, dtype=torch.float32)
+    sampling.log_probabilities(gpu, logits, rows, ids, values, rows)
+    yield ""
+
+
 TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
     "attention": attend,
     "int4_matmul": multiply_int4,
     "add_segments": add_segments,
+    "sampling": sample,
 }
 """Those with tiles in the table, by their names there."""
 

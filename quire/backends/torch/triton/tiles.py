@@ -49,6 +49,7 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "some"): Tile(64, 64, 4, 4),
         ("int4_matmul", "many"): Tile(128, 64, 4, 3),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
     },
     "sm_90": {
         ("attention", "64"): Tile(64, 64, 8, 3),
@@ -58,6 +59,7 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "some"): Tile(64, 64, 4, 4),
         ("int4_matmul", "many"): Tile(128, 64, 4, 3),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
     },
     "gfx942": {
         ("attention", "64"): Tile(64, 32, 4, 2),
@@ -67,6 +69,7 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "some"): Tile(64, 64, 4, 2),
         ("int4_matmul", "many"): Tile(128, 64, 4, 2),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
     },
 }
 """Architecture → its tiles."""
