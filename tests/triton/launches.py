@@ -9,13 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 
 import torch
 
 from quire.backends.torch.triton import (
     activation,
     attention,
+    float8_matmul,
     int4_matmul,
+    int8_matmul,
     norm,
     rope_kv_write,
     sampling,
@@ -84,6 +87,26 @@ def multiply_int4(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
         yield f"{dtype}, groups of {group}"
 
 
+def multiply_codes(gpu: AheadLauncher, shapes: str, kernel: str) -> Iterator[str]:
+    """int8 by int8; floats of 8 bits by such, in blocks and not, and by bfloat16."""
+    rows, half = {"few": 1, "some": 64, "many": 2048}[shapes], torch.bfloat16
+    out, scales = empty(rows, 6144, dtype=half), empty(6144, dtype=torch.float32)
+    facts = empty(rows, dtype=torch.float32)
+    if kernel == "int8_matmul":
+        x, weight = empty(rows, 4096, dtype=torch.int8), empty(6144, 4096, dtype=torch.int8)
+        int8_matmul.int8_matmul(gpu, x, facts, weight, scales, out)
+        yield "int8"
+        return
+    x, weight = empty(rows, 4096, dtype=torch.uint8), empty(6144, 4096, dtype=torch.uint8)
+    float8_matmul.float8_matmul(gpu, x, facts, weight, scales, out)
+    yield "rows"
+    blocks = empty(rows, 32, dtype=torch.float32), empty(48, 32, dtype=torch.float32)
+    float8_matmul.float8_matmul(gpu, x, blocks[0], weight, blocks[1], out)
+    yield "blocks"
+    float8_matmul.float8_matmul(gpu, empty(rows, 4096, dtype=half), None, weight, scales, out)
+    yield "bfloat16"
+
+
 def add_segments(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """Sums of two segments."""
     sums, out = empty(2, 8, 6144, dtype=torch.float32), empty(8, 6144, dtype=torch.bfloat16)
@@ -108,6 +131,8 @@ TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
     "attention": attend,
     "int4_matmul": multiply_int4,
     "add_segments": add_segments,
+    "int8_matmul": partial(multiply_codes, kernel="int8_matmul"),
+    "float8_matmul": partial(multiply_codes, kernel="float8_matmul"),
     "sampling": sample,
 }
 """Those with tiles in the table, by their names there."""

@@ -90,6 +90,7 @@ def test_codes(gpu: Launcher, format: str, dtype: torch.dtype) -> None:
     steps = np.abs(found - expected) / (facts[0][:, None] * (1 if format == "int8" else 32) + 1e-30)
     assert np.nanmax(steps) < 1.01 and (np.nan_to_num(steps) > 1e-3).mean() < 0.01
     assert np.isnan(found[2]).all() and np.isnan(expected[2]).all()
+    assert not out[2].any()
 
 
 def test_rows_alone(gpu: Launcher) -> None:

@@ -50,6 +50,12 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "many"): Tile(128, 64, 4, 3),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
         ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 3),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 3),
     },
     "sm_90": {
         ("attention", "64"): Tile(64, 64, 8, 3),
@@ -60,6 +66,12 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "many"): Tile(128, 64, 4, 3),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
         ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 3),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 3),
     },
     "gfx942": {
         ("attention", "64"): Tile(64, 32, 4, 2),
@@ -70,6 +82,12 @@ TILES: Mapping[str, Tiles] = {
         ("int4_matmul", "many"): Tile(128, 64, 4, 2),
         ("add_segments", ""): Tile(1, 1024, 4, 1),
         ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 2),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 2),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 2),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 2),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 2),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 2),
     },
 }
 """Architecture → its tiles."""
