@@ -2,76 +2,45 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("triton", reason="triton is not installed: pip install triton==3.6.0")
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-import triton.language as tl
-from triton.runtime import interpreter
+import pytest
 
-from quire.backends.torch.triton.launcher import Launcher
+MISSING = [name for name in ("torch", "triton") if find_spec(name) is None]
 
 
-def cast(self: object, source: interpreter.TensorHandle, dtype: tl.dtype) -> object:
-    """Casts as devices do: the interpreter cuts bfloat16 off and makes some NaN infinite."""
-    numbers, target = floats(source), dtype.scalar
-    if target == tl.bfloat16:
-        narrow = torch.from_numpy(np.array(numbers, np.float32)).to(torch.bfloat16)
-        return interpreter.TensorHandle(narrow.view(torch.uint16).numpy(), target)
-    with np.errstate(all="ignore"):
-        return interpreter.TensorHandle(numbers.astype(interpreter._get_np_dtype(dtype)), target)
+class SkippedModule(pytest.Module):
+    """A file of tests that is not even imported."""
+
+    def collect(self) -> Any:
+        pytest.skip(
+            f"{' and '.join(MISSING)} not installed: scripts/test brings them",
+            allow_module_level=True,
+        )
 
 
-def dot(
-    self: object,
-    a: interpreter.TensorHandle,
-    b: interpreter.TensorHandle,
-    sum: interpreter.TensorHandle,
-    input_precision: object,
-    max_num_imprecise_acc: object,
-) -> object:
-    """A product whose rows do not depend on each other's place, of bfloat16 too."""
-    left, right = (floats(each).astype(sum.data.dtype) for each in (a, b))
-    with np.errstate(all="ignore"):
-        product = np.einsum("mk,kn->mn", left, right, optimize=False)
-        return interpreter.TensorHandle(product + sum.data, sum.dtype.scalar)
-
-
-def floats(handle: interpreter.TensorHandle) -> np.ndarray:
-    """The data, bfloat16 as float32."""
-    if handle.dtype.scalar != tl.bfloat16:
-        return handle.data
-    return (handle.data.astype(np.uint32) << 16).view(np.float32)
-
-
-PATCH_TENSOR = interpreter._patch_lang_tensor
-
-
-def with_index(tensor: object, scope: object) -> None:
-    """Numbers as bounds of loops: NumPy 2.4 makes none of arrays with one element."""
-    PATCH_TENSOR(tensor, scope)
-    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())  # type: ignore[attr-defined]
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> Any:
+    """Tests of kernels need what kernels need."""
+    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
 
 
 @pytest.fixture(autouse=True, scope="package")
-def complete_interpreter() -> object:
-    """What Triton 3.6's interpreter lacks: products and roundings of bfloat16, NumPy 2.4."""
+def complete_interpreter() -> Iterator[None]:
+    """See interpreter.py."""
+    from tests.triton.interpreter import complete
+
     with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        patch.setattr(interpreter.InterpreterBuilder, "cast_impl", cast)
-        patch.setattr(
-            interpreter.InterpreterBuilder,
-            "create_fp_to_fp",
-            lambda self, source, dtype, rounding: cast(self, source, dtype),
-        )
-        patch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
-        patch.setattr(interpreter, "_patch_lang_tensor", with_index)
+        complete(patch)
         yield
 
 
 @pytest.fixture
-def gpu() -> Launcher:
+def gpu() -> Any:
     """A launcher of the interpreter."""
+    from quire.backends.torch.triton.launcher import Launcher
+
     return Launcher("sm_80")
