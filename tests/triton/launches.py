@@ -17,6 +17,7 @@ from quire.backends.torch.triton import (
     activation,
     attention,
     float8_matmul,
+    float_matmul,
     int4_matmul,
     int8_matmul,
     norm,
@@ -107,6 +108,19 @@ def multiply_codes(gpu: AheadLauncher, shapes: str, kernel: str) -> Iterator[str
     yield "bfloat16"
 
 
+def multiply_floats(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
+    """All rows by one matrix; pairs by 64 experts."""
+    rows, half = {"few": 1, "some": 64, "many": 2048}[shapes], torch.bfloat16
+    x, out = empty(rows, 4096, dtype=half), empty(rows, 6144, dtype=half)
+    float_matmul.float_matmul(gpu, x, empty(6144, 4096, dtype=half), out)
+    yield "dense"
+    stack, pairs = empty(64, 1024, 4096, dtype=half), empty(4 * rows)
+    groups = float_matmul.ExpertTiles(pairs, empty(9, 3), shapes)
+    factors, out = empty(4 * rows, dtype=torch.float32), empty(4 * rows, 1024, dtype=half)
+    float_matmul.expert_matmul(gpu, x, stack, groups, out, in_rows=pairs, factors=factors)
+    yield "experts"
+
+
 def add_segments(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """Sums of two segments."""
     sums, out = empty(2, 8, 6144, dtype=torch.float32), empty(8, 6144, dtype=torch.bfloat16)
@@ -131,6 +145,7 @@ TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
     "attention": attend,
     "int4_matmul": multiply_int4,
     "add_segments": add_segments,
+    "float_matmul": multiply_floats,
     "int8_matmul": partial(multiply_codes, kernel="int8_matmul"),
     "float8_matmul": partial(multiply_codes, kernel="float8_matmul"),
     "sampling": sample,

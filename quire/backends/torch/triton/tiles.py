@@ -56,6 +56,9 @@ TILES: Mapping[str, Tiles] = {
         ("float8_matmul", "few"): Tile(16, 64, 4, 4),
         ("float8_matmul", "some"): Tile(64, 64, 4, 3),
         ("float8_matmul", "many"): Tile(64, 128, 8, 3),
+        ("float_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float_matmul", "some"): Tile(64, 64, 4, 4),
+        ("float_matmul", "many"): Tile(128, 128, 8, 3),
     },
     "sm_90": {
         ("attention", "64"): Tile(64, 64, 8, 3),
@@ -72,6 +75,9 @@ TILES: Mapping[str, Tiles] = {
         ("float8_matmul", "few"): Tile(16, 64, 4, 4),
         ("float8_matmul", "some"): Tile(64, 64, 4, 3),
         ("float8_matmul", "many"): Tile(64, 128, 8, 3),
+        ("float_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float_matmul", "some"): Tile(64, 64, 4, 4),
+        ("float_matmul", "many"): Tile(128, 128, 8, 3),
     },
     "gfx942": {
         ("attention", "64"): Tile(64, 32, 4, 2),
@@ -88,6 +94,9 @@ TILES: Mapping[str, Tiles] = {
         ("float8_matmul", "few"): Tile(16, 64, 4, 2),
         ("float8_matmul", "some"): Tile(64, 64, 4, 2),
         ("float8_matmul", "many"): Tile(64, 128, 8, 2),
+        ("float_matmul", "few"): Tile(16, 64, 4, 2),
+        ("float_matmul", "some"): Tile(64, 64, 4, 2),
+        ("float_matmul", "many"): Tile(128, 128, 8, 2),
     },
 }
 """Architecture → its tiles."""
