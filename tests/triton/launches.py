@@ -26,7 +26,7 @@ from quire.backends.torch.triton import (
 )
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
-from quire.ops.activation import ACTIVATIONS, GatedActivation
+from quire.ops.activation import GatedActivation
 
 
 def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -57,20 +57,19 @@ def rows(gpu: AheadLauncher) -> Iterator[str]:
     rule, scales = norm.NormRule("rms", 1e-6, weight), empty(64, dtype=torch.float32)
     norm.norm(gpu, x, rule, x, residual=x, sum_out=x)
     norm.norm(gpu, x, rule, empty(64, 4096, dtype=codes), scales=scales)
-    norm.norm(gpu, x, rule, empty(64, 4096, dtype=torch.uint8), scales=scales)
     wide = empty(64, 16384, dtype=half)
     norm.norm(gpu, wide, norm.NormRule("layer", 1e-5), wide, residual=wide, sum_out=wide)
     heads = norm.NormRule("rms", 1e-6, empty(128, dtype=half), heads=32)
     norm.norm(gpu, x, heads, x)
     yield "norm"
     q, k, angles = x, empty(64, 1024, dtype=half), empty(64, 128, dtype=torch.float32)
-    for dtype in (half, codes, torch.uint8):
+    for dtype in (half, torch.uint8):
         numbers = empty(1000, 16, 8, 128, dtype=dtype)
         facts = None if dtype == half else empty(1000, 16, 8, dtype=torch.float32)
         cache = attention.CachedHeads(numbers, numbers, facts, facts)
         rope_kv_write.rotate_kv_write(gpu, q, k, k, angles, empty(64), cache, x)
     yield "rope"
-    for kind in (*ACTIVATIONS, "clamped_swiglu"):
+    for kind in ("silu", "gelu", "gelu_tanh", "clamped_swiglu"):
         activation.gated_activation(gpu, GatedActivation(kind), x, x, x)
     yield "activation"
 
