@@ -1,10 +1,13 @@
-"""No test writes into the user's cache."""
+"""No test writes into the user's cache, and Triton's kernels run in its interpreter."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
 
 @pytest.fixture(autouse=True, scope="session")

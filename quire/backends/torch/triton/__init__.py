@@ -1,0 +1,1 @@
+"""Triton bodies of the ops that take most of a GPU's time; they need torch and triton."""

@@ -1,0 +1,179 @@
+"""Paged attention in one kernel for prompts and single tokens alike, and the merge of its parts.
+
+A program takes a tile of rows, each a token of one request with one query head, and the keys of one
+kv head.  Keys are cut in chunks at multiples of 256 positions.  A chunk gives a partial result by
+itself: weighted values, the largest score and the sum of weights.  Partial results are merged from
+the oldest on, by the program itself or, where few programs would leave most of the device idle, by
+a second kernel after as many programs as there are chunks.  Both compute the same bits, and so does
+every tile: key blocks that a row does not see change nothing.
+
+Shapes: queries and outputs [T, H, D], D contiguous; keys and values [blocks, B, K, D], their scales
+[blocks, B, K], in any strides but that of D.  Scores are float32 and exponents of 2.
+Sources: arXiv:2205.14135 (blocks of scores), arXiv:2309.06180 (paging); split keys: PyTorch's blog
+on Flash-Decoding (October 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import triton
+
+from quire.backends.torch.triton.attention_kernels import attend_tiles, merge_chunks
+from quire.backends.torch.triton.launcher import Launcher
+
+__all__ = [
+    "CHUNK",
+    "AttentionInputs",
+    "AttentionRules",
+    "CachedHeads",
+    "attend",
+    "num_chunks",
+    "query_tiles",
+    "tokens_per_tile",
+]
+
+CHUNK = 256
+"""Positions of a chunk of keys, as on CPUs."""
+
+LOG2E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class CachedHeads:
+    """Views of one layer's keys and values [blocks, B, K, D]; scales [blocks, B, K] float32.
+
+    Codes are int8, or uint8 for the bits of e4m3 floats; numbers have no scales.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    key_scales: torch.Tensor | None = None
+    value_scales: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AttentionRules:
+    """What quire.ops.attention.PagedAttention says of a layer, beside its shapes.
+
+    slopes and sinks: [H] float32.
+    """
+
+    scale: float
+    window: int = 0
+    chunk: int = 0
+    softcap: float = 0.0
+    bidirectional: bool = False
+    slopes: torch.Tensor | None = None
+    sinks: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """A step, all int32 on the device: positions [T], query_start [R + 1], block_tables [R, any].
+
+    tiles: [tiles, 2], see query_tiles.  factors: [T] float32, what queries are multiplied by.
+    chunks: 0, or how many programs share the keys of a tile, see num_chunks.
+    """
+
+    positions: torch.Tensor
+    query_start: torch.Tensor
+    block_tables: torch.Tensor
+    tiles: torch.Tensor
+    factors: torch.Tensor | None = None
+    chunks: int = 0
+
+
+def query_tiles(query_start: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int32]:
+    """[tiles, 2]: the request and the first token of every tile of at most so many tokens.
+
+    A row with request -1 is skipped: captured steps pad their tiles with it.
+    """
+    rows = [
+        (request, first)
+        for request, (start, end) in enumerate(pairwise(query_start))
+        for first in range(start, end, tokens)
+    ]
+    return np.array(rows, np.int32).reshape(-1, 2)
+
+
+def num_chunks(first_position: int, last_position: int) -> int:
+    """Chunks of keys between two positions."""
+    return last_position // CHUNK - first_position // CHUNK + 1
+
+
+def tokens_per_tile(gpu: Launcher, heads: int, kv_heads: int, head_dim: int) -> int:
+    """Tokens of a tile; query_tiles wants to know."""
+    rows = gpu.tile("attention", _shape_class(head_dim)).rows
+    return rows // min(heads // kv_heads, rows)
+
+
+def _shape_class(head_dim: int) -> str:
+    return str(min(each for each in (64, 128, 256, 512) if head_dim <= each))
+
+
+def attend(
+    gpu: Launcher,
+    queries: torch.Tensor,
+    cache: CachedHeads,
+    step: AttentionInputs,
+    rules: AttentionRules,
+    out: torch.Tensor,
+) -> None:
+    """out [T, H, D] = attention of queries [T, H, D]; out may have any float dtype."""
+    tokens, heads, head_dim = queries.shape
+    block_tokens, kv_heads = cache.keys.shape[1:3]
+    group = heads // kv_heads
+    tile = gpu.tile("attention", _shape_class(head_dim))
+    tile_heads = min(group, tile.rows)
+    grid = (len(step.tiles), kv_heads * -(-group // tile_heads), max(1, step.chunks))
+    shape = (max(1, step.chunks), tokens, heads)
+    partial = queries.new_empty((*shape, head_dim) if step.chunks else 0, dtype=torch.float32)
+    sums = queries.new_empty((*shape, 2) if step.chunks else 0, dtype=torch.float32)
+    shared = {
+        "out": out,
+        "partial": partial,
+        "sums": sums,
+        "sinks": rules.sinks,
+        "positions": step.positions,
+        "query_start": step.query_start,
+        "tiles": step.tiles,
+        "tokens": tokens,
+        "out_stride": out.stride(0),
+        "KV_HEADS": kv_heads,
+        "GROUP": group,
+        "TILE_HEADS": tile_heads,
+        "HEAD_DIM": head_dim,
+        "KEY_CHUNK": CHUNK,
+        "WINDOW": rules.window,
+        "CHUNK": rules.chunk,
+        "BIDIRECTIONAL": rules.bidirectional,
+        "BLOCK_M": tile.rows,
+        "BLOCK_D": triton.next_power_of_2(head_dim),
+    }
+    cap = rules.softcap
+    gpu.run(
+        attend_tiles, grid, tile, **shared, queries=queries,
+        keys=cache.keys, values=cache.values,
+        key_scales=cache.key_scales, value_scales=cache.value_scales,
+        block_tables=step.block_tables, factors=step.factors, slopes=rules.slopes,
+        scale=rules.scale / cap if cap else rules.scale * LOG2E, cap=cap * LOG2E,
+        query_stride=queries.stride(0), table_stride=step.block_tables.stride(0),
+        key_block=cache.keys.stride(0), key_slot=cache.keys.stride(1),
+        key_head=cache.keys.stride(2), value_block=cache.values.stride(0),
+        value_slot=cache.values.stride(1), value_head=cache.values.stride(2),
+        scale_block=_stride(cache.key_scales, 0), scale_slot=_stride(cache.key_scales, 1),
+        scale_head=_stride(cache.key_scales, 2),
+        BLOCK_TOKENS=block_tokens, CAPPED=cap != 0, SPLIT=step.chunks > 0, BLOCK_N=tile.columns,
+    )  # fmt: skip
+    if step.chunks:
+        gpu.run(merge_chunks, grid[:2], tile, **shared, CHUNKS=step.chunks)
+
+
+def _stride(scales: torch.Tensor | None, axis: int) -> int:
+    return 0 if scales is None else scales.stride(axis)

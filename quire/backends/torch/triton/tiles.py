@@ -1,0 +1,113 @@
+"""How each kernel is cut on each architecture: the tiles that are shipped.
+
+A tile hangs on the shapes of the model and on the device, never on the batch: then the bits of a
+row cannot hang on its neighbours.  All tiles of a matrix product use one kind of instruction on
+one architecture, for another kind would add in another order (tests/triton/test_ahead.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from quire.errors import ConfigError
+
+__all__ = ["ARCHITECTURES", "SHARED_BYTES", "TILES", "Tile", "TileKey", "Tiles", "shipped_tile"]
+
+ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
+"""What the tiles are chosen for; other devices take those of the nearest one."""
+
+SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
+"""Shared memory that one program can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """What one program computes: rows by columns of the output, or of scores; and with what.
+
+    warps: groups of 32 (AMD: 64) threads.  stages: loads under way at once, in loop iterations.
+    """
+
+    rows: int
+    columns: int
+    warps: int = 4
+    stages: int = 2
+
+
+TileKey: TypeAlias = tuple[str, str]
+"""A kernel's name, and the class of shapes as the kernel's file names it."""
+
+Tiles: TypeAlias = Mapping[TileKey, Tile]
+
+TILES: Mapping[str, Tiles] = {
+    "sm_80": {
+        ("attention", "64"): Tile(64, 32, 4, 3),
+        ("attention", "128"): Tile(32, 32, 4, 3),
+        ("attention", "256"): Tile(32, 32, 8, 2),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 4),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 3),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 3),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 3),
+        ("float_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float_matmul", "some"): Tile(64, 64, 4, 4),
+        ("float_matmul", "many"): Tile(128, 128, 8, 3),
+    },
+    "sm_90": {
+        ("attention", "64"): Tile(64, 64, 8, 3),
+        ("attention", "128"): Tile(64, 32, 8, 3),
+        ("attention", "256"): Tile(32, 32, 8, 2),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 4),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 3),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 3),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 3),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 3),
+        ("float_matmul", "few"): Tile(16, 64, 4, 4),
+        ("float_matmul", "some"): Tile(64, 64, 4, 4),
+        ("float_matmul", "many"): Tile(128, 128, 8, 3),
+    },
+    "gfx942": {
+        ("attention", "64"): Tile(64, 32, 4, 2),
+        ("attention", "128"): Tile(32, 32, 4, 2),
+        ("attention", "256"): Tile(32, 16, 4, 1),
+        ("int4_matmul", "few"): Tile(16, 64, 4, 2),
+        ("int4_matmul", "some"): Tile(64, 64, 4, 2),
+        ("int4_matmul", "many"): Tile(128, 64, 4, 2),
+        ("add_segments", ""): Tile(1, 1024, 4, 1),
+        ("sampling", ""): Tile(1, 4096, 8, 2),
+        ("int8_matmul", "few"): Tile(16, 64, 4, 2),
+        ("int8_matmul", "some"): Tile(64, 64, 4, 2),
+        ("int8_matmul", "many"): Tile(128, 128, 8, 2),
+        ("float8_matmul", "few"): Tile(16, 64, 4, 2),
+        ("float8_matmul", "some"): Tile(64, 64, 4, 2),
+        ("float8_matmul", "many"): Tile(64, 128, 8, 2),
+        ("float_matmul", "few"): Tile(16, 64, 4, 2),
+        ("float_matmul", "some"): Tile(64, 64, 4, 2),
+        ("float_matmul", "many"): Tile(128, 128, 8, 2),
+    },
+}
+"""Architecture → its tiles."""
+
+
+def shipped_tile(architecture: str, kernel: str, shapes: str) -> Tile:
+    """The tile of a kernel; ConfigError for an architecture or a class of shapes without one."""
+    try:
+        return TILES[architecture][kernel, shapes]
+    except KeyError:
+        raise ConfigError(
+            f"no tile is known of {kernel} {shapes} on {architecture!r}; "
+            f"architectures are {', '.join(TILES)}"
+        ) from None

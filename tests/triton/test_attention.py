@@ -1,0 +1,250 @@
+"""Paged attention is the reference op, whatever the tile, the split, the batch and the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from quire.backends.torch.triton.attention import (
+    AttentionInputs,
+    AttentionRules,
+    CachedHeads,
+    attend,
+    num_chunks,
+    query_tiles,
+    tokens_per_tile,
+)
+from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.tiles import Tile
+from quire.models.attention_rules import QueryRule
+from quire.ops.attention import PagedAttention
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
+from quire.ops.kv_codes import to_codes
+from quire.ops.op import Environment
+
+SMALL = Launcher("sm_80", {("attention", each): Tile(16, 32) for each in ("64", "128", "256")})
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STEPS = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-7}  # relative, with some room
+
+
+class World:
+    """Requests of (known, new) tokens over one paged cache, in numpy and in torch."""
+
+    def __init__(self, op: PagedAttention, lengths: list[tuple[int, int]], format: str, seed=0):
+        self.op, self.format, self.lengths = op, format, lengths
+        self.rng = np.random.default_rng(seed)
+        self.size = 16
+        needed = [-(-(known + new) // self.size) for known, new in lengths]
+        self.blocks = sum(needed) + 1
+        order = 1 + self.rng.permutation(self.blocks - 1)
+        self.tables = np.zeros((len(lengths), max(needed)), np.int32)
+        for row, count, end in zip(self.tables, needed, np.cumsum(needed), strict=True):
+            row[:count] = order[end - count : end]
+        shape = (self.blocks, self.size, op.kv_heads, op.head_dim)
+        self.keys, self.values = (
+            self.rounded(self.rng.standard_normal(shape).astype(np.float32)) for _ in range(2)
+        )
+
+    def rounded(self, x: np.ndarray) -> np.ndarray:
+        if self.format not in DTYPES:
+            return x
+        return torch.from_numpy(x).to(DTYPES[self.format]).float().numpy()
+
+    def batch(self, requests: list[int], cut: int | None = None) -> Batch:
+        """These requests' new tokens; cut: not more than so many of them."""
+        spans = [(self.lengths[r][0], min(self.lengths[r][1], cut or 10**9)) for r in requests]
+        counts = np.array([new for _, new in spans])
+        positions = np.concatenate([np.arange(k, k + n) for k, n in spans]).astype(np.int32)
+        none = np.zeros(0, np.int32)
+        return Batch(
+            positions, positions, none,
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), self.tables[requests],
+            none, (),
+        )  # fmt: skip
+
+    def cached(self) -> CachedHeads:
+        if self.format in DTYPES:
+            dtype = DTYPES[self.format]
+            return CachedHeads(
+                torch.from_numpy(self.keys).to(dtype), torch.from_numpy(self.values).to(dtype)
+            )
+        parts = []
+        for each in (self.keys, self.values):
+            codes, facts = to_codes(each, self.format)
+            codes = codes.view(np.int8) if self.format == "int8" else codes
+            parts.append((torch.from_numpy(codes), torch.from_numpy(facts[0])))
+        return CachedHeads(parts[0][0], parts[1][0], parts[0][1], parts[1][1])
+
+    def expected(self, queries: np.ndarray, batch: Batch, weights=None) -> np.ndarray:
+        layout = KvLayout(
+            (KvLayerShape(self.op.kv_heads, self.op.head_dim),), self.size, self.format
+        )
+        cache = KvCache(layout, self.blocks)
+        for block in range(self.blocks):
+            for slot in range(self.size):
+                cache.write(0, block, slot, self.keys[block, slot], self.values[block, slot])
+        env = Environment(batch, cache, weights or {})
+        return self.op.reference(env, queries.reshape(len(queries), -1))[0]
+
+    def computed(
+        self, queries: np.ndarray, batch: Batch, dtype: torch.dtype, split: bool,
+        gpu: Launcher = SMALL, sinks=None,
+    ) -> np.ndarray:  # fmt: skip
+        op = self.op
+        tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim)
+        rule = op.query_rule
+        factors = None if rule is None else [rule.at(int(p)) for p in batch.positions]
+        chunks = num_chunks(0, int(batch.positions.max())) if split else 0
+        step = AttentionInputs(
+            torch.from_numpy(batch.positions),
+            torch.from_numpy(batch.query_start),
+            torch.from_numpy(batch.block_tables),
+            torch.from_numpy(query_tiles(batch.query_start, tokens)),
+            None if factors is None else torch.tensor(factors, dtype=torch.float32),
+            chunks,
+        )
+        rules = AttentionRules(
+            op.scale, op.window or 0, op.chunk or 0, op.softcap or 0.0, op.bidirectional,
+            torch.tensor(op.slopes) if op.slopes else None, sinks,
+        )  # fmt: skip
+        q = torch.from_numpy(queries).to(dtype)
+        out = torch.full(q.shape, 7.0)
+        attend(gpu, q, self.cached(), step, rules, out)
+        return out.numpy().reshape(len(queries), -1)
+
+    def queries(self, batch: Batch, dtype: torch.dtype) -> np.ndarray:
+        x = self.rng.standard_normal((batch.num_tokens, self.op.heads, self.op.head_dim))
+        return torch.from_numpy(x).to(dtype).float().numpy()
+
+
+def plain(heads: int = 4, kv_heads: int = 2, head_dim: int = 64, **rules) -> PagedAttention:
+    return PagedAttention(0, heads, kv_heads, head_dim, head_dim**-0.5, **rules)
+
+
+CASES = {
+    "one token": (plain(), [(0, 1)]),
+    "a token behind three chunks": (plain(), [(530, 1)]),
+    "prompts and tokens": (plain(), [(40, 1), (0, 19), (255, 3), (300, 1)]),
+    "head size 80": (plain(4, 2, 80), [(10, 5)]),
+    "head size 96": (plain(2, 2, 96), [(31, 4)]),
+    "head size 128, seven to one": (plain(7, 1, 128), [(60, 6)]),
+    "head size 256": (plain(2, 1, 256), [(33, 2)]),
+    "more heads than rows": (plain(20, 1, 64), [(30, 3)]),
+    "window": (plain(window=37), [(290, 20), (0, 40)]),
+    "chunk": (plain(chunk=64), [(120, 20), (300, 1)]),
+    "softcap": (plain(softcap=3.0), [(70, 9)]),
+    "slopes": (plain(slopes=(0.5, 0.25, 0.125, 0.0625)), [(270, 9)]),
+    "query rule": (plain(query_rule=QueryRule("log", 16)), [(60, 9)]),
+    "bidirectional": (plain(bidirectional=True), [(0, 23), (0, 9)]),
+}
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+@pytest.mark.parametrize("case", CASES)
+def test_is_the_reference(case: str, split: bool) -> None:
+    op, lengths = CASES[case]
+    world = World(op, lengths, "float16")
+    batch = world.batch(list(range(len(lengths))))
+    queries = world.queries(batch, torch.float16)
+    found = world.computed(queries, batch, torch.float16, split)
+    assert np.abs(found - world.expected(queries, batch)).max() < STEPS["float16"] * 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16", "int8", "fp8"])
+def test_formats(format: str, dtype: str) -> None:
+    world = World(plain(), [(270, 3), (5, 1)], format)
+    batch = world.batch([0, 1])
+    queries = world.queries(batch, DTYPES[dtype])
+    found = world.computed(queries, batch, DTYPES[dtype], True)
+    assert np.abs(found - world.expected(queries, batch)).max() < STEPS[dtype] * 4
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
+def test_sinks(split: bool) -> None:
+    world = World(plain(sinks="sinks"), [(270, 3), (0, 1)], "float16")
+    batch = world.batch([0, 1])
+    queries = world.queries(batch, torch.float16)
+    sinks = np.array([1.0, -3.0, 9.0, 0.0], np.float32)
+    found = world.computed(queries, batch, torch.float16, split, sinks=torch.from_numpy(sinks))
+    expected = world.expected(queries, batch, {"sinks": sinks})
+    assert np.abs(found - expected).max() < STEPS["float16"] * 4
+
+
+@pytest.mark.parametrize("window", [None, 45])
+@pytest.mark.parametrize("format", ["float16", "int8"])
+def test_bits_hang_on_nothing_else(format: str, window: int | None) -> None:
+    """The same bits alone and in a batch, cut in steps, split or not, in every place of a tile."""
+    lengths = [(250, 9), (300, 1), (0, 17)]
+    world = World(plain(6, 2, window=window), lengths, format)
+    batch = world.batch([0, 1, 2])
+    queries = world.queries(batch, torch.float16)
+    whole = world.computed(queries, batch, torch.float16, False)
+    assert np.array_equal(whole, world.computed(queries, batch, torch.float16, True))
+    starts = batch.query_start
+    for request, (known, new) in enumerate(lengths):
+        mine = slice(starts[request], starts[request + 1])
+        alone = world.computed(
+            queries[mine], world.batch([request]), torch.float16, request % 2 > 0
+        )
+        assert np.array_equal(whole[mine], alone)
+        for done in range(0, new, 7):
+            world.lengths = [*lengths]
+            world.lengths[request] = (known + done, min(7, new - done))
+            part = slice(mine.start + done, min(mine.start + done + 7, mine.stop))
+            step = world.computed(queries[part], world.batch([request]), torch.float16, False)
+            assert np.array_equal(whole[part], step)
+        world.lengths = lengths
+
+
+@pytest.mark.parametrize(
+    ("what", "bad"), [("keys", np.nan), ("values", np.nan), ("values", np.inf)]
+)
+@pytest.mark.parametrize("where", ["behind", "before", "between"])
+def test_what_is_not_seen_changes_nothing(where: str, what: str, bad: float) -> None:
+    """Slots behind the last position, before a window, and of later tokens of the same tile."""
+    world = World(plain(window=20), [(40, 6)], "float16")
+    batch = world.batch([0])
+    queries = world.queries(batch, torch.float16)
+    clean = world.computed(queries, batch, torch.float16, False)
+    world.tables[0, 0] = 2**30  # of blocks before the window the table says nothing
+    position = {"behind": 46, "before": 20, "between": 44}[where]
+    block = world.tables[0, position // 16]
+    stored = getattr(world, what)
+    stored[block, position % 16] = stored[0] = bad  # block 0 is no request's
+    for split in (False, True):
+        found = world.computed(queries, batch, torch.float16, split)
+        sees = 44 - 40 if where == "between" else 6
+        assert np.array_equal(found[:sees], clean[:sees])
+        assert np.isnan(found[sees:]).all()
+
+
+def test_large_scores() -> None:
+    """Scores of thousands, whose exponentials no format holds."""
+    world = World(plain(), [(300, 4)], "bfloat16")
+    batch = world.batch([0])
+    queries = world.queries(batch, torch.bfloat16) * 2048
+    for split in (False, True):
+        found = world.computed(queries, batch, torch.bfloat16, split)
+        assert np.abs(found - world.expected(queries, batch)).max() < 0.1
+
+
+def test_padded_tiles_are_skipped() -> None:
+    world = World(plain(), [(20, 1)], "float16")
+    batch = world.batch([0])
+    queries = torch.from_numpy(world.queries(batch, torch.float16)).half()
+    step = AttentionInputs(
+        torch.from_numpy(batch.positions), torch.from_numpy(batch.query_start),
+        torch.from_numpy(batch.block_tables), torch.tensor([[-1, 0], [0, 0]], dtype=torch.int32),
+    )  # fmt: skip
+    out = torch.full(queries.shape, 7.0)
+    rules = AttentionRules(world.op.scale)
+    attend(SMALL, queries, world.cached(), step, rules, out)
+    assert not (out == 7).any()
+    out.fill_(7)
+    attend(SMALL, queries, world.cached(), replace(step, tiles=step.tiles[:1]), rules, out)
+    assert (out == 7).all()

@@ -1,0 +1,105 @@
+"""Products with float weights, and mixtures of experts, are the reference ops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from quire.backends.torch.triton.experts import ExpertWeights, mixture_of_experts
+from quire.backends.torch.triton.float_matmul import expert_tiles, float_matmul
+from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.tiles import Tile
+from quire.ops.activation import GatedActivation
+from quire.ops.batch import Batch
+from quire.ops.experts import Expert, MixtureOfExperts
+from quire.ops.linear import LinearPart
+from quire.ops.op import Environment
+
+STEPS = {torch.float32: 2**-21, torch.float16: 2**-20, torch.bfloat16: 2**-20}
+NONE = np.zeros(0, np.int32)
+
+
+def small(rows: int, columns: int) -> Launcher:
+    names = {("float_matmul", size): Tile(rows, columns) for size in ("few", "some", "many")}
+    return Launcher("sm_80", {**names, ("add_segments", ""): Tile(1, 32)})
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    x = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return torch.from_numpy(x).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", STEPS)
+@pytest.mark.parametrize(("rows", "outputs", "columns"), [(1, 40, 96), (3, 33, 130), (18, 70, 64)])
+def test_is_the_product(rows: int, outputs: int, columns: int, dtype: torch.dtype) -> None:
+    x, weight = numbers(rows, columns, dtype=dtype), numbers(outputs, columns, seed=1, dtype=dtype)
+    bias, out = numbers(outputs, seed=2), torch.empty(rows, outputs)
+    float_matmul(small(16, 32), x, weight, out, bias)
+    expected = x.double() @ weight.double().T + bias
+    bound = STEPS[dtype] * (x.double().abs() @ weight.double().abs().T + 1)
+    assert ((out - expected).abs() <= bound).all()
+
+
+def test_bits_hang_on_nothing_else() -> None:
+    x, weight = numbers(20, 130, dtype=torch.float16), numbers(40, 130, seed=1, dtype=torch.float16)
+    outs = [torch.empty(20, 40), torch.empty(20, 40), torch.empty(1, 40), torch.empty(20, 40)]
+    float_matmul(small(16, 16), x, weight, outs[0])
+    float_matmul(small(32, 64), x, weight, outs[1])
+    float_matmul(small(16, 32), x[11:12], weight, outs[2])
+    x[3] = float("nan")
+    float_matmul(small(16, 32), x, weight, outs[3])
+    assert torch.equal(outs[0], outs[1]) and torch.equal(outs[2][0], outs[0][11])
+    assert torch.equal(outs[3][4:], outs[0][4:]) and outs[3][3].isnan().all()
+
+
+def test_tiles_have_every_pair_once() -> None:
+    rng = np.random.default_rng(0)
+    ids = torch.from_numpy(np.sort(rng.integers(0, 3, (30, 2)) * 4 + [0, 1], axis=1))
+    found = expert_tiles(small(16, 32), ids, 12)
+    seen = []
+    for expert, first, end in found.tiles.tolist():
+        pairs = found.order[first : min(first + 16, end)].tolist() if expert >= 0 else []
+        assert all(ids.reshape(-1)[pair] == expert for pair in pairs)
+        seen += pairs
+    assert sorted(seen) == list(range(60))
+
+
+@pytest.mark.parametrize("scales_inputs", [False, True])
+@pytest.mark.parametrize(("rows", "top_k"), [(1, 2), (20, 3)])
+def test_mixture(rows: int, top_k: int, scales_inputs: bool) -> None:
+    """Experts that nobody chose, and one that everybody did."""
+    experts, width, hidden = 6, 40, 24
+    rng = np.random.default_rng(0)
+    others = [rng.permutation(np.arange(1, experts - 1))[: top_k - 1] for _ in range(rows)]
+    ids = np.sort(np.array([[0, *each] for each in others]), axis=1)
+    routed = rng.random((rows, top_k)).astype(np.float32)
+    parts = ("gate", "up", "down")
+    shapes = {"gate": (hidden, width), "up": (hidden, width), "down": (width, hidden)}
+    stacks = {p: numbers(experts, *shapes[p], seed=i).numpy() for i, p in enumerate(parts)}
+    biases = {p: numbers(experts, shapes[p][0], seed=i + 9).numpy() for i, p in enumerate(parts)}
+    weights = {f"{p}{e}": stacks[p][e] for p in parts for e in range(experts)}
+    weights |= {f"{p}{e}.b": biases[p][e] for p in parts for e in range(experts)}
+    op = MixtureOfExperts(
+        tuple(
+            Expert(*(LinearPart(f"{p}{e}", shapes[p][0], f"{p}{e}.b") for p in parts))
+            for e in range(experts)
+        ),
+        top_k, GatedActivation("silu"), scales_inputs,
+    )  # fmt: skip
+    env = Environment(Batch(NONE, NONE, NONE, NONE, NONE, NONE, ()), None, weights)  # type: ignore[arg-type]
+    x = numbers(rows, width, seed=5)
+    expected = op.reference(env, x.numpy(), np.concatenate([ids, routed], 1, dtype=np.float32))[0]
+    mine = ExpertWeights(
+        *(torch.from_numpy(np.concatenate([s["gate"], s["up"]], 1)) if is_first
+          else torch.from_numpy(s["down"]) for s in (stacks, biases) for is_first in (True, False))
+    )  # fmt: skip
+    found, alone = torch.empty(rows, width), torch.empty(1, width)
+    given = torch.from_numpy(ids), torch.from_numpy(routed)
+    rest = (mine, op.activation)
+    mixture_of_experts(small(16, 32), x, *given, *rest, found, scales_inputs=scales_inputs)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    one = slice(rows - 1, rows)
+    given = given[0][one], given[1][one]
+    mixture_of_experts(small(16, 32), x[one], *given, *rest, alone, scales_inputs=scales_inputs)
+    assert torch.equal(alone[0], found[-1])

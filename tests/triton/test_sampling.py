@@ -1,0 +1,186 @@
+"""Draws, penalties and log-probabilities are those of quire/sampling/reference.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from quire.backends.torch.triton import sampling
+from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.tiles import Tile
+from quire.sampling import reference
+from quire.sampling.state import SampleRow, SamplingState
+from quire.sampling_params import SamplingParams
+
+GPU = Launcher("sm_80", {("sampling", ""): Tile(1, 256)})
+ONE = 1 << sampling.UNITS
+NONE = np.zeros(0, np.int32)
+
+
+def rows_of(params: list[SamplingParams], draws: list[float]) -> sampling.SamplingRows:
+    def column(values: list[float], dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype)
+
+    return sampling.SamplingRows(
+        column([p.temperature for p in params], torch.float32),
+        column([p.min_p for p in params], torch.float32),
+        column([p.top_k for p in params], torch.int32),
+        column([round(p.top_p * ONE) for p in params], torch.int32),
+        column([round(u * ONE) for u in draws], torch.int32),
+    )
+
+
+def drawn(logits: np.ndarray, params: list[SamplingParams], draws: list[float]) -> list[int]:
+    out = torch.full([len(logits)], -7, dtype=torch.int32)
+    sampling.sample(GPU, torch.from_numpy(logits), rows_of(params, draws), out)
+    return out.tolist()
+
+
+def expected(logits: np.ndarray, params: list[SamplingParams], draws: list[float]) -> list[int]:
+    tokens = []
+    for row, p, u in zip(logits, params, draws, strict=True):
+        if not (row > -np.inf).any():
+            tokens.append(-1)
+        elif p.temperature == 0:
+            tokens.append(int(np.nanargmax(row)))
+        else:
+            weights = reference.softmax_weights(row, p.temperature)
+            kept = reference.truncate(row, weights, p.min_p, p.top_k, p.top_p)
+            tokens.append(reference.draw(np.where(kept, weights, 0.0), u))
+    return tokens
+
+
+FILTERS = {
+    "none": {},
+    "greedy": {"temperature": 0.0},
+    "cold": {"temperature": 0.01},
+    "hot": {"temperature": 50.0},
+    "top_k": {"top_k": 7},
+    "top_k 1": {"top_k": 1},
+    "top_k of all": {"top_k": 5000},
+    "top_p": {"top_p": 0.75},
+    "little top_p": {"top_p": 1e-6},
+    "min_p": {"min_p": 0.05},
+    "all": {"top_k": 40, "top_p": 0.5, "min_p": 0.01, "temperature": 0.75},
+}
+
+
+@pytest.mark.parametrize(
+    ("filters", "kind"),
+    [(filters, kind) for filters in FILTERS for kind in ("ties", "strange")]
+    + [(filters, kind) for filters in ("none", "all") for kind in ("normal", "equal", "peaked")],
+)
+def test_draws(filters: str, kind: str) -> None:
+    """Ties are kept by id; NaN weighs nothing, and infinite logits count as the largest number."""
+    rng = np.random.default_rng(1)
+    logits = rng.standard_normal((5, 300)).astype(np.float32) * 3
+    if kind == "ties":
+        logits = np.round(logits)
+    elif kind == "equal":
+        logits[:] = -0.0
+    elif kind == "peaked":
+        logits[:, 100] = 90
+    elif kind == "strange":
+        logits[0, ::2] = np.nan
+        logits[1, :200] = -np.inf
+        logits[2, [5, 290]] = np.inf
+        logits[3, 1:] = -np.inf
+        logits[4] = -np.inf
+        logits[4, 2] = np.nan
+    draws = [0.05, 0.3, 0.9, 0.6, 1 - 2**-24]
+    if kind != "strange":
+        logits, draws = logits[:2], draws[1:3]
+    params = [SamplingParams(**FILTERS[filters])] * len(logits)
+    draws = [round(u * ONE) / ONE for u in draws]
+    assert drawn(logits, params, draws) == expected(logits, params, draws)
+
+
+def test_draws_have_the_right_shares() -> None:
+    """Every token of a small row is drawn for its share of the numbers."""
+    logits = np.log(np.array([1, 2, 3, 2, 8], np.float32))
+    params = [SamplingParams(top_k=4)] * 15
+    draws = [(i + 0.5) / 15 for i in range(15)]
+    counts = np.bincount(drawn(np.tile(logits, (15, 1)), params, draws), minlength=5)
+    weights = np.array([0, 2, 3, 2, 8])
+    assert counts.tolist() == weights.tolist()
+
+
+def test_rows_alone() -> None:
+    """Neither the other rows nor the tile change a draw."""
+    rng = np.random.default_rng(2)
+    logits = rng.standard_normal((4, 700)).astype(np.float32)
+    params = [
+        SamplingParams(top_p=0.9),
+        SamplingParams(top_k=9),
+        SamplingParams(),
+        SamplingParams(),
+    ]
+    draws = [0.1, 0.2, 0.3, 0.4]
+    found = drawn(logits, params, draws)
+    for row in range(4):
+        out = torch.empty(1, dtype=torch.int32)
+        wide = Launcher("sm_80", {("sampling", ""): Tile(1, 1024)})
+        one = torch.from_numpy(logits[row : row + 1])
+        sampling.sample(wide, one, rows_of(params[row : row + 1], draws[row : row + 1]), out)
+        assert out.tolist() == found[row : row + 1]
+
+
+def test_masks_and_penalties() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.standard_normal((3, 300)).astype(np.float32)
+    prompt, output = [5, 7, 7, 200, 999], [7, 8, 8, 8, 299]
+    params = SamplingParams(repetition_penalty=1.3, presence_penalty=0.5, frequency_penalty=-0.25)
+    state = SamplingState(prompt, params, 0)
+    mask = rng.integers(-(2**31), 2**31, 10, np.int64).astype(np.int32)
+    plain = SamplingState(prompt, SamplingParams(), 0)
+    plain.mask = mask
+    rows = [
+        SampleRow(state, np.array(output, np.int32)),
+        SampleRow(plain, NONE),
+        SampleRow(SamplingState(prompt, SamplingParams(), 0), NONE),
+    ]
+    wanted = np.stack(
+        [reference.adjust_logits(each, row) for each, row in zip(logits, rows, strict=True)]
+    )
+    tokens = torch.tensor([prompt + output + [-1]], dtype=torch.int32)
+    counts = torch.zeros(1, 300, dtype=torch.int32)
+    sampling.count_tokens(GPU, tokens, torch.tensor([len(prompt)], dtype=torch.int32), counts)
+    column = torch.tensor([1.0, 1.0, 1.0])
+    penalties = sampling.Penalties(
+        counts, torch.tensor([0, -1, -1], dtype=torch.int32), column * 1.3, column * 0.5,
+        column * -0.25,
+    )  # fmt: skip
+    found = torch.from_numpy(logits.copy())
+    masks = torch.from_numpy(mask)[None]
+    which = torch.tensor([-1, 0, -1], dtype=torch.int32)
+    sampling.adjust_logits(GPU, found, masks, which, penalties)
+    assert np.array_equal(found.numpy(), wanted)
+
+
+def test_log_probabilities() -> None:
+    rng = np.random.default_rng(4)
+    logits = np.round(rng.standard_normal((3, 300)) * 4).astype(np.float32)  # with ties
+    logits[1, 20] = 80
+    logits[2, 3:] = np.nan
+    chosen = [250, 3, 1]
+    ids, values = torch.empty(3, 6, dtype=torch.int32), torch.empty(3, 6)
+    ranks = torch.empty(3, dtype=torch.int32)
+    tokens = torch.tensor(chosen, dtype=torch.int32)
+    sampling.log_probabilities(GPU, torch.from_numpy(logits), tokens, ids, values, ranks)
+    for row in range(3):
+        one = logits[row]
+        ranked = np.argsort(-one, kind="stable")
+        numbers = ranked[~np.isnan(one[ranked])][:5].tolist()
+        padding = [-1] * (5 - len(numbers))
+        assert ids[row].tolist() == [chosen[row], *numbers, *padding]
+        assert ranks[row] == 1 + ranked.tolist().index(chosen[row])
+        exact = reference.log_probabilities(one)[[chosen[row], *numbers]]
+        np.testing.assert_allclose(values[row, : len(exact)].numpy(), exact, rtol=2e-6, atol=2e-6)
+
+
+def test_skips_rows_without_a_token() -> None:
+    ids, values = torch.full((1, 2), -5, dtype=torch.int32), torch.empty(1, 2)
+    tokens = torch.tensor([-1], dtype=torch.int32)
+    sampling.log_probabilities(GPU, torch.zeros(1, 9), tokens, ids, values, tokens)
+    assert ids.tolist() == [[-5, -5]]
