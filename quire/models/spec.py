@@ -374,6 +374,12 @@ class ModelSpec:
         return frozenset(each.key_value.weight.name for each in latents)
 
     @property
+    def expert_matrices(self) -> frozenset[str]:
+        """The matrices that only the tokens read which a router sends there."""
+        experts = (part.experts for part in parts(self, MixtureOfExperts))
+        return frozenset(linear.weight.name for each in experts for linear in parts(each, Linear))
+
+    @property
     def num_parameters(self) -> int:
         """Elements in all weights."""
         total = 0

@@ -26,9 +26,10 @@ from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix, column_orders
 from quire.runtime.block_files import BlockFiles
-from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages, is_mapped
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.tuning import choose_tunings
@@ -152,6 +153,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
+    experts = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
 
     def compiled(tokens: int) -> Program:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
@@ -160,15 +162,25 @@ def load_model(config: EngineConfig) -> LoadedModel:
         has_body = lambda node: backend.declines(node) is None  # noqa: E731
         return compile_program(spec, limits, has_body, row_formats, orders)
 
+    placement = place_weights(
+        config,
+        machine.free_memory,
+        sum(weight.data.nbytes for weight in weights.values()),
+        sum(w.data.nbytes for name, w in weights.items() if name in experts),
+    )
     memory = plan_memory(
         _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
         machine.free_memory,
-        sum(weight.data.nbytes for weight in weights.values()),
+        placement.planned,
         spec.max_length,
         layout,
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
         spec.window,
     )
+    if placement.mapped:
+        note = placement.note(memory.kv_cache, memory.activations)
+        logger.warning(note)
+        memory = replace(memory, notes=(*memory.notes, note))
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
@@ -176,6 +188,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     if isinstance(backend, NativeBackend):
         if has_huge_pages():
             streamed = {linear.weight.name for linear in spec.linears()}
+            streamed -= experts if placement.mapped else set()
             weights = in_huge_pages(weights, streamed, threads)
         chosen = choose_tunings(config.tuning, backend.isa, threads, machine)
         executable = NativeExecutable(

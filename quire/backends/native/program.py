@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,11 @@ class NativeExecutable:
         """See Executable."""
         isa = c.ISA_NAMES[self._isa]
         return f"kernels: native {isa}, {self._pool.num_threads} threads"
+
+    @property
+    def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """See Executable."""
+        return self._writer.expert_usage
 
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
