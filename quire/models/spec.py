@@ -254,6 +254,8 @@ class Router:
 class MixtureOfExperts:
     """The weighted sum of what a token's experts say, plus what the shared expert says to all.
 
+    first_expert: the router's number of the first of `experts`, where a rank has only some of them;
+    what a token's other experts say is left out.
     scales_inputs: an expert's weight multiplies what it reads, not what it says.  shared_gate
     [1, E]: the shared expert counts as much as sigmoid(shared_gate @ x).  Router and gate are not
     quantized: they are small, and a token that meets another expert is another token.
@@ -264,6 +266,7 @@ class MixtureOfExperts:
     shared: GatedMLP | None = None
     shared_gate: Weight | None = None
     scales_inputs: bool = False
+    first_expert: int = 0
 
     @property
     def mlps(self) -> tuple[GatedMLP, ...]:
