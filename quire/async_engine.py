@@ -126,6 +126,11 @@ class AsyncEngine:
         """Counts and gauges as of the last step."""
         return self._stats
 
+    def expert_usage(self) -> dict[int, list[int]]:
+        """Layer with experts → how many tokens each of them has met since the start."""
+        usage = self._assembly.model.executable.expert_usage
+        return {layer: counts.tolist() for layer, counts in usage.items()}
+
     def submit(
         self,
         prompt: str | Sequence[int],

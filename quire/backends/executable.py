@@ -45,6 +45,11 @@ class Executable(Protocol):
         """The backend, instruction set and threads, in words."""
         ...
 
+    @property
+    def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """Layer with experts → how many tokens each of them has met so far."""
+        ...
+
     def admit(self, slot: int, state: SamplingState) -> None:
         """From now on, sample for the requests of batches that have this slot as `state` says.
 

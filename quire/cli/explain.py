@@ -14,7 +14,7 @@ from quire.cli.values import human_integer
 if TYPE_CHECKING:
     from quire.backends.executable import Backend
     from quire.config import EngineConfig
-    from quire.graph.explain import BodyChoice
+    from quire.graph.explain import BodyChoice, Explanation
     from quire.graph.ir import Node
 
 __all__ = ["add_arguments", "model_directory", "run", "size_option"]
@@ -83,10 +83,24 @@ def run(namespace: argparse.Namespace) -> int:
         found.stored_as,
     )
     print(render(explanation))
+    if explanation.expert_bytes:
+        print("\n" + _placement(config, explanation))
     if config.backend != "reference":
         used: list[str] = sorted({*packed.values()}) or [STORED_AS[weight_format]]
         print("\n" + _tuning(config, used))
     return 0
+
+
+def _placement(config: EngineConfig, explanation: Explanation) -> str:
+    """Whether the experts would stand in this machine's memory or stay in their files."""
+    from quire.runtime.machine import inspect_machine
+    from quire.runtime.placement import place_weights
+
+    free, experts = inspect_machine().free_memory, explanation.expert_bytes
+    placement = place_weights(config, free, explanation.weight_bytes, experts)
+    if placement.mapped:
+        return placement.note(0, 0)
+    return "experts: they fit in the memory that is free here now, with all other weights"
 
 
 def _tuning(config: EngineConfig, used: Sequence[str]) -> str:

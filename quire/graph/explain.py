@@ -105,14 +105,15 @@ class Explanation:
     """Everything about one model's graph on one backend.
 
     weight_format: of weights that are not quantized.  packed_bits: what an element of the others
-    takes, its share of the scales included.  declined: the fused ops that were taken apart again,
-    and why.
+    takes, its share of the scales included.  expert_bytes: those of the weight_bytes that only some
+    tokens read.  declined: the fused ops that were taken apart again, and why.
     """
 
     spec: ModelSpec
     weight_format: str
     packed_bits: tuple[float, ...]
     weight_bytes: int
+    expert_bytes: int
     kv_format: str
     kv_bytes_per_token: int
     decode_step: Step
@@ -151,12 +152,14 @@ def explain(
     steps = (Step(1, context), Step(prompt, prompt))
     bits = {name: 8.0 * storage_dtype(weight_format).itemsize for name in spec.weights()}
     bits.update(packed_bits)
+    sizes = {n: math.ceil(math.prod(w.shape) * bits[n] / 8) for n, w in spec.weights().items()}
     measure = _Measure(bits, layout, steps, choose, stored_as)
     return Explanation(
         spec,
         weight_format,
         tuple(sorted(set(packed_bits.values()))),
-        sum(math.ceil(math.prod(w.shape) * bits[name] / 8) for name, w in spec.weights().items()),
+        sum(sizes.values()),
+        sum(sizes[name] for name in spec.expert_matrices),
         layout.format,
         layout.bytes_per_block // layout.block_tokens,
         *steps,

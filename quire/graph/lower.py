@@ -214,7 +214,12 @@ class _Lowering:
             for each in mixture.experts
         )
         op = experts.MixtureOfExperts(
-            parts, mixture.router.top_k, _gating(mixture.experts[0]), mixture.scales_inputs
+            parts,
+            mixture.router.top_k,
+            _gating(mixture.experts[0]),
+            mixture.scales_inputs,
+            first=mixture.first_expert,
+            num_routed=mixture.router.weight.shape[0],
         )
         total, _ = self.build.add_all(op, x, routes, names=("experts", "expert_room"))
         if mixture.shared is None:

@@ -62,18 +62,18 @@ def compile_program(
     has_body: Callable[[Node], bool],
     row_formats: Mapping[str, RowFormat] | None = None,
     orders: Mapping[str, ColumnOrder] | None = None,
-    ranks: int = 1,
+    rank: int | None = None,
 ) -> Program:
     """Lower the spec, run the passes, take apart what the backend cannot run, place the values.
 
     row_formats: weight → what its inputs are to be rounded to; what is no linear layer's, such as a
-    router, reads floats.  orders: of the columns of those that were sorted.  ranks: how many
-    compute the model together, when the spec is the part of one of them.
+    router, reads floats.  orders: of the columns of those that were sorted.  rank: whose part of
+    the model the spec is, when several ranks compute it together.
     """
     graph = lower(spec)
-    if ranks > 1:
+    if rank is not None:
         assert isinstance(spec, ModelSpec), "each rank has all of a vision tower"
-        graph = insert_collectives(graph, spec, ranks)
+        graph = insert_collectives(graph, spec, rank)
     linears = {linear.weight.name for linear in spec.linears()}
     formats = {name: each for name, each in (row_formats or {}).items() if name in linears}
     graph = quantize_inputs(graph, formats, orders)

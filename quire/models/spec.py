@@ -259,6 +259,8 @@ class Router:
 class MixtureOfExperts:
     """The weighted sum of what a token's experts say, plus what the shared expert says to all.
 
+    first_expert: the router's number of the first of `experts`, where a rank has only some of them;
+    what a token's other experts say is left out.
     scales_inputs: an expert's weight multiplies what it reads, not what it says.  shared_gate
     [1, E]: the shared expert counts as much as sigmoid(shared_gate @ x).  Router and gate are not
     quantized: they are small, and a token that meets another expert is another token.
@@ -269,6 +271,7 @@ class MixtureOfExperts:
     shared: GatedMLP | None = None
     shared_gate: Weight | None = None
     scales_inputs: bool = False
+    first_expert: int = 0
 
     @property
     def mlps(self) -> tuple[GatedMLP, ...]:
@@ -442,6 +445,12 @@ class ModelSpec:
         """The matrices that kernels read as floats only, however a checkpoint stores them."""
         latents = parts(self, LatentAttention)
         return frozenset(each.key_value.weight.name for each in latents)
+
+    @property
+    def expert_matrices(self) -> frozenset[str]:
+        """The matrices that only the tokens read which a router sends there."""
+        experts = (part.experts for part in parts(self, MixtureOfExperts))
+        return frozenset(linear.weight.name for each in experts for linear in parts(each, Linear))
 
     @property
     def num_parameters(self) -> int:

@@ -35,7 +35,9 @@ class MixtureOfExperts:
     Inputs: x [rows, E], and the ids and weights of each row's experts as RouteTokens writes them;
     the sum is in their order, which is ascending.  scales_inputs: the weight multiplies what gate
     and up make of x instead, which is what they would make of weight * x.  hidden_format: what the
-    hidden rows are rounded to before they meet `down`.  The second output is room that backends
+    hidden rows are rounded to before they meet `down`.  first, num_routed: these are the
+    experts from `first` on, of as many as ids can name (0: of these alone), and the others add
+    nothing; they stand on other ranks.  The second output is room that backends
     may work in; nobody reads it.
     """
 
@@ -44,6 +46,13 @@ class MixtureOfExperts:
     activation: GatedActivation
     scales_inputs: bool = False
     hidden_format: RowFormat = "float32"
+    first: int = 0
+    num_routed: int = 0
+
+    @property
+    def is_part(self) -> bool:
+        """Whether ids may name experts that are not here."""
+        return self.num_routed > len(self.experts)
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As x; and a hidden row in whole blocks for each expert of a row."""
@@ -52,9 +61,12 @@ class MixtureOfExperts:
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Expert by expert, all rows that chose it."""
         x, routes = inputs
-        ids, weights = routes[:, : self.top_k].astype(np.int64), routes[:, self.top_k :]
+        ids = routes[:, : self.top_k].astype(np.int64) - self.first
+        weights = routes[:, self.top_k :]
         total = np.zeros_like(x)
         for e in np.unique(ids):
+            if self.is_part and not 0 <= e < len(self.experts):
+                continue
             rows, places = np.nonzero(ids == e)
             weight = weights[rows, places, None]
             total[rows] += self._expert(env, self.experts[e], x[rows], weight)

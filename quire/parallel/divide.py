@@ -20,6 +20,7 @@ from quire.models.spec import (
     Embedding,
     LatentAttention,
     Linear,
+    MixtureOfExperts,
     ModelSpec,
     Weight,
     parts,
@@ -55,13 +56,17 @@ class Share:
     slices: Mapping[str, Slice]
 
 
-def divide(spec: ModelSpec, rank: Rank) -> Share:
+def divide(spec: ModelSpec, rank: Rank, whole_experts: bool = False) -> Share:
     """One rank's share of a model.
 
-    Raises ConfigError where heads or widths do not divide by the number of ranks.
+    whole_experts: each rank has some of the experts (expert parallelism), not a part of every one;
+    all else is divided as without.
+    Raises ConfigError where heads or widths do not divide by the number of ranks, or where there
+    are fewer experts than ranks.
     """
     slices: dict[str, Slice] = {}
-    return Share(_divided(spec, _Division(spec.architecture, rank, slices)), slices)
+    division = _Division(spec.architecture, rank, slices, whole_experts)
+    return Share(_divided(spec, division), slices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class _Division:
     architecture: str
     rank: Rank
     slices: dict[str, Slice]
+    whole_experts: bool
 
     def count(self, what: str, total: int) -> int:
         """This rank's part of a number of equal things."""
@@ -128,14 +134,14 @@ def _(part: Embedding, division: _Division) -> Embedding:
     """Rows of the table, evenly but for the last rank's."""
     if part.weight.split is None:
         return part
-    start, stop = _rows_of(part.weight.shape[0], division.rank)
+    start, stop = _even_part(part.weight.shape[0], division.rank)
     return replace(part, weight=division.take(part.weight, start, stop), first=start)
 
 
 @_divide_part.register
 def _(part: ModelSpec, division: _Division) -> ModelSpec:
     """The blocks' parts; the head divides as the embedding does, for they may be one."""
-    head, (start, stop) = part.head, _rows_of(part.vocab_size, division.rank)
+    head, (start, stop) = part.head, _even_part(part.vocab_size, division.rank)
     weights = [division.take(each, start, stop) for each in (head.weight, head.bias) if each]
     return replace(
         part,
@@ -148,12 +154,6 @@ def _(part: ModelSpec, division: _Division) -> ModelSpec:
 @_divide_part.register
 def _(part: Attention, division: _Division) -> Attention:
     """Whole heads; where key/value heads are fewer than ranks, several ranks hold the same one."""
-    norms = [weight for norm in (part.query_norm, part.key_norm) for weight in parts(norm, Weight)]
-    if division.rank.count > 1 and any(weight.shape != (part.head_dim,) for weight in norms):
-        raise ConfigError(
-            f"{division.architecture} normalises all query heads as one row; heads cannot be "
-            "divided over ranks, so use pipeline stages"
-        )
     heads, rank = division.count("query heads", part.heads), division.rank
     own = replace(
         part,
@@ -171,7 +171,9 @@ def _(part: Attention, division: _Division) -> Attention:
             value=_divided(part.value, division),
             kv_heads=part.kv_heads // rank.count,
         )
-    if rank.count % part.kv_heads:
+    norms = parts(part.key_norm, Weight)
+    whole_rows = any(weight.shape != (part.head_dim,) for weight in norms)
+    if rank.count % part.kv_heads or whole_rows:  # a row with a head twice has another norm
         division.count("key/value heads", part.kv_heads)
     first = rank.index * part.kv_heads // rank.count * part.head_dim
 
@@ -203,8 +205,29 @@ def _(part: GatedDeltaNet, division: _Division) -> GatedDeltaNet:
     return GatedDeltaNet(**own)
 
 
-def _rows_of(vocab_size: int, rank: Rank) -> tuple[int, int]:
-    return (
-        rank.index * vocab_size // rank.count,
-        (rank.index + 1) * vocab_size // rank.count,
+@_divide_part.register
+def _(part: MixtureOfExperts, division: _Division) -> MixtureOfExperts:
+    """A part of every expert, or some of them whole; every rank has the router."""
+    if not division.whole_experts:
+        return replace(
+            part,
+            experts=_divided(part.experts, division),
+            shared=_divided(part.shared, division),
+        )
+    total, rank = len(part.experts), division.rank
+    if total < rank.count:
+        raise ConfigError(
+            f"{division.architecture}: {total} experts cannot be divided by {rank.count} ranks; "
+            "choose at most as many ranks as there are experts"
+        )
+    start, stop = _even_part(total, rank)
+    return replace(
+        part,
+        experts=part.experts[start:stop],
+        first_expert=start,
+        shared=_divided(part.shared, division),
     )
+
+
+def _even_part(total: int, rank: Rank) -> tuple[int, int]:
+    return rank.index * total // rank.count, (rank.index + 1) * total // rank.count

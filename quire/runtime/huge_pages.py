@@ -20,7 +20,7 @@ import numpy.typing as npt
 from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.ops.aligned import CACHE_LINE
 
-__all__ = ["has_huge_pages", "in_huge_pages"]
+__all__ = ["has_huge_pages", "in_huge_pages", "is_mapped"]
 
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PIECE = 8 * 1024**2
@@ -43,7 +43,7 @@ def in_huge_pages(weights: LoadedWeights, names: Collection[str], threads: int) 
     The file stays mapped only as long as other weights lie in it.
     """
     present = [name for name in names if name in weights]  # an embedder's head is not
-    moving = {name: weights[name] for name in present if _is_mapped(weights[name].data)}
+    moving = {name: weights[name] for name in present if is_mapped(weights[name].data)}
     sizes = [_padded(weight.data.nbytes) for weight in moving.values()]
     arena = np.empty(sum(sizes) + CACHE_LINE, np.uint8)
     start = -arena.ctypes.data % CACHE_LINE
@@ -66,7 +66,7 @@ def _pieces(source: Bytes, target: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
         yield source[at : at + PIECE], target[at : at + PIECE]
 
 
-def _is_mapped(array: npt.NDArray[Any]) -> bool:
+def is_mapped(array: npt.NDArray[Any]) -> bool:
     """Whether the array is a view of a mapped file."""
     base: object = array
     while isinstance(base, np.ndarray):

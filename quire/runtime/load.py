@@ -28,9 +28,10 @@ from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix, column_orders
 from quire.runtime.block_files import BlockFiles
-from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages, is_mapped
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.tuning import choose_tunings
@@ -159,6 +160,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     backend = _backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
     layout = kv_layout(config, spec)
+    experts = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
 
     def has_body(node: Node) -> bool:
         return backend.declines(node) is None
@@ -172,16 +174,27 @@ def load_model(config: EngineConfig) -> LoadedModel:
     plan = None
     if spec.vision is not None and pooling is None:
         plan = plan_vision(spec.vision, directory, has_body, row_formats)
+    free_memory = machine.free_memory - (0 if plan is None else plan.num_bytes)
+    placement = place_weights(
+        config,
+        free_memory,
+        sum(weight.data.nbytes for weight in weights.values()),
+        sum(w.data.nbytes for name, w in weights.items() if name in experts),
+    )
     memory = plan_memory(
         _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
-        machine.free_memory - (0 if plan is None else plan.num_bytes),
-        sum(weight.data.nbytes for weight in weights.values()),
+        free_memory,
+        placement.planned,
         spec.max_length,
         layout,
         lambda tokens: compiled(tokens).buffers.arena_floats * 4,
         spec.window,
         4 * spec.state_floats,
     )
+    if placement.mapped:
+        note = placement.note(memory.kv_cache, memory.activations)
+        logger.warning(note)
+        memory = replace(memory, notes=(*memory.notes, note))
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks)
@@ -190,6 +203,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     if isinstance(backend, NativeBackend):
         if has_huge_pages():
             streamed = {linear.weight.name for linear in spec.linears()}
+            streamed -= experts if placement.mapped else set()
             weights = in_huge_pages(weights, streamed, threads)
         tunings = choose_tunings(config.tuning, backend.isa, threads, machine).tunings
 

@@ -11,7 +11,7 @@ from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
 
-__all__ = ["MemoryPlan", "plan_memory"]
+__all__ = ["MIB", "MemoryPlan", "plan_memory", "usable_bytes"]
 
 MIB = 1024**2
 DEFAULT_KV_BYTES = 4 * 1024**3
@@ -117,9 +117,7 @@ def plan_memory(
         raise ConfigError(
             f"max_model_len {wanted} is above the {model_length} tokens this model is made for"
         )
-    usable = int(free_bytes * config.memory_utilization)
-    if config.kv_cache_memory_bytes is not None:
-        usable = free_bytes  # the exact size overrides the share
+    usable = usable_bytes(config, free_bytes)
     needed = _needed_blocks(config, layout, window)
     notes: list[str] = []
     room = usable - weight_bytes
@@ -171,6 +169,13 @@ def plan_memory(
         state_bytes,
         tuple(notes),
     )
+
+
+def usable_bytes(config: EngineConfig, free_bytes: int) -> int:
+    """The share of the free memory that may be used; an exact size of the KV cache overrides it."""
+    if config.kv_cache_memory_bytes is not None:
+        return free_bytes
+    return int(free_bytes * config.memory_utilization)
 
 
 def _needed_blocks(config: EngineConfig, layout: KvLayout, window: int | None) -> int:

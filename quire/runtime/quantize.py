@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from quire.backends.executable import Backend, LoadedWeights
@@ -71,9 +71,8 @@ def _integer_matrices(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
 
 def _pack(
     weights: LoadedWeights, wanted: dict[str, tuple[int, ...]], scheme: str, threads: int
-) -> dict[str, PackedMatrix]:
+) -> Iterator[PackedMatrix]:
     dtype, group_size = SCHEMES[scheme]
-    packed = {}
     with ThreadPool(threads) as pool:
         for name in wanted:
             weight = weights[name]
@@ -82,5 +81,4 @@ def _pack(
                     f"quantization {scheme!r} needs plain floats and {name!r} is {weight.dtype}; "
                     "leave the option out"
                 )
-            packed[name] = pack_to_nearest(pool, name, weight, dtype, group_size)
-    return packed
+            yield pack_to_nearest(pool, name, weight, dtype, group_size)

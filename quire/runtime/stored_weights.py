@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -103,16 +103,13 @@ def _is_near(narrow: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) 
     return bool((off <= SCALE_ERROR * np.abs(weights).max(axis=1, initial=0)).all())
 
 
-def _serve_all(
-    stored: Mapping[str, Stored], floats: Collection[str], dtype: str
-) -> dict[str, Kept]:
+def _serve_all(stored: Mapping[str, Stored], floats: Collection[str], dtype: str) -> Iterator[Kept]:
     """One at a time, so that no more than one stands unpacked in memory."""
-    return {
-        name: float_matrix(name, matrix.read().float32(), dtype)
-        if name in floats
-        else serve_matrix(matrix, dtype)
-        for name, matrix in stored.items()
-    }
+    for name, matrix in stored.items():
+        if name in floats:
+            yield float_matrix(name, matrix.read().float32(), dtype)
+        else:
+            yield serve_matrix(matrix, dtype)
 
 
 def _report(stored: Mapping[str, Stored], matrices: Mapping[str, Kept]) -> None:

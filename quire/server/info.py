@@ -12,7 +12,7 @@ import quire
 from quire.server.errors import json_response
 from quire.server.state import ServerState
 
-__all__ = ["show_metrics", "show_server_info", "show_version"]
+__all__ = ["show_expert_usage", "show_metrics", "show_server_info", "show_version"]
 
 
 async def show_version(state: ServerState, request: Request) -> Response:
@@ -23,6 +23,20 @@ async def show_version(state: ServerState, request: Request) -> Response:
 async def show_metrics(state: ServerState, request: Request) -> Response:
     """Answer GET /metrics in Prometheus' text format."""
     return Response(state.metrics.expose(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def show_expert_usage(state: ServerState, request: Request) -> Response:
+    """Answer GET /expert_usage: how many tokens each expert of each layer has met."""
+    layers = [
+        {
+            "layer": layer,
+            "tokens": sum(counts),
+            "experts_met": sum(count > 0 for count in counts),
+            "tokens_of_experts": counts,
+        }
+        for layer, counts in state.engine.expert_usage().items()
+    ]
+    return json_response({"layers": layers})
 
 
 async def show_server_info(state: ServerState, request: Request) -> Response:

@@ -13,7 +13,7 @@ from quire.server.chat import create_chat_completion
 from quire.server.completions import create_completion
 from quire.server.embeddings import create_embeddings
 from quire.server.health import show_health, show_ready
-from quire.server.info import show_metrics, show_server_info, show_version
+from quire.server.info import show_expert_usage, show_metrics, show_server_info, show_version
 from quire.server.models import list_models, show_model
 from quire.server.protocol.chat import ChatRequest
 from quire.server.protocol.chat_answer import ChatCompletion
@@ -90,6 +90,15 @@ OPERATIONS = (
         Reranking,
         '{"query": "a question", "documents": ["a text", "another"]}',
     ),
+    Operation(
+        "POST",
+        "/rerank",
+        "The same as /v1/rerank.",
+        create_reranking,
+        RerankRequest,
+        Reranking,
+        '{"query": "a question", "documents": ["a text", "another"]}',
+    ),
     Operation("GET", "/v1/models", "List the served names.", list_models, answer=ModelList),
     Operation("GET", "/v1/models/{id:path}", "Show one served name.", show_model, answer=ModelCard),
     Operation(
@@ -114,6 +123,7 @@ OPERATIONS = (
     Operation("GET", "/live", "The same as /health.", show_health),
     Operation("GET", "/ready", "As /health, and 503 while shutting down.", show_ready),
     Operation("GET", "/metrics", "Metrics in Prometheus' text format.", show_metrics),
+    Operation("GET", "/expert_usage", "Tokens that each expert met.", show_expert_usage),
     Operation("GET", "/version", "The version of Quire.", show_version),
     Operation("GET", "/server_info", "Options, model, memory budget, defaults.", show_server_info),
 )

@@ -2,7 +2,8 @@
 
 One safetensors file per checkpoint and scheme: each packed matrix as its bytes, with its shape and
 format in the header; those that have no such layout as floats.  The name is a hash of
-everything that the contents depend on.
+everything that the contents depend on.  Matrices are written while they are made, so that all of
+them together may be larger than memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +47,8 @@ VERSION = 3
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
+HEADER_BYTES = 512
+"""More than the header says of a matrix, beside its name twice."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
 FLOATS = ("F32", "F16", "BF16")
 FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
@@ -85,23 +88,18 @@ def describe_files(directory: Path) -> list[tuple[str, int, int]]:
 
 
 def kept_or_made(
-    path: Path | None, wanted: Shapes, make: Callable[[], Mapping[str, Kept]]
+    path: Path | None, wanted: Shapes, make: Callable[[], Iterable[Kept]]
 ) -> Mapping[str, Kept]:
     """The wanted matrices, mapped if they are kept at `path`, else made, and kept for next time.
 
-    path: None keeps nothing.
+    path: None keeps nothing.  make: one after the other, as they are asked for.
     """
-    if path is None:
-        return make()
-    found = read_packed(path, wanted)
-    if found is not None:
-        return found
-    made = make()
-    if not write_packed(path, made.values()):
-        return made
-    logger.info("packed weights are kept in %s", path)
-    # Mapped pages can be dropped and read again; what was packed in memory cannot.
-    return read_packed(path, wanted) or made
+    found = read_packed(path, wanted) if path is not None else None
+    if found is None and path is not None and write_packed(path, wanted, make()):
+        logger.info("packed weights are kept in %s", path)
+        # Mapped pages can be dropped and read again; what is packed in memory cannot.
+        found = read_packed(path, wanted)
+    return {each.name: each for each in make()} if found is None else found
 
 
 def read_packed(path: Path, wanted: Shapes) -> dict[str, Kept] | None:
@@ -117,15 +115,17 @@ def read_packed(path: Path, wanted: Shapes) -> dict[str, Kept] | None:
         return None
 
 
-def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
-    """Write matrices to a new file in one move; False, with a warning, when that cannot be done."""
+def write_packed(path: Path, wanted: Shapes, matrices: Iterable[Kept]) -> bool:
+    """Write the wanted matrices, as they come, to a new file that takes its place in one move.
+
+    False, with a warning, when that cannot be done.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
         try:
             with os.fdopen(handle, "wb") as file:
-                for piece in _pieces(sorted(matrices, key=_alignment, reverse=True)):
-                    file.write(piece)
+                _write(file, wanted, matrices)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(name, path)
@@ -140,29 +140,44 @@ def write_packed(path: Path, matrices: Iterable[Kept]) -> bool:
 
 
 def _alignment(matrix: Kept) -> int:
-    """The power of two that divides its size: odd ones stand last, so that all have good places."""
+    """The power of two that divides its size, up to a cache line."""
     size = _num_bytes(matrix)
     return min(size & -size, ALIGNMENT)
 
 
-def _pieces(matrices: list[Kept]) -> Iterable[bytes | memoryview]:
-    packed = [matrix for matrix in matrices if isinstance(matrix, PackedMatrix)]
-    facts = {matrix.name: _facts(matrix) for matrix in packed}
-    header: dict[str, object] = {"__metadata__": {KEY: json.dumps(facts)}}
+def _write(file: BinaryIO, wanted: Shapes, matrices: Iterable[Kept]) -> None:
+    """Bytes first, behind room for the header, which nobody knows before the last matrix."""
+    room = sum(HEADER_BYTES + 2 * len(name.encode()) for name in wanted) + HEADER_BYTES
+    room += -(room + 8) % ALIGNMENT
+    file.seek(8 + room)
+    facts: dict[str, object] = {}
+    header: dict[str, object] = {}
     at = 0
-    for matrix in matrices:
+    for matrix in _aligned_first(matrices):
         size = _num_bytes(matrix)
         is_float = isinstance(matrix, RawTensor)
         dtype, shape = (matrix.dtype, list(matrix.shape)) if is_float else ("U8", [size])
         header[matrix.name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for matrix in matrices:
+        if isinstance(matrix, PackedMatrix):
+            facts[matrix.name] = _facts(matrix)
         for piece in _arrays(matrix):
-            yield np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data
+            file.write(np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data)
+        at += size
+    text = json.dumps({"__metadata__": {KEY: json.dumps(facts)}, **header}).encode()
+    assert len(text) <= room, "a header of more bytes than its names can need"
+    file.seek(0)
+    file.write(room.to_bytes(8, "little") + text.ljust(room))
+
+
+def _aligned_first(matrices: Iterable[Kept]) -> Iterable[Kept]:
+    """As they come, but those of odd sizes at the end, so that all stand at good places."""
+    odd = []
+    for matrix in matrices:
+        if _alignment(matrix) == ALIGNMENT:
+            yield matrix
+        else:
+            odd.append(matrix)
+    yield from sorted(odd, key=_alignment, reverse=True)
 
 
 def _arrays(matrix: Kept) -> list[np.ndarray]:

@@ -56,15 +56,16 @@ def logits_of_ranks(
     batches: Sequence[Batch],
     tensor: int = 1,
     stages: int = 1,
+    whole_experts: bool = False,
 ) -> list[list[Float32]]:
     """The logits that each rank of the last stage has after each step: [rank][step]."""
     ranks = Ranks(tensor)
 
     def compute(index: int) -> list[Float32]:
-        share = divide(spec, Rank(index, tensor))
+        share = divide(spec, Rank(index, tensor), whole_experts)
         graph = lower(share.spec)
         if tensor > 1:
-            graph = insert_collectives(graph, share.spec, tensor)
+            graph = insert_collectives(graph, share.spec, index)
         held = {name: held_part(weights[name], share, name) for name in share.spec.weights()}
         cache = kv_cache(share.spec)
         group = ranks.group_of(index)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quire.backends.native.program import NativeBackend
 from quire.errors import ConfigError
+from quire.graph.lower import lower
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec, Weight, parts
 from quire.ops.batch import Batch
@@ -22,14 +24,13 @@ FAMILIES = tuple(load_families())
 BOUND = 2e-5
 """Sums of partial sums, in float32; the largest seen is 2e-6 of the largest logit."""
 
-each_family = pytest.mark.parametrize("family", FAMILIES)
-WHOLE_ROWS = ("MiniMaxM2ForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
-"""Families that normalise all heads as one row: they are not divided by heads."""
-each_divided = pytest.mark.parametrize("family", [f for f in FAMILIES if f not in WHOLE_ROWS])
-
 
 def tiny(family: str, **changes: Any) -> ModelSpec:
     return build_spec({**load_families()[family].tiny, "architectures": [family], **changes})
+
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_mixture = pytest.mark.parametrize("family", [f for f in FAMILIES if tiny(f).expert_matrices])
 
 
 def steps(spec: ModelSpec) -> list[Batch]:
@@ -56,7 +57,7 @@ def agree(spec: ModelSpec, **layout: int) -> None:
         assert error < BOUND, error
 
 
-@each_divided
+@each_family
 def test_two_tensor_parallel_ranks(family: str) -> None:
     agree(tiny(family), tensor=2)
 
@@ -66,15 +67,47 @@ def test_two_pipeline_stages(family: str) -> None:
     agree(tiny(family), stages=2)
 
 
-@each_divided
+@each_family
 def test_both_at_once(family: str) -> None:
     agree(tiny(family), tensor=2, stages=2)
 
 
-@pytest.mark.parametrize("family", WHOLE_ROWS)
-def test_norms_of_whole_rows_are_refused(family: str) -> None:
-    with pytest.raises(ConfigError, match="as one row"):
-        divide(tiny(family), Rank(0, 2))
+@each_mixture
+def test_each_rank_has_half_of_the_experts(family: str) -> None:
+    spec = tiny(family)
+    agree(spec, tensor=2, whole_experts=True)
+    agree(spec, tensor=2, stages=2, whole_experts=True)
+    held = [divide(spec, Rank(index, 2), whole_experts=True).spec for index in range(2)]
+    experts = [each.expert_matrices for each in held]
+    assert experts[0] and experts[1] and not experts[0] & experts[1]
+    assert experts[0] | experts[1] == spec.expert_matrices
+
+
+def test_experts_that_two_ranks_share_unevenly() -> None:
+    agree(tiny("MixtralForCausalLM", num_local_experts=5), tensor=2, whole_experts=True)
+    with pytest.raises(ConfigError, match="5 experts cannot be divided by 8 ranks"):
+        divide(
+            tiny(
+                "MixtralForCausalLM",
+                num_local_experts=5,
+                num_attention_heads=8,
+                num_key_value_heads=8,
+            ),
+            Rank(0, 8),
+            whole_experts=True,
+        )
+
+
+def test_a_part_of_the_experts_has_no_native_body() -> None:
+    share = divide(tiny("MixtralForCausalLM"), Rank(0, 2), whole_experts=True)
+    reasons = {NativeBackend("portable").declines(node) for node in lower(share.spec)}
+    assert reasons == {None, "no C++ body for a part of the experts"}
+
+
+def test_norms_of_whole_rows_with_keys_on_several_ranks() -> None:
+    spec = tiny("Olmo2ForCausalLM", num_attention_heads=8, num_key_value_heads=2)
+    with pytest.raises(ConfigError, match="2 key/value heads cannot be divided by 4 ranks"):
+        divide(spec, Rank(0, 4))
 
 
 def test_four_ranks_share_two_key_heads() -> None:
@@ -90,7 +123,7 @@ def test_an_odd_vocabulary(tied: bool) -> None:
     agree(tiny("LlamaForCausalLM", vocab_size=131, tie_word_embeddings=tied), tensor=4)
 
 
-@each_divided
+@each_family
 def test_the_parts_make_the_whole(family: str) -> None:
     """No weight of the model is lost, and what is divided is held once."""
     spec = tiny(family)

@@ -253,5 +253,6 @@ def save(path: Path, tensors: Mapping[str, Stored]) -> None:
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, end]}
         at = end
     text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
     body = b"".join(np.ascontiguousarray(array).tobytes() for _, array in tensors.values())
     path.write_bytes(len(text).to_bytes(8, "little") + text + body)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.errors import ModelError
+from quire.errors import CheckpointError, ModelError
 from quire.quant.formats import (
     awq,
     bitsandbytes,
@@ -168,6 +168,11 @@ def test_small_floats_are_those_of_torch() -> None:
     np.testing.assert_array_equal(E2M1[8:], -E2M1[:8])
 
 
+def _expert(shape: tuple[int, int], blocks: np.ndarray, scales: np.ndarray) -> Tensors:
+    found = {"blocks": RawTensor("b", "U8", blocks.shape, blocks)}
+    return Tensors("m", shape, {**found, "scales": RawTensor("s", "U8", scales.shape, scales)})
+
+
 @pytest.mark.oracle
 def test_experts_of_gpt_oss_as_transformers_decodes_them() -> None:
     torch = pytest.importorskip("torch")
@@ -179,7 +184,7 @@ def test_experts_of_gpt_oss_as_transformers_decodes_them() -> None:
         torch.from_numpy(blocks), torch.from_numpy(scales), dtype=torch.float32
     )
     for each in range(2):
-        found = mxfp4.decode("experts", blocks[each], scales[each]).float32()
+        found = mxfp4.read_expert(_expert((24, 96), blocks[each], scales[each])).float32()
         np.testing.assert_array_equal(found.T, expected[each].numpy())
 
 
@@ -210,13 +215,15 @@ def test_blocks_of_deepseek_as_transformers_decodes_them() -> None:
 
 @pytest.mark.parametrize("blocks", [(2, 3, 15), (2, 16), (2, 3, 17)])
 def test_experts_of_another_shape(blocks: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="blocks"):
-        mxfp4.decode("experts", np.zeros(blocks, np.uint8), np.zeros((2, 3), np.uint8))
+    tensors = _expert((2, 96), np.zeros(blocks, np.uint8), np.zeros((2, 3), np.uint8))
+    with pytest.raises(CheckpointError, match="blocks"):
+        mxfp4.read_expert(tensors)
 
 
 def test_a_scale_that_is_no_number() -> None:
-    with pytest.raises(ValueError, match="255"):
-        mxfp4.decode("e", np.zeros((2, 3, 16), np.uint8), np.full((2, 3), 255, np.uint8))
+    scales = np.full((2, 3), 255, np.uint8)
+    with pytest.raises(CheckpointError, match="not finite"):
+        mxfp4.read_expert(_expert((2, 96), np.zeros((2, 3, 16), np.uint8), scales))
 
 
 # --- configs

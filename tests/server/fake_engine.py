@@ -153,6 +153,9 @@ class FakeEngine:
             heartbeat_s=self.heartbeat_s,
         )
 
+    def expert_usage(self) -> dict[int, list[int]]:
+        return {1: [4, 0, 2]}
+
     async def shutdown(self, drain: bool = True, timeout_s: float = 30.0) -> None:
         self.was_shut_down = True
 

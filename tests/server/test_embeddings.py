@@ -92,9 +92,10 @@ async def test_a_refusal_of_the_engine_is_passed_on(
     assert "generate text" in fault(await client.post(url, json=body), 400, "model")
 
 
-async def test_reranking_puts_the_best_first(client: httpx.AsyncClient) -> None:
+@pytest.mark.parametrize("url", [RERANK, "/rerank"])
+async def test_reranking_puts_the_best_first(client: httpx.AsyncClient, url: str) -> None:
     documents = ["a", "abc", {"text": "ab"}, "abcd"]
-    answer = await post(client, RERANK, query="abc", documents=documents)
+    answer = await post(client, url, query="abc", documents=documents)
     assert [each["index"] for each in answer["results"]] == [1, 3, 2, 0]
     assert answer["results"][0] == {
         "index": 1, "relevance_score": 1.0, "document": {"text": "abc"},

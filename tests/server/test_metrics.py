@@ -125,3 +125,8 @@ async def test_engine_that_has_work_and_does_not_step(
         assert "has not stepped for 50 s" in fault(response, 503, None)
     else:
         assert response.status_code == 200
+
+
+async def test_what_experts_met(client: httpx.AsyncClient) -> None:
+    layer = {"layer": 1, "tokens": 6, "experts_met": 2, "tokens_of_experts": [4, 0, 2]}
+    assert (await client.get("/expert_usage")).json() == {"layers": [layer]}

@@ -47,7 +47,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def written(path: Path) -> Path:
-    assert write_packed(path, matrices())
+    assert write_packed(path, WANTED, matrices())
     return path
 
 
@@ -88,14 +88,16 @@ def test_nothing_there_is_no_warning(path: Path, caplog: pytest.LogCaptureFixtur
 
 def test_a_new_file_takes_the_place_of_the_old(written: Path) -> None:
     before = read_packed(written, WANTED)
-    assert write_packed(written, matrices(1))
+    assert write_packed(written, WANTED, matrices(1))
     assert_same(read_packed(written, WANTED), 1)
     assert_same(before)  # what is mapped stays
 
 
 def test_writers_at_once_leave_one_whole_file(path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
-        done = list(threads.map(lambda seed: write_packed(path, matrices(seed % 2)), range(12)))
+        done = list(
+            threads.map(lambda seed: write_packed(path, WANTED, matrices(seed % 2)), range(12))
+        )
     assert all(done) and os.listdir(path.parent) == [path.name]
     found = read_packed(path, WANTED)
     assert found is not None
@@ -106,7 +108,7 @@ def test_floats_are_kept_beside_them(path: Path, caplog: pytest.LogCaptureFixtur
     """Each stands at a multiple of what its size is a multiple of, up to a cache line."""
     values = np.arange(15, dtype=np.float16).reshape(5, 3)
     odd = RawTensor("odd", "F16", (5, 3), values)
-    assert write_packed(path, [odd, *matrices()])
+    assert write_packed(path, {"odd": (5, 3), **WANTED}, [odd, *matrices()])
     wanted = {"odd": (5, 3), **WANTED}
     found = read_packed(path, wanted)
     assert found is not None and found["odd"].dtype == "F16"
@@ -237,7 +239,7 @@ def test_damage_means_packing_again_with_a_warning(
     assert (
         str(written) in record.getMessage() and "packing the weights again" in record.getMessage()
     )
-    assert write_packed(written, matrices())
+    assert write_packed(written, WANTED, matrices())
     assert_same(read_packed(written, WANTED))
 
 
@@ -252,7 +254,7 @@ def test_other_matrices_than_wanted(
 def test_a_place_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a directory")
-    assert not write_packed(blocked / "packed.safetensors", matrices())
+    assert not write_packed(blocked / "packed.safetensors", WANTED, matrices())
     assert "the packed weights were not kept" in caplog.text
     assert read_packed(blocked / "packed.safetensors", WANTED) is None
 
@@ -262,7 +264,7 @@ def test_a_full_disk_leaves_nothing(path: Path, monkeypatch: pytest.MonkeyPatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert not write_packed(path, matrices())
+    assert not write_packed(path, WANTED, matrices())
     assert os.listdir(path.parent) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
 from quire.ops.quantize import RowFormat
@@ -57,6 +58,8 @@ class NativeBackend:
 
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""
+        if isinstance(node.op, MixtureOfExperts) and node.op.is_part:
+            return "no C++ body for a part of the experts"
         return None if type(node.op) in BODIES else f"no C++ body for {node.name}"
 
     @property
@@ -112,6 +115,11 @@ class NativeExecutable:
         """See Executable."""
         isa = c.ISA_NAMES[self._isa]
         return f"kernels: native {isa}, {self._pool.num_threads} threads"
+
+    @property
+    def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """See Executable."""
+        return self._writer.expert_usage
 
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""

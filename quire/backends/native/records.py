@@ -7,6 +7,7 @@ from ctypes import c_void_p, pointer
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
@@ -64,10 +65,12 @@ class RecordWriter:
         self._frequencies = frequencies
         self._vectors: dict[tuple[str, float], Float32] = {}
         self.kept: list[Any] = []
+        self.expert_usage: dict[int, npt.NDArray[np.int64]] = {}
+        self._layer = -1
 
     def record(self, node: Node) -> Any:
         """The record of one node."""
-        record = c.Op()
+        record, self._layer = c.Op(), node.layer
         for i, value in enumerate(node.inputs):
             record.inputs[i] = _tensor(self._buffers.tensors[value])
         for i, value in enumerate(node.outputs):
@@ -122,6 +125,11 @@ class RecordWriter:
         """The address of the order in which a matrix has its columns."""
         weight = self._weights[name]
         return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
+
+    def usage_counts(self, num_experts: int) -> int:
+        """The address where the tokens that this layer's experts meet are counted."""
+        self.expert_usage[self._layer] = np.zeros(num_experts, np.int64)
+        return int(self.expert_usage[self._layer].ctypes.data)
 
     def frequencies(self, table: int) -> int:
         """The address of a table of inverse frequencies and factors."""
@@ -328,6 +336,7 @@ def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
     experts = c.Experts(
         matrices=(c.Matrix * len(parts))(*(writer.matrix(part.weight) for part in parts)),
         biases=(c_void_p * len(parts))(*biases),
+        usage=writer.usage_counts(len(op.experts)),
         num_experts=len(op.experts),
         top_k=op.top_k,
         hidden_dtype=ROW_DTYPES[op.hidden_format],

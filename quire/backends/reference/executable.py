@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
 from quire.ops.batch import Batch
+from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Environment, Float32
 from quire.ops.quantize import RowFormat
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
+from quire.ops.routing import RouteTokens
 from quire.quant.packed import INTEGER_DTYPES
 from quire.sampling.history import OutputHistory
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
@@ -60,11 +63,21 @@ class ReferenceExecutable:
         self._weights = {name: weight.float32() for name, weight in weights.items()}
         self._states: dict[int, SamplingState] = {}
         self._history = OutputHistory()
+        self._usage = {
+            node.layer: np.zeros(len(node.op.experts), np.int64)
+            for node in program.graph
+            if isinstance(node.op, MixtureOfExperts)
+        }
 
     @property
     def summary(self) -> str:
         """See Executable."""
         return "kernels: reference (numpy, slow; for checking)"
+
+    @property
+    def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """See Executable."""
+        return self._usage
 
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
@@ -102,3 +115,6 @@ class ReferenceExecutable:
         for node in nodes:
             results = node.op.reference(env, *(values[value] for value in node.inputs))
             values.update(zip(node.outputs, results, strict=True))
+            if isinstance(node.op, RouteTokens):
+                chosen = results[0][:, : node.op.top_k].astype(np.int64)
+                np.add.at(self._usage[node.layer], chosen, 1)

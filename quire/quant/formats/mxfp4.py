@@ -1,7 +1,7 @@
 """MXFP4: 4-bit floats in groups of 32 that share a power of two, as gpt-oss has them.
 
-    blocks  uint8 [..., rows, groups, 16]   two codes in a byte, the low half first
-    scales  uint8 [..., rows, groups]       exponents: 2 ** (scale - 127)
+    blocks  uint8 [experts, out, groups, 16]   two codes in a byte, the low half first
+    scales  uint8 [experts, out, groups]       exponents: 2 ** (scale - 127)
     weight = E2M1[code] * 2 ** (scale - 127)
 
 A file of compressed-tensors calls them weight_packed [out, in / 2] and weight_scale [out, in / 32].
@@ -17,42 +17,45 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.quant.formats.scheme import ModuleSchemes, Scheme, Tensors
-from quire.quant.formats.settings import Settings
+from quire.quant.formats.settings import Settings, is_listed
 from quire.quant.formats.small_floats import E2M1, E8M0
 from quire.quant.formats.words import pairs_of_nibbles
 from quire.quant.matrix import QuantizedMatrix
 
-__all__ = ["GROUP", "decode", "exponents", "read_packed", "scheme", "schemes"]
+__all__ = ["GROUP", "exponents", "read_expert", "read_packed", "scheme", "schemes"]
 
 GROUP = 32
+STACKS = ("gate_up_proj", "down_proj")
+"""The tensors of gpt-oss that hold all experts of a layer."""
 
 
 def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
-    """gpt-oss has its linear layers in plain floats; its experts are read through `decode`."""
+    """The experts of gpt-oss; all else is in plain floats."""
     settings = Settings(config, "quantization_config (mxfp4)")
     settings.get("quant_method")
-    settings.names("modules_to_not_convert")
+    plain = settings.names("modules_to_not_convert")
     settings.skip("dequantize")
     settings.finish()
-    return lambda module: None
+    parts = ("blocks", "scales")
+    stacks = Scheme("mxfp4 stacks", 4, GROUP, "table", parts, read_expert, stacked=True)
+
+    def scheme_of(module: str) -> Scheme | None:
+        parent, _, last = module.rpartition(".")
+        is_stack = last in STACKS and parent.endswith(".experts")
+        return stacks if is_stack and not is_listed(module, plain) else None
+
+    return scheme_of
 
 
-def decode(
-    name: str, blocks: npt.NDArray[np.uint8], scales: npt.NDArray[np.uint8]
-) -> QuantizedMatrix:
-    """One expert's matrix [rows, cols] of blocks [rows, groups, 16] and scales [rows, groups].
-
-    Raises ValueError for shapes that do not fit and for a scale of 255, which is no number.
-    """
-    if blocks.ndim != 3 or blocks.shape[2] != GROUP // 2 or scales.shape != blocks.shape[:2]:
-        raise ValueError(
-            f"{name!r} has blocks {list(blocks.shape)} and scales {list(scales.shape)}, not "
-            "[rows, groups, 16] and [rows, groups]"
-        )
-    if (scales == 0xFF).any():
-        raise ValueError(f"{name!r} has a scale of 255, which is no number")
-    codes = pairs_of_nibbles(blocks).reshape(len(blocks), -1)
-    return QuantizedMatrix(name, 4, GROUP, codes, E8M0[scales], table=E2M1)
+def read_expert(tensors: Tensors) -> QuantizedMatrix:
+    """The matrix [out, in] of one expert."""
+    rows, cols = tensors.shape
+    if cols % GROUP:
+        raise tensors.error(f"MXFP4 needs columns in groups of {GROUP}")
+    blocks = tensors.take("blocks", ("U8",), (rows, cols // GROUP, GROUP // 2))
+    codes = pairs_of_nibbles(blocks).reshape(rows, cols)
+    scales = exponents(tensors, "scales", (rows, cols // GROUP))
+    return QuantizedMatrix(tensors.module, 4, GROUP, codes, scales, table=E2M1)
 
 
 def scheme(label: str, unused: tuple[str, ...]) -> Scheme:

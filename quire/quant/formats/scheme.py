@@ -92,7 +92,8 @@ class Scheme:
     label: for people, "awq 4 bits, groups of 128".  parts: ends of the names of its tensors.
     optional: tensors that may be missing.  unused: tensors that say nothing about the weight, left
     unread on purpose.  group_size: None for whole rows.  meaning, reordered: which arrays the
-    QuantizedMatrix has.  read: makes it.
+    QuantizedMatrix has.  read: makes it.  stacked: tensors hold a matrix [out, in] of every expert,
+    [experts, ...], and the parts stand behind an underscore.
     """
 
     label: str
@@ -104,6 +105,7 @@ class Scheme:
     optional: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     reordered: bool = False
+    stacked: bool = False
 
     def blank(self, rows: int, cols: int) -> QuantizedMatrix:
         """A matrix as this scheme stores it, with nothing in it: shows what kernels make of it."""
@@ -121,6 +123,11 @@ class Scheme:
             table=np.arange(1 << self.bits, dtype=np.float32) if self.meaning == "table" else None,
             order=np.arange(cols, dtype=np.int32)[::-1].copy() if self.reordered else None,
         )
+
+    @property
+    def joint(self) -> str:
+        """What stands between the layer's name and a part's."""
+        return "_" if self.stacked else "."
 
     @property
     def marks(self) -> tuple[str, ...]:
