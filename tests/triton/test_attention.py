@@ -211,7 +211,7 @@ def test_what_is_not_seen_changes_nothing(where: str, what: str, bad: float) -> 
     batch = world.batch([0])
     queries = world.queries(batch, torch.float16)
     clean = world.computed(queries, batch, torch.float16, False)
-    world.tables[0, 0] = 2**30  # of blocks before the window the table says nothing
+    batch.block_tables[0, 0] = 2**30  # of blocks before the window the table says nothing
     position = {"behind": 46, "before": 20, "between": 44}[where]
     block = world.tables[0, position // 16]
     stored = getattr(world, what)

@@ -83,6 +83,8 @@ def test_is_the_reference(
         is_interleaved=pairing == "interleaved",
     )  # fmt: skip
     assert np.array_equal(out.numpy(), expected)
+    if found.value_scales is not None:
+        assert not found.values[1, 0, -1].any()  # the codes of the vector that has a NaN
     keys, values = (
         numbers_of(found.keys, found.key_scales),
         numbers_of(found.values, found.value_scales),

@@ -24,7 +24,14 @@ import triton.language as tl
 from quire.backends.torch.triton.launcher import Launcher
 from quire.quant.matrix import QuantizedMatrix
 
-__all__ = ["Int4Weight", "add_segments", "int4_matmul", "multiply_int4", "num_segments"]
+__all__ = [
+    "Int4Weight",
+    "add_partial_sums",
+    "add_segments",
+    "int4_matmul",
+    "multiply_int4",
+    "num_segments",
+]
 
 STEP = 64
 """Columns whose codes stand together."""
