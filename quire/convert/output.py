@@ -27,9 +27,13 @@ COMPANIONS = (
     "generation_config.json",
     "chat_template.json",
     "chat_template.jinja",
+    "modules.json",
     "LICENSE",
 )
 """What is copied as it is, where it is there."""
+
+MODULE_SETTINGS = "[0-9]*_*/config.json"
+"""Of the folders that modules.json names, such as 1_Pooling."""
 
 
 class CheckpointWriter:
@@ -61,6 +65,10 @@ class CheckpointWriter:
         for name in COMPANIONS:
             if (source / name).is_file():
                 shutil.copyfile(source / name, self._directory / name)
+        for settings in source.glob(MODULE_SETTINGS):
+            folder = self._directory / settings.parent.name
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(settings, folder / settings.name)
 
     def _name(self, number: int) -> str:
         return f"model-{number + 1:05d}-of-{self._shards:05d}.safetensors"

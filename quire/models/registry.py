@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
+from quire.models.nested_config import IMAGE_PARTS, NESTED, text_config
 from quire.models.spec import ModelSpec
 
 __all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
+
+logger = logging.getLogger(__name__)
 
 FAMILY_MODULES = (
     "arcee",
@@ -107,11 +111,15 @@ def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
         raise ModelError(
             f"config.json: 'architectures' is {names!r}; expected a list with one name"
         )
+    if names[0] in NESTED:
+        spec = build_spec(text_config(config, names[0]), strict)
+        logger.info("%s: only its text model is run; it takes no images", names[0])
+        return replace(spec, unused=(*spec.unused, *IMAGE_PARTS))
     if names[0] not in families:
         remote = " Its remote code is not run." if "auto_map" in config else ""
         raise ModelError(
             f"architecture {names[0]!r} is not supported.{remote} "
-            f"Supported: {', '.join(sorted(families))}"
+            f"Supported: {', '.join(sorted([*families, *NESTED]))}"
         )
     quantization = config.get("quantization_config")
     if quantization:

@@ -40,7 +40,7 @@ from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
-from quire.weights.loader import load_weights
+from quire.weights.loader import load_weights, spellings
 from quire.weights.pack_cache import describe_files
 from quire.weights.tensor import STORED_AS, RawTensor
 
@@ -294,7 +294,11 @@ def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
     """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
     if spec.tied or spec.head.bias is not None or spec.output != "logits":
         return spec
-    heads = tuple(place.name.removesuffix("weight") for place in spec.head.weight.places)
+    heads = tuple(
+        spelling.removesuffix("weight")
+        for place in spec.head.weight.places
+        for spelling in spellings(place.name)
+    )
     if any(name.startswith(heads) for name in checkpoint.names):
         return spec
     logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)

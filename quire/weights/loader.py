@@ -66,7 +66,7 @@ def load_weights(
     places = {name: place for name, place in found.items() if place is not None}
     spared = [name for name in checkpoint.names if name.startswith(unused)]
     if spared:
-        logger.info("%d tensors of layers that only guess ahead are not used", len(spared))
+        logger.info("%d tensors only guess ahead, or only see images: not used", len(spared))
     _report_unwanted(checkpoint, {*(place.name for place in places.values()), *used, *spared})
     return {name: _load(checkpoint, place, name) for name, place in places.items()}
 

@@ -63,7 +63,8 @@ def llama4(config: ConfigReader) -> ModelSpec:
 def _attention(config: ConfigReader) -> AttentionMaker:
     """Layers that rotate see chunks; the others see all, and scale queries by their position."""
     layers, dim, bias = num_layers(config), head_dim(config, 128), config.flag("attention_bias")
-    rotates = _flags(config, "no_rope_layers", [(i + 1) % 4 != 0 for i in range(layers)])
+    every = config.positive("no_rope_layer_interval", 4)
+    rotates = _flags(config, "no_rope_layers", [(i + 1) % every != 0 for i in range(layers)])
     chunk = config.integer("attention_chunk_size", 8192) or None
     eps = config.number("rms_norm_eps", 1e-5, low=0.0, high=1.0)
     head_norm = Norm(None, eps) if config.flag("use_qk_norm", True) else None

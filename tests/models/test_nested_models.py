@@ -1,0 +1,83 @@
+"""The text models of models that see images too, as transformers computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quire.errors import ModelError
+from quire.models.config_reader import read_json
+from quire.models.nested_config import NESTED
+from quire.models.registry import build_spec
+from quire.runtime.load import tie_missing_head
+from quire.weights.checkpoint import open_checkpoint
+from quire.weights.loader import load_weights
+from tests.models.cases_mixtures import llama4
+from tests.models.checkpoints import BASE
+from tests.models.computing import Loaded, Model, distance
+
+GEMMA = {**BASE, "head_dim": 32, "sliding_window": 8, "num_hidden_layers": 2}
+TEXT: dict[str, dict[str, Any]] = {
+    "gemma3": {"model_type": "gemma3_text", **GEMMA},
+    "llama4": {"model_type": "llama4_text", **llama4("x").fields},
+    "mistral3": {"model_type": "mistral", **BASE, "head_dim": 16, "sliding_window": None},
+}
+VISION: dict[str, dict[str, Any]] = {
+    "gemma3": {"model_type": "siglip_vision_model"},
+    "llama4": {"model_type": "llama4_vision_model", "vision_output_dim": 32,
+               "projector_input_dim": 32, "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5},
+    "mistral3": {"model_type": "pixtral"},
+}  # fmt: skip
+SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "image_size": 28,
+         "num_attention_heads": 2, "patch_size": 14, "head_dim": 16}  # fmt: skip
+
+
+def build(kind: str, directory: Path) -> Any:
+    """Write a random checkpoint with its vision parts; transformers' model."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    torch.manual_seed(3)
+    vision = {**SMALL, **VISION[kind]}
+    fields = {"text_config": TEXT[kind], "vision_config": vision, "tie_word_embeddings": False}
+    if kind == "gemma3":
+        fields |= {"mm_tokens_per_image": 4, "tie_word_embeddings": True}
+    config = AutoConfig.for_model(kind, **fields)
+    model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
+    model = model.float().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() >= 2:
+                parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5)
+    model.tie_weights()
+    model.save_pretrained(directory)
+    return model
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", TEXT)
+def test_logits_of_text(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build(kind, tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    values = read_json(tmp_path / "config.json")
+    assert values["architectures"][0] in NESTED and "vision_config" in values
+    spec = tie_missing_head(build_spec(values), checkpoint)
+    loaded = Loaded(spec, load_weights(checkpoint, spec.weights(), unused=spec.unused))
+    assert not caplog.records, caplog.text
+    tokens = np.random.default_rng(0).integers(3, spec.vocab_size, 20).tolist()
+    import torch
+
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0].float().numpy()
+    assert distance(Model(loaded, "reference").logits(tokens), expected) < 1e-4
+
+
+def test_text_models_that_are_not_known() -> None:
+    values = {"architectures": ["Mistral3ForConditionalGeneration"]}
+    with pytest.raises(ModelError, match="text_config is None"):
+        build_spec(values)
+    with pytest.raises(ModelError, match="'mamba'; mistral, ministral3 can be run"):
+        build_spec({**values, "text_config": {"model_type": "mamba"}})
