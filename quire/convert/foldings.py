@@ -77,7 +77,7 @@ class Folding:
 def foldings(block: Block) -> tuple[Folding, ...]:
     """Every folding of a block, in the order of computation."""
     attention, mlp = block.attention, block.mlp
-    assert isinstance(attention, Attention), "see open_source"
+    assert isinstance(attention, Attention) and mlp is not None, "see open_source"
     group = attention.heads // attention.kv_heads
     shared = (attention.kv_heads, group, attention.head_dim)
     mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)

@@ -69,7 +69,7 @@ class HadamardRotation:
     def block(self, block: Block, weights: MutableMapping[str, Float32]) -> None:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
-        assert isinstance(attention, Attention), "see open_source"
+        assert isinstance(attention, Attention) and mlp is not None, "see open_source"
         self.reading(
             block.attention_norm, (attention.query, attention.key, attention.value), weights
         )

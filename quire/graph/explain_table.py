@@ -30,7 +30,7 @@ def _model(e: Explanation) -> Iterator[str]:
     full = _size(e.kv_bytes_per_token * spec.max_length)
     yield f"  KV cache {kv}; {full} at the longest sequence, {spec.max_length} tokens"
     if spec.state_floats:
-        num_recurrent = len(spec.blocks) - len(spec.attentions)
+        num_recurrent = len(spec.recurrent)
         size = _size(4 * spec.state_floats)
         yield f"  {num_recurrent} recurrent layers, {size} of state per request"
 

@@ -120,11 +120,14 @@ class _Lowering:
 
     def _block(self, layer: int, block: Block, x: Value) -> Value:
         add = Add(block.residual_scale)
-        normed = self._norm(block.attention_norm, x, "attention_norm")
-        made = self._mixed(layer, block.attention, normed)
-        made = self._norm(block.attention_output_norm, made, "attention_output_norm")
-        x = self.build.add(add, made, x, name="mid")
-        x = self._norm(block.attention_sum_norm, x, "attention_sum_norm")
+        if block.attention is not None:
+            normed = self._norm(block.attention_norm, x, "attention_norm")
+            made = self._mixed(layer, block.attention, normed)
+            made = self._norm(block.attention_output_norm, made, "attention_output_norm")
+            x = self.build.add(add, made, x, name="mid")
+            x = self._norm(block.attention_sum_norm, x, "attention_sum_norm")
+        if block.mlp is None:
+            return x
         made = self._feed_forward(block.mlp, self._norm(block.mlp_norm, x, "mlp_norm"))
         made = self._norm(block.mlp_output_norm, made, "mlp_output_norm")
         x = self.build.add(add, made, x, name="out")

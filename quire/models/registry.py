@@ -48,6 +48,7 @@ FAMILY_MODULES = (
     "ministral",
     "mistral",
     "mixtral",
+    "nemotron_h",
     "olmo",
     "olmoe",
     "phi3",

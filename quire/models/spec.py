@@ -294,13 +294,14 @@ class Block:
         x = attention_sum_norm(x + scale * attention_output_norm(attention(attention_norm(x))))
         x = mlp_sum_norm(x + scale * mlp_output_norm(mlp(mlp_norm(x))))
 
-    Most decoders have the norms before the parts only; scale is residual_scale.
+    Most decoders have the norms before the parts only; scale is residual_scale.  Where a part is
+    None, its line is not there.
     """
 
     attention_norm: Norm | None
-    attention: TokenMixer
+    attention: TokenMixer | None
     mlp_norm: Norm | None
-    mlp: FeedForward
+    mlp: FeedForward | None
     attention_output_norm: Norm | None = None
     mlp_output_norm: Norm | None = None
     attention_sum_norm: Norm | None = None
@@ -415,13 +416,15 @@ class ModelSpec:
         return tuple(each for each in found if isinstance(each, Attention | LatentAttention))
 
     @property
+    def recurrent(self) -> tuple[GatedDeltaNet | Mamba2, ...]:
+        """Of the layers that carry a state."""
+        found = (block.attention for block in self.blocks)
+        return tuple(each for each in found if isinstance(each, GatedDeltaNet | Mamba2))
+
+    @property
     def state_floats(self) -> int:
         """Numbers of recurrent state that one request carries."""
-        return sum(
-            block.attention.state_floats
-            for block in self.blocks
-            if not isinstance(block.attention, Attention | LatentAttention)
-        )
+        return sum(each.state_floats for each in self.recurrent)
 
     @property
     def window(self) -> int | None:

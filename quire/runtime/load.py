@@ -261,7 +261,7 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
 
 
 def kv_layers(spec: ModelSpec) -> tuple[CacheLayerShape, ...]:
-    """What each layer caches for a token; nothing where it carries a state instead."""
+    """What each layer caches for a token; nothing where it has no attention."""
     mixers = [block.attention for block in spec.blocks]
     return tuple(
         cache_shape(each) if isinstance(each, Attention | LatentAttention) else KvLayerShape(0, 0)

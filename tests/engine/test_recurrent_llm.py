@@ -15,16 +15,16 @@ from quire.sampling_params import SamplingParams
 from quire.weights.hub import DEMO
 from tests.engine.conftest import SMALL
 
-ARCHITECTURE = "Qwen3_5ForCausalLM"
+ARCHITECTURES = ("Qwen3_5ForCausalLM", "NemotronHForCausalLM")
 PROMPT = list(range(10, 60))
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
+@pytest.fixture(params=ARCHITECTURES)
+def directory(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     vocab_size = json.loads((DEMO / "config.json").read_text())["vocab_size"]
-    config: dict[str, Any] = {**load_families()[ARCHITECTURE].tiny, "vocab_size": vocab_size}
-    config |= {"architectures": [ARCHITECTURE], "dtype": "bfloat16"}
+    config: dict[str, Any] = {**load_families()[request.param].tiny, "vocab_size": vocab_size}
+    config |= {"architectures": [request.param], "dtype": "bfloat16"}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 

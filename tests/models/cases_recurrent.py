@@ -44,6 +44,24 @@ GRANITE: dict[str, Any] = {
     "attention_multiplier": 0.2,
 }
 
+NEMOTRON: dict[str, Any] = {
+    **{key: value for key, value in TINY.items() if key != "num_hidden_layers"},
+    "pad_token_id": 0,
+    "head_dim": 16,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 12,
+    "ssm_state_size": 24,
+    "n_groups": 2,
+}
+
+
+def nemotron(name: str, pattern: str, **fields: Any) -> Case:
+    """Older files have the pattern in place of the list."""
+    old = {"layers_block_type": ..., "hybrid_override_pattern": pattern}
+    fields = {**NEMOTRON, "hybrid_override_pattern": pattern, **fields}
+    return Case(name, "nemotron_h", fields, old=old)
+
+
 CASES: tuple[Case, ...] = (
     Case("qwen3-next", "qwen3_next", NEXT),
     Case(
@@ -102,6 +120,20 @@ CASES: tuple[Case, ...] = (
             "mamba_d_state": 16,
             "attention_bias": True,
         },
+    ),
+    nemotron("nemotron-h", "M-M*-"),
+    nemotron(
+        "nemotron-h-biases", "*MM--", n_groups=4, use_bias=True, mlp_bias=True, use_conv_bias=False
+    ),
+    nemotron(
+        "nemotron-h-one-group",
+        "-MM*M",
+        n_groups=1,
+        conv_kernel=3,
+        layer_norm_epsilon=1e-3,
+        num_key_value_heads=1,
+        time_step_min=0.2,
+        time_step_limit=[0.2, float("inf")],
     ),
     Case("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
 )

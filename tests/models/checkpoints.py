@@ -121,14 +121,14 @@ def old_spelling(case: Case, directory: Path) -> None:
     """Rewrite config.json from rope_parameters to rope_theta and rope_scaling."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
-    rope = config.pop("rope_parameters")
-    if "full_attention" in rope:
-        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-        rope = rope["full_attention"]
-    config["rope_theta"] = rope.pop("rope_theta")
-    if "partial_rotary_factor" in rope:
-        config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
-    kind = rope.pop("rope_type")
-    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    if rope := config.pop("rope_parameters", {}):  # without one, nothing is rotated
+        if "full_attention" in rope:
+            config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+            rope = rope["full_attention"]
+        config["rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+        kind = rope.pop("rope_type")
+        config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     config = {**config, **case.old}
     path.write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))

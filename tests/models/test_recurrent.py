@@ -11,7 +11,7 @@ import pytest
 from quire.errors import ModelError
 from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.registry import build_spec, load_families
-from quire.models.spec import Attention, ModelSpec
+from quire.models.spec import MLP, Attention, ModelSpec
 from tests.models.case import Case
 from tests.models.cases_recurrent import CASES
 from tests.models.computing import Loaded, Model, distance
@@ -19,7 +19,10 @@ from tests.models.test_oracle import SIGHT, Oracles, oracles
 
 __all__ = ["oracles"]  # the fixture
 
-HYBRIDS = ("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM", "GraniteMoeHybridForCausalLM")
+HYBRIDS = (
+    *("Qwen3NextForCausalLM", "Qwen3_5ForCausalLM"),
+    *("GraniteMoeHybridForCausalLM", "NemotronHForCausalLM"),
+)
 
 
 def with_mixers(spec: ModelSpec, kind: type, change: Callable[[Any], Any]) -> ModelSpec:
@@ -35,6 +38,18 @@ def with_mixers(spec: ModelSpec, kind: type, change: Callable[[Any], Any]) -> Mo
     )
 
 
+def mlp_mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
+    """Of MLPs without a gate."""
+    if any(isinstance(each.mlp, MLP) for each in spec.blocks):
+        blocks = tuple(
+            replace(each, mlp=replace(each.mlp, activation="relu"))
+            if isinstance(each.mlp, MLP)
+            else each
+            for each in spec.blocks
+        )
+        yield "no square", replace(spec, blocks=blocks)
+
+
 def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
     """Specs that are wrong in one way each."""
 
@@ -43,7 +58,7 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
         return with_mixers(spec, (GatedDeltaNet, Mamba2), change)  # type: ignore[arg-type]
 
     mixers = [each.attention for each in spec.blocks]
-    net = next(each for each in mixers if not isinstance(each, Attention))
+    net = spec.recurrent[0]
     yield "queries and keys swapped", nets(query=lambda n: n.key, key=lambda n: n.query)
     yield "a larger epsilon", nets(norm=lambda n: replace(n.norm, eps=0.1))
     if isinstance(net, GatedDeltaNet):
@@ -68,6 +83,7 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
     if any(isinstance(each, Attention) and each.gate for each in mixers):
         gateless = lambda a: replace(a, gate=None)  # noqa: E731
         yield "no gate", with_mixers(spec, Attention, gateless)
+    yield from mlp_mistakes(spec)
     no_rope = lambda a: replace(a, rope=None)  # noqa: E731
     if spec.ropes:
         yield "no rotation", with_mixers(spec, Attention, no_rope)
@@ -118,6 +134,10 @@ def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
         (HYBRIDS[2], {"time_step_limit": [0.1]}, "expected two numbers"),
         (HYBRIDS[2], {"position_embedding_type": "alibi"}, "alibi"),
         (HYBRIDS[2], {"layer_types": ["mamba"] * 4}, "no attention layer"),
+        (HYBRIDS[3], {"hybrid_override_pattern": "MM--"}, "no attention"),
+        (HYBRIDS[3], {"hybrid_override_pattern": "ME*-"}, "moe are not computed"),
+        (HYBRIDS[3], {"num_hidden_layers": 5}, "of 6 layers"),
+        (HYBRIDS[3], {"mamba_proj_bias": True}, "use_bias is not"),
     ],
 )
 def test_what_is_not_computed_is_refused(

@@ -104,8 +104,8 @@ def dense_decoder(
 def decoder(
     config: ConfigReader,
     *,
-    attention: MixerMaker,
-    mlp: MlpMaker,
+    attention: Callable[[int, str], TokenMixer | None],
+    mlp: Callable[[int, str], FeedForward | None],
     norm: NormMaker | None = None,
     block_norms: BlockNorms = PRE_NORMS,
     length: int | None = None,
@@ -119,23 +119,25 @@ def decoder(
 ) -> ModelSpec:
     """The spec of a decoder whose config.json has Llama's keys.
 
-    norm: None: RMS norms.  length: None: what the rope of the first layer that has one says.
-    tied: the default of tie_word_embeddings.  unused: see ModelSpec.
+    attention, mlp: they give None where a layer has no such part.  norm: None: RMS norms.  length:
+    None: what the rope of the first layer that has one says.  tied: the default of
+    tie_word_embeddings.  unused: see ModelSpec.
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
     make_norm = rms_norm(config) if norm is None else norm
 
-    def norm_of(prefix: str, name: str | None) -> Norm | None:
-        return None if name is None else make_norm(prefix + name, width)
+    def norm_of(part: object, prefix: str, name: str | None) -> Norm | None:
+        return None if part is None or name is None else make_norm(prefix + name, width)
 
     def block(prefix: str, layer: int) -> Block:
+        mixer, feed = attention(layer, prefix + "self_attn."), mlp(layer, prefix + "mlp.")
         return Block(
-            attention_norm=norm_of(prefix, block_norms.attention),
-            attention=attention(layer, prefix + "self_attn."),
-            mlp_norm=norm_of(prefix, block_norms.mlp),
-            mlp=mlp(layer, prefix + "mlp."),
-            attention_output_norm=norm_of(prefix, block_norms.attention_output),
-            mlp_output_norm=norm_of(prefix, block_norms.mlp_output),
+            attention_norm=norm_of(mixer, prefix, block_norms.attention),
+            attention=mixer,
+            mlp_norm=norm_of(feed, prefix, block_norms.mlp),
+            mlp=feed,
+            attention_output_norm=norm_of(mixer, prefix, block_norms.attention_output),
+            mlp_output_norm=norm_of(feed, prefix, block_norms.mlp_output),
             residual_scale=residual_scale,
         )
 

@@ -12,7 +12,7 @@ from quire.models.families.delta_net import MOST_TAPS
 from quire.models.recurrent import Convolution, Mamba2
 from quire.models.spec import Norm, Weight
 
-__all__ = ["FUSED", "Mamba2Config", "mamba2", "read_sizes"]
+__all__ = ["FUSED", "Mamba2Config", "mamba2", "read_sizes", "time_step_limit"]
 
 INFINITE = {"__float__": "Infinity"}
 """How transformers writes the number."""
@@ -78,7 +78,7 @@ def read_sizes(config: ConfigReader) -> Mamba2Config:
         conv_bias=config.flag("mamba_conv_bias", True),
         bias=config.flag("mamba_proj_bias"),
         eps=config.number("rms_norm_eps", 1e-6, low=0.0, high=1.0),
-        steps=_time_step_limit(config),
+        steps=time_step_limit(config),
     )
     sizes.check(config)
     if parts.activation(config) != "silu":
@@ -120,7 +120,7 @@ def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
     )
 
 
-def _time_step_limit(config: ConfigReader) -> tuple[float, float]:
+def time_step_limit(config: ConfigReader) -> tuple[float, float]:
     """The least and the longest step, by default from 0 to infinity."""
     value = config.get("time_step_limit", [0.0, math.inf])
     given = value if isinstance(value, list) else []

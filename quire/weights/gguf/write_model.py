@@ -102,7 +102,7 @@ def _settings(spec: ModelSpec) -> dict[str, Value]:
     if isinstance(mlp, MixtureOfExperts) or any(parts(spec, MixtureOfExperts)):
         raise ModelError(f"{spec.architecture}: GGUF files with experts are not written")
     rope = _rope(spec)
-    assert spec.norm is not None, "every architecture that is written has one"
+    assert spec.norm is not None and mlp is not None, "every architecture that is written has one"
     is_linear = rope.scaling.kind == "linear"
     return {
         "context_length": rope.scaling.original_length if is_linear else spec.max_length,

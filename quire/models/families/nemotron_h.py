@@ -1,0 +1,132 @@
+"""Nemotron-H: one part a layer, which is Mamba 2, attention without rotation, or squared ReLU.
+
+Source: the config of NemotronHForCausalLM in transformers; arXiv:2504.03624.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quire.errors import ModelError
+from quire.models.config_reader import ConfigReader
+from quire.models.families import parts
+from quire.models.families.decoder import TINY, decoder, grouped_attention, rms_norm
+from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, time_step_limit
+from quire.models.places import Layout
+from quire.models.registry import family
+from quire.models.spec import MLP, ModelSpec, TokenMixer
+from quire.models.stored_as import stored_as
+
+__all__ = ["nemotron_h"]
+
+TINY_NEMOTRON: dict[str, Any] = {
+    **{key: value for key, value in TINY.items() if key != "num_hidden_layers"},
+    "hybrid_override_pattern": "MM-M*-",
+    "head_dim": 16,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 12,
+    "ssm_state_size": 24,
+    "n_groups": 2,
+}
+PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+KINDS = {"linear_attention": "mamba", "full_attention": "attention"}
+"""Newer words for two of them."""
+
+LAYOUT = Layout(
+    layer="backbone.layers.{}.",
+    names={
+        "model.embed_tokens": "backbone.embeddings",
+        "model.norm": "backbone.norm_f",
+        "input_layernorm": "norm",
+        "post_attention_layernorm": "norm",
+        "mamba": "mixer",
+        "mamba.norm": "mixer.norm",
+        "mamba.out_proj": "mixer.out_proj",
+        **{f"self_attn.{each}_proj": f"mixer.{each}_proj" for each in "qkvo"},
+        **{f"mlp.{each}_proj": f"mixer.{each}_proj" for each in ("up", "down")},
+    },
+    fused={name.replace("mamba", "mixer", 1): parts for name, parts in FUSED.items()},
+)
+OF_OTHERS = (
+    *("rescale_prenorm_residual", "residual_in_fp32", "num_logits_to_keep", "use_mamba_kernels"),
+    *("time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype"),
+    *("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"),
+    *("chunk_size", "expand"),
+    *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size"),
+    *("moe_shared_expert_intermediate_size", "moe_latent_size", "moe_shared_expert_overlap"),
+    *("routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob"),
+)
+"""Keys of training, of other programs, of layers that guess ahead and of experts."""
+
+
+@family("NemotronHForCausalLM", tiny=TINY_NEMOTRON)
+def nemotron_h(config: ConfigReader) -> ModelSpec:
+    """Nemotron-H and Nemotron Nano 2, the models without experts."""
+    kinds = _kinds(config)
+    for key in OF_OTHERS:
+        config.get(key)
+    config = config.renamed({}, num_hidden_layers=len(kinds))
+    width, inner = config.positive("hidden_size"), config.positive("intermediate_size")
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
+    activation = parts.activation(config, "mlp_hidden_act", "relu2")
+    sizes, ropes = _sizes(config), [None] * len(kinds)
+    attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=ropes)
+
+    def mixer(layer: int, prefix: str) -> TokenMixer | None:
+        if kinds[layer] == "mamba":
+            return mamba2(sizes, prefix.removesuffix("self_attn.") + "mamba.")
+        return attention(layer, prefix) if kinds[layer] == "attention" else None
+
+    def mlp(layer: int, prefix: str) -> MLP | None:
+        if kinds[layer] != "mlp":
+            return None
+        return parts.plain_mlp(prefix, width, inner, mlp_bias, activation)
+
+    norm = rms_norm(config.renamed({"rms_norm_eps": "layer_norm_epsilon"}), eps=1e-5)
+    spec = decoder(config, attention=mixer, mlp=mlp, norm=norm, unused=("mtp.",))
+    return stored_as(spec, LAYOUT)
+
+
+def _sizes(config: ConfigReader) -> Mamba2Config:
+    sizes = Mamba2Config(
+        width=config.positive("hidden_size"),
+        heads=config.positive("mamba_num_heads", 128),
+        value_dim=config.positive("mamba_head_dim", 64),
+        key_heads=config.positive("n_groups", 8),
+        key_dim=config.positive("ssm_state_size", 128),
+        taps=config.positive("conv_kernel", 4),
+        conv_bias=config.flag("use_conv_bias", True),
+        bias=config.flag("use_bias"),
+        eps=config.number("layer_norm_epsilon", 1e-5, low=0.0, high=1.0),
+        steps=time_step_limit(config),
+    )
+    sizes.check(config)
+    if parts.activation(config, "mamba_hidden_act") != "silu":
+        raise ModelError(f"{config.architecture}: mamba_hidden_act is not silu")
+    if config.flag("mamba_proj_bias", sizes.bias) not in (False, sizes.bias):
+        raise ModelError(f"{config.architecture}: mamba_proj_bias is set and use_bias is not")
+    return sizes
+
+
+def _kinds(config: ConfigReader) -> list[str]:
+    """What each layer is: mamba, attention or mlp."""
+    pattern, kinds = config.get("hybrid_override_pattern"), config.get("layers_block_type")
+    if kinds is None and isinstance(pattern, str):
+        kinds = [PATTERN.get(letter, letter) for letter in pattern]
+    kinds = [KINDS.get(each, each) for each in kinds] if isinstance(kinds, list) else []
+    unknown = sorted({str(each) for each in kinds} - {"mamba", "attention", "mlp"})
+    if unknown:
+        raise ModelError(
+            f"{config.architecture}: layers of {', '.join(unknown)} are not computed here; mamba "
+            "(M), attention (*) and mlp (-) are"
+        )
+    if "attention" not in kinds or "mamba" not in kinds:
+        raise ModelError(
+            f"{config.architecture}: hybrid_override_pattern names no attention or no Mamba layer"
+        )
+    if config.integer("num_hidden_layers", len(kinds)) != len(kinds):
+        raise ModelError(
+            f"{config.architecture}: hybrid_override_pattern is of {len(kinds)} layers, not of "
+            "num_hidden_layers"
+        )
+    return kinds
