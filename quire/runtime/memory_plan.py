@@ -10,7 +10,7 @@ from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
 
-__all__ = ["MemoryPlan", "plan_memory"]
+__all__ = ["DEFAULT_KV_BYTES", "MemoryPlan", "plan_memory"]
 
 MIB = 1024**2
 DEFAULT_KV_BYTES = 4 * 1024**3
@@ -68,6 +68,7 @@ def plan_memory(
     layout: KvLayout,
     activation_bytes: Callable[[int], int],
     window: int | None = None,
+    default_kv_bytes: int = DEFAULT_KV_BYTES,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
@@ -75,6 +76,7 @@ def plan_memory(
     sequence the model is made for.  A step is made smaller, then the model length shorter, before
     giving up; a length or KV size that the user set is never changed.  window: the widest window
     where every layer has one; a request then never holds more blocks than its window and one step.
+    default_kv_bytes: what the cache takes where there is more room and nobody said how much.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -92,7 +94,7 @@ def plan_memory(
     budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
     activations = activation_bytes(budget)
     at_once = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
-    num_blocks = _num_blocks(config, room - activations, layout, at_once)
+    num_blocks = _num_blocks(config, room - activations, layout, at_once, default_kv_bytes)
     length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
         raise CapacityError(
@@ -149,7 +151,9 @@ def _step_budget(
     return budget
 
 
-def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int) -> int:
+def _num_blocks(
+    config: EngineConfig, room: int, layout: KvLayout, at_once: int, default_kv_bytes: int
+) -> int:
     """Blocks for what was asked, else for every request at full length, within room and default.
 
     at_once: the most blocks that one request holds.
@@ -158,7 +162,7 @@ def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int)
         room = min(room, config.kv_cache_memory_bytes)
         return max(room // layout.bytes_per_block, 0)
     useful = at_once * config.max_num_seqs
-    default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, at_once)
+    default = max(default_kv_bytes // layout.bytes_per_block, at_once)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
 
 

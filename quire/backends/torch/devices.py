@@ -1,4 +1,4 @@
-"""The devices that torch computes on, and what differs between them: nothing else knows their names.
+"""The devices that torch computes on: what differs between them stands here and nowhere else.
 
 Devices of torch itself are cuda (NVIDIA, and AMD by ROCm), xpu (Intel) and mps (Apple); others come
 with a plug-in, which is imported when its device is asked for.
@@ -54,7 +54,7 @@ class Device:
     index: int | None = None
 
     @property
-    def torch(self) -> torch.device:
+    def torch_device(self) -> torch.device:
         """As torch has it."""
         return torch.device(self.platform.name, self.index)
 
@@ -67,8 +67,8 @@ class Device:
     def title(self) -> str:
         """Its name for people."""
         name = getattr(_module(self.platform), "get_device_name", None)
-        found = str(self.torch)
-        return found if name is None or self.is_cpu else f"{found} ({name(self.torch)})"
+        found = str(self.torch_device)
+        return found if name is None or self.is_cpu else f"{found} ({name(self.torch_device)})"
 
     @cached_property
     def has_bfloat16(self) -> bool:
@@ -76,7 +76,7 @@ class Device:
         if self.is_cpu:
             return False
         if self.platform.name == "cuda" and torch.version.hip is None:
-            return bool(torch.cuda.get_device_capability(self.torch) >= (8, 0))
+            return bool(torch.cuda.get_device_capability(self.torch_device) >= (8, 0))
         return self._can(torch.bfloat16)
 
     @cached_property
@@ -92,13 +92,18 @@ class Device:
             return total - module.driver_allocated_memory(), total
         if self.is_cpu or not hasattr(module, "mem_get_info"):
             return None
-        free, total = module.mem_get_info(self.torch)
+        free, total = module.mem_get_info(self.torch_device)
         return free, total
+
+    def set_threads(self, count: int) -> None:
+        """How many threads a CPU computes with, in the whole process; nothing on other devices."""
+        if self.is_cpu:
+            torch.set_num_threads(count)
 
     def _can(self, dtype: torch.dtype) -> bool:
         """Whether a small product and a running sum in a dtype work."""
         try:
-            ones = torch.ones((2, 2), dtype=dtype, device=self.torch)
+            ones = torch.ones((2, 2), dtype=dtype, device=self.torch_device)
             return bool((ones @ ones).cumsum(0)[1, 1].item() == 4)
         except (RuntimeError, TypeError, NotImplementedError):
             return False
@@ -118,7 +123,9 @@ def find_device(name: str) -> Device:
         raise ConfigError(f"device is {name!r}; give auto, or one of {names}, with :1 for another")
     if platform.plugin is not None and not _is_installed(platform.plugin):
         package = platform.plugin.partition(".")[0]
-        raise ConfigError(f"device is {name!r}, which needs {package}; install it as its maker says")
+        raise ConfigError(
+            f"device is {name!r}, which needs {package}; install it as its maker says"
+        )
     if not _is_there(platform):
         found = ", ".join(each.platform.name for each in available())
         raise ConfigError(f"device is {name!r}, and torch {torch.__version__} finds only {found}")
