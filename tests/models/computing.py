@@ -31,7 +31,7 @@ from quire.weights.loader import load_weights
 Float32 = npt.NDArray[np.float32]
 
 ISAS = tuple(f"native-{isa}" for isa in library.ISA_NAMES)
-BACKENDS = ("reference", *ISAS)
+BACKENDS = ("reference", "torch", *ISAS)
 LIMITS = StepLimits(tokens=64, logit_rows=8)
 
 

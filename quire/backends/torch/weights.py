@@ -34,7 +34,9 @@ class Weights:
                 self._matrices[name] = as_matrix(weight, wanted, device.torch_device)
 
     def vector(self, name: str) -> torch.Tensor:
-        """A bias or the weight of a norm, float32."""
+        """A bias or the weight of a norm, float32; it may have been stored as one row."""
+        if name not in self._vectors:
+            self._vectors[name] = self._matrices[name].widened(slice(None)).float()
         return self._vectors[name]
 
     def matrix(self, name: str) -> Matrix:
