@@ -146,6 +146,7 @@ def bind(
         from quire.backends.torch.executable import TorchExecutable
 
         assert isinstance(chosen, TorchBackend)
+        chosen.device.set_threads(1)  # these models are too small for more
         return TorchExecutable(program, loaded.weights, cache, chosen.device)
     return NativeExecutable(program, loaded.weights, cache, ropes.arrays, threads, isa)
 

@@ -31,7 +31,7 @@ __all__ = ["TorchExecutable"]
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class _Call:
     """A node bound to its body.  Values are numbers; those in `over` nobody reads any more."""
 
     compute: Compute
@@ -117,7 +117,7 @@ class TorchExecutable:
         size = kv_cache.num_blocks * kv_cache.layout.bytes_per_block
         return torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
 
-    def _bind(self, nodes: Iterable[Node], later: Iterable[Node]) -> list[Call]:
+    def _bind(self, nodes: Iterable[Node], later: Iterable[Node]) -> list[_Call]:
         """Calls for nodes in order; a value is over when neither they nor `later` ones read it."""
         wanted = {value for node in later for value in node.inputs}
         wanted.add(self.program.graph.logits)
@@ -128,14 +128,14 @@ class TorchExecutable:
             wanted |= values
             compute = chosen_body(node.op, self.device).compute
             inputs, outputs = self._all(node.inputs), self._all(node.outputs)
-            calls.append(Call(compute, node.op, inputs, outputs, over))
+            calls.append(_Call(compute, node.op, inputs, outputs, over))
         return calls[::-1]
 
     def _all(self, values: Iterable[Value]) -> tuple[int, ...]:
         return tuple(self._numbers.setdefault(value, len(self._numbers)) for value in values)
 
 
-def _run(calls: Iterable[Call], step: Step, values: dict[int, torch.Tensor]) -> None:
+def _run(calls: Iterable[_Call], step: Step, values: dict[int, torch.Tensor]) -> None:
     for call in calls:
         results = call.compute(step, call.op, *(values[each] for each in call.inputs))
         values.update(zip(call.outputs, results, strict=True))
