@@ -32,7 +32,8 @@ RULES: dict[str, dict[str, Any]] = {
     "steps": {"query_rule": QueryRule("steps", 6, 0.5, 1)},
     "bidirectional": {"bidirectional": True},
 }
-PROMPTS = (300, 5, 40, 17)  # longer than a chunk of keys, and shorter than a block
+PROMPTS = (5, 300, 40, 17)  # shorter than a block, and longer than a chunk of keys
+LONGEST = 1
 SINKS = {"sinks": np.float32([-1, 0, 1, 2])}
 
 
@@ -86,7 +87,7 @@ def test_requests_of_all_kinds_in_one_step(rule: str) -> None:
     both, q = filled("float32")
     op = PagedAttention(0, 4, 2, 8, 0.4, **RULES[rule])
     (whole,) = both.torch(op, q)
-    spans = [(299, 300), (4, 5), (20, 40), (7, 12)]
+    spans = [(4, 5), (299, 300), (20, 40), (7, 12)]
     starts = np.cumsum([0, *PROMPTS])
     rows = np.concatenate([starts[i] + np.arange(*span) for i, span in enumerate(spans)])
     both.at(batch_of(spans))
@@ -128,22 +129,34 @@ def test_odd_numbers_in_codes(format: str, odd: float) -> None:
         np.testing.assert_array_equal(found[0, :3].numpy(), expected)
 
 
-@pytest.mark.parametrize("rule", ["plain", "window", "sinks"])
-def test_what_a_token_does_not_see_changes_nothing(rule: str) -> None:
-    """Keys and values of the last token are no numbers: only itself is spoilt."""
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [299, 3])
+@pytest.mark.parametrize("keys_too", [True, False])
+def test_what_a_token_does_not_see_changes_nothing(bad: float, at: int, keys_too: bool) -> None:
+    """What one token stored is no number: it and those behind it are spoilt, nobody else."""
     both, q = filled("float32")
-    op = PagedAttention(0, 4, 2, 8, 0.4, **RULES[rule])
+    op = PagedAttention(0, 4, 2, 8, 0.4)
     (clean,) = both.torch(op, q)
-    bad = np.full((1, 16), np.nan, np.float32)
-    for values in (bad, np.full_like(bad, np.inf)):
-        last = batch_of([(n - 1, n) for n in PROMPTS])
-        both.at(replace(last, query_start=np.int32([0, 1]), block_tables=last.block_tables[:1],
-                        positions=last.positions[:1], token_ids=last.token_ids[:1]))  # fmt: skip
-        both.torch(KvWrite(0, 2), bad, values)
-        both.at(batch_of([(0, n) for n in PROMPTS]))
-        (found,) = both.torch(op, q)
-        assert np.isnan(found[299]).all()
-        np.testing.assert_array_equal(np.delete(found, 299, 0), np.delete(clean, 299, 0))
+    whole = both.env.batch
+    first = int(whole.query_start[LONGEST])
+    alone = batch_of([(at, at + 1)] * len(PROMPTS))
+    both.at(
+        replace(
+            alone,
+            query_start=np.int32([0, 1]),
+            positions=alone.positions[:1],
+            block_tables=whole.block_tables[[LONGEST]],
+            token_ids=np.int32([0]),
+        )
+    )
+    values = np.full((1, 16), bad, np.float32)
+    both.torch(KvWrite(0, 2), values if keys_too else np.zeros_like(values), values)
+    both.at(whole)
+    (found,) = both.torch(op, q)
+    spoilt = slice(first + at, first + PROMPTS[LONGEST])
+    assert np.isnan(found[spoilt]).all()
+    others = np.r_[: spoilt.start, spoilt.stop : len(found)]
+    np.testing.assert_array_equal(found[others], clean[others])
 
 
 @pytest.mark.parametrize("format", LATENT_FORMATS)

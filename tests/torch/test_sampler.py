@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 
 from quire.backends.torch.devices import find_device
+from quire.backends.torch.sampling.draw import at_share
 from quire.backends.torch.sampling.rows import sample_rows
 from quire.sampling import reference
 from tests.native.test_sampler import acceptable, expect_same_logprobs, problems, row, rows
@@ -74,6 +75,13 @@ def test_prompts_are_reported_on_beside_what_is_drawn() -> None:
     for place in (0, 3):
         assert list(found.logprobs[place]) == list(expected.logprobs[place])
         expect_same_logprobs(found.logprobs[place], expected.logprobs[place])
+
+
+def test_the_share_where_one_token_ends_is_the_next_ones() -> None:
+    weights, u = torch.tensor([[0.0, 1, 0, 1], [1, 1, 2, 0]]), torch.tensor([[0.0], [0.5]]).double()
+    assert at_share(weights, u).tolist() == [1, 2]
+    assert reference.draw(weights[0].numpy(), 0.0) == 1
+    assert reference.draw(weights[1].numpy(), 0.5) == 2
 
 
 def test_nothing_to_choose_from() -> None:

@@ -11,7 +11,7 @@ from quire.backends.torch.arrays import as_tensor
 from quire.sampling.reference import uniform
 from quire.sampling.state import SampleRow
 
-__all__ = ["drawn", "softmax_weights"]
+__all__ = ["at_share", "drawn", "softmax_weights"]
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -36,7 +36,7 @@ def drawn(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
         kept = _of_rank(logits, weights, kept, most, top_p)
     random = [uniform(row.state.seed, len(row.output)) for row in rows]
     u = as_tensor(np.array(random, np.float64)[:, None], logits.device)
-    return _at_share(torch.where(kept, weights, 0.0), u)
+    return at_share(torch.where(kept, weights, 0.0), u)
 
 
 def softmax_weights(logits: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:
@@ -68,7 +68,7 @@ def _of_rank(
     return torch.zeros_like(kept).scatter(1, order, left)
 
 
-def _at_share(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def at_share(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """The first token id whose running sum of weights exceeds u [S, 1] times their total."""
     sums = weights.double().cumsum(dim=1)
     tokens = torch.searchsorted(sums, u * sums[:, -1:], right=True)[:, 0]
