@@ -17,7 +17,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8", "int4"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
-BackendName = Literal["auto", "native", "reference"]
+BackendName = Literal["auto", "native", "reference", "torch"]
 InstructionSet = Literal[
     "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod"
 ]
@@ -104,7 +104,17 @@ class EngineConfig:
     threads: int | None = field(
         default=None, metadata={"help": "compute threads; default: the cores this process may use"}
     )
-    backend: BackendName = field(default="auto", metadata={"help": "which kernels run the model"})
+    backend: BackendName = field(
+        default="auto",
+        metadata={"help": "which kernels run the model; auto is native, or torch on other devices"},
+    )
+    device: str = field(
+        default="auto",
+        metadata={
+            "help": "of the torch backend: cuda (NVIDIA, AMD), xpu, npu, hpu, xla, mps or cpu, or"
+            " one of several as in cuda:1; auto takes the first it finds"
+        },
+    )
     instruction_set: InstructionSet = field(
         default="auto", metadata={"help": "instruction set of the native kernels"}
     )
@@ -143,11 +153,7 @@ class EngineConfig:
             raise ConfigError("prefix_cache_dir needs enable_prefix_caching; leave out one of them")
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
-        if self.tuning not in ("auto", "off") and self.backend == "reference":
-            raise ConfigError(
-                f"tuning is {self.tuning!r}, but the reference backend has nothing to tune; leave "
-                "out one of them"
-            )
+        self._check_backend()
 
     @classmethod
     def from_options(cls, model: str, options: Mapping[str, Any]) -> EngineConfig:
@@ -163,6 +169,32 @@ class EngineConfig:
     def names(cls) -> tuple[str, ...]:
         """The option names, in order."""
         return tuple(option.name for option in fields(cls))
+
+    @property
+    def backend_in_use(self) -> Literal["native", "reference", "torch"]:
+        """The backend that "auto" means."""
+        if self.backend != "auto":
+            return self.backend
+        return "native" if self.device in ("auto", "cpu") else "torch"
+
+    def _check_backend(self) -> None:
+        """Refuse what the backend in use would not heed."""
+        backend = self.backend_in_use
+        if self.tuning not in ("auto", "off") and backend != "native":
+            raise ConfigError(
+                f"tuning is {self.tuning!r}, but the {backend} backend has nothing to tune; leave "
+                "out one of them"
+            )
+        if self.instruction_set != "auto" and backend == "torch":
+            raise ConfigError(
+                f"instruction_set is {self.instruction_set!r}, which is for the native backend, "
+                "not for torch; leave out one of them"
+            )
+        if self.device not in ("auto", "cpu") and backend != "torch":
+            raise ConfigError(
+                f"device is {self.device!r}, and the {backend} backend runs on the CPU; set "
+                "backend to torch"
+            )
 
 
 _CHOICES: Mapping[str, Any] = {

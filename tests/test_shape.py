@@ -100,13 +100,23 @@ def test_import_is_quick_and_light() -> None:
     """Processor time, best of five, so that a busy machine does not fail it."""
     code = (
         "import sys, time; start = time.process_time(); import quire\n"
-        "print(time.process_time() - start, 'numpy' in sys.modules)"
+        "print(time.process_time() - start, bool({'numpy', 'torch'} & {*sys.modules}))"
     )
     runs = [
         subprocess.check_output([sys.executable, "-c", code], text=True).split() for _ in range(5)
     ]
-    assert {numpy for _, numpy in runs} == {"False"}
+    assert {is_heavy for _, is_heavy in runs} == {"False"}
     assert min(float(seconds) for seconds, _ in runs) <= MAX_IMPORT_S
+
+
+def test_only_the_torch_backend_imports_torch() -> None:
+    """A model that runs natively does not."""
+    code = (
+        "import sys; from quire import LLM, SamplingParams; llm = LLM('demo', threads=1)\n"
+        "llm.generate('Once', SamplingParams(max_tokens=2), use_tqdm=False)\n"
+        "print({'torch', 'triton', 'transformers'} & {*sys.modules})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
 def test_install_is_small() -> None:

@@ -55,7 +55,6 @@ REFUSALS = (
         (),
         "there are no draft models; give --speculative ngram or suffix",
     ),
-    Refusal(("--device",), ("auto", "cpu"), "models run on the CPU so far"),
     Refusal(("--tokenizer-mode",), ("auto",), "there is one tokenizer, the fast one"),
 )
 

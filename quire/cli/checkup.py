@@ -161,14 +161,32 @@ def _first_line(compiler: str) -> str:
 
 
 def _accelerators() -> Iterator[Finding]:
-    """What stands by; this version runs models on the CPU whatever there is."""
+    """Other devices, which the torch backend computes on; torch itself is asked what it finds."""
     driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    yield Finding("gpu", f"{'NVIDIA driver' if driver else 'no NVIDIA driver'}; not used so far")
-    for name in ("torch", "triton"):
-        if find_spec(name) is None:
-            yield Finding(name, "not installed; not needed")
-        else:
-            yield Finding(name, f"{importlib.metadata.version(name)} installed; not used so far")
+    seen = "NVIDIA driver" if driver else "no NVIDIA driver"
+    if find_spec("torch") is None:
+        cure = "pip install 'quire[gpu]'" if driver else None
+        yield Finding("gpu", f"{seen}; not used without torch", cure)
+        yield Finding("torch", "not installed; needed only for --backend torch")
+    else:
+        yield Finding("gpu", f"{seen}; {_devices()}")
+        version = importlib.metadata.version("torch")
+        yield Finding("torch", f"{version} installed; used with --backend torch or --device")
+    if find_spec("triton") is None:
+        yield Finding("triton", "not installed; not needed")
+    else:
+        yield Finding("triton", f"{importlib.metadata.version('triton')} installed")
+
+
+def _devices() -> str:
+    """What torch finds beside the CPU."""
+    try:
+        from quire.backends.torch.devices import available
+
+        found = [each.title for each in available() if not each.is_cpu]
+    except (ImportError, OSError, RuntimeError) as error:
+        return f"torch cannot be imported: {error}"
+    return f"torch finds {', '.join(found)}" if found else "torch finds none"
 
 
 def _caches() -> Iterator[Finding]:

@@ -27,6 +27,7 @@ FORMAT_OPTIONS = (
     "kv_cache_dtype",
     "block_size",
     "backend",
+    "device",
     "instruction_set",
     "threads",
     "tuning",
@@ -55,6 +56,7 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
+    from quire.runtime.backends import choose_backend
     from quire.runtime.load import kv_layout, read_config
     from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
@@ -70,7 +72,7 @@ def run(namespace: argparse.Namespace) -> int:
     if config.quantization != "auto":
         bits = packed_bits(spec, config.quantization)
         packed = packed_formats(spec, config.quantization)
-    backend = _backend(config)
+    backend = choose_backend(config)
     explanation = explain(
         spec,
         kv_layout(config, spec),
@@ -85,7 +87,7 @@ def run(namespace: argparse.Namespace) -> int:
     print(render(explanation))
     if explanation.expert_bytes:
         print("\n" + _placement(config, explanation))
-    if config.backend != "reference":
+    if config.backend_in_use == "native":
         used: list[str] = sorted({*packed.values()}) or [STORED_AS[weight_format]]
         print("\n" + _tuning(config, used))
     return 0
@@ -129,16 +131,6 @@ class _Chooser:
         reason = self._backend.declines(node)
         body = None if reason else self._backend.body(node)
         return BodyChoice(node.name, body, reason)
-
-
-def _backend(config: EngineConfig) -> Backend:
-    if config.backend == "reference":
-        from quire.backends.reference.executable import ReferenceBackend
-
-        return ReferenceBackend()
-    from quire.backends.native.program import NativeBackend
-
-    return NativeBackend(config.instruction_set)
 
 
 def model_directory(config: EngineConfig) -> Path:

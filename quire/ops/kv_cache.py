@@ -114,13 +114,15 @@ class KvLayout:
 class KvCache:
     """A KV arena and its layout.
 
-    arena: bytes, at least num_blocks * layout.bytes_per_block of them, owned by this object.
+    arena: bytes, at least num_blocks * layout.bytes_per_block of them, owned by this object; none
+    where a device has them instead (on_host False).
     """
 
-    def __init__(self, layout: KvLayout, num_blocks: int) -> None:
+    def __init__(self, layout: KvLayout, num_blocks: int, on_host: bool = True) -> None:
         self.layout = layout
         self.num_blocks = num_blocks
-        self.arena = aligned_zeros(num_blocks * layout.bytes_per_block)
+        self.is_on_host = on_host
+        self.arena = aligned_zeros(num_blocks * layout.bytes_per_block if on_host else 0)
         self.layer_offsets = layout.layer_offsets(num_blocks)
 
     def write(

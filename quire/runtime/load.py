@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quire.backends.executable import Executable, LoadedWeights, StoredWeight
-from quire.backends.native.program import NativeBackend, NativeExecutable
-from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.backends.executable import Backend, Executable, LoadedWeights, StoredWeight
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.ir import Node
@@ -27,14 +25,14 @@ from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix, column_orders
+from quire.runtime.backends import binder, choose_backend, placement_of
 from quire.runtime.block_files import BlockFiles
-from quire.runtime.huge_pages import has_huge_pages, in_huge_pages, is_mapped
+from quire.runtime.huge_pages import is_mapped
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
 from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
-from quire.runtime.tuning import choose_tunings
 from quire.runtime.vision import LoadedVision, plan_vision
 from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.dummy import DummyCheckpoint
@@ -57,9 +55,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-MAX_LOGIT_ROWS = 32
-"""Logit rows computed at a time: bounds the logits' memory at 32 vocabularies."""
 
 DEFAULT_DISK_BYTES = 10 * 1024**3
 """What stored blocks may take where nobody said how much."""
@@ -157,9 +152,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
     threads = config.threads or machine.cores
     weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
     orders = column_orders(weights)
-    backend = _backend(config)
+    backend = choose_backend(config)
     row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
-    layout = kv_layout(config, spec)
+    layout, place = kv_layout(config, spec), placement_of(backend, config, machine, weights, spec)
     experts = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
 
     def has_body(node: Node) -> bool:
@@ -167,18 +162,18 @@ def load_model(config: EngineConfig) -> LoadedModel:
 
     def compiled(tokens: int) -> Program:
         per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
-        logit_rows = min(config.max_num_seqs * per_request, MAX_LOGIT_ROWS, tokens)
+        logit_rows = min(config.max_num_seqs * per_request, place.logit_rows, tokens)
         limits = StepLimits(tokens, logit_rows)
         return compile_program(spec, limits, has_body, row_formats, orders)
 
     plan = None
     if spec.vision is not None and pooling is None:
         plan = plan_vision(spec.vision, directory, has_body, row_formats)
-    free_memory = machine.free_memory - (0 if plan is None else plan.num_bytes)
+    free_memory = place.free_bytes - (0 if plan is None else plan.num_bytes)
     placement = place_weights(
         config,
         free_memory,
-        sum(weight.data.nbytes for weight in weights.values()),
+        place.weight_bytes,
         sum(w.data.nbytes for name, w in weights.items() if name in experts),
     )
     memory = plan_memory(
@@ -187,9 +182,10 @@ def load_model(config: EngineConfig) -> LoadedModel:
         placement.planned,
         spec.max_length,
         layout,
-        lambda tokens: compiled(tokens).buffers.arena_floats * 4,
+        lambda tokens: place.activation_bytes(compiled(tokens)),
         spec.window,
         4 * spec.state_floats,
+        place.default_kv_bytes,
     )
     if placement.mapped:
         note = placement.note(memory.kv_cache, memory.activations)
@@ -197,24 +193,11 @@ def load_model(config: EngineConfig) -> LoadedModel:
         memory = replace(memory, notes=(*memory.notes, note))
     program = compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
-    cache = KvCache(layout, memory.num_blocks)
+    cache = KvCache(layout, memory.num_blocks, place.on_host)
     states = RecurrentStates(memory.num_state_records, spec.state_floats)
-    tunings = None
-    if isinstance(backend, NativeBackend):
-        if has_huge_pages():
-            streamed = {linear.weight.name for linear in spec.linears()}
-            streamed -= experts if placement.mapped else set()
-            weights = in_huge_pages(weights, streamed, threads)
-        tunings = choose_tunings(config.tuning, backend.isa, threads, machine).tunings
-
-    def bound(program: Program, cache: KvCache, ropes: RopeTables) -> Executable:
-        if isinstance(backend, NativeBackend):
-            isa = config.instruction_set
-            return NativeExecutable(
-                program, weights, cache, ropes.arrays, threads, isa, tunings, states
-            )
-        return ReferenceExecutable(program, weights, cache, states)
-
+    streamed = {linear.weight.name for linear in spec.linears()}
+    streamed -= experts if placement.mapped else set()
+    bound = binder(backend, config, machine, weights, streamed, states)
     executable = bound(program, cache, ropes)
     vision = None if plan is None else plan.bind(bound)
     scheme = quantization.key if quantization else config.quantization
@@ -274,12 +257,6 @@ def cache_shape(part: AttentionPart) -> CacheLayerShape:
     if isinstance(part, LatentAttention):
         return LatentLayerShape(part.rank, part.rope.dims)
     return KvLayerShape(part.kv_heads, part.head_dim)
-
-
-def _backend(config: EngineConfig) -> ReferenceBackend | NativeBackend:
-    if config.backend == "reference":
-        return ReferenceBackend()
-    return NativeBackend(config.instruction_set)
 
 
 def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
@@ -370,6 +347,11 @@ def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlock
             "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
             "long prefix are not kept; leave the option out"
         )
+    if not cache.is_on_host:
+        raise ConfigError(
+            "prefix_cache_dir: blocks of another device's memory cannot be stored yet; leave the "
+            "option out"
+        )
     directory = Path(config.prefix_cache_dir).expanduser()
     max_bytes = config.prefix_cache_disk_bytes or DEFAULT_DISK_BYTES
     return StoredBlocks(BlockFiles(directory, max_bytes), cache)
@@ -380,7 +362,7 @@ def _fingerprint(
     program: Program,
     layout: KvLayout,
     directory: Path,
-    backend: ReferenceBackend | NativeBackend,
+    backend: Backend,
     scheme: str,
 ) -> bytes:
     """A hash over all that decides the bits of a cached block, beside its tokens.

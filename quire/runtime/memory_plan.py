@@ -11,7 +11,7 @@ from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
 
-__all__ = ["MIB", "MemoryPlan", "plan_memory", "usable_bytes"]
+__all__ = ["DEFAULT_KV_BYTES", "MIB", "MemoryPlan", "plan_memory", "usable_bytes"]
 
 MIB = 1024**2
 DEFAULT_KV_BYTES = 4 * 1024**3
@@ -100,6 +100,7 @@ def plan_memory(
     activation_bytes: Callable[[int], int],
     window: int | None = None,
     state_bytes: int = 0,
+    default_kv_bytes: int = DEFAULT_KV_BYTES,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
@@ -109,6 +110,7 @@ def plan_memory(
     where every layer has one; a request then never holds more blocks than its window and one step.
     state_bytes: of one record of recurrent state.  They take STATE_SHARE of the room beside the KV
     cache at most; where that is too little for max_num_seqs requests, fewer run at once.
+    default_kv_bytes: what the cache takes where there is more room and nobody said how much.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -141,7 +143,7 @@ def plan_memory(
                 f"requests at once cut from {config.max_num_seqs} to {max_num_seqs} to fit their "
                 "recurrent states"
             )
-    num_blocks = _num_blocks(config, room, layout, at_once)
+    num_blocks = _num_blocks(config, room, layout, at_once, default_kv_bytes)
     length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
         raise CapacityError(
@@ -208,7 +210,9 @@ def _step_budget(
     return budget
 
 
-def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int) -> int:
+def _num_blocks(
+    config: EngineConfig, room: int, layout: KvLayout, at_once: int, default_kv_bytes: int
+) -> int:
     """Blocks for what was asked, else for every request at full length, within room and default.
 
     at_once: the most blocks that one request holds.
@@ -217,7 +221,7 @@ def _num_blocks(config: EngineConfig, room: int, layout: KvLayout, at_once: int)
         room = min(room, config.kv_cache_memory_bytes)
         return max(room // layout.bytes_per_block, 0)
     useful = at_once * config.max_num_seqs
-    default = max(DEFAULT_KV_BYTES // layout.bytes_per_block, at_once)
+    default = max(default_kv_bytes // layout.bytes_per_block, at_once)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
 
 

@@ -19,6 +19,7 @@ from quire.sampling.state import SampledRows, SampleRow, SamplingState
 __all__ = [
     "adjust_logits",
     "draw",
+    "ends_of_bad_words",
     "log_probabilities",
     "philox4x32",
     "sample_rows",
@@ -76,7 +77,7 @@ def adjust_logits(logits: Float32, row: SampleRow) -> Float32:
         out[others] = -np.inf
     if len(output) < params.min_tokens:
         out[_known(state.forbidden, size)] = -np.inf
-    out[_known(_ends_of_bad_words(state, output), size)] = -np.inf
+    out[_known(ends_of_bad_words(state, output), size)] = -np.inf
     for token, bias in zip(state.bias_ids, state.bias, strict=True):
         if token < size:
             out[token] += bias
@@ -88,7 +89,7 @@ def _known(tokens: Iterable[int] | Integers, size: int) -> Integers:
     return array[(array >= 0) & (array < size)]
 
 
-def _ends_of_bad_words(state: SamplingState, generated: Integers) -> list[int]:
+def ends_of_bad_words(state: SamplingState, generated: Integers) -> list[int]:
     """The last token of each bad word whose other tokens are the end of the output."""
     ends, flat, output = [], state.bad_words.tolist(), generated.tolist()
     while flat:

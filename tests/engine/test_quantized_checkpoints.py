@@ -29,7 +29,7 @@ from quire.weights.tensor import RawTensor
 from tests.engine.conftest import SMALL
 from tests.engine.driving import Bench, Circumstances, random_jobs
 from tests.graph.interpreting import random_weights
-from tests.models.computing import BACKENDS, Loaded, Model, distance, need
+from tests.models.computing import ISAS, Loaded, Model, distance, need
 from tests.quant.layers import WRITERS, Stored, plain, random_matrix, save
 
 PROMPT = list(range(3, 43))
@@ -136,7 +136,7 @@ def test_logits_are_those_of_the_weights(name: str, tmp_path: Path) -> None:
 # --- the whole way
 
 
-@pytest.mark.parametrize("backend", BACKENDS[1:])
+@pytest.mark.parametrize("backend", ISAS)
 def test_mixed_formats_are_batch_invariant(backend: str, tmp_path: Path) -> None:
     """Layers of 4 and 8 bits, float8 and plain floats in one model; together = alone."""
     need(backend)

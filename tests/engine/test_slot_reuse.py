@@ -24,7 +24,7 @@ WORLDS = {
     "one by one": Circumstances(max_num_seqs=1),
 }
 VOCABULARY = 128
-NUM_JOBS = {"native-portable": 48, "reference": 16}
+NUM_JOBS = {"native-portable": 48, "reference": 16, "torch": 8}
 
 
 class OddOrEven:
@@ -139,7 +139,9 @@ def test_a_request_says_what_it_says_alone(backend: str, name: str, guesses: boo
         if answer.finish_reason == "abort":
             alone = cut(alone, len(answer.tokens))
         assert answer.tokens == alone.tokens, jobs[number]
-        assert answer == alone or backend == "reference", jobs[number]  # whose sums round freely
+        assert answer == alone or not backend.startswith("native"), jobs[
+            number
+        ]  # others round freely
     assert world.num_cancelled > 0
     if name == "crowded":
         assert engine.stats().scheduler.num_preemptions > 0

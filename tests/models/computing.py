@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from quire.weights.loader import load_weights
 Float32 = npt.NDArray[np.float32]
 
 ISAS = tuple(f"native-{isa}" for isa in library.ISA_NAMES)
-BACKENDS = ("reference", *ISAS)
+BACKENDS = ("reference", "torch", *ISAS)
 LIMITS = StepLimits(tokens=64, logit_rows=8)
 
 
@@ -40,6 +41,8 @@ def why_missing(backend: str) -> str:
     """Why a backend cannot run here; "" when it can."""
     if backend == "reference":
         return ""
+    if backend == "torch":
+        return "" if find_spec("torch") else "torch is not installed"
     isa = backend.removeprefix("native-")
     can_run = library.ISA_NAMES.index(isa) in library.available_isas()
     return "" if can_run else f"this processor has no {isa}"
@@ -131,7 +134,7 @@ def bind(
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
     isa = backend.removeprefix("native-")
-    chosen: Backend = ReferenceBackend() if backend == "reference" else NativeBackend(isa)
+    chosen = backend_of(backend)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
     orders = column_orders(loaded.weights)
     program = compile_program(
@@ -141,17 +144,33 @@ def bind(
     states.arena[:] = np.nan
     if backend == "reference":
         return ReferenceExecutable(program, loaded.weights, cache, states)
+    if backend == "torch":
+        from quire.backends.torch.backend import TorchBackend
+        from quire.backends.torch.executable import TorchExecutable
+
+        assert isinstance(chosen, TorchBackend)
+        chosen.device.set_threads(1)  # these models are too small for more
+        return TorchExecutable(program, loaded.weights, cache, chosen.device)
     return NativeExecutable(
         program, loaded.weights, cache, ropes.arrays, threads, isa, states=states
     )
 
 
+def backend_of(name: str) -> Backend:
+    """The backend of a name; torch computes on the CPU."""
+    if name == "reference":
+        return ReferenceBackend()
+    if name == "torch":
+        from quire.backends.torch.backend import TorchBackend
+
+        return TorchBackend("cpu")
+    return NativeBackend(name.removeprefix("native-"))
+
+
 def rounds_inputs(backend: str, dtype: str) -> bool:
     """Whether a backend multiplies weights of a dtype with activations as narrow."""
-    if backend == "reference":
-        return False
-    native = NativeBackend(backend.removeprefix("native-"))
-    return native.row_format({"bfloat16": "BF16", "float16": "F16"}[dtype]) != "float32"
+    stored = {"bfloat16": "BF16", "float16": "F16"}[dtype]
+    return backend_of(backend).row_format(stored) != "float32"
 
 
 def distance(actual: Float32, expected: Float32) -> float:

@@ -18,8 +18,8 @@ from quire.ops.quantize import RowFormat
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.ops.routing import RouteTokens
 from quire.quant.packed import INTEGER_DTYPES
-from quire.sampling.history import OutputHistory
-from quire.sampling.state import SampledRows, SampleRow, SamplingState
+from quire.sampling.slots import SlotStates
+from quire.sampling.state import SampledRows, SamplingState
 
 __all__ = ["ReferenceBackend", "ReferenceExecutable"]
 
@@ -61,8 +61,7 @@ class ReferenceExecutable:
         self.kv_cache = kv_cache
         self.states = states
         self._weights = {name: weight.float32() for name, weight in weights.items()}
-        self._states: dict[int, SamplingState] = {}
-        self._history = OutputHistory()
+        self._slots = SlotStates()
         self._usage = {
             node.layer: np.zeros(len(node.op.experts), np.int64)
             for node in program.graph
@@ -81,14 +80,13 @@ class ReferenceExecutable:
 
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
-        self._states[slot] = state
-        self._history.keep(slot, True)
+        self._slots.admit(slot, state)
 
     def run(self, batch: Batch) -> SampledRows:
         """See Executable."""
         from quire.sampling.reference import sample_rows
 
-        return sample_rows(self.logits(batch), self._rows(batch))
+        return sample_rows(self.logits(batch), self._slots.rows(batch))
 
     def logits(self, batch: Batch) -> Float32:
         """See Executable."""
@@ -96,18 +94,6 @@ class ReferenceExecutable:
         values: dict[Value, Float32] = {}
         self._interpret(self.program.graph, env, values)
         return values[self.program.graph.logits]
-
-    def _rows(self, batch: Batch) -> list[SampleRow]:
-        states = [self._states[slot] for slot in batch.slots.tolist()]
-        self._history.note(batch, np.array([len(state.prompt) for state in states], np.int32))
-        requests, rows = batch.request_of_token(), []
-        for at in batch.logit_rows.tolist():
-            state, slot = states[requests[at]], int(batch.slots[requests[at]])
-            index = int(batch.positions[at]) + 1
-            target = int(state.prompt[index]) if index < len(state.prompt) else -1
-            output = self._history.tokens(slot, max(0, index - len(state.prompt)))
-            rows.append(SampleRow(state, output, target))
-        return rows
 
     def _interpret(
         self, nodes: Iterable[Node], env: Environment, values: dict[Value, Float32]

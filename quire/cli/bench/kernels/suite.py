@@ -12,7 +12,7 @@ from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
 from quire.models.spec import LatentAttention
-from quire.runtime.load import MAX_LOGIT_ROWS
+from quire.runtime.backends import MAX_LOGIT_ROWS
 from quire.weights.tensor import STORED_AS
 
 __all__ = ["cases"]

@@ -1,0 +1,152 @@
+"""Runs a Program with torch: the body over the step's tokens, the head over pieces of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quire.backends.executable import LoadedWeights
+from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.backend import chosen_body
+from quire.backends.torch.devices import Device
+from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.backends.torch.registry import Compute
+from quire.backends.torch.sampling.rows import sample_rows
+from quire.backends.torch.step import Group, Step, start_step
+from quire.backends.torch.weights import Weights
+from quire.graph.ir import Node, Value
+from quire.graph.program import Program
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache
+from quire.outputs import Logprob
+from quire.sampling.slots import SlotStates
+from quire.sampling.state import SampledRows, SamplingState
+
+__all__ = ["TorchExecutable"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A node bound to its body.  Values are numbers; those in `over` nobody reads any more."""
+
+    compute: Compute
+    op: Any
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    over: tuple[int, ...]
+
+
+class TorchExecutable:
+    """A Program, its weights and its KV cache on one device.
+
+    kv_cache: on a CPU its arena is used where it is; other devices have one of their own, and it
+    may be empty.  ranks: those that share the work, if the graph has collectives.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        weights: LoadedWeights,
+        kv_cache: KvCache,
+        device: Device,
+        ranks: Group | None = None,
+    ) -> None:
+        self.program = program
+        self.kv_cache = kv_cache
+        self.device = device
+        self._ranks = ranks
+        linears = {linear.weight.name for linear in program.spec.linears()}
+        self._weights = Weights(weights, linears, device)
+        self._cache = DeviceKvCache(kv_cache.layout, kv_cache.num_blocks, self._arena(kv_cache))
+        self._numbers: dict[Value, int] = {}
+        nodes = list(program.graph)
+        first_of_head = next(i for i, node in enumerate(nodes) if _is_head(node))
+        self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
+        self._head = self._bind(nodes[first_of_head:], ())
+        self._slots = SlotStates()
+
+    @property
+    def summary(self) -> str:
+        """See Executable."""
+        threads = f", {torch.get_num_threads()} threads" if self.device.is_cpu else ""
+        return f"kernels: torch {torch.__version__} on {self.device.title}{threads}"
+
+    @property
+    def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
+        """See Executable.  Empty: counting would make the host wait for the device."""
+        return {}
+
+    def admit(self, slot: int, state: SamplingState) -> None:
+        """See Executable."""
+        self._slots.admit(slot, state)
+
+    def run(self, batch: Batch) -> SampledRows:
+        """See Executable."""
+        rows = self._slots.rows(batch)
+        tokens: list[int] = []
+        logprobs: dict[int, dict[int, Logprob]] = {}
+        with torch.inference_mode():
+            for logits in self._logits(batch):
+                start = len(tokens)
+                sampled = sample_rows(logits, rows[start : start + len(logits)], self.device)
+                tokens += sampled.tokens
+                logprobs.update({start + at: found for at, found in sampled.logprobs.items()})
+        return SampledRows(tokens, logprobs)
+
+    def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """See Executable."""
+        with torch.inference_mode():
+            found = [np.asarray(logits.cpu().numpy()) for logits in self._logits(batch)]
+        empty = np.empty((0, self.program.logits.width), np.float32)
+        return np.concatenate([empty, *found])
+
+    def _logits(self, batch: Batch) -> Iterator[torch.Tensor]:
+        """Compute every token; then the logits of some rows at a time."""
+        step = start_step(batch, self.device, self._cache, self._weights, self._ranks)
+        values: dict[int, torch.Tensor] = {}
+        _run(self._body, step, values)
+        for rows in step.logit_rows.split(self.program.limits.logit_rows):
+            if len(rows):
+                step.logit_rows, kept = rows, dict(values)
+                _run(self._head, step, kept)
+                yield kept[self._numbers[self.program.graph.logits]]
+
+    def _arena(self, kv_cache: KvCache) -> torch.Tensor:
+        if self.device.is_cpu:
+            return as_tensor(kv_cache.arena, self.device.torch_device)
+        size = kv_cache.num_blocks * kv_cache.layout.bytes_per_block
+        return torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
+
+    def _bind(self, nodes: Iterable[Node], later: Iterable[Node]) -> list[_Call]:
+        """Calls for nodes in order; a value is over when neither they nor `later` ones read it."""
+        wanted = {value for node in later for value in node.inputs}
+        wanted.add(self.program.graph.logits)
+        calls = []
+        for node in reversed(list(nodes)):
+            values = {*node.inputs, *node.outputs}
+            over = self._all(values - wanted)
+            wanted |= values
+            compute = chosen_body(node.op, self.device).compute
+            inputs, outputs = self._all(node.inputs), self._all(node.outputs)
+            calls.append(_Call(compute, node.op, inputs, outputs, over))
+        return calls[::-1]
+
+    def _all(self, values: Iterable[Value]) -> tuple[int, ...]:
+        return tuple(self._numbers.setdefault(value, len(self._numbers)) for value in values)
+
+
+def _run(calls: Iterable[_Call], step: Step, values: dict[int, torch.Tensor]) -> None:
+    for call in calls:
+        results = call.compute(step, call.op, *(values[each] for each in call.inputs))
+        values.update(zip(call.outputs, results, strict=True))
+        for each in call.over:
+            values.pop(each, None)
+
+
+def _is_head(node: Node) -> bool:
+    return any(value.rows == "outputs" for value in (*node.inputs, *node.outputs))

@@ -1,0 +1,1 @@
+"""The plain bodies: one file for each file of quire/ops, importing it registers its bodies."""

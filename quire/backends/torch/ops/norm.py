@@ -1,0 +1,36 @@
+"""Norms of rows or of their heads."""
+
+from __future__ import annotations
+
+import torch
+
+from quire.backends.torch.registry import body
+from quire.backends.torch.step import Step
+from quire.ops.norm import LayerNorm, RmsNorm
+
+__all__ = ["layer_norm", "rms_norm"]
+
+
+@body(RmsNorm)
+def rms_norm(step: Step, op: RmsNorm, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """x / sqrt(mean(x^2) + eps) * (offset + weight), per segment."""
+    normed = _scaled_to_one(x.unflatten(1, (op.heads, -1)), op.eps)
+    if op.weight is not None:
+        normed = normed * (step.weights.vector(op.weight) + op.offset)
+    return (normed.flatten(1),)
+
+
+@body(LayerNorm)
+def layer_norm(step: Step, op: LayerNorm, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias, per segment."""
+    x = x.unflatten(1, (op.heads, -1))
+    normed = _scaled_to_one(x - x.mean(dim=-1, keepdim=True), op.eps)
+    if op.weight is not None:
+        normed = normed * step.weights.vector(op.weight)
+    if op.bias is not None:
+        normed = normed + step.weights.vector(op.bias)
+    return (normed.flatten(1),)
+
+
+def _scaled_to_one(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return x / torch.sqrt((x * x).mean(dim=-1, keepdim=True) + eps)

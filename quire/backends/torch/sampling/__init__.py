@@ -1,0 +1,1 @@
+"""The sampler of quire.sampling.reference over many rows at once, on any device."""

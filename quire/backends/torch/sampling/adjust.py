@@ -1,0 +1,126 @@
+"""Masks, bias and penalties: what changes logits before a token is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from quire.backends.torch.arrays import as_tensor
+from quire.sampling.reference import ends_of_bad_words
+from quire.sampling.state import SampleRow
+
+__all__ = ["adjusted"]
+
+Places = npt.NDArray[np.int64]
+
+
+def adjusted(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
+    """The logits [S, V] as the rows' parameters change them: themselves, or a copy."""
+    if all(_is_plain(row) for row in rows):
+        return logits
+    logits = logits.clone()
+    _mask(logits, rows)
+    _ban(logits, rows)
+    _bias(logits, rows)
+    _penalize_repetition(logits, rows)
+    _penalize_output(logits, rows)
+    return logits
+
+
+def _is_plain(row: SampleRow) -> bool:
+    state = row.state
+    special = (len(state.allowed), len(state.bias_ids), state.reads_output)
+    early = len(state.forbidden) and len(row.output) < state.params.min_tokens
+    return state.mask is None and not any(special) and not early
+
+
+def _mask(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """Grammars, a bit for each token, and lists of allowed tokens."""
+    masked = [place for place, row in enumerate(rows) if row.state.mask is not None]
+    if masked:
+        words = _put(logits, np.stack([rows[place].state.mask for place in masked]))  # type: ignore[misc]
+        ids = torch.arange(logits.shape[1], device=logits.device)
+        bits = words[:, ids // 32] >> (ids % 32) & 1
+        at = _put(logits, np.array(masked, np.int64))
+        logits[at] = logits[at].masked_fill(bits == 0, -torch.inf)
+    limited = [place for place, row in enumerate(rows) if len(row.state.allowed)]
+    if limited:
+        at = _put(logits, np.array(limited, np.int64))
+        places, tokens = _pairs(logits, ((i, rows[p].state.allowed) for i, p in enumerate(limited)))
+        others = torch.ones((len(limited), logits.shape[1]), dtype=torch.bool, device=logits.device)
+        others[places, tokens] = False
+        logits[at] = logits[at].masked_fill(others, -torch.inf)
+
+
+def _ban(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """Stop tokens before the output may end, and what would complete a bad word."""
+    banned: list[tuple[int, Any]] = []
+    for place, row in enumerate(rows):
+        if len(row.output) < row.state.params.min_tokens:
+            banned.append((place, row.state.forbidden))
+        if len(row.state.bad_words):
+            banned.append((place, ends_of_bad_words(row.state, row.output)))
+    if banned:
+        logits[_pairs(logits, banned)] = -torch.inf
+
+
+def _bias(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    size, biased = logits.shape[1], [row.state for row in rows if len(row.state.bias_ids)]
+    if biased:
+        at = _pairs(logits, ((place, row.state.bias_ids) for place, row in enumerate(rows)))
+        known = [each.bias[(each.bias_ids >= 0) & (each.bias_ids < size)] for each in biased]
+        logits[at] += _put(logits, np.concatenate(known))
+
+
+def _penalize_repetition(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """Of the prompt's tokens and those generated."""
+    seen = [
+        (place, np.union1d(row.output, row.state.prompt))
+        for place, row in enumerate(rows)
+        if row.state.params.repetition_penalty != 1
+    ]
+    if seen:
+        at = _pairs(logits, seen)
+        all_penalties = [row.state.params.repetition_penalty for row in rows]
+        penalties = _put(logits, np.array(all_penalties, np.float32))[at[0]]
+        values = logits[at]
+        logits[at] = torch.where(values > 0, values / penalties, values * penalties)
+
+
+def _penalize_output(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """By how often a token was generated, and whether it was."""
+    found = [
+        (place, np.unique(row.output[row.output < logits.shape[1]], return_counts=True))
+        for place, row in enumerate(rows)
+        if row.state.params.presence_penalty or row.state.params.frequency_penalty
+    ]
+    if found:
+        at = _pairs(logits, ((place, tokens) for place, (tokens, _) in found))
+        times = [
+            np.float32(rows[place].state.params.frequency_penalty) * counts.astype(np.float32)
+            for place, (_, counts) in found
+        ]
+        presence = [row.state.params.presence_penalty for row in rows]
+        logits[at] -= _put(logits, np.concatenate(times))
+        logits[at] -= _put(logits, np.array(presence, np.float32))[at[0]]
+
+
+def _pairs(
+    logits: torch.Tensor, lists: Iterable[tuple[int, Any]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and tokens of lists of tokens of rows; unknown token ids are left out."""
+    rows: list[Places] = [np.zeros(0, np.int64)]
+    tokens: list[Places] = [np.zeros(0, np.int64)]
+    for row, ids in lists:
+        array = np.asarray(ids, np.int64)
+        tokens.append(array[(array >= 0) & (array < logits.shape[1])])
+        rows.append(np.full(len(tokens[-1]), row, np.int64))
+    return _put(logits, np.concatenate(rows)), _put(logits, np.concatenate(tokens))
+
+
+def _put(logits: torch.Tensor, array: np.ndarray) -> torch.Tensor:
+    return as_tensor(array, logits.device)

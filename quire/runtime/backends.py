@@ -1,0 +1,151 @@
+"""Chooses the backend that a config asks for, and binds a Program with it.
+
+torch is imported here, and only where its backend is wanted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TypeAlias
+
+from quire.backends.executable import Backend, Executable, LoadedWeights
+from quire.backends.native.program import NativeBackend, NativeExecutable
+from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.config import EngineConfig
+from quire.errors import ConfigError
+from quire.graph.program import Program
+from quire.models.spec import ModelSpec
+from quire.ops.kv_cache import KvCache
+from quire.ops.recurrent_state import RecurrentStates
+from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
+from quire.runtime.machine import Machine
+from quire.runtime.memory_plan import DEFAULT_KV_BYTES
+from quire.runtime.rope_tables import RopeTables
+from quire.runtime.tuning import choose_tunings
+
+__all__ = ["MAX_LOGIT_ROWS", "Bind", "Placement", "binder", "choose_backend", "placement_of"]
+
+Bind: TypeAlias = Callable[[Program, KvCache, RopeTables], Executable]
+
+MAX_LOGIT_ROWS = 32
+"""Logit rows computed at a time: bounds the logits' memory at 32 vocabularies."""
+TORCH_LOGIT_ROWS = 128
+"""More, as each of its calls costs the same whatever the rows."""
+TEMPORARIES_OF_TORCH = 3
+"""Its bodies make values of their own: room for so many times what a Program plans."""
+
+
+def choose_backend(config: EngineConfig) -> Backend:
+    """The backend of a config.
+
+    Raises ConfigError for a device or an instruction set that is not there, and where torch is
+    wanted and missing.
+    """
+    if config.backend_in_use == "reference":
+        return ReferenceBackend()
+    if config.backend_in_use == "native":
+        return NativeBackend(config.instruction_set)
+    if find_spec("torch") is None:
+        raise ConfigError(
+            "the torch backend needs torch, which is not installed; pip install 'quire[gpu]', or "
+            "leave out backend and device to run on this processor without it"
+        )
+    from quire.backends.torch.backend import TorchBackend
+
+    return TorchBackend(config.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a model will stand, for the memory plan: in this process's memory, or on a device.
+
+    free_bytes: that may be used.  weight_bytes: of all weights as they will stand there.
+    default_kv_bytes: see plan_memory.  logit_rows: computed at a time.  temporaries: what values
+    take there, as a multiple of what a Program plans.
+    """
+
+    free_bytes: int
+    weight_bytes: int
+    default_kv_bytes: int = DEFAULT_KV_BYTES
+    logit_rows: int = MAX_LOGIT_ROWS
+    temporaries: int = 1
+    on_host: bool = True
+
+    def activation_bytes(self, program: Program) -> int:
+        """What the values of a Program take."""
+        return program.buffers.arena_floats * 4 * self.temporaries
+
+
+def placement_of(
+    backend: Backend,
+    config: EngineConfig,
+    machine: Machine,
+    weights: LoadedWeights,
+    spec: ModelSpec,
+) -> Placement:
+    """Where a backend will put the weights of a spec.
+
+    Raises ConfigError for a device that does not tell its memory, unless the user told the plan.
+    """
+    if backend.name != "torch":
+        stored = sum(weight.data.nbytes for weight in weights.values())
+        return Placement(machine.free_memory, stored)
+    from quire.backends.torch.backend import TorchBackend
+    from quire.backends.torch.weights import bytes_on_device
+
+    assert isinstance(backend, TorchBackend)
+    device = backend.device
+    linears = {linear.weight.name for linear in spec.linears()}
+    size = bytes_on_device(weights, linears, device)
+    if device.is_cpu:
+        return Placement(
+            machine.free_memory,
+            size,
+            logit_rows=TORCH_LOGIT_ROWS,
+            temporaries=TEMPORARIES_OF_TORCH,
+        )
+    found = device.free_memory()
+    if found is None and config.kv_cache_memory_bytes is None:
+        raise ConfigError(
+            f"{device.torch_device} does not say how much of its memory is free; set "
+            "kv_cache_memory_bytes"
+        )
+    free = sys.maxsize if found is None else found[0]
+    everything = sys.maxsize  # nobody else wants a device's memory
+    return Placement(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, on_host=False)
+
+
+def binder(
+    backend: Backend,
+    config: EngineConfig,
+    machine: Machine,
+    weights: LoadedWeights,
+    streamed: AbstractSet[str],
+    states: RecurrentStates,
+) -> Bind:
+    """What binds a Program of these weights to its backend.
+
+    streamed: the weights that every step reads whole.
+    """
+    threads = config.threads or machine.cores
+    if isinstance(backend, NativeBackend):
+        if has_huge_pages():
+            weights = in_huge_pages(weights, streamed, threads)
+        isa = config.instruction_set
+        tunings = choose_tunings(config.tuning, backend.isa, threads, machine).tunings
+        return lambda program, cache, ropes: NativeExecutable(
+            program, weights, cache, ropes.arrays, threads, isa, tunings, states
+        )
+    if isinstance(backend, ReferenceBackend):
+        return lambda program, cache, ropes: ReferenceExecutable(program, weights, cache, states)
+    from quire.backends.torch.backend import TorchBackend
+    from quire.backends.torch.executable import TorchExecutable
+
+    assert isinstance(backend, TorchBackend)
+    device = backend.device
+    device.set_threads(threads)
+    return lambda program, cache, ropes: TorchExecutable(program, weights, cache, device)

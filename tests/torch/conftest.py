@@ -1,0 +1,7 @@
+"""Without torch there is nothing to collect here."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+collect_ignore_glob = [] if find_spec("torch") else ["test_*.py"]

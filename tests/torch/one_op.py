@@ -1,0 +1,62 @@
+"""One op by its torch body and by its reference, over the same batch, weights and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.backend import chosen_body
+from quire.backends.torch.devices import find_device
+from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.backends.torch.step import Step, start_step
+from quire.backends.torch.weights import Weights
+from quire.ops.batch import Batch
+from quire.ops.kv_cache import KvCache, KvLayout
+from quire.ops.op import Environment
+from quire.weights.tensor import RawTensor
+
+CPU = find_device("cpu")
+
+
+class Both:
+    """A reference environment and a torch step that are filled alike.
+
+    Caches begin as NaN, so that reading what nobody wrote is seen.
+    """
+
+    def __init__(
+        self,
+        layout: KvLayout,
+        batch: Batch,
+        num_blocks: int,
+        weights: Mapping[str, np.ndarray] | None = None,
+        group: Any = None,
+    ) -> None:
+        weights = dict(weights or {})
+        cache, own = KvCache(layout, num_blocks), KvCache(layout, num_blocks)
+        cache.arena[:] = own.arena[:] = 0xFF
+        self.env = Environment(batch, cache, weights)
+        stored = {name: RawTensor(name, "F32", x.shape, x) for name, x in weights.items()}
+        device_cache = DeviceKvCache(layout, num_blocks, as_tensor(own.arena, CPU.torch_device))
+        self._weights = Weights(stored, (), CPU)
+        self.step: Step = start_step(batch, CPU, device_cache, self._weights, group)
+
+    def at(self, batch: Batch) -> None:
+        """Go on with another batch over the same caches."""
+        self.env = Environment(batch, self.env.kv_cache, self.env.weights)
+        self.step = start_step(batch, CPU, self.step.kv_cache, self._weights)
+
+    def torch(self, op: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of the body that is chosen on a CPU."""
+        tensors = [torch.from_numpy(each.copy()) for each in inputs]
+        with torch.inference_mode():
+            outputs = chosen_body(op, CPU).compute(self.step, op, *tensors)
+        return [each.numpy() for each in outputs]
+
+    def reference(self, op: Any, *inputs: np.ndarray) -> list[np.ndarray]:
+        """The outputs of the reference."""
+        return list(op.reference(self.env, *inputs))
