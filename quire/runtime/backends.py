@@ -27,7 +27,15 @@ from quire.runtime.memory_plan import DEFAULT_KV_BYTES
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.tuning import choose_tunings
 
-__all__ = ["MAX_LOGIT_ROWS", "Bind", "Placement", "binder", "choose_backend", "placement_of"]
+__all__ = [
+    "MAX_LOGIT_ROWS",
+    "Bind",
+    "Placement",
+    "binder",
+    "choose_backend",
+    "placement_of",
+    "refuse_without_bodies",
+]
 
 Bind: TypeAlias = Callable[[Program, KvCache, RopeTables], Executable]
 
@@ -89,7 +97,8 @@ def placement_of(
 ) -> Placement:
     """Where a backend will put the weights of a spec.
 
-    Raises ConfigError for a device that does not tell its memory, unless the user told the plan.
+    Raises ConfigError for a device that does not tell its memory, unless the user told the plan,
+    and for a model that the backend cannot compute yet.
     """
     if backend.name != "torch":
         stored = sum(weight.data.nbytes for weight in weights.values())
@@ -98,6 +107,7 @@ def placement_of(
     from quire.backends.torch.weights import bytes_on_device
 
     assert isinstance(backend, TorchBackend)
+    refuse_without_bodies(spec)
     device = backend.device
     linears = {linear.weight.name for linear in spec.linears()}
     size = bytes_on_device(weights, linears, device)
@@ -117,6 +127,16 @@ def placement_of(
     free = sys.maxsize if found is None else found[0]
     everything = sys.maxsize  # nobody else wants a device's memory
     return Placement(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, on_host=False)
+
+
+def refuse_without_bodies(spec: ModelSpec) -> None:
+    """Raises ConfigError for a model with parts that torch has no bodies for."""
+    missing = "recurrent layers" if spec.state_floats else "a vision tower" if spec.vision else None
+    if missing:
+        raise ConfigError(
+            f"{spec.architecture} has {missing}, which the torch backend does not compute yet; "
+            "use --backend native, which runs on this processor"
+        )
 
 
 def binder(

@@ -134,6 +134,8 @@ def bind(
 ) -> Executable:
     """Compile the spec for a backend, and bind it to its weights, cache and threads."""
     isa = backend.removeprefix("native-")
+    if backend == "torch" and loaded.spec.state_floats:
+        pytest.skip("the torch backend has no bodies for recurrent layers")
     chosen = backend_of(backend)
     rows = {name: chosen.row_format(weight.dtype) for name, weight in loaded.weights.items()}
     orders = column_orders(loaded.weights)
