@@ -57,7 +57,8 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
     from quire.runtime.backends import choose_backend
-    from quire.runtime.load import kv_layout, read_config
+    from quire.runtime.load import kv_layout
+    from quire.runtime.open_model import read_config
     from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
     from quire.weights.tensor import STORED_AS
@@ -135,7 +136,7 @@ class _Chooser:
 
 def model_directory(config: EngineConfig) -> Path:
     """The model's directory; the path of a config.json alone will do."""
-    from quire.runtime.load import find_model
+    from quire.runtime.open_model import find_model
 
     path = Path(config.model)
     return path.parent if path.name == "config.json" and path.is_file() else find_model(config)

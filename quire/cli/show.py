@@ -44,7 +44,7 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.errors import ConfigError
     from quire.models.spec_table import spec_lines
-    from quire.runtime.load import read_config
+    from quire.runtime.open_model import read_config
 
     directory = model_directory(config)
     spec, quantization = read_config(config, directory)

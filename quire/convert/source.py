@@ -16,7 +16,7 @@ from quire.errors import ConfigError
 from quire.models.config_reader import read_json
 from quire.models.spec import Block, LatentAttention, ModelSpec, Weight, parts
 from quire.ops.number_formats import from_float32
-from quire.runtime.load import find_model, read_spec, tie_missing_head
+from quire.runtime.open_model import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights

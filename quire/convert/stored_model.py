@@ -12,7 +12,7 @@ from quire.convert.source import refuse_vision
 from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 from quire.quant.matrix import QuantizedMatrix
-from quire.runtime.load import find_model, read_config, tie_missing_head
+from quire.runtime.open_model import find_model, read_config, tie_missing_head
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.gguf.checkpoint import GgufMatrix

@@ -30,11 +30,11 @@ from quire.runtime.tuning import choose_tunings
 __all__ = [
     "MAX_LOGIT_ROWS",
     "Bind",
-    "Placement",
+    "Room",
     "binder",
     "choose_backend",
-    "placement_of",
     "refuse_without_bodies",
+    "room_of",
 ]
 
 Bind: TypeAlias = Callable[[Program, KvCache, RopeTables], Executable]
@@ -68,7 +68,7 @@ def choose_backend(config: EngineConfig) -> Backend:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Room:
     """Where a model will stand, for the memory plan: in this process's memory, or on a device.
 
     free_bytes: that may be used.  weight_bytes: of all weights as they will stand there.
@@ -88,13 +88,13 @@ class Placement:
         return program.buffers.arena_floats * 4 * self.temporaries
 
 
-def placement_of(
+def room_of(
     backend: Backend,
     config: EngineConfig,
     machine: Machine,
     weights: LoadedWeights,
     spec: ModelSpec,
-) -> Placement:
+) -> Room:
     """Where a backend will put the weights of a spec.
 
     Raises ConfigError for a device that does not tell its memory, unless the user told the plan,
@@ -102,7 +102,7 @@ def placement_of(
     """
     if backend.name != "torch":
         stored = sum(weight.data.nbytes for weight in weights.values())
-        return Placement(machine.free_memory, stored)
+        return Room(machine.free_memory, stored)
     from quire.backends.torch.backend import TorchBackend
     from quire.backends.torch.weights import bytes_on_device
 
@@ -112,7 +112,7 @@ def placement_of(
     linears = {linear.weight.name for linear in spec.linears()}
     size = bytes_on_device(weights, linears, device)
     if device.is_cpu:
-        return Placement(
+        return Room(
             machine.free_memory,
             size,
             logit_rows=TORCH_LOGIT_ROWS,
@@ -126,7 +126,7 @@ def placement_of(
         )
     free = sys.maxsize if found is None else found[0]
     everything = sys.maxsize  # nobody else wants a device's memory
-    return Placement(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, on_host=False)
+    return Room(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, on_host=False)
 
 
 def refuse_without_bodies(spec: ModelSpec) -> None:

@@ -9,58 +9,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quire.backends.executable import Backend, Executable, LoadedWeights, StoredWeight
+from quire.backends.executable import Backend, Executable, LoadedWeights
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.ir import Node
 from quire.graph.program import Program, StepLimits, compile_program
-from quire.models.config_reader import read_json
-from quire.models.pooling import Pooling, pooling_of
-from quire.models.registry import build_spec
-from quire.models.spec import Attention, AttentionPart, LatentAttention, Linear, ModelSpec, parts
+from quire.models.pooling import Pooling
+from quire.models.spec import Attention, AttentionPart, LatentAttention, ModelSpec, parts
 from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
 from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
-from quire.ops.number_formats import from_float32
 from quire.ops.recurrent_state import RecurrentStates
-from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
-from quire.quant.formats.registry import Quantization, find_quantization
-from quire.quant.packed import PackedMatrix, column_orders
-from quire.runtime.backends import binder, choose_backend, placement_of
+from quire.quant.packed import column_orders
+from quire.runtime.backends import Room, binder, choose_backend, room_of
 from quire.runtime.block_files import BlockFiles
 from quire.runtime.huge_pages import is_mapped
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.open_model import OpenModel, open_model
 from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.vision import LoadedVision, plan_vision
-from quire.weights.checkpoint import Checkpoint, open_checkpoint
-from quire.weights.dummy import DummyCheckpoint
-from quire.weights.gguf.files import SUFFIX
-from quire.weights.hub import resolve_model
-from quire.weights.loader import load_weights, spellings
 from quire.weights.pack_cache import describe_files
-from quire.weights.tensor import STORED_AS, RawTensor
 
 __all__ = [
     "LoadedModel",
     "cache_shape",
-    "find_model",
     "kv_layers",
     "kv_layout",
     "load_model",
-    "read_config",
-    "read_spec",
-    "tie_missing_head",
 ]
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_DISK_BYTES = 10 * 1024**3
 """What stored blocks may take where nobody said how much."""
-
-QUANTIZATION_FILES = {"quantize_config.json": "gptq", "hf_quant_config.json": "modelopt"}
-"""Where older writers put what config.json lacks → the method that it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,137 +68,97 @@ class LoadedModel:
     vision: LoadedVision | None = None
 
 
-def find_model(config: EngineConfig) -> Path:
-    """The directory of the model, downloaded if it is a name on a hub."""
-    return resolve_model(
-        config.model, config.revision, config.source, config.offline, config.download_dir
-    )
-
-
-def read_spec(config: EngineConfig, directory: Path) -> ModelSpec:
-    """The spec of the model in a directory, with the user's overrides."""
-    return read_config(config, directory)[0]
-
-
-def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quantization | None]:
-    """The spec of the model in a directory, and how its matrices are stored unless as floats.
-
-    Raises ModelError for a model or a quantization that is not read, ConfigError for options that
-    do not go with a quantized checkpoint.
-    """
-    values = {**_read_values(directory), **config.hf_overrides}
-    quantization = find_quantization(values)
-    if quantization is not None and config.quantization != "auto":
-        raise ConfigError(
-            f"quantization is {config.quantization!r} and the checkpoint is quantized already "
-            f"({quantization.method}); leave the option out, or use the original model"
-        )
-    if quantization is not None and config.load_format == "dummy":
-        raise ConfigError(
-            f"load_format 'dummy' makes up floats and this config.json says {quantization.method}; "
-            "use the original model's, with --quantization int4 or int8"
-        )
-    plain = {key: value for key, value in values.items() if key not in QUANTIZATION_KEYS}
-    return build_spec(plain, config.strict_config), quantization
-
-
-def _read_values(directory: Path) -> dict[str, Any]:
-    """config.json, with what older writers put into a file of its own; GGUF in the same words."""
-    if directory.suffix == SUFFIX:
-        from quire.weights.gguf.config import gguf_config  # here: few checkpoints need it
-        from quire.weights.gguf.model import open_gguf
-
-        return gguf_config(open_gguf(directory))
-    values = read_json(directory / "config.json")
-    if any(values.get(key) for key in QUANTIZATION_KEYS):
-        return values
-    for name, method in QUANTIZATION_FILES.items():
-        if (directory / name).is_file():
-            found = {"quant_method": method, **read_json(directory / name)}
-            return {**values, "quantization_config": found}
-    return values
-
-
 def load_model(config: EngineConfig) -> LoadedModel:
     """Read the spec, open the weights, plan the memory, compile and bind the Program.
 
     Raises ModelError or CheckpointError for what is wrong with the model, CapacityError when it
     does not fit, ConfigError for an option that cannot be honoured.
     """
-    directory, machine = find_model(config), inspect_machine()
-    spec, quantization = read_config(config, directory)
-    values = {**_read_values(directory), **config.hf_overrides}
-    spec, pooling = pooling_of(config.task, spec, directory, values)
-    checkpoint = _open(config, spec, directory)
-    spec = tie_missing_head(spec, checkpoint)
-    _refuse_unserved(config, spec)
-    threads = config.threads or machine.cores
-    weights = _read_weights(config, checkpoint, spec, quantization, directory, threads)
-    orders = column_orders(weights)
-    backend = choose_backend(config)
-    row_formats = {name: backend.row_format(weight.dtype) for name, weight in weights.items()}
-    layout, place = kv_layout(config, spec), placement_of(backend, config, machine, weights, spec)
-    experts = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
-
-    def has_body(node: Node) -> bool:
-        return backend.declines(node) is None
-
-    def compiled(tokens: int) -> Program:
-        per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
-        logit_rows = min(config.max_num_seqs * per_request, place.logit_rows, tokens)
-        limits = StepLimits(tokens, logit_rows)
-        return compile_program(spec, limits, has_body, row_formats, orders)
-
+    machine = inspect_machine()
+    model = open_model(config, config.threads or machine.cores)
+    spec, weights, backend = model.spec, model.weights, choose_backend(config)
+    layout, room = kv_layout(config, spec), room_of(backend, config, machine, weights, spec)
+    compiler = _Compiler(config, spec, weights, backend, room.logit_rows)
     plan = None
-    if spec.vision is not None and pooling is None:
-        plan = plan_vision(spec.vision, directory, has_body, row_formats)
-    free_memory = place.free_bytes - (0 if plan is None else plan.num_bytes)
-    placement = place_weights(
-        config,
-        free_memory,
-        place.weight_bytes,
-        sum(w.data.nbytes for name, w in weights.items() if name in experts),
-    )
-    memory = plan_memory(
-        _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
-        free_memory,
-        placement.planned,
-        spec.max_length,
-        layout,
-        lambda tokens: place.activation_bytes(compiled(tokens)),
-        spec.window,
-        4 * spec.state_floats,
-        place.default_kv_bytes,
-    )
-    if placement.mapped:
-        note = placement.note(memory.kv_cache, memory.activations)
-        logger.warning(note)
-        memory = replace(memory, notes=(*memory.notes, note))
-    program = compiled(memory.max_num_batched_tokens)
+    if spec.vision is not None and model.pooling is None:
+        plan = plan_vision(spec.vision, model.directory, compiler.has_body, compiler.row_formats)
+    if plan is not None:
+        room = replace(room, free_bytes=room.free_bytes - plan.num_bytes)
+    memory, mapped = _plan_memory(config, model, room, layout, compiler)
+    program = compiler.compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
-    cache = KvCache(layout, memory.num_blocks, place.on_host)
+    cache = KvCache(layout, memory.num_blocks, room.on_host)
     states = RecurrentStates(memory.num_state_records, spec.state_floats)
-    streamed = {linear.weight.name for linear in spec.linears()}
-    streamed -= experts if placement.mapped else set()
+    streamed = {linear.weight.name for linear in spec.linears()} - mapped
     bound = binder(backend, config, machine, weights, streamed, states)
-    executable = bound(program, cache, ropes)
-    vision = None if plan is None else plan.bind(bound)
-    scheme = quantization.key if quantization else config.quantization
-    fingerprint = _fingerprint(config, program, layout, directory, backend, scheme)
-    store = _store(config, spec, cache)
     return LoadedModel(
-        directory,
+        model.directory,
         spec,
         program,
-        executable,
+        bound(program, cache, ropes),
         ropes,
         memory,
         machine,
-        fingerprint,
-        store,
-        pooling,
-        vision,
+        _fingerprint(config, program, layout, model, backend),
+        _store(config, spec, cache),
+        model.pooling,
+        None if plan is None else plan.bind(bound),
     )
+
+
+class _Compiler:
+    """Compiles a spec for a backend and for steps of some size."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        spec: ModelSpec,
+        weights: LoadedWeights,
+        backend: Backend,
+        max_logit_rows: int,
+    ) -> None:
+        per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
+        self._logit_rows = min(config.max_num_seqs * per_request, max_logit_rows)
+        self._spec, self._backend = spec, backend
+        self._orders = column_orders(weights)
+        self.row_formats = {name: backend.row_format(each.dtype) for name, each in weights.items()}
+
+    def has_body(self, node: Node) -> bool:
+        """Whether the backend computes a node as it is."""
+        return self._backend.declines(node) is None
+
+    def compiled(self, tokens: int) -> Program:
+        """The Program for steps of so many tokens at most."""
+        limits = StepLimits(tokens, min(self._logit_rows, tokens))
+        return compile_program(self._spec, limits, self.has_body, self.row_formats, self._orders)
+
+
+def _plan_memory(
+    config: EngineConfig, model: OpenModel, room: Room, layout: KvLayout, compiler: _Compiler
+) -> tuple[MemoryPlan, set[str]]:
+    """The plan, and the names of the experts that stay in their files for want of room."""
+    spec, weights = model.spec, model.weights
+    in_files = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
+    if not room.on_host:
+        in_files = set()
+    expert_bytes = sum(weights[name].data.nbytes for name in in_files)
+    placement = place_weights(config, room.free_bytes, room.weight_bytes, expert_bytes)
+    memory = plan_memory(
+        _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
+        room.free_bytes,
+        placement.planned,
+        spec.max_length,
+        layout,
+        lambda tokens: room.activation_bytes(compiler.compiled(tokens)),
+        spec.window,
+        4 * spec.state_floats,
+        room.default_kv_bytes,
+    )
+    if not placement.mapped:
+        return memory, set()
+    note = placement.note(memory.kv_cache, memory.activations)
+    logger.warning(note)
+    return replace(memory, notes=(*memory.notes, note)), in_files
 
 
 def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> EngineConfig:
@@ -259,75 +202,6 @@ def cache_shape(part: AttentionPart) -> CacheLayerShape:
     return KvLayerShape(part.kv_heads, part.head_dim)
 
 
-def _open(config: EngineConfig, spec: ModelSpec, directory: Path) -> Checkpoint:
-    if config.load_format == "dummy":
-        shapes = {name: weight.shape for name, weight in spec.weights().items()}
-        name = spec.dtype if config.dtype == "auto" else config.dtype
-        return DummyCheckpoint(shapes, STORED_AS.get(name, "BF16"), config.seed)
-    return open_checkpoint(directory)
-
-
-def tie_missing_head(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
-    """Some exports leave tie_word_embeddings out of the config; a missing head says the same."""
-    if spec.tied or spec.head.bias is not None or spec.output != "logits":
-        return spec
-    heads = tuple(
-        spelling.removesuffix("weight")
-        for place in spec.head.weight.places
-        for spelling in spellings(place.name)
-    )
-    if any(name.startswith(heads) for name in checkpoint.names):
-        return spec
-    logger.warning("the checkpoint has no %s; using the embedding table", spec.head.weight.name)
-    return replace(spec, head=Linear(spec.embedding.weight))
-
-
-def _refuse_unserved(config: EngineConfig, spec: ModelSpec) -> None:
-    """What recurrent layers do not go with, before anything is loaded."""
-    if spec.state_floats and config.speculative != "off":
-        raise ConfigError(
-            f"speculative {config.speculative!r}: this model has recurrent layers, whose state "
-            "cannot take back a wrong guess; leave the option out"
-        )
-
-
-def _read_weights(
-    config: EngineConfig,
-    checkpoint: Checkpoint,
-    spec: ModelSpec,
-    quantization: Quantization | None,
-    directory: Path,
-    threads: int,
-) -> LoadedWeights:
-    """Every weight of the spec as it will be served; imports what only integers need, if so."""
-    if quantization is not None:
-        from quire.runtime.stored_weights import read_weights
-
-        weights = read_weights(checkpoint, spec, quantization, directory, config.dtype)
-    else:
-        weights = load_weights(checkpoint, spec.weights(), unused=spec.unused)
-    if config.quantization != "auto":
-        from quire.runtime.quantize import quantize_weights
-
-        kept = None if config.load_format == "dummy" else directory
-        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
-    return _in_dtype(weights, config.dtype)
-
-
-def _in_dtype(weights: LoadedWeights, dtype: str) -> LoadedWeights:
-    """The floats in another format where the user asked for one; else as they are, in place."""
-    if dtype == "auto":
-        return weights
-    return {name: _convert(name, weight, dtype) for name, weight in weights.items()}
-
-
-def _convert(name: str, weight: StoredWeight, dtype: str) -> StoredWeight:
-    stored_as = STORED_AS[dtype]
-    if weight.dtype == stored_as or isinstance(weight, PackedMatrix):
-        return weight
-    return RawTensor(name, stored_as, weight.shape, from_float32(weight.float32(), dtype))
-
-
 def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlocks | None:
     """Where blocks outlive the process; refused where a request gives back its first blocks."""
     if config.prefix_cache_dir is None:
@@ -361,9 +235,8 @@ def _fingerprint(
     config: EngineConfig,
     program: Program,
     layout: KvLayout,
-    directory: Path,
+    model: OpenModel,
     backend: Backend,
-    scheme: str,
 ) -> bytes:
     """A hash over all that decides the bits of a cached block, beside its tokens.
 
@@ -372,7 +245,8 @@ def _fingerprint(
     """
     ops = [repr(node.op) for node in program.body]
     facts: list[Any] = [backend.build, ops, repr(program.spec), repr(layout)]
+    directory = model.directory
     facts += [str(directory.resolve()), config.revision, describe_files(directory)]
-    facts += [config.load_format, config.dtype, scheme]
+    facts += [config.load_format, config.dtype, model.scheme]
     facts += [config.seed if config.load_format == "dummy" else None]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).digest()

@@ -14,7 +14,7 @@ from quire.cli.main import main
 from quire.config import EngineConfig
 from quire.errors import CapacityError
 from quire.models.registry import build_spec, load_families
-from quire.runtime import load, machine
+from quire.runtime import backends, load, machine
 from quire.runtime.huge_pages import is_mapped
 from quire.runtime.load import LoadedModel, load_model
 from tests.graph.interpreting import random_weights
@@ -79,7 +79,7 @@ def test_experts_stay_mapped(
     caplog.set_level(logging.WARNING)
     assert not any("experts" in line for line in whole.memory.lines())
     some = total - experts // 4 + KV_BYTES
-    monkeypatch.setattr(load, "has_huge_pages", lambda: True)
+    monkeypatch.setattr(backends, "has_huge_pages", lambda: True)
     part = loaded(checkpoint, monkeypatch, some, quantization)
     for name, weight in part.executable.weights.items():  # type: ignore[attr-defined]
         if name in part.spec.expert_matrices:

@@ -12,7 +12,7 @@ from quire.errors import ModelError
 from quire.models.config_reader import read_json
 from quire.models.nested_config import NESTED
 from quire.models.registry import build_spec
-from quire.runtime.load import tie_missing_head
+from quire.runtime.open_model import tie_missing_head
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
 from tests.models.cases_mixtures import llama4

@@ -20,9 +20,10 @@ from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.ir import Node
 from quire.ops.elementwise import Add
-from quire.runtime.backends import choose_backend, placement_of
-from quire.runtime.load import load_model, read_spec
+from quire.runtime.backends import choose_backend, room_of
+from quire.runtime.load import load_model
 from quire.runtime.machine import inspect_machine
+from quire.runtime.open_model import read_spec
 from quire.weights.hub import DEMO
 
 pytestmark = pytest.mark.oracle
@@ -131,11 +132,11 @@ def test_a_device_gives_all_its_memory_to_the_cache(monkeypatch: pytest.MonkeyPa
     backend, spec = TorchBackend("cpu"), read_spec(config, DEMO)
     monkeypatch.setattr(Device, "is_cpu", False)
     monkeypatch.setattr(Device, "free_memory", lambda self: (5 * 2**30, 8 * 2**30))
-    place = placement_of(backend, config, inspect_machine(), {}, spec)
-    assert place.free_bytes == 5 * 2**30 and place.default_kv_bytes > 2**50 and not place.on_host
+    room = room_of(backend, config, inspect_machine(), {}, spec)
+    assert room.free_bytes == 5 * 2**30 and room.default_kv_bytes > 2**50 and not room.on_host
     monkeypatch.setattr(Device, "free_memory", lambda self: None)
     with pytest.raises(ConfigError, match="set kv_cache_memory_bytes"):
-        placement_of(backend, config, inspect_machine(), {}, spec)
+        room_of(backend, config, inspect_machine(), {}, spec)
 
 
 # --- what is said

@@ -101,7 +101,7 @@ def _model(namespace: argparse.Namespace) -> tuple[str, ModelSpec]:
     """The model that was asked for, or Qwen2.5-0.5B's shape; its config.json is all it needs."""
     from quire.cli.bench.kernels.shapes import QWEN2_5_0_5B
     from quire.models.registry import build_spec
-    from quire.runtime.load import find_model, read_spec
+    from quire.runtime.open_model import find_model, read_spec
 
     if getattr(namespace, "model", None) is None:
         namespace.model = "Qwen2.5-0.5B"
