@@ -21,6 +21,7 @@ ACTIVATIONS: Mapping[ActivationKind, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": torch.relu,
     "relu_squared": lambda x: torch.relu(x) ** 2,
     "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
 }
 
 

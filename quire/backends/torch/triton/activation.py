@@ -53,6 +53,8 @@ def gated(gate, up, alpha, limit, KIND: tl.constexpr):
         x = gate / (1.0 + tl.exp(-1.702 * gate))
     elif KIND == "tanh":
         x = _tanh(gate)
+    elif KIND == "sigmoid":
+        x = 1.0 / (1.0 + tl.exp(-gate))
     else:
         x = tl.maximum(gate, 0.0, propagate_nan=tl.PropagateNan.ALL)
         if KIND == "relu_squared":
