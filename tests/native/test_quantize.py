@@ -47,7 +47,17 @@ def test_corrections_are_minus_eight_times_the_sum(pool, isa, rng):
 def test_halves_go_to_the_even_code(pool, isa):
     """Of a block whose scale is 1, halves and their neighbours."""
     row = np.zeros((1, 32), np.float32)
-    row[0, :9] = [127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, np.nextafter(np.float32(0.5), 1), 126.5]
+    row[0, :9] = [
+        127,
+        0.5,
+        1.5,
+        2.5,
+        -0.5,
+        -1.5,
+        -2.5,
+        np.nextafter(np.float32(0.5), np.float32(1)),
+        126.5,
+    ]
     found = blocks_of(quantize(pool, isa, row))[0, 0]
     assert found["scale"] == 1
     assert found["codes"][:9].tolist() == [127, 0, 2, 2, 0, -2, -2, 1, 126]
