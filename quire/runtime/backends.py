@@ -74,6 +74,7 @@ class Room:
     free_bytes: that may be used.  weight_bytes: of all weights as they will stand there.
     default_kv_bytes: see plan_memory.  logit_rows: computed at a time.  temporaries: what values
     take there, as a multiple of what a Program plans.
+    reads_mapped: weights may stay in their files.
     """
 
     free_bytes: int
@@ -82,6 +83,7 @@ class Room:
     logit_rows: int = MAX_LOGIT_ROWS
     temporaries: int = 1
     on_host: bool = True
+    reads_mapped: bool = True
 
     def activation_bytes(self, program: Program) -> int:
         """What the values of a Program take."""
@@ -117,6 +119,7 @@ def room_of(
             size,
             logit_rows=TORCH_LOGIT_ROWS,
             temporaries=TEMPORARIES_OF_TORCH,
+            reads_mapped=False,
         )
     found = device.free_memory()
     if found is None and config.kv_cache_memory_bytes is None:
@@ -126,7 +129,7 @@ def room_of(
         )
     free = sys.maxsize if found is None else found[0]
     everything = sys.maxsize  # nobody else wants a device's memory
-    return Room(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, on_host=False)
+    return Room(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, False, False)
 
 
 def refuse_without_bodies(spec: ModelSpec) -> None:

@@ -139,7 +139,7 @@ def _plan_memory(
     """The plan, and the names of the experts that stay in their files for want of room."""
     spec, weights = model.spec, model.weights
     in_files = {n for n in spec.expert_matrices if n in weights and is_mapped(weights[n].data)}
-    if not room.on_host:
+    if not room.reads_mapped:
         in_files = set()
     expert_bytes = sum(weights[name].data.nbytes for name in in_files)
     placement = place_weights(config, room.free_bytes, room.weight_bytes, expert_bytes)
