@@ -57,8 +57,22 @@ def in_huge_pages(weights: LoadedWeights, names: Collection[str], threads: int) 
         moved[name] = replace(weight, data=data)  # type: ignore[type-var]
         start += size
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda piece: np.copyto(piece[1], piece[0]), copies))
+        list(pool.map(_move, copies))
     return {**weights, **moved}
+
+
+def _move(piece: tuple[Bytes, Bytes]) -> None:
+    """Copy a piece, and take its pages out of this process: only the system's cache keeps them.
+
+    Or the process would hold every weight twice by the end of the copy.
+    """
+    source, target = piece
+    np.copyto(target, source)
+    pages = _mapping(source)
+    if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
+        start = source.ctypes.data - np.frombuffer(pages, np.uint8).ctypes.data
+        before = start % mmap.PAGESIZE
+        pages.madvise(mmap.MADV_DONTNEED, start - before, before + source.size)
 
 
 def _pieces(source: Bytes, target: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
@@ -68,10 +82,15 @@ def _pieces(source: Bytes, target: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
 
 def is_mapped(array: npt.NDArray[Any]) -> bool:
     """Whether the array is a view of a mapped file."""
+    return _mapping(array) is not None
+
+
+def _mapping(array: npt.NDArray[Any]) -> mmap.mmap | None:
     base: object = array
     while isinstance(base, np.ndarray):
         base = base.base
-    return isinstance(base.obj if isinstance(base, memoryview) else base, mmap.mmap)
+    found = base.obj if isinstance(base, memoryview) else base
+    return found if isinstance(found, mmap.mmap) else None
 
 
 def _padded(size: int) -> int:

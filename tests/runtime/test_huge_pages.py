@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.weights.mapped_file import map_file
@@ -35,6 +36,23 @@ def test_moved_weights_are_the_same(tmp_path: Path) -> None:
         assert after[name].shape == weight.shape and after[name].dtype == weight.dtype
     for name in ("large", "small"):
         assert after[name].data.ctypes.data % 64 == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no count of resident pages")
+def test_moved_weights_are_in_memory_once(tmp_path: Path) -> None:
+    before = weights_in(tmp_path / "weights")
+    before["large"].data.sum()
+    assert resident_kib(tmp_path / "weights") > 16_000
+    after = in_huge_pages(before, ["large", "small"], threads=2)
+    assert resident_kib(tmp_path / "weights") < 300
+    np.testing.assert_array_equal(after["large"].data, before["large"].data)
+
+
+def resident_kib(path: Path) -> int:
+    """How much of a mapped file is in this process's memory."""
+    _, _, maps = Path("/proc/self/smaps").read_text().partition(str(path.resolve()))
+    rss = next(line for line in maps.splitlines() if line.startswith("Rss:"))
+    return int(rss.split()[1])
 
 
 def test_no_weight_is_mapped(tmp_path: Path) -> None:
