@@ -65,8 +65,9 @@ def quantize_weights(
 
 def _integer_matrices(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """The linear layers' matrices that kernels read as integers, and their shapes."""
+    floats = spec.float_matrices  # a walk through the whole spec
     found = {linear.weight.name: linear.weight.shape for linear in spec.linears()}
-    return {name: shape for name, shape in found.items() if name not in spec.float_matrices}
+    return {name: shape for name, shape in found.items() if name not in floats}
 
 
 def _pack(

@@ -38,8 +38,9 @@ def stored_formats(
     Where the directory has no weights, config.json alone says which layers are quantized.
     """
     stored_as, packed_as, bits = {}, {}, {}
+    floats = spec.float_matrices
     for name, (label, sample) in _samples(spec, quantization, directory).items():
-        packed = None if name in spec.float_matrices else pack_matrix(sample)
+        packed = None if name in floats else pack_matrix(sample)
         stored_as[name] = f"{label} → {packed.dtype if packed else 'floats'}"
         if packed is not None:
             packed_as[name] = packed.dtype
