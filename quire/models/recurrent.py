@@ -7,10 +7,8 @@ has a state [Dk, Dv]; beside it stand the last inputs of the convolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # spec.py says that a block may hold these
-    from quire.models.spec import Linear, Norm, Weight
+from quire.models.linear import Linear, Norm, Weight
 
 __all__ = ["Convolution", "GatedDeltaNet", "Mamba2"]
 

@@ -1,0 +1,38 @@
+"""A block of a model: what looks at other tokens, then what looks at each alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from quire.models.attention import AttentionPart
+from quire.models.feed_forward import FeedForward
+from quire.models.linear import Norm
+from quire.models.recurrent import GatedDeltaNet, Mamba2
+
+__all__ = ["Block", "TokenMixer"]
+
+TokenMixer: TypeAlias = AttentionPart | GatedDeltaNet | Mamba2
+"""What may look at other tokens in a block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Attention, then a feed-forward part, each added to its input; norms stand where they are set.
+
+        x = attention_sum_norm(x + scale * attention_output_norm(attention(attention_norm(x))))
+        x = mlp_sum_norm(x + scale * mlp_output_norm(mlp(mlp_norm(x))))
+
+    Most decoders have the norms before the parts only; scale is residual_scale.  Where a part is
+    None, its line is not there.
+    """
+
+    attention_norm: Norm | None
+    attention: TokenMixer | None
+    mlp_norm: Norm | None
+    mlp: FeedForward | None
+    attention_output_norm: Norm | None = None
+    mlp_output_norm: Norm | None = None
+    attention_sum_norm: Norm | None = None
+    mlp_sum_norm: Norm | None = None
+    residual_scale: float = 1.0
