@@ -13,18 +13,22 @@ from quire.backends.torch import block_copies
 from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.devices import Device
 from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.config import EngineConfig
 from quire.errors import CapacityError, ConfigError
 from quire.llm import LLM
 from quire.ops.kv_cache import KvLayerShape, KvLayout
 from quire.ops.latent_cache import LatentLayerShape
+from quire.runtime.load import kv_layout
+from quire.runtime.open_model import read_spec
 from quire.sampling_params import SamplingParams
+from quire.weights.hub import DEMO
 from tests.torch.accelerators import Accelerator
 
 pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)
 
 LAYOUTS = (
-    KvLayout((KvLayerShape(2, 8), KvLayerShape(0, 0), KvLayerShape(1, 12)), 16, "bfloat16"),
+    KvLayout((KvLayerShape(2, 8), KvLayerShape(1, 12)), 16, "bfloat16"),
     KvLayout((KvLayerShape(2, 8), KvLayerShape(1, 12)), 16, "int4"),
     KvLayout((LatentLayerShape(8, 4),), 16, "int8"),
 )
@@ -81,9 +85,8 @@ def start(num_blocks: int, host_blocks: int | None, **options: Any) -> LLM:
 
 
 def block_bytes(settings: dict[str, Any]) -> int:
-    formats = {"auto": 2, "float32": 4}
-    heads = LLM("demo", **MODEL)._assembly.model.executable.kv_cache.layout.bytes_per_block
-    return heads * formats[settings.get("kv_cache_dtype", "auto")] // 2
+    config = EngineConfig("demo", **settings)
+    return kv_layout(config, read_spec(config, DEMO)).bytes_per_block
 
 
 def one_by_one(llm: LLM, rounds: int) -> list[Any]:
