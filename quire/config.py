@@ -72,6 +72,17 @@ class EngineConfig:
     kv_cache_memory_bytes: int | None = field(
         default=None, metadata={"help": "exact size of the KV cache, overrides the share"}
     )
+    cpu_offload_gb: float | None = field(
+        default=None,
+        metadata={
+            "help": "GiB of matrices that stay in host memory and are copied to the device in every"
+            " step; auto: those that do not fit it"
+        },
+    )
+    kv_offloading_size: float | None = field(
+        default=None,
+        metadata={"help": "GiB of host memory for KV blocks that a device's cache gives up"},
+    )
     block_size: int = field(default=16, metadata={"help": "tokens per KV block: 16 or 32"})
     max_num_seqs: int = field(default=128, metadata={"help": "requests running at once"})
     max_num_batched_tokens: int = field(default=1024, metadata={"help": "token budget of a step"})
@@ -151,8 +162,15 @@ class EngineConfig:
         _require(0 < share <= 1, "memory_utilization", share, "above 0 and at most 1")
         if self.prefix_cache_dir is not None and not self.enable_prefix_caching:
             raise ConfigError("prefix_cache_dir needs enable_prefix_caching; leave out one of them")
+        if self.kv_offloading_size is not None and not self.enable_prefix_caching:
+            raise ConfigError(
+                "kv_offloading_size needs enable_prefix_caching; leave out one of them"
+            )
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
+        offload, kept = self.cpu_offload_gb, self.kv_offloading_size
+        _require(offload is None or offload >= 0, "cpu_offload_gb", offload, "0 or more")
+        _require(kept is None or kept > 0, "kv_offloading_size", kept, "more than 0")
         self._check_backend()
 
     @classmethod
@@ -190,6 +208,12 @@ class EngineConfig:
                 f"instruction_set is {self.instruction_set!r}, which is for the native backend, "
                 "not for torch; leave out one of them"
             )
+        for name in ("cpu_offload_gb", "kv_offloading_size"):
+            if getattr(self, name) and backend != "torch":
+                raise ConfigError(
+                    f"{name} is for weights and blocks of other devices, and the {backend} backend "
+                    "has all of them in the host's memory; leave it out"
+                )
         if self.device not in ("auto", "cpu") and backend != "torch":
             raise ConfigError(
                 f"device is {self.device!r}, and the {backend} backend runs on the CPU; set "

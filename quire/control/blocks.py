@@ -27,6 +27,7 @@ class BlockPool:
         self._block_of: dict[bytes, int] = {}
         self._empty = list(range(num_blocks - 1, -1, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
+        self._evicted: list[tuple[bytes, int]] = []
 
     @property
     def num_free(self) -> int:
@@ -51,6 +52,11 @@ class BlockPool:
         """Hold `count` free blocks whose content is then forgotten; count is at most num_free."""
         assert count <= self.num_free, f"{count} blocks asked, {self.num_free} free"
         return [self._take_one() for _ in range(count)]
+
+    def pop_evicted(self) -> list[tuple[bytes, int]]:
+        """Keys and blocks of the contents that `take` gave up since this was last called."""
+        evicted, self._evicted = self._evicted, []
+        return evicted
 
     def hold(self, blocks: Iterable[int]) -> None:
         """Become one more holder of blocks that `find` returned."""
@@ -124,5 +130,6 @@ class BlockPool:
             assert key is not None
             del self._block_of[key]
             self._key_of[block] = None
+            self._evicted.append((key, block))
         self._holders[block] = 1
         return block

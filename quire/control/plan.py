@@ -71,10 +71,15 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: at most one chunk per request, at most the token budget in all."""
+    """One step: at most one chunk per request, at most the token budget in all.
+
+    evicted: keys and blocks of contents to save in the block store before anything is loaded or
+    computed, for their blocks are others' now.
+    """
 
     step: int
     chunks: tuple[Chunk, ...]
+    evicted: Sequence[tuple[bytes, int]] = ()
 
     @property
     def num_tokens(self) -> int:

@@ -46,7 +46,7 @@ class PrefixCache:
     fingerprint: bytes that tell apart everything that changes a cached value while the tokens are
     the same: model, quantization scheme, KV format.  Not enabled, it finds and publishes nothing.
     window: see Scheduler.
-    store: keeps published blocks beyond this process, but none of a request with a salt.
+    store: keeps blocks beside the pool; see BlockStore.
     num_query_tokens, num_hit_tokens: prompt tokens looked up and found, here and in the store.
     """
 
@@ -67,6 +67,11 @@ class PrefixCache:
         self.enabled = enabled
         self._window = window
         self._store = store if enabled else None
+
+    @property
+    def saves_evicted(self) -> bool:
+        """Whether the store wants what the pool gives up."""
+        return self._store is not None and not self._store.outlives_process
 
     def find(self, request: Request) -> list[int]:
         """The blocks of the longest cached prefix, [] if none; the caller must hold them at once.
@@ -112,7 +117,7 @@ class PrefixCache:
         """Publish the blocks that became full when positions start .. end - 1 were computed."""
         if not self.enabled:
             return
-        store = self._store_for(request)
+        store = None if self.saves_evicted else self._store_for(request)
         for index in range(start // self._block_tokens, end // self._block_tokens):
             block, key = request.block_table[index], self.key(request, index)
             self._pool.publish(block, key)
@@ -135,8 +140,10 @@ class PrefixCache:
                 self.num_store_query_tokens += request.num_prompt - num_found_tokens
 
     def _store_for(self, request: Request) -> BlockStore | None:
-        """The store, unless the request is salted: what is set apart is not written down."""
-        return None if request.cache_salt else self._store
+        """The store, unless it would write down what is set apart by a salt."""
+        if self._store is None or (request.cache_salt and self._store.outlives_process):
+            return None
+        return self._store
 
     def key(self, request: Request, index: int) -> bytes:
         """The key of one block, hashed on first use; callers ask for blocks in order."""

@@ -51,7 +51,7 @@ class Scheduler:
     enable_chunked_prefill: False computes every prompt in one plan.  window: a token sees that many
     positions at most, in every layer, so blocks behind it are given back; None: it sees all.
     drafter: guesses tokens, which the step computes and checks beside the known ones; see Drafting.
-    store: keeps blocks beyond this process; what it has of a prompt is loaded into blocks that the
+    store: keeps blocks beside the pool; what it has of a prompt is loaded into blocks that the
     request needs anyway; not together with a window.
     num_state_records: how many records of recurrent state there are, at least what
     `num_records_needed` says; None: the model has no such layers.  Not together with a window, a
@@ -162,7 +162,8 @@ class Scheduler:
             budget = self._admit_waiting(chunks, budget)
         self._drafting.extend(chunks, self._planned, self._running, budget)
         self._step += 1
-        self._open = Plan(self._step, tuple(chunks))
+        evicted = self._pool.pop_evicted()
+        self._open = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
         return self._open
 
     def commit(

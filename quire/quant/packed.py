@@ -33,7 +33,9 @@ __all__ = [
     "PackedDtype",
     "PackedMatrix",
     "Unpacked",
+    "block_groups",
     "column_orders",
+    "header_bytes",
     "pack",
     "packed_bytes",
 ]
@@ -121,9 +123,9 @@ class PackedMatrix:
         """What the bytes hold; zero points and minimums also where the matrix has none."""
         rows, cols = self.shape
         panels = self.data.reshape(-(-rows // PANEL_ROWS), -1)
-        header = _header_bytes(self.has_zero_points, self.has_minimums)
+        header = header_bytes(self.has_zero_points, self.has_minimums)
         codes, headers, at = [], [], 0
-        for blocks, count in _groups(cols, self.group_size):
+        for blocks, count in block_groups(cols, self.group_size):
             for _ in range(count):
                 headers.append(panels[:, at : at + header])
                 at += header
@@ -187,9 +189,9 @@ def packed_bytes(
     rows, cols = shape
     if dtype == "F8_E4M3":
         return packed_floats.num_bytes(shape, group_size)
-    headers = sum(count for _, count in _groups(cols, group_size))
+    headers = sum(count for _, count in block_groups(cols, group_size))
     codes = padded(cols) * PANEL_ROWS * BITS[dtype] // 8
-    return -(-rows // PANEL_ROWS) * (headers * _header_bytes(zeros, minimums) + codes)
+    return -(-rows // PANEL_ROWS) * (headers * header_bytes(zeros, minimums) + codes)
 
 
 def pack(
@@ -218,7 +220,7 @@ def pack(
     per_group += [each.astype(np.float16) for each in (minimums,) if each is not None]
     pieces: list[Bytes] = []
     start = group = 0
-    for blocks, count in _groups(cols, group_size):
+    for blocks, count in block_groups(cols, group_size):
         for _ in range(count):
             pieces += [column_of_rows(each, group, panels) for each in per_group]
             group += 1
@@ -239,12 +241,13 @@ def pack(
     )
 
 
-def _header_bytes(zeros: bool, minimums: bool) -> int:
+def header_bytes(zeros: bool, minimums: bool) -> int:
+    """Bytes of scales, and of what else there is, before a group's codes in a panel."""
     return PANEL_ROWS * (2 + zeros + 2 * minimums)
 
 
-def _groups(cols: int, group_size: int) -> list[tuple[int, int]]:
-    """How many blocks and headers stand together; the last may have fewer blocks."""
+def block_groups(cols: int, group_size: int) -> list[tuple[int, int]]:
+    """For each group of a panel its blocks and headers; the last may have fewer blocks."""
     blocks, size = padded(cols) // BLOCK, max(1, group_size // BLOCK)
     headers = 2 if group_size == HALF_BLOCK else 1
     return [(min(size, blocks - first), headers) for first in range(0, blocks, size)]

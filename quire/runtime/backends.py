@@ -6,9 +6,9 @@ torch is imported here, and only where its backend is wanted.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import TypeAlias
 
@@ -23,7 +23,7 @@ from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import RecurrentStates
 from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine
-from quire.runtime.memory_plan import DEFAULT_KV_BYTES
+from quire.runtime.memory_plan import CURES, DEFAULT_KV_BYTES
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.tuning import choose_tunings
 
@@ -45,6 +45,14 @@ TORCH_LOGIT_ROWS = 128
 """More, as each of its calls costs the same whatever the rows."""
 TEMPORARIES_OF_TORCH = 3
 """Its bodies make values of their own: room for so many times what a Program plans."""
+RESERVED_BYTES = 640 * 1024**2
+"""Of a device: a workspace of cuBLAS, modules of kernels, and what captured steps keep."""
+RESERVED_SHARE = 16
+"""Of a small device no more than this part is kept free for them."""
+DEVICE_CURES = (
+    "lower max_model_len or max_num_batched_tokens, raise memory_utilization, give --quantization "
+    "or a quantized checkpoint, or keep matrices in host memory with --cpu-offload-gb"
+)
 
 
 def choose_backend(config: EngineConfig) -> Backend:
@@ -74,7 +82,8 @@ class Room:
     free_bytes: that may be used.  weight_bytes: of all weights as they will stand there.
     default_kv_bytes: see plan_memory.  logit_rows: computed at a time.  temporaries: what values
     take there, as a multiple of what a Program plans.
-    reads_mapped: weights may stay in their files.
+    reads_mapped: weights may stay in their files.  reserved_bytes, cures: see plan_memory.
+    sizes: of each weight there, where matrices may stay on the host instead.
     """
 
     free_bytes: int
@@ -84,6 +93,9 @@ class Room:
     temporaries: int = 1
     on_host: bool = True
     reads_mapped: bool = True
+    reserved_bytes: int = 0
+    cures: str = CURES
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     def activation_bytes(self, program: Program) -> int:
         """What the values of a Program take."""
@@ -106,13 +118,14 @@ def room_of(
         stored = sum(weight.data.nbytes for weight in weights.values())
         return Room(machine.free_memory, stored)
     from quire.backends.torch.backend import TorchBackend
-    from quire.backends.torch.weights import bytes_on_device
+    from quire.backends.torch.weights import sizes_on_device
 
     assert isinstance(backend, TorchBackend)
     refuse_without_bodies(spec)
     device = backend.device
     linears = {linear.weight.name for linear in spec.linears()}
-    size = bytes_on_device(weights, linears, device)
+    sizes = sizes_on_device(weights, linears, device)
+    size = sum(sizes.values())
     if device.is_cpu:
         return Room(
             machine.free_memory,
@@ -129,7 +142,18 @@ def room_of(
         )
     free = sys.maxsize if found is None else found[0]
     everything = sys.maxsize  # nobody else wants a device's memory
-    return Room(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, False, False)
+    return Room(
+        free,
+        size,
+        everything,
+        TORCH_LOGIT_ROWS,
+        TEMPORARIES_OF_TORCH,
+        on_host=False,
+        reads_mapped=False,
+        reserved_bytes=min(RESERVED_BYTES, free // RESERVED_SHARE),
+        cures=DEVICE_CURES,
+        sizes=sizes,
+    )
 
 
 def refuse_without_bodies(spec: ModelSpec) -> None:
@@ -149,10 +173,12 @@ def binder(
     weights: LoadedWeights,
     streamed: AbstractSet[str],
     states: RecurrentStates,
+    offloaded: Sequence[Collection[str]] = (),
 ) -> Bind:
     """What binds a Program of these weights to its backend.
 
-    streamed: the weights that every step reads whole.
+    streamed: the weights that every step reads whole.  offloaded: matrices that stay on the host,
+    by layer.
     """
     threads = config.threads or machine.cores
     if isinstance(backend, NativeBackend):
@@ -171,4 +197,6 @@ def binder(
     assert isinstance(backend, TorchBackend)
     device = backend.device
     device.set_threads(threads)
-    return lambda program, cache, ropes: TorchExecutable(program, weights, cache, device)
+    return lambda program, cache, ropes: TorchExecutable(
+        program, weights, cache, device, offloaded=offloaded
+    )

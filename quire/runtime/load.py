@@ -21,14 +21,19 @@ from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
 from quire.runtime.backends import Room, binder, choose_backend, room_of
-from quire.runtime.block_files import BlockFiles
+from quire.runtime.block_stores import BlockStore, open_store
 from quire.runtime.huge_pages import is_mapped
 from quire.runtime.machine import Machine, inspect_machine
-from quire.runtime.memory_plan import MemoryPlan, plan_memory
+from quire.runtime.memory_plan import (
+    MemoryPlan,
+    least_beside_weights,
+    plan_memory,
+    usable_bytes,
+)
+from quire.runtime.offload_plan import OffloadPlan, layer_matrices, plan_offload
 from quire.runtime.open_model import OpenModel, open_model
 from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
-from quire.runtime.stored_blocks import StoredBlocks
 from quire.runtime.vision import LoadedVision, plan_vision
 from quire.weights.pack_cache import describe_files
 
@@ -42,16 +47,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_DISK_BYTES = 10 * 1024**3
-"""What stored blocks may take where nobody said how much."""
-
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run.
 
     fingerprint: what its cached keys and values depend on, to the last bit.  store: where they
-    outlive this process, if the user wants that.  pooling: what becomes of rows; None: text.
+    are kept beside the cache, if the user wants that.  pooling: what becomes of rows; None: text.
     vision: what the model sees with, if it does.
     """
 
@@ -63,7 +65,7 @@ class LoadedModel:
     memory: MemoryPlan
     machine: Machine
     fingerprint: bytes
-    store: StoredBlocks | None = None
+    store: BlockStore | None = None
     pooling: Pooling | None = None
     vision: LoadedVision | None = None
 
@@ -84,23 +86,26 @@ def load_model(config: EngineConfig) -> LoadedModel:
         plan = plan_vision(spec.vision, model.directory, compiler.has_body, compiler.row_formats)
     if plan is not None:
         room = replace(room, free_bytes=room.free_bytes - plan.num_bytes)
+    offload = _plan_offload(config, room, spec, layout, compiler, machine)
+    room = replace(room, weight_bytes=offload.on_device)
     memory, mapped = _plan_memory(config, model, room, layout, compiler)
     program = compiler.compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks, room.on_host)
     states = RecurrentStates(memory.num_state_records, spec.state_floats)
     streamed = {linear.weight.name for linear in spec.linears()} - mapped
-    bound = binder(backend, config, machine, weights, streamed, states)
+    bound = binder(backend, config, machine, weights, streamed, states, offload.layers)
+    executable = bound(program, cache, ropes)
     return LoadedModel(
         model.directory,
         spec,
         program,
-        bound(program, cache, ropes),
+        executable,
         ropes,
         memory,
         machine,
         _fingerprint(config, program, layout, model, backend),
-        _store(config, spec, cache),
+        open_store(config, spec, cache, executable, machine.free_memory - offload.on_host),
         model.pooling,
         None if plan is None else plan.bind(bound),
     )
@@ -133,6 +138,30 @@ class _Compiler:
         return compile_program(self._spec, limits, self.has_body, self.row_formats, self._orders)
 
 
+def _plan_offload(
+    config: EngineConfig,
+    room: Room,
+    spec: ModelSpec,
+    layout: KvLayout,
+    compiler: _Compiler,
+    machine: Machine,
+) -> OffloadPlan:
+    """What of the weights stays in host memory; nothing where all of them are there anyway."""
+    if room.on_host:
+        if config.cpu_offload_gb:
+            raise ConfigError(
+                "cpu_offload_gb: this device computes with weights in the host's memory already; "
+                "leave the option out"
+            )
+        return OffloadPlan((), room.weight_bytes, 0)
+    usable = usable_bytes(config, room.free_bytes) - room.reserved_bytes
+    least = least_beside_weights(
+        config, layout, lambda n: room.activation_bytes(compiler.compiled(n)), spec.window
+    )
+    layers = layer_matrices(spec, room.sizes)
+    return plan_offload(config, usable, room.sizes, layers, machine.free_memory, least)
+
+
 def _plan_memory(
     config: EngineConfig, model: OpenModel, room: Room, layout: KvLayout, compiler: _Compiler
 ) -> tuple[MemoryPlan, set[str]]:
@@ -153,6 +182,8 @@ def _plan_memory(
         spec.window,
         4 * spec.state_floats,
         room.default_kv_bytes,
+        room.reserved_bytes,
+        room.cures,
     )
     if not placement.mapped:
         return memory, set()
@@ -200,35 +231,6 @@ def cache_shape(part: AttentionPart) -> CacheLayerShape:
     if isinstance(part, LatentAttention):
         return LatentLayerShape(part.rank, part.rope.dims)
     return KvLayerShape(part.kv_heads, part.head_dim)
-
-
-def _store(config: EngineConfig, spec: ModelSpec, cache: KvCache) -> StoredBlocks | None:
-    """Where blocks outlive the process; refused where a request gives back its first blocks."""
-    if config.prefix_cache_dir is None:
-        return None
-    if spec.state_floats:
-        raise ConfigError(
-            "prefix_cache_dir: this model has recurrent layers, whose states are not kept on disk; "
-            "leave the option out"
-        )
-    if spec.bidirectional:
-        raise ConfigError(
-            "prefix_cache_dir: this model reads each text whole, so no prefix can be kept; leave "
-            "the option out"
-        )
-    if spec.window is not None:
-        raise ConfigError(
-            "prefix_cache_dir: every layer of this model has a window, so the first blocks of a "
-            "long prefix are not kept; leave the option out"
-        )
-    if not cache.is_on_host:
-        raise ConfigError(
-            "prefix_cache_dir: blocks of another device's memory cannot be stored yet; leave the "
-            "option out"
-        )
-    directory = Path(config.prefix_cache_dir).expanduser()
-    max_bytes = config.prefix_cache_disk_bytes or DEFAULT_DISK_BYTES
-    return StoredBlocks(BlockFiles(directory, max_bytes), cache)
 
 
 def _fingerprint(

@@ -11,7 +11,15 @@ from quire.control.window import num_blocks_at_once
 from quire.errors import CapacityError, ConfigError
 from quire.ops.kv_cache import KvLayout
 
-__all__ = ["DEFAULT_KV_BYTES", "MIB", "MemoryPlan", "plan_memory", "usable_bytes"]
+__all__ = [
+    "CURES",
+    "DEFAULT_KV_BYTES",
+    "MIB",
+    "MemoryPlan",
+    "least_beside_weights",
+    "plan_memory",
+    "usable_bytes",
+]
 
 MIB = 1024**2
 DEFAULT_KV_BYTES = 4 * 1024**3
@@ -20,6 +28,7 @@ STATE_SHARE = 0.5
 """The most of what weights and activations leave that records of recurrent state take."""
 DEFAULT_STATE_BYTES = 4 * 1024**3
 """What they take when there is room for more."""
+CURES = "free some memory, raise memory_utilization, lower max_model_len, or choose a smaller model"
 SMALLEST_STEP = 32
 """The token budget below which the plan does not shrink a step to save activation memory."""
 
@@ -30,7 +39,7 @@ class MemoryPlan:
 
     free: what was free when the plan was made.  usable: the part that may be used.
     num_state_records: records of recurrent state, of state_bytes each; they are enough for
-    max_num_seqs requests.
+    max_num_seqs requests.  reserved: for what a device's libraries and captured steps take.
     """
 
     free: int
@@ -46,6 +55,7 @@ class MemoryPlan:
     max_num_seqs: int
     num_state_records: int = 0
     state_bytes: int = 0
+    reserved: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -58,7 +68,7 @@ class MemoryPlan:
         return [
             f"memory: {_mib(self.usable)} usable of {_mib(self.free)} free = "
             f"weights {_mib(self.weights)} + activations {_mib(self.activations)} + "
-            f"KV cache {_mib(self.kv_cache)} + {self._states}{_mib(self._rest)} unused",
+            f"KV cache {_mib(self.kv_cache)} + {self._others}{_mib(self._rest)} unused",
             f"KV cache: {self.num_blocks} blocks of {self.block_tokens} tokens = "
             f"{self.kv_tokens} tokens in {self.kv_format}; model length {self.max_model_len}; "
             f"step budget {self.max_num_batched_tokens} tokens",
@@ -72,9 +82,9 @@ class MemoryPlan:
         return self.num_state_records * self.state_bytes
 
     @property
-    def _states(self) -> str:
-        size = self.state_records
-        return f"recurrent states {_mib(size)} + " if size else ""
+    def _others(self) -> str:
+        found = {"recurrent states": self.state_records, "libraries and graphs": self.reserved}
+        return "".join(f"{name} {_mib(size)} + " for name, size in found.items() if size)
 
     @property
     def _state_lines(self) -> list[str]:
@@ -87,7 +97,7 @@ class MemoryPlan:
 
     @property
     def _rest(self) -> int:
-        used = self.weights + self.activations + self.kv_cache + self.state_records
+        used = self.weights + self.activations + self.kv_cache + self.state_records + self.reserved
         return max(self.usable - used, 0)
 
 
@@ -101,6 +111,8 @@ def plan_memory(
     window: int | None = None,
     state_bytes: int = 0,
     default_kv_bytes: int = DEFAULT_KV_BYTES,
+    reserved_bytes: int = 0,
+    cures: str = CURES,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
@@ -111,6 +123,7 @@ def plan_memory(
     state_bytes: of one record of recurrent state.  They take STATE_SHARE of the room beside the KV
     cache at most; where that is too little for max_num_seqs requests, fewer run at once.
     default_kv_bytes: what the cache takes where there is more room and nobody said how much.
+    reserved_bytes: that nothing here may use.  cures: what to do where nothing fits.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -122,7 +135,7 @@ def plan_memory(
     usable = usable_bytes(config, free_bytes)
     needed = _needed_blocks(config, layout, window)
     notes: list[str] = []
-    room = usable - weight_bytes
+    room = usable - weight_bytes - reserved_bytes
     budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
     activations = activation_bytes(budget)
     at_once = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
@@ -136,7 +149,7 @@ def plan_memory(
             raise CapacityError(
                 f"not enough memory: weights {_mib(weight_bytes)} and activations "
                 f"{_mib(activations)} leave too little of {_mib(usable)} for two records of "
-                f"recurrent state, {_mib(state_bytes)} each; {_cure(config)}"
+                f"recurrent state, {_mib(state_bytes)} each; {_cure(config, cures)}"
             )
         if max_num_seqs < config.max_num_seqs:
             notes.append(
@@ -146,11 +159,12 @@ def plan_memory(
     num_blocks = _num_blocks(config, room, layout, at_once, default_kv_bytes)
     length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
+        libraries = f"libraries and graphs {_mib(reserved_bytes)}, " if reserved_bytes else ""
         raise CapacityError(
             f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
             f"memory_utilization {usable / max(free_bytes, 1):.3g}), but weights need "
-            f"{_mib(weight_bytes)}, activations {_mib(activations)} and {needed} KV blocks "
-            f"{_mib(needed * layout.bytes_per_block)}; {_cure(config)}"
+            f"{_mib(weight_bytes)}, {libraries}activations {_mib(activations)} and {needed} KV "
+            f"blocks {_mib(needed * layout.bytes_per_block)}; {_cure(config, cures)}"
         )
     if length < wanted:
         notes.append(f"model length cut from {wanted} to {length} tokens to fit the KV cache")
@@ -169,6 +183,7 @@ def plan_memory(
         max_num_seqs,
         num_records,
         state_bytes,
+        reserved_bytes,
         tuple(notes),
     )
 
@@ -178,6 +193,18 @@ def usable_bytes(config: EngineConfig, free_bytes: int) -> int:
     if config.kv_cache_memory_bytes is not None:
         return free_bytes
     return int(free_bytes * config.memory_utilization)
+
+
+def least_beside_weights(
+    config: EngineConfig,
+    layout: KvLayout,
+    activation_bytes: Callable[[int], int],
+    window: int | None,
+) -> int:
+    """Bytes without which plan_memory gives up: of the smallest step and of the KV cache."""
+    blocks = _needed_blocks(config, layout, window)
+    step = min(config.max_num_batched_tokens, SMALLEST_STEP)
+    return activation_bytes(step) + blocks * layout.bytes_per_block
 
 
 def _needed_blocks(config: EngineConfig, layout: KvLayout, window: int | None) -> int:
@@ -234,12 +261,10 @@ def _num_state_records(config: EngineConfig, room: int, state_bytes: int) -> int
     return max(min(useful, share // state_bytes), 0)
 
 
-def _cure(config: EngineConfig) -> str:
+def _cure(config: EngineConfig, cures: str) -> str:
     if config.kv_cache_memory_bytes is not None:
         return "free some memory, or raise or lower kv_cache_memory_bytes to what fits"
-    return (
-        "free some memory, raise memory_utilization, lower max_model_len, or choose a smaller model"
-    )
+    return cures
 
 
 def _mib(size: int) -> str:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from quire.backends.executable import Executable
 from quire.control.plan import Chunk, Plan
 from quire.outputs import TokenLogprobs
+from quire.runtime.block_stores import BlockStore
 from quire.runtime.image_inputs import Encode
 from quire.runtime.inputs import InputBuilder, RunningRequest, StepInputs
 from quire.runtime.rope_tables import RopeTables
-from quire.runtime.stored_blocks import StoredBlocks
 from quire.sampling.state import SampledRows, SamplingState
 from quire.vision.prompt_images import PromptImages
 
@@ -39,15 +39,15 @@ class Runner:
 
     Where a chunk ends in guesses, each is followed as if it were right, and what is drawn decides:
     tokens are taken up to the first that differs from the guess, so they, and their
-    log-probabilities, are those of one step each.  store: what plans load blocks from.  encode:
-    makes rows of images, for a model that sees.
+    log-probabilities, are those of one step each.  store: where plans load blocks from, and save
+    them.  encode: makes rows of images, for a model that sees.
     """
 
     def __init__(
         self,
         executable: Executable,
         ropes: RopeTables,
-        store: StoredBlocks | None = None,
+        store: BlockStore | None = None,
         encode: Encode | None = None,
     ) -> None:
         self.executable = executable
@@ -148,8 +148,12 @@ class Runner:
                 over.add(place)
 
     def _load(self, plan: Plan) -> dict[str, int]:
-        """Load blocks as the plan says; where one fails, how many of the request's were loaded."""
+        """Save and load blocks as the plan says; of requests that lack some, how many came."""
         unloaded = {}
+        if plan.evicted:
+            assert self.store is not None
+            wanted = [key for chunk in plan.chunks for key in chunk.load_keys]
+            self.store.save_evicted(plan.evicted, wanted)
         for chunk in plan.chunks:
             if chunk.load_keys:
                 assert self.store is not None

@@ -37,6 +37,8 @@ class StoredBlocks:
     computed, and the first one is logged.
     """
 
+    outlives_process = True
+
     def __init__(self, files: BlockFiles, cache: KvCache) -> None:
         self._block_bytes = cache.layout.bytes_per_block
         if files.max_bytes < self._block_bytes + HEADER_BYTES:
@@ -64,6 +66,13 @@ class StoredBlocks:
         self._writer.queued.add(key)
         content = np.concatenate([*self._parts(block)])
         self._jobs.put_nowait((key, content))  # this thread alone puts, so it is not full
+
+    def save_evicted(
+        self, evicted: Sequence[tuple[bytes, int]], wanted: Sequence[bytes] = ()
+    ) -> None:
+        """Save keys' blocks; no plan asks for it, as they were saved when they were full."""
+        for key, block in evicted:
+            self.save(key, block)
 
     def touch(self, keys: list[bytes]) -> None:
         """See BlockStore."""

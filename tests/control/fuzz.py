@@ -45,6 +45,8 @@ def run_worlds(first: int, count: int) -> Counter[str]:
             life.request.num_cached_tokens >= (world.window or 10**9) for life in world.lives
         )
         totals["store hit tokens"] += stats.store_hit_tokens
+        if world.store is not None and not world.store.outlives_process:
+            totals["evicted hit tokens"] += stats.store_hit_tokens
         totals["failed loads"] += 0 if world.store is None else world.store.num_failed
         recurrent = world.num_records is not None
         totals["state hit tokens"] += recurrent * stats.prefix_hit_tokens

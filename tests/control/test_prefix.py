@@ -141,6 +141,8 @@ def test_a_window_wider_than_the_prompt_needs_all_of_it(pool):
 class Shelf(dict):
     """A block store that keeps everything."""
 
+    outlives_process = True
+
     has = dict.__contains__
     save = dict.__setitem__
 

@@ -130,7 +130,10 @@ class FakeDrafter:
 class FakeStore:
     """Keeps contents of blocks, but drops some, and fails to load some: then it forgets them."""
 
-    def __init__(self, random: random.Random, model: FakeModel, reliable: float) -> None:
+    def __init__(
+        self, random: random.Random, model: FakeModel, reliable: float, outlives_process: bool
+    ) -> None:
+        self.outlives_process = outlives_process
         self.random = random
         self.model = model
         self.reliable = reliable
@@ -285,7 +288,8 @@ class World:
         self.model = FakeModel(num_blocks, self.block_tokens, self.window, self.num_records)
         reliable = rng.choice([None, 0.5, 0.5, 0.8, 1.0])
         stores = reliable is not None and self.window is None and not recurrent
-        self.store = FakeStore(rng, self.model, reliable or 0.0) if stores else None
+        outlives = random.Random(f"outlives {seed}").random() < 0.5
+        self.store = FakeStore(rng, self.model, reliable or 0.0, outlives) if stores else None
         self.scheduler = Scheduler(
             num_blocks,
             self.block_tokens,
@@ -334,6 +338,9 @@ class World:
         owners = {chunk.request_id: self.live[chunk.request_id] for chunk in plan.chunks}
         sampled, unloaded = {}, {}
         self._meddle(now)
+        for key, block in plan.evicted:
+            assert self.store is not None and not self.store.outlives_process
+            self.store.save(key, block)
         for chunk in plan.chunks:
             if chunk.load_keys:
                 assert self.store is not None

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from quire.backends.torch.backend import TorchBackend, chosen_body
-from quire.backends.torch.devices import PLATFORMS, Device
 from quire.backends.torch.executable import TorchExecutable
 from quire.errors import ConfigError
 from quire.graph.program import compile_program
@@ -19,6 +18,7 @@ from quire.runtime.backends import refuse_without_bodies
 from quire.runtime.rope_tables import RopeTables
 from tests.engine.driving import random_model
 from tests.models.computing import LIMITS, Loaded, Model, distance, kv_cache
+from tests.torch.accelerators import Accelerator
 
 pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)  # these models are too small for more
@@ -43,16 +43,6 @@ def test_every_family(family: str) -> None:
 
 
 # --- what other devices would do, on the CPU
-
-
-class Accelerator(Device):
-    """A device that is no CPU to Quire: with memory of its own, and narrow products."""
-
-    is_cpu = False
-
-    def __init__(self, has_bfloat16: bool) -> None:
-        super().__init__(PLATFORMS[-1])
-        self.__dict__["has_bfloat16"] = has_bfloat16
 
 
 def on_accelerator(loaded: Loaded, tokens: list[int], has_bfloat16: bool) -> tuple[Any, Any]:

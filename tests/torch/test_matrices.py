@@ -8,7 +8,7 @@ import torch
 
 from quire.backends.torch.devices import find_device
 from quire.backends.torch.matrix import CodedMatrix, as_matrix
-from quire.backends.torch.weights import bytes_on_device, product_dtype
+from quire.backends.torch.weights import product_dtype, sizes_on_device
 from quire.quant.packed import PackedMatrix
 from quire.quant.packing import pack_matrix
 from quire.weights.tensor import RawTensor
@@ -104,5 +104,5 @@ def test_products_in_narrow_dtypes(dtype: torch.dtype, is_coded: bool) -> None:
 def test_the_plan_counts_the_bytes() -> None:
     ones = np.ones((4, 8), np.float16)
     weights = {name: RawTensor(name, "F16", ones.shape, ones) for name in ("linear", "router")}
-    assert bytes_on_device(weights, {"linear"}, Fake(True)) == 4 * 8 * (2 + 4)
-    assert bytes_on_device(weights, {"linear"}, CPU) == 4 * 8 * (4 + 4)
+    assert sizes_on_device(weights, {"linear"}, Fake(True)) == {"linear": 64, "router": 128}
+    assert sizes_on_device(weights, {"linear"}, CPU) == {"linear": 128, "router": 128}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["DTYPES", "as_tensor", "float_tensor"]
+__all__ = ["DTYPES", "as_tensor"]
 
 DTYPES = {
     "float32": torch.float32,
@@ -29,10 +29,3 @@ def as_tensor(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         tensor = torch.from_numpy(array)  # of a mapped file, which nobody writes
     return tensor.to(device, non_blocking=True)
-
-
-def float_tensor(array: np.ndarray[Any, Any], format: str, device: torch.device) -> torch.Tensor:
-    """Numbers as quire.ops.number_formats stores them, on the device, in their own format."""
-    if format == "bfloat16":
-        return as_tensor(array.view(np.int16), device).view(torch.bfloat16)
-    return as_tensor(array, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from quire.backends.executable import LoadedWeights
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import chosen_body
+from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.devices import Device
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.registry import Compute
@@ -45,7 +46,8 @@ class TorchExecutable:
     """A Program, its weights and its KV cache on one device.
 
     kv_cache: on a CPU its arena is used where it is; other devices have one of their own, and it
-    may be empty.  ranks: those that share the work, if the graph has collectives.
+    may be empty.  ranks: those that share the work, if the graph has collectives.  offloaded: see
+    Weights.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class TorchExecutable:
         kv_cache: KvCache,
         device: Device,
         ranks: Group | None = None,
+        offloaded: Sequence[Collection[str]] = (),
     ) -> None:
         self.program = program
         self.kv_cache = kv_cache
         self.device = device
         self._ranks = ranks
         linears = {linear.weight.name for linear in program.spec.linears()}
-        self._weights = Weights(weights, linears, device)
+        self._weights = Weights(weights, linears, device, offloaded)
         self._cache = DeviceKvCache(kv_cache.layout, kv_cache.num_blocks, self._arena(kv_cache))
         self._numbers: dict[Value, int] = {}
         nodes = list(program.graph)
@@ -74,7 +77,9 @@ class TorchExecutable:
     def summary(self) -> str:
         """See Executable."""
         threads = f", {torch.get_num_threads()} threads" if self.device.is_cpu else ""
-        return f"kernels: torch {torch.__version__} on {self.device.title}{threads}"
+        offload = self._weights.offload
+        kept = "" if offload is None else f"; {offload.line}"
+        return f"kernels: torch {torch.__version__} on {self.device.title}{threads}{kept}"
 
     @property
     def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
@@ -104,6 +109,13 @@ class TorchExecutable:
             found = [np.asarray(logits.cpu().numpy()) for logits in self._logits(batch)]
         empty = np.empty((0, self.program.logits.width), np.float32)
         return np.concatenate([empty, *found])
+
+    def block_copies(self, num_slots: int) -> DeviceBlockCopies:
+        """So many slots of host memory for blocks of the cache.
+
+        Raises RuntimeError where there is too little memory for them.
+        """
+        return DeviceBlockCopies(self._cache, num_slots, self.device)
 
     def _logits(self, batch: Batch) -> Iterator[torch.Tensor]:
         """Compute every token; then the logits of some rows at a time."""

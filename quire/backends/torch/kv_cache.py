@@ -40,11 +40,14 @@ class CachedLatents(NamedTuple):
 
 
 class DeviceKvCache:
-    """The arena [bytes] of a layout on a device."""
+    """The arena [bytes] of a layout on a device.
+
+    blocks: of each layer [num_blocks, bytes], views of the arena.
+    """
 
     def __init__(self, layout: KvLayout, num_blocks: int, arena: torch.Tensor) -> None:
         self.layout = layout
-        blocks = [
+        self.blocks = [
             arena[start : start + size * num_blocks].view(num_blocks, size)
             for start, size in zip(
                 layout.layer_offsets(num_blocks), layout.block_bytes, strict=True
@@ -54,7 +57,7 @@ class DeviceKvCache:
             _latents(each, shape, layout)
             if isinstance(shape, LatentLayerShape)
             else _heads(each, shape, layout)
-            for each, shape in zip(blocks, layout.layers, strict=True)
+            for each, shape in zip(self.blocks, layout.layers, strict=True)
         ]
 
     def heads(self, layer: int) -> CachedHeads:

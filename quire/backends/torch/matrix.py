@@ -13,14 +13,15 @@ import numpy as np
 import torch
 
 from quire.backends.executable import StoredWeight
-from quire.backends.torch.arrays import as_tensor, float_tensor
+from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.unpack import unpack, unpack_floats
 from quire.ops.number_formats import E4M3
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["CodedMatrix", "FloatMatrix", "Matrix", "as_matrix"]
+__all__ = ["CodedMatrix", "FloatMatrix", "Matrix", "as_matrix", "floats_of", "matrix_of"]
 
 WIDENED = 2**24
-STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Matrix(Protocol):
@@ -125,50 +126,46 @@ class CodedMatrix:
 
 def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) -> Matrix:
     """A weight [rows, cols] on a device, multiplied in a dtype."""
+    return matrix_of(
+        weight, as_tensor(np.ascontiguousarray(weight.data).view(np.uint8), device), dtype
+    )
+
+
+def matrix_of(weight: StoredWeight, data: torch.Tensor, dtype: torch.dtype) -> Matrix:
+    """The same from its bytes, uint8, which are on the device already."""
     if isinstance(weight, PackedMatrix):
-        return _coded(weight, dtype, device)
-    numbers = float_tensor(weight.data, STORED_AS[weight.dtype], device)
-    return FloatMatrix(numbers.to(dtype))
+        return _coded(weight, data, dtype)
+    return FloatMatrix(floats_of(weight, data).to(dtype))
 
 
-def _coded(weight: PackedMatrix, dtype: torch.dtype, device: torch.device) -> CodedMatrix:
+def floats_of(weight: StoredWeight, data: torch.Tensor) -> torch.Tensor:
+    """Plain floats [*shape] as they are stored, from their bytes."""
+    return data.flatten().view(STORED_AS[weight.dtype]).view(weight.shape)
+
+
+def _coded(weight: PackedMatrix, data: torch.Tensor, dtype: torch.dtype) -> CodedMatrix:
+    is_float = weight.dtype == "F8_E4M3"
+    codes, scales, zeros, minimums = (unpack_floats if is_float else unpack)(weight, data)
+    numbers = np.array(weight.table, np.float32) if weight.dtype == "TABLE4" else None
+    if is_float:
+        numbers = E4M3
     rows, cols = weight.shape
-    zeros = minimums = table = None
-    if weight.dtype == "F8_E4M3":
-        codes, scales = _floats_of_8_bits(weight)
-        table = E4M3
-    else:
-        codes, scales, zeros, minimums = weight.unpack()
-        if weight.dtype == "TABLE4":
-            table = np.array(weight.table, np.float32)
-        if table is not None or weight.has_minimums:
-            zeros = None
     groups = -(-cols // weight.group_size)
-    codes = np.pad(codes, ((0, 0), (0, groups * weight.group_size - cols)))
+    codes = torch.nn.functional.pad(codes, (0, groups * weight.group_size - cols))
     has_pairs = weight.dtype in ("INT4", "TABLE4") and codes.shape[1] % 2 == 0
     if has_pairs:
-        codes = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
-
-    def put(array: np.ndarray | None) -> torch.Tensor | None:
-        return None if array is None else as_tensor(array, device)
-
+        codes = codes[:, ::2] | codes[:, 1::2] << 4
+    order = None if weight.order is None else weight.order.columns.astype(np.int64)
     return CodedMatrix(
         (rows, cols),
         weight.group_size,
         has_pairs,
-        as_tensor(codes, device),
-        as_tensor(scales, device),
-        put(zeros),
-        put(minimums) if weight.has_minimums else None,
-        put(table),
+        codes.contiguous(),
+        scales,
+        zeros,
+        minimums,
+        None if numbers is None else as_tensor(numbers, data.device),
         2.0**weight.exponent,
-        None if weight.order is None else as_tensor(weight.order.columns.astype(np.int64), device),
+        None if order is None else as_tensor(order, data.device),
         dtype,
     )
-
-
-def _floats_of_8_bits(weight: PackedMatrix) -> tuple[np.ndarray, np.ndarray]:
-    """Codes [rows, cols] and scales [rows, groups] as quire.quant.packed_floats has them."""
-    rows, cols = weight.shape
-    scales = weight.data[-4 * rows * -(-cols // weight.group_size) :].copy().view("<f4")
-    return weight.data[: rows * cols].reshape(rows, cols), scales.reshape(rows, -1)
