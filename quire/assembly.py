@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quire.backends.executable import LaunchingExecutable
 from quire.config import EngineConfig
 from quire.control.policy import load_policy
 from quire.control.scheduler import Scheduler
@@ -231,4 +232,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
     if model.pooling is not None:
         return Engine(scheduler, PoolingRunner(model.executable, model.ropes, model.pooling))
     encode = None if model.vision is None else model.vision.encoder.encode
-    return Engine(scheduler, Runner(model.executable, model.ropes, model.store, encode))
+    executable = model.executable
+    ahead = isinstance(executable, LaunchingExecutable) and executable.overlaps
+    runner = Runner(executable, model.ropes, model.store, encode)
+    return Engine(scheduler, runner, plans_ahead=ahead)

@@ -12,7 +12,7 @@ from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stats import SchedulerStats
 from quire.outputs import RequestMetrics, TokenLogprobs
-from quire.runtime.runner import Runner, StepOutput
+from quire.runtime.runner import Flight, Runner, StepOutput
 from quire.sampling.state import SamplingState
 from quire.vision.prompt_images import PromptImages
 
@@ -76,22 +76,32 @@ class _Live:
 
 
 class Engine:
-    """One model, one scheduler, one loop; single-threaded, called by whoever owns the thread."""
+    """One model, one scheduler, one loop; single-threaded, called by whoever owns the thread.
+
+    plans_ahead: while one step runs on a device, the next is planned and handed over, and the
+    results of the first are taken in behind that; what requests yield is the same.
+    """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, clock: Callable[[], float] = time.monotonic
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        clock: Callable[[], float] = time.monotonic,
+        plans_ahead: bool = False,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
+        self.plans_ahead = plans_ahead
         self._clock = clock
         self._live: dict[str, _Live] = {}
         self._silent: set[str] = set()  # those without a token so far
+        self._flight: Flight | None = None
         self._totals = EngineStats(scheduler.stats(), 0, 0, 0, 0, clock())
 
     @property
     def has_work(self) -> bool:
-        """True while any request is unfinished."""
-        return bool(self._live)
+        """True while any request is unfinished, or a step is on its way."""
+        return bool(self._live) or self._flight is not None
 
     def submit(
         self, request: Request, state: SamplingState, images: PromptImages | None = None
@@ -113,25 +123,48 @@ class Engine:
         return None if update is None else self._event(update, StepOutput(), self._clock())
 
     def step(self) -> list[Event]:
-        """Plan, run, commit once; the events of every request that moved."""
+        """Plan, run, commit once; the events of every request that moved.
+
+        Ahead: plan and launch a step, then commit the one before it.
+        """
         now = self._clock()
-        output = StepOutput()
-        updates = list(self.scheduler.expire(now))
+        expired = self.scheduler.expire(now)
+        if self.plans_ahead:
+            return self._step_ahead(now, expired)
         plan = self.scheduler.plan(now)
-        started = self._clock()
+        started, output = self._clock(), StepOutput()
         if plan.chunks:
             output = self._run(plan)
-        seconds = self._clock() - started
-        for request_id in output.failed:
-            failed = self.scheduler.cancel(request_id, "error")
-            updates += [failed] if failed is not None else []
-        updates += self.scheduler.commit(plan, output.tokens, seconds, output.unloaded)
+        return self._commit(plan, output, self._clock() - started, expired)
+
+    def _step_ahead(self, now: float, expired: Sequence[Update]) -> list[Event]:
+        behind, self._flight = self._flight, None
+        plan = self.scheduler.plan(now)
+        if plan.chunks:
+            self._flight = self._launch(plan, behind)
+        if behind is None:
+            return self._note_step(0, expired, StepOutput())
+        output = self._land(behind, self._flight)
+        events = self._commit(behind.plan, output, 0.0, expired)
+        if self._flight is None:  # the next step needed what this one brought
+            plan = self.scheduler.plan(now)
+            if plan.chunks:
+                self._flight = self._launch(plan, None)
+        return events
+
+    def _commit(
+        self, plan: Plan, output: StepOutput, seconds: float, expired: Sequence[Update]
+    ) -> list[Event]:
+        """Take in what a plan yielded; expired: what else there is to tell."""
+        updates = self.scheduler.commit(
+            plan, output.tokens, seconds, output.unloaded, output.failed
+        )
         for request_id, found in output.prompt_logprobs.items():
             entries = self._live[request_id].prompt_logprobs
             assert entries is not None
             for position, entry in found.items():
                 entries[position] = entry
-        return self._note_step(plan.num_tokens, updates, output)
+        return self._note_step(plan.num_tokens, [*expired, *updates], output)
 
     def stats(self) -> EngineStats:
         """Counts and gauges now."""
@@ -142,10 +175,33 @@ class Engine:
         try:
             return self.runner.run(plan)
         except BaseException:
+            self._abandon(plan)
+            raise
+
+    def _launch(self, plan: Plan, behind: Flight | None) -> Flight:
+        """Launch a plan behind another one; where that fails, the requests of both end."""
+        try:
+            return self.runner.launch(plan)
+        except BaseException:
+            self._abandon(*([] if behind is None else [behind.plan]), plan)
+            raise
+
+    def _land(self, flight: Flight, ahead: Flight | None) -> StepOutput:
+        """Wait for a plan; where it fails, its requests end, and those of the plan behind it."""
+        try:
+            return self.runner.land(flight)
+        except BaseException:
+            self._flight = None
+            self._abandon(flight.plan, *([] if ahead is None else [ahead.plan]))
+            raise
+
+    def _abandon(self, *plans: Plan) -> None:
+        """End the requests of the open plans."""
+        for plan in plans:
             for chunk in plan.chunks:
                 self.cancel(chunk.request_id, "error")
+        for plan in plans:
             self.scheduler.commit(plan, {})
-            raise
 
     def _note_step(
         self, step_tokens: int, updates: Sequence[Update], output: StepOutput
@@ -185,7 +241,7 @@ class Engine:
         if is_over:
             self.runner.finish(request_id)
             del self._live[request_id]
-        logprobs = output.logprobs.get(request_id)
+        logprobs = output.logprobs.get(request_id) if update.tokens else None
         if logprobs is not None:
             logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
         return update, Details(

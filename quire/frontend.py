@@ -110,6 +110,7 @@ class Frontend:
                 cache_salt=salt,
                 use_prefix_cache=params.prompt_logprobs is None,
                 allow_drafts=params.structured_outputs is None,
+                plan_ahead=params.structured_outputs is None and not bad_words,
                 contents=() if images is None else images.contents,
             )
             state = self._state(tokens, params, seed + index, stop, bad_words)

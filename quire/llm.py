@@ -189,6 +189,8 @@ class LLM:
                     self._fill_queue(waiting)
                     for update, details in self._engine.step():
                         self._take(update, details, open_requests, advance)
+                while self._engine.has_work:  # a step that was on its way when the last one ended
+                    self._engine.step()
             finally:
                 for request_id in open_requests:  # left over only after an error or Ctrl-C
                     self._engine.cancel(request_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,14 @@ from quire.ops.batch import Batch
 from quire.ops.quantize import RowFormat
 from quire.sampling.state import SampledRows, SamplingState
 
-__all__ = ["Backend", "Executable", "LoadedWeights", "StoredWeight"]
+__all__ = [
+    "Backend",
+    "Executable",
+    "Launched",
+    "LaunchingExecutable",
+    "LoadedWeights",
+    "StoredWeight",
+]
 
 
 class StoredWeight(Protocol):
@@ -68,6 +75,32 @@ class Executable(Protocol):
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Compute every token of the batch; return the logits of its logit rows, [S, V]."""
+        ...
+
+
+class Launched(Protocol):
+    """A step that a device has been given."""
+
+    def wait(self) -> SampledRows:
+        """What came of its logit rows, once that is on the host."""
+        ...
+
+
+@runtime_checkable
+class LaunchingExecutable(Executable, Protocol):
+    """An executable whose device computes while the host goes on; others need not know of it."""
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether that gains anything: on a CPU, which is the host, it does not."""
+        ...
+
+    def launch(self, batch: Batch) -> Launched:
+        """As `run`, but returns before the step is computed; steps are computed in order.
+
+        A token id UNKNOWN_TOKEN stands for what the step before sampled for the request, found by
+        its slot.  The batch may be filled anew as soon as this returns.
+        """
         ...
 
 

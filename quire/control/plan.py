@@ -14,6 +14,7 @@ __all__ = [
     "NOTHING",
     "NO_RECORD",
     "NO_STATE",
+    "UNKNOWN_TOKEN",
     "Chunk",
     "Plan",
     "Sampled",
@@ -21,6 +22,9 @@ __all__ = [
     "Unloaded",
     "Update",
 ]
+
+UNKNOWN_TOKEN = -(2**31)
+"""Stands for a token that is being sampled: where the plan before samples it, the device knows."""
 
 NO_RECORD = -1
 """Stands for no record of recurrent state."""
@@ -47,7 +51,8 @@ NO_STATE = StateUse(NO_RECORD, NO_RECORD)
 class Chunk(NamedTuple):
     """The tokens of one request that this step computes.
 
-    tokens: for positions start .. start + len(tokens) - 1: known ones, then num_drafts guesses.
+    tokens: for positions start .. start + len(tokens) - 1: known ones, then num_drafts guesses; or
+    one that the plan before samples, UNKNOWN_TOKEN, and nothing else.
     block_table: block ids that cover every position below start + len(tokens); the scheduler owns
     it and only appends while the request holds its blocks, so a reader may keep what it has read.
     Leading entries are NO_BLOCK, or become so, where no token of this chunk or a later one sees.

@@ -32,6 +32,8 @@ class Request:
     use_prefix_cache: False computes every prompt token (prompt logprobs need them all); the blocks
     it fills may still serve others.
     allow_drafts: False computes one new token a step (a grammar moves token by token).
+    plan_ahead: False plans nothing while a token is being sampled that the host must see first, as
+    what may follow it depends on it.
     contents: start, end and digest of each part of the prompt whose tokens do not say all that is
     computed of them: an image's are all the same.
 
@@ -54,6 +56,7 @@ class Request:
     cache_salt: bytes = b""
     use_prefix_cache: bool = True
     allow_drafts: bool = True
+    plan_ahead: bool = True
     contents: tuple[tuple[int, int, bytes], ...] = ()
 
     tokens: list[int] = field(init=False)

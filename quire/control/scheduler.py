@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import attrgetter
 
 from quire.control.block_store import BlockStore
@@ -9,7 +10,16 @@ from quire.control.blocks import BlockPool
 from quire.control.deadlines import Deadlines
 from quire.control.drafting import Drafter, Drafting
 from quire.control.limits import Limits
-from quire.control.plan import NOTHING, Chunk, Plan, Sampled, Unloaded, Update
+from quire.control.open_plans import OpenPlans
+from quire.control.plan import (
+    NOTHING,
+    UNKNOWN_TOKEN,
+    Chunk,
+    Plan,
+    Sampled,
+    Unloaded,
+    Update,
+)
 from quire.control.policy import Policy, fcfs
 from quire.control.prefix import PrefixCache
 from quire.control.request import Request, RequestState
@@ -21,6 +31,10 @@ from quire.control.window import NO_BLOCK, num_passed_blocks
 from quire.errors import RequestError
 
 __all__ = ["Scheduler"]
+
+
+class _NoBlockAheadError(Exception):
+    """A plan made ahead would have to preempt a request."""
 
 
 class Scheduler:
@@ -103,10 +117,12 @@ class Scheduler:
         self._waiting = WaitingQueue(policy)
         self._running: list[Request] = []
         self._deadlines = Deadlines()
-        self._open: Plan | None = None
-        self._planned: list[Request] = []  # of the open plan, in the order of its chunks
+        self._open = OpenPlans(self._pool)
+        self._ordered: dict[Request, Chunk] = {}  # what the open plan computes of each request
+        self._planned: list[Request] = []  # of the newest plan, in the order of its chunks
         self._now = 0.0
         self._drafting = Drafting(drafter, self.limits, self._pool)
+        self._goes_ahead = drafter is None and self._states is None
         self._step = self._num_submitted = self._num_preemptions = self._num_wasted_tokens = 0
 
     @property
@@ -147,40 +163,53 @@ class Scheduler:
         )
 
     def plan(self, now: float) -> Plan:
-        """Say what the next step computes; each plan is committed before the next is made.
+        """Say what the next step computes.
 
-        A plan depends on the requests only through their two counters.  Where commit should lag a
-        step behind, plan may start from the ends of the open chunks instead of `num_computed`, and
-        leave out requests whose next token is not known yet; commit needs no change.
+        While one plan is open, the next may be made: it starts from the ends of the open chunks,
+        and a token that the open plan samples is ordered as UNKNOWN_TOKEN.  Such a plan leaves out
+        requests of which too little is known (a last token by length, blocks being loaded),
+        preempts nobody, and is empty where a request lets none be made (see Request.plan_ahead), a
+        block is missing, or there are drafts or recurrent state.  Empty plans need no commit.
         """
-        assert self._open is None, "commit the open plan before making the next"
         self._now = now
         self._planned = []
+        self._ordered = self._open.chunks()
         chunks: list[Chunk] = []
-        budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
-        if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
-            budget = self._admit_waiting(chunks, budget)
-        self._drafting.extend(chunks, self._planned, self._running, budget)
+        if not self._ordered:
+            self._fill(chunks)
+        elif self._may_go_ahead():
+            try:
+                self._fill(chunks)
+            except _NoBlockAheadError:
+                chunks.clear()
         self._step += 1
-        evicted = self._pool.pop_evicted()
-        self._open = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
-        return self._open
+        evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
+        plan = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
+        if chunks:
+            self._open.open(plan, self._planned)
+        return plan
 
     def commit(
-        self, plan: Plan, sampled: Sampled, seconds: float = 0.0, unloaded: Unloaded = NOTHING
+        self,
+        plan: Plan,
+        sampled: Sampled,
+        seconds: float = 0.0,
+        unloaded: Unloaded = NOTHING,
+        failed: Collection[str] = (),
     ) -> tuple[Update, ...]:
-        """Take in what a run computed; `sampled` has tokens for each chunk that samples.
+        """Take in what the oldest open plan computed; `sampled` has tokens for chunks that sample.
 
         Several tokens for one request are taken in order up to the first that finishes it.  A
         request that is over since the plan was made is skipped, even if its id is in use again.
-        It reads the plan and the requests planned, nothing that a later plan would change.
+        It reads the plan and the requests planned, nothing that a later plan changes.
         seconds: how long the run took, 0 if nobody looked.  unloaded: requests whose chunk was not
         run because a block could not be loaded; what is missing is computed in the steps to come.
+        failed: requests that no token could be sampled for; they end with "error".
         """
-        assert plan is self._open, "commit takes the open plan, once"
-        self._open = None
+        if not plan.chunks:
+            return ()
         updates, running = [], RequestState.RUNNING
-        for chunk, request in zip(plan.chunks, self._planned, strict=True):
+        for chunk, request in zip(plan.chunks, self._open.close(plan), strict=True):
             if request.state is not running:
                 continue
             if chunk.load_keys:
@@ -189,6 +218,9 @@ class Scheduler:
                     continue
             if not chunk.samples:
                 self._advance(request, chunk.start + len(chunk.tokens))
+                continue
+            if failed and request.id in failed:
+                updates.append(self._finish(request, (), Finish("error")))
                 continue
             new_tokens, end = sampled.get(request.id, ()), len(request.tokens)
             kept, finish = request.accept(new_tokens)
@@ -231,7 +263,8 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants that hold between any two calls."""
-        self._pool.check(request.held_blocks for request in self._running)
+        held = [request.held_blocks for request in self._running]
+        self._pool.check([*held, *self._open.waiting_tables()])
         assert all(each.state is RequestState.RUNNING for each in self._running)
         assert all(each.state is RequestState.WAITING for each in self._waiting)
         assert not any(each.block_table or each.num_computed for each in self._waiting)
@@ -239,6 +272,19 @@ class Scheduler:
         assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
         if self._states is not None:
             self._states.check(self._running)
+
+    def _may_go_ahead(self) -> bool:
+        """Whether a plan may be made although tokens are not known yet."""
+        return self._goes_ahead and all(
+            request.plan_ahead or not chunk.samples for request, chunk in self._ordered.items()
+        )
+
+    def _fill(self, chunks: list[Chunk]) -> None:
+        """Plan what runs, then what waits, then guesses."""
+        budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
+        if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
+            budget = self._admit_waiting(chunks, budget)
+        self._drafting.extend(chunks, self._planned, self._running, budget)
 
     # The running requests.
 
@@ -255,23 +301,38 @@ class Scheduler:
     def _schedule(self, request: Request, budget: int, chunks: list[Chunk]) -> int:
         """Add a chunk of what a running request misses; return how many tokens it has."""
         tokens, table, size = request.tokens, request.block_table, self.limits.block_tokens
-        start, end, room = request.num_computed, len(tokens), len(table) * size
+        start, known, room = request.num_computed, len(tokens), len(table) * size
+        if self._ordered and request in self._ordered:
+            start, known = self._after(self._ordered[request], request)
+        end = known
         if end - start > budget:
             end = start + budget
         if end > room:
             table += self._take_blocks(request, -(-(end - room) // size))
             end = min(end, len(table) * size)
         if end > start:
-            chunk = Chunk(request.id, start, tokens[start:end], table, end == len(tokens))
+            ids = tokens[start:end] or [UNKNOWN_TOKEN]
+            chunk = Chunk(request.id, start, ids, table, end == known)
             if self._states is not None:
                 chunk = chunk._replace(state=self._states.plan(request, start, end))
             chunks.append(chunk)
             self._planned.append(request)
         return end - start
 
+    def _after(self, chunk: Chunk, request: Request) -> tuple[int, int]:
+        """Where an open chunk ends, and how many tokens the request has then.
+
+        Both are the same where nothing can be said yet of what follows, or nothing does.
+        """
+        end = chunk.start + len(chunk.tokens)
+        known = len(request.tokens) + chunk.samples
+        return (end, end) if chunk.load_keys or known >= request.max_len else (end, known)
+
     def _take_blocks(self, request: Request, count: int) -> list[int]:
         """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
         while self._pool.num_free < count and self._running[-1] is not request:
+            if self._ordered:
+                raise _NoBlockAheadError
             self._preempt(self._running[-1])
         return self._pool.take(min(count, self._pool.num_free))
 
@@ -377,7 +438,7 @@ class Scheduler:
     def _give_up_blocks(self, request: Request) -> None:
         """Take a request off the running; its table is replaced, as a plan may still hold it."""
         self._running.remove(request)
-        self._pool.release(request.held_blocks)
+        self._open.release(request)
         if self._states is not None:
             self._states.give_up(request)
         request.block_table, request.num_passed = [], 0

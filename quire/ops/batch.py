@@ -30,6 +30,8 @@ class Batch:
     given_rows: [any, E] float32, rows that stand in the place of embeddings: the token id -1 - i
     is row i of them.  axis_positions: [T, 3], time, row and column of each token, which ropes with
     sections turn by; None: its position, three times.
+    A token id UNKNOWN_TOKEN is known to the device alone, see LaunchingExecutable; elsewhere there
+    is none.
     A batch may serve for steps in turn: then token_ids, positions and block_tables are filled anew.
     """
 

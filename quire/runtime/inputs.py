@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -26,13 +26,14 @@ class RunningRequest:
     """What the runner keeps of a request until it is over.
 
     slot: its place in the arrays that last from step to step; -1 until it first runs.
-    images: those in its prompt, None where there are none.
+    images: those in its prompt, None where there are none.  is_over: it was finished.
     """
 
     state: SamplingState
     rope_row: int
     slot: int = -1
     images: PromptImages | None = None
+    is_over: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -116,6 +117,12 @@ class StepInputs:
 
     batch: Batch
     shape: StepShape
+
+    def lasting(self) -> StepInputs:
+        """The same with token ids and positions that the next step does not fill anew."""
+        batch, shape = self.batch, self.shape
+        ids, positions = batch.token_ids.copy(), batch.positions.copy()
+        return StepInputs(replace(batch, token_ids=ids, positions=positions), shape)
 
 
 class InputBuilder:

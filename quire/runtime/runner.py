@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from quire.backends.executable import Executable
+from quire.backends.executable import Executable, Launched, LaunchingExecutable
 from quire.control.plan import Chunk, Plan
 from quire.outputs import TokenLogprobs
 from quire.runtime.block_stores import BlockStore
@@ -15,7 +15,7 @@ from quire.runtime.rope_tables import RopeTables
 from quire.sampling.state import SampledRows, SamplingState
 from quire.vision.prompt_images import PromptImages
 
-__all__ = ["Runner", "StepOutput"]
+__all__ = ["Flight", "Runner", "StepOutput"]
 
 
 @dataclass(slots=True)
@@ -32,6 +32,20 @@ class StepOutput:
     prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
     unloaded: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A plan on its way through a device.
+
+    inputs: None where no chunk could be run.  output: what is known of the step already.
+    """
+
+    plan: Plan
+    chunks: Sequence[Chunk]
+    inputs: StepInputs | None
+    launched: Launched | None
+    output: StepOutput
 
 
 class Runner:
@@ -70,6 +84,7 @@ class Runner:
         request = self._running.pop(request_id, None)
         if request is None:
             return
+        request.is_over = True
         self.ropes.release(request.rope_row)
         self.inputs.forget_shape()
         if request.slot >= 0:
@@ -78,20 +93,45 @@ class Runner:
     def run(self, plan: Plan) -> StepOutput:
         """Compute the plan's tokens, sample where the plan says so, and note the samples."""
         output = StepOutput(unloaded=self._load(plan))
-        chunks = plan.chunks
-        if output.unloaded:
-            chunks = tuple(each for each in chunks if each.request_id not in output.unloaded)
-            if not chunks:
-                return output
+        chunks = _runnable(plan, output)
+        if chunks:
+            inputs = self._build(chunks)
+            sampled = self.executable.run(inputs.batch)
+            self._take(chunks, inputs, sampled, output)
+        return output
+
+    def launch(self, plan: Plan) -> Flight:
+        """Have a device begin with a plan, behind those that it was given before."""
+        assert isinstance(self.executable, LaunchingExecutable)
+        output = StepOutput(unloaded=self._load(plan))
+        chunks = _runnable(plan, output)
+        if not chunks:
+            return Flight(plan, chunks, None, None, output)
+        inputs = self._build(chunks)
+        launched = self.executable.launch(inputs.batch)
+        if inputs.shape.special:
+            inputs = inputs.lasting()
+        return Flight(plan, chunks, inputs, launched, output)
+
+    def land(self, flight: Flight) -> StepOutput:
+        """Wait for a plan, and note the samples; a request that is over since yields nothing."""
+        if flight.inputs is not None and flight.launched is not None:
+            self._take(flight.chunks, flight.inputs, flight.launched.wait(), flight.output)
+        return flight.output
+
+    def _build(self, chunks: Sequence[Chunk]) -> StepInputs:
         inputs = self.inputs.build(chunks)
         for place in inputs.shape.special:
             if chunks[place].samples:
                 inputs.shape.requests[place].state.refresh_mask()
-        sampled = self.executable.run(inputs.batch)
+        return inputs
+
+    def _take(
+        self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
+    ) -> None:
         self._take_plain(inputs, sampled, output)
         if inputs.shape.special:
             self._take_special(chunks, inputs, sampled, output)
-        return output
 
     def _seat(self, request_id: str) -> RunningRequest:
         """A request, which gets a slot when it first runs."""
@@ -121,8 +161,12 @@ class Runner:
     def _take_special(
         self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
     ) -> None:
-        """Note what each row of a special request yielded, less the rows behind a wrong guess."""
-        batch, shape, over = inputs.batch, inputs.shape, set[int]()  # over: nothing more counts
+        """Note what each row of a special request yielded, less the rows behind a wrong guess.
+
+        Of a request that is `over`, nothing more counts.
+        """
+        batch, shape = inputs.batch, inputs.shape
+        over = {place for place in shape.special if shape.requests[place].is_over}
         rows = zip(shape.chunk_of_row, shape.logit_rows.tolist(), sampled.tokens, strict=True)
         for row, (place, at, token) in enumerate(rows):
             if place not in shape.special or place in over:
@@ -161,3 +205,10 @@ class Runner:
                 if count < len(chunk.load_keys):
                     unloaded[chunk.request_id] = count
         return unloaded
+
+
+def _runnable(plan: Plan, output: StepOutput) -> Sequence[Chunk]:
+    """The chunks all of whose blocks were loaded."""
+    if not output.unloaded:
+        return plan.chunks
+    return tuple(each for each in plan.chunks if each.request_id not in output.unloaded)

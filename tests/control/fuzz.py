@@ -13,20 +13,24 @@ from operator import add
 from tests.control.worlds import World
 
 
-def run_worlds(first: int, count: int) -> Counter[str]:
+def run_worlds(first: int, count: int, ahead: bool = False) -> Counter[str]:
     """Run `count` worlds from seed `first` on; totals of what happened in them.
+
+    ahead: see World.
 
     Raises AssertionError, naming the seed, for the first world that breaks a property.
     """
     totals: Counter[str] = Counter()
     for seed in range(first, first + count):
         try:
-            world = World(seed).run()
+            world = World(seed, ahead).run()
         except Exception as error:
             raise AssertionError(f"world {seed} failed: {error!r}") from error
         stats = world.scheduler.stats()
         totals["worlds"] += 1
         totals["steps"] += world.steps
+        totals["plans ahead"] += world.num_ahead
+        totals["overshot chunks"] += world.num_overshot
         totals["chunks"] += world.num_chunks
         totals["requests"] += len(world.lives)
         totals["refused"] += world.refused

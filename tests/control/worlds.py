@@ -6,6 +6,9 @@ all of them.  So a wrong prefix hit, a stale, shared or doubly used block change
 must equal that of the request alone.  In some worlds the model has recurrent layers: then requests
 carry the hash of all their numbers in records, and what they read there must be what their blocks
 say.
+
+A world ahead of itself makes each plan before the one before it is committed, which a device may
+run at any time in between.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from quire.control.plan import NO_RECORD, NO_STATE, Chunk, Plan, Update
+from quire.control.plan import NO_RECORD, NO_STATE, UNKNOWN_TOKEN, Chunk, Plan, Update
 from quire.control.policy import POLICIES
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
@@ -213,7 +216,7 @@ class FakeModel:
             if at + 1 - chunk.start == chunk.state.mark:
                 self.pending_records.append((chunk.state.kept, state))
             if right and at + 1 >= guessed_from:
-                num_output = request.num_output + len(yielded)
+                num_output = at + 1 - request.num_prompt
                 yielded.append(next(alone(salt, values, state, request.stop, num_output, window)))
         if self.records is not None:
             self.pending_records.append((chunk.state.write, state))
@@ -262,10 +265,28 @@ class Life:
     truth: list[int] = field(default_factory=list)
 
 
-class World:
-    """One scheduler, one fake model and the requests of one seed; `run` asserts every property."""
+@dataclass
+class Flight:
+    """A plan on its way, with the requests of its chunks, and what came of it once it has run."""
 
-    def __init__(self, seed: int) -> None:
+    plan: Plan
+    chunks: list[Chunk]
+    owners: dict[str, Life]
+    sampled: dict[str, list[int]] | None = None
+    unloaded: dict[str, int] = field(default_factory=dict)
+
+
+class World:
+    """One scheduler, one fake model and the requests of one seed; `run` asserts every property.
+
+    ahead: every plan is made before the one before it is committed.
+    """
+
+    def __init__(self, seed: int, ahead: bool = False) -> None:
+        self.ahead = ahead
+        self.flights: list[Flight] = []
+        self.sampled: dict[Request, int] = {}
+        self.pace = random.Random(f"pace {seed}")
         self.random = rng = random.Random(seed)
         self.block_tokens = rng.choice([1, 2, 3, 4, 8])
         num_blocks = rng.randint(max(3, 12 // self.block_tokens), 60 // self.block_tokens + 3)
@@ -313,6 +334,7 @@ class World:
         self.lives: list[Life] = []
         self.live: dict[str, Life] = {}
         self.refused = self.num_chunks = self.steps = self.births = self.num_passed = 0
+        self.num_ahead = self.num_overshot = 0
 
     # --- the story
 
@@ -320,7 +342,7 @@ class World:
         """Live through all arrivals, check every step and the end; returns itself."""
         arrivals = sorted(self.random.randint(0, 20) for _ in range(self.random.randint(1, 14)))
         now = 0
-        while arrivals or self.scheduler.has_work:
+        while arrivals or self.scheduler.has_work or self.flights:
             while arrivals and arrivals[0] <= now:
                 arrivals.pop(0)
                 self._submit(f"r{len(self.lives)}", now)
@@ -331,35 +353,72 @@ class World:
         return self
 
     def _step(self, now: int) -> None:
-        scheduler, before = self.scheduler, list(self.scheduler._running)
-        plan = scheduler.plan(now)
-        scheduler.check()
-        self._check_plan(plan, before)
-        owners = {chunk.request_id: self.live[chunk.request_id] for chunk in plan.chunks}
-        sampled, unloaded = {}, {}
+        num_before = len(self.flights)
+        self._launch(now)
+        self._check_flights()
         self._meddle(now)
-        for key, block in plan.evicted:
+        self._check_flights()
+        if self.ahead and self.pace.random() < 0.3:  # a fast device
+            self._run_flights(len(self.flights))
+        if num_before or not self.ahead:
+            self._land(now)
+
+    def _launch(self, now: int) -> None:
+        """Make a plan; what is laid side by side for the device never changes."""
+        before = list(self.scheduler._running)
+        plan = self.scheduler.plan(now)
+        self.scheduler.check()
+        self._check_plan(plan, before)
+        self.num_ahead += bool(self.flights and plan.chunks)
+        if plan.chunks:
+            chunks = [each._replace(block_table=list(each.block_table)) for each in plan.chunks]
+            owners = {each.request_id: self.live[each.request_id] for each in chunks}
+            self.flights.append(Flight(plan, chunks, owners))
+
+    def _run_flights(self, count: int) -> None:
+        """Compute what was launched, in order."""
+        for flight in self.flights[:count]:
+            if flight.sampled is None:
+                self._run(flight)
+
+    def _run(self, flight: Flight) -> None:
+        flight.sampled = {}
+        for key, block in flight.plan.evicted:
             assert self.store is not None and not self.store.outlives_process
             self.store.save(key, block)
-        for chunk in plan.chunks:
+        for chunk in flight.chunks:
+            request = flight.owners[chunk.request_id].request
             if chunk.load_keys:
                 assert self.store is not None
                 count = self.store.load(chunk)
                 if count < len(chunk.load_keys):
-                    unloaded[chunk.request_id] = count
+                    flight.unloaded[chunk.request_id] = count
                     continue
-            tokens = self.model.run(chunk, owners[chunk.request_id].request)
+            if chunk.tokens[0] == UNKNOWN_TOKEN:
+                chunk = chunk._replace(tokens=[self.sampled[request]])
+            tokens = self.model.run(chunk, request)
             if chunk.samples:
-                sampled[chunk.request_id] = tokens
+                flight.sampled[chunk.request_id] = tokens
+                self.sampled[request] = tokens[-1]
         self.model.write()
+
+    def _land(self, now: int) -> None:
+        """Commit the oldest plan."""
+        if not self.flights:
+            return
+        self._run_flights(1)
         self._meddle(now)
-        updates = scheduler.commit(plan, sampled, 0.5 if plan.chunks else 0.0, unloaded)
+        flight = self.flights.pop(0)
+        assert flight.sampled is not None
+        stale = [each for each in flight.owners.values() if each.ends]
+        updates = self.scheduler.commit(flight.plan, flight.sampled, 0.5, flight.unloaded)
         self._check_window()
         for update in updates:
-            assert self.live[update.request_id] is owners[update.request_id], "a stale update"
+            assert self.live[update.request_id] is flight.owners[update.request_id], "stale update"
         self._take(updates)
-        scheduler.check()
+        self.scheduler.check()
         self.steps += 1
+        self.num_overshot += len(stale)
 
     def _submit(self, name: str, now: int) -> None:
         life = self._new_life(name, now)
@@ -393,6 +452,7 @@ class World:
             cache_salt=rng.choice([b"", b"", b"tenant"]),
             use_prefix_cache=rng.random() < 0.9,
             allow_drafts=rng.random() < 0.8,
+            plan_ahead=self.pace.random() < 0.95,
         )
         self.births += 1
         truth = expected(request, prompt, self.window)[0]
@@ -437,15 +497,17 @@ class World:
         assert len(set(names)) == len(names), "two chunks of one request"
         assert plan.num_tokens <= limits.max_num_batched_tokens, "over the budget"
         assert all(chunk.tokens for chunk in plan.chunks), "an empty chunk"
-        assert bool(plan.chunks) == scheduler.has_work, "work, but no plan"
-        urgency = [(scheduler._policy(each), each.order, each.id) for each in before]
-        assert not before or names[0] == min(urgency)[-1], "the most urgent pauses"
+        if not self.flights:
+            assert bool(plan.chunks) == scheduler.has_work, "work, but no plan"
+            urgency = [(scheduler._policy(each), each.order, each.id) for each in before]
+            assert not before or names[0] == min(urgency)[-1], "the most urgent pauses"
         for chunk in plan.chunks:
             request = self.live[chunk.request_id].request
             num_known = len(chunk.tokens) - chunk.num_drafts
             end = chunk.start + num_known
-            assert chunk.tokens[:num_known] == request.tokens[chunk.start : end]
-            assert chunk.samples == (end == len(request.tokens))
+            known = self._known_then(request)
+            assert chunk.tokens[:num_known] == known[chunk.start : end]
+            assert chunk.samples == (end == len(known)) and end < request.max_len
             if chunk.num_drafts:
                 assert chunk.samples and request.allow_drafts and num_known > 0
                 assert end + chunk.num_drafts < request.max_len, "guesses that nothing follows"
@@ -455,6 +517,27 @@ class World:
         waiting = [self.live[each.id].rank for each in scheduler._waiting]
         if self.policy != "shortest_remaining" and started and waiting:
             assert max(started) < min(waiting), "not admitted in order"
+
+    def _known_then(self, request: Request) -> list[int]:
+        """The tokens of a request once the plan on its way is committed."""
+        chunks = self.flights[-1].plan.chunks if self.flights else ()
+        open_chunk = next((each for each in chunks if each.request_id == request.id), None)
+        mine = open_chunk is not None and self.flights[-1].owners[request.id].request is request
+        if not mine:
+            return request.tokens
+        assert open_chunk is not None and (request.plan_ahead or not open_chunk.samples)
+        assert not open_chunk.num_drafts and not open_chunk.load_keys
+        return [*request.tokens, UNKNOWN_TOKEN] if open_chunk.samples else request.tokens
+
+    def _check_flights(self) -> None:
+        """No block of a plan on its way can be given to another request."""
+        holders = self.scheduler._pool._holders
+        for flight in self.flights:
+            for chunk in flight.chunks:
+                first, end = chunk.start, chunk.start + len(chunk.tokens)
+                written = chunk.block_table[first // self.block_tokens :]
+                assert end <= len(chunk.block_table) * self.block_tokens
+                assert all(holders[block] > 0 for block in written), "a free block is written"
 
     def _check_window(self) -> None:
         """Running requests hold what their next token sees, and no block behind it."""
@@ -498,8 +581,10 @@ class World:
         stats, limits = self.scheduler.stats(), self.scheduler.limits
         generated = sum(len(life.output) for life in self.lives)
         bursts = generated // (limits.lookahead_tokens + 1)
+        bursts = generated if self.ahead else bursts  # plans made ahead reserve a token less
         assert stats.num_preemptions <= bursts * (limits.max_num_seqs - 1), "thrashing"
         assert stats.num_wasted_tokens <= stats.num_preemptions * limits.max_model_len
         known = sum(len(life.request.tokens) for life in self.lives)
         idle = 24 + (0 if self.store is None else self.store.num_failed)
-        assert self.steps <= known + stats.num_wasted_tokens + idle, "steps without progress"
+        steps = self.steps - self.num_overshot
+        assert steps <= known + stats.num_wasted_tokens + idle, "steps without progress"
