@@ -20,7 +20,7 @@ from quire.errors import ConfigError
 from quire.graph.program import Program
 from quire.models.spec import ModelSpec
 from quire.ops.kv_cache import KvCache
-from quire.ops.recurrent_state import RecurrentStates
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.runtime.huge_pages import has_huge_pages, in_huge_pages
 from quire.runtime.machine import Machine
 from quire.runtime.memory_plan import DEFAULT_KV_BYTES
@@ -33,7 +33,6 @@ __all__ = [
     "Room",
     "binder",
     "choose_backend",
-    "refuse_without_bodies",
     "room_of",
 ]
 
@@ -99,8 +98,7 @@ def room_of(
 ) -> Room:
     """Where a backend will put the weights of a spec.
 
-    Raises ConfigError for a device that does not tell its memory, unless the user told the plan,
-    and for a model that the backend cannot compute yet.
+    Raises ConfigError for a device that does not tell its memory, unless the user told the plan.
     """
     if backend.name != "torch":
         stored = sum(weight.data.nbytes for weight in weights.values())
@@ -109,7 +107,6 @@ def room_of(
     from quire.backends.torch.weights import bytes_on_device
 
     assert isinstance(backend, TorchBackend)
-    refuse_without_bodies(spec)
     device = backend.device
     linears = {linear.weight.name for linear in spec.linears()}
     size = bytes_on_device(weights, linears, device)
@@ -130,16 +127,6 @@ def room_of(
     free = sys.maxsize if found is None else found[0]
     everything = sys.maxsize  # nobody else wants a device's memory
     return Room(free, size, everything, TORCH_LOGIT_ROWS, TEMPORARIES_OF_TORCH, False, False)
-
-
-def refuse_without_bodies(spec: ModelSpec) -> None:
-    """Raises ConfigError for a model with parts that torch has no bodies for."""
-    missing = "recurrent layers" if spec.state_floats else "a vision tower" if spec.vision else None
-    if missing:
-        raise ConfigError(
-            f"{spec.architecture} has {missing}, which the torch backend does not compute yet; "
-            "use --backend native, which runs on this processor"
-        )
 
 
 def binder(
@@ -171,4 +158,14 @@ def binder(
     assert isinstance(backend, TorchBackend)
     device = backend.device
     device.set_threads(threads)
-    return lambda program, cache, ropes: TorchExecutable(program, weights, cache, device)
+
+    def bound(program: Program, cache: KvCache, ropes: RopeTables) -> Executable:
+        own = states if isinstance(program.spec, ModelSpec) else NO_STATES
+        return TorchExecutable(program, _read_by(program, weights), cache, device, own)
+
+    return bound
+
+
+def _read_by(program: Program, weights: LoadedWeights) -> LoadedWeights:
+    """The weights that a Program reads: a tower's stand beside those of its language model."""
+    return {name: weights[name] for node in program.graph for name in node.op.weight_names}
