@@ -17,12 +17,15 @@ Float32 = npt.NDArray[np.float32]
 class RecurrentStates:
     """`count` records of `floats` numbers; a batch says which ones each request reads and writes.
 
-    arena: [count, floats].  Every op has its own range of a record, which begins where it says.
+    arena: [count, floats]; empty where a device has them instead (on_host False).  Every op has its
+    own range of a record, which begins where it says.
     """
 
-    def __init__(self, count: int, floats: int) -> None:
+    def __init__(self, count: int, floats: int, on_host: bool = True) -> None:
+        self.count = count
         self.floats = floats
-        self.arena = aligned_zeros(4 * count * floats).view(np.float32).reshape(count, floats)
+        stored = count if on_host else 0
+        self.arena = aligned_zeros(4 * stored * floats).view(np.float32).reshape(stored, floats)
 
     def read(self, record: int, start: int, shape: tuple[int, ...]) -> Float32:
         """A copy of a range of a record; zeros of record -1, which nothing stands before."""

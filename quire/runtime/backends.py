@@ -33,7 +33,6 @@ __all__ = [
     "Room",
     "binder",
     "choose_backend",
-    "refuse_without_bodies",
     "room_of",
 ]
 
@@ -111,8 +110,7 @@ def room_of(
 ) -> Room:
     """Where a backend will put the weights of a spec.
 
-    Raises ConfigError for a device that does not tell its memory, unless the user told the plan,
-    and for a model that the backend cannot compute yet.
+    Raises ConfigError for a device that does not tell its memory, unless the user told the plan.
     """
     if backend.name != "torch":
         stored = sum(weight.data.nbytes for weight in weights.values())
@@ -121,7 +119,6 @@ def room_of(
     from quire.backends.torch.weights import sizes_on_device
 
     assert isinstance(backend, TorchBackend)
-    refuse_without_bodies(spec)
     device = backend.device
     linears = {linear.weight.name for linear in spec.linears()}
     sizes = sizes_on_device(weights, linears, device)
@@ -156,16 +153,6 @@ def room_of(
     )
 
 
-def refuse_without_bodies(spec: ModelSpec) -> None:
-    """Raises ConfigError for a model with parts that torch has no bodies for."""
-    missing = "recurrent layers" if spec.state_floats else "a vision tower" if spec.vision else None
-    if missing:
-        raise ConfigError(
-            f"{spec.architecture} has {missing}, which the torch backend does not compute yet; "
-            "use --backend native, which runs on this processor"
-        )
-
-
 def binder(
     backend: Backend,
     config: EngineConfig,
@@ -197,6 +184,16 @@ def binder(
     assert isinstance(backend, TorchBackend)
     device = backend.device
     device.set_threads(threads)
-    return lambda program, cache, ropes: TorchExecutable(
-        program, weights, cache, device, offloaded=offloaded
-    )
+
+    def bound(program: Program, cache: KvCache, ropes: RopeTables) -> Executable:
+        read = _read_by(program, weights)
+        if not isinstance(program.spec, ModelSpec):  # a tower, which stays whole
+            return TorchExecutable(program, read, cache, device)
+        return TorchExecutable(program, read, cache, device, states, offloaded=offloaded)
+
+    return bound
+
+
+def _read_by(program: Program, weights: LoadedWeights) -> LoadedWeights:
+    """The weights that a Program reads: a tower's stand beside those of its language model."""
+    return {name: weights[name] for node in program.graph for name in node.op.weight_names}

@@ -85,14 +85,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
     if spec.vision is not None and model.pooling is None:
         plan = plan_vision(spec.vision, model.directory, compiler.has_body, compiler.row_formats)
     if plan is not None:
-        room = replace(room, free_bytes=room.free_bytes - plan.num_bytes)
+        free = room.free_bytes - plan.num_bytes(room.temporaries)
+        room = replace(room, free_bytes=free)
     offload = _plan_offload(config, room, spec, layout, compiler, machine)
     room = replace(room, weight_bytes=offload.on_device)
     memory, mapped = _plan_memory(config, model, room, layout, compiler)
     program = compiler.compiled(memory.max_num_batched_tokens)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks, room.on_host)
-    states = RecurrentStates(memory.num_state_records, spec.state_floats)
+    states = RecurrentStates(memory.num_state_records, spec.state_floats, room.on_host)
     streamed = {linear.weight.name for linear in spec.linears()} - mapped
     bound = binder(backend, config, machine, weights, streamed, states, offload.layers)
     executable = bound(program, cache, ropes)

@@ -88,11 +88,13 @@ class VisionPlan:
     program: Program
     rules: ImageRules
 
-    @property
-    def num_bytes(self) -> int:
-        """What an image of the most patches takes: activations, keys and values."""
+    def num_bytes(self, temporaries: int) -> int:
+        """What an image of the most patches takes: activations, keys and values.
+
+        temporaries: see Room.
+        """
         cache = _cache_layout(self.vision.tower).bytes_per_block * _num_blocks(self.program)
-        return self.program.buffers.arena_floats * 4 + cache
+        return self.program.buffers.arena_floats * 4 * temporaries + cache
 
     def bind(self, bound: Bind) -> LoadedVision:
         """The tower with memory and weights."""

@@ -12,11 +12,13 @@ from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import chosen_body
 from quire.backends.torch.devices import find_device
 from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.step import Step, start_step
 from quire.backends.torch.weights import Weights
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.op import Environment
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.weights.tensor import RawTensor
 
 CPU = find_device("cpu")
@@ -25,7 +27,8 @@ CPU = find_device("cpu")
 class Both:
     """A reference environment and a torch step that are filled alike.
 
-    Caches begin as NaN, so that reading what nobody wrote is seen.
+    Caches begin as NaN, so that reading what nobody wrote is seen.  records: [count, floats], the
+    recurrent states of both.
     """
 
     def __init__(
@@ -34,21 +37,26 @@ class Both:
         batch: Batch,
         num_blocks: int,
         weights: Mapping[str, np.ndarray] | None = None,
-        group: Any = None,
+        records: np.ndarray = NO_STATES.arena,
     ) -> None:
         weights = dict(weights or {})
         cache, own = KvCache(layout, num_blocks), KvCache(layout, num_blocks)
         cache.arena[:] = own.arena[:] = 0xFF
-        self.env = Environment(batch, cache, weights)
+        states = RecurrentStates(*records.shape)
+        states.arena[:] = records
+        self.records = records.copy()
+        self.env = Environment(batch, cache, weights, states=states)
         stored = {name: RawTensor(name, "F32", x.shape, x) for name, x in weights.items()}
         device_cache = DeviceKvCache(layout, num_blocks, as_tensor(own.arena, CPU.torch_device))
         self._weights = Weights(stored, (), CPU)
-        self.step: Step = start_step(batch, CPU, device_cache, self._weights, group)
+        device_states = DeviceStates(torch.from_numpy(self.records))
+        self.step: Step = start_step(batch, CPU, device_cache, self._weights, device_states)
 
     def at(self, batch: Batch) -> None:
         """Go on with another batch over the same caches."""
-        self.env = Environment(batch, self.env.kv_cache, self.env.weights)
-        self.step = start_step(batch, CPU, self.step.kv_cache, self._weights)
+        env, step = self.env, self.step
+        self.env = Environment(batch, env.kv_cache, env.weights, states=env.states)
+        self.step = start_step(batch, CPU, step.kv_cache, self._weights, step.states)
 
     def torch(self, op: Any, *inputs: np.ndarray) -> list[np.ndarray]:
         """The outputs of the body that is chosen on a CPU."""

@@ -10,11 +10,10 @@ import torch
 
 from quire.backends.torch.backend import TorchBackend, chosen_body
 from quire.backends.torch.executable import TorchExecutable
-from quire.errors import ConfigError
 from quire.graph.program import compile_program
 from quire.models.registry import load_families
 from quire.ops.batch import Batch
-from quire.runtime.backends import refuse_without_bodies
+from quire.ops.recurrent_state import RecurrentStates
 from quire.runtime.rope_tables import RopeTables
 from tests.engine.driving import random_model
 from tests.models.computing import LIMITS, Loaded, Model, distance, kv_cache
@@ -24,7 +23,10 @@ pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)  # these models are too small for more
 
 BOUND = 1e-5
-"""The largest distance seen is 4e-6 of the largest logit."""
+"""The largest distance seen is 5e-6 of the largest logit."""
+STEEP = ("Qwen3NextForCausalLM", "Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration")
+STEEP_BOUND = 2e-4
+"""Delta nets with experts make more of the same rounding: 6e-5, and native is 3e-5 away."""
 
 
 def tokens_of(loaded: Loaded) -> list[int]:
@@ -39,7 +41,7 @@ def test_every_family(family: str) -> None:
         Model(loaded, backend).logits(tokens_of(loaded), pieces)
         for backend in ("torch", "reference")
     )
-    assert distance(found, expected) < BOUND
+    assert distance(found, expected) < (STEEP_BOUND if family in STEEP else BOUND)
 
 
 # --- what other devices would do, on the CPU
@@ -53,7 +55,8 @@ def on_accelerator(loaded: Loaded, tokens: list[int], has_bfloat16: bool) -> tup
     has_body = lambda node: backend.declines(node) is None  # noqa: E731
     program = compile_program(loaded.spec, LIMITS, has_body, formats)
     cache, ropes = kv_cache(loaded.spec), RopeTables(loaded.spec.ropes, 2)
-    executable = TorchExecutable(program, loaded.weights, cache, backend.device)
+    states = RecurrentStates(2, loaded.spec.state_floats, on_host=False)
+    executable = TorchExecutable(program, loaded.weights, cache, backend.device, states)
     batch = Batch.single(tokens, 0, np.arange(24)[::-1].copy(), ropes.arrays)
     return executable.logits(batch), executable
 
@@ -61,7 +64,11 @@ def on_accelerator(loaded: Loaded, tokens: list[int], has_bfloat16: bool) -> tup
 @pytest.mark.parametrize("quantization", ["auto", "int4"])
 @pytest.mark.parametrize("has_bfloat16", [True, False])
 @pytest.mark.parametrize(
-    "family", ["LlamaForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM"]
+    "family",
+    [
+        *("LlamaForCausalLM", "Qwen3MoeForCausalLM", "DeepseekV3ForCausalLM"),
+        *("Qwen3_5ForCausalLM", "NemotronHForCausalLM"),
+    ],
 )
 def test_narrow_products(family: str, has_bfloat16: bool, quantization: str) -> None:
     """Rounding moves the logits of most tokens a little, and sends a few to other experts."""
@@ -83,16 +90,11 @@ def test_every_op_of_every_graph_has_a_body() -> None:
     names = {
         chosen_body(node.op, device).name
         for spec in map(random_spec, load_families())
-        if not spec.state_floats
-        for node in lower(spec)
+        for part in (spec, spec.vision and spec.vision.tower)
+        if part is not None
+        for node in lower(part)
     }
     assert names == {"torch"}
-
-
-@pytest.mark.parametrize("family", ["Qwen3NextForCausalLM", "Qwen2VLForConditionalGeneration"])
-def test_what_has_no_bodies_yet_is_refused(family: str) -> None:
-    with pytest.raises(ConfigError, match="--backend native"):
-        refuse_without_bodies(random_spec(family))
 
 
 def random_spec(family: str) -> Any:

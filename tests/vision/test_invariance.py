@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native.program import NativeBackend, NativeExecutable
+from quire.backends.native.program import NativeExecutable
 from quire.ops.kv_cache import KvCache
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.vision import LoadedVision, plan_vision
 from quire.sampling_params import SamplingParams
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
 from tests.engine.test_speculation import forced
+from tests.models.computing import backend_of
 from tests.vision.checkpoints import picture
 
 pytest.importorskip("PIL")
@@ -32,21 +33,30 @@ WORLDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def vision_and_bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedVision, Bench]:
+def seeing(directory: Path, backend: str) -> tuple[LoadedVision, Bench]:
+    """A random model that sees, on a backend."""
     loaded = random_model(NAME)
     assert loaded.spec.vision is not None
-    directory: Path = tmp_path_factory.mktemp("rules")
     (directory / "preprocessor_config.json").write_text(json.dumps(RULES))
-    backend = NativeBackend()
-    has_body = lambda node: backend.declines(node) is None  # noqa: E731
+    chosen = backend_of(backend)
+    has_body = lambda node: chosen.declines(node) is None  # noqa: E731
     plan = plan_vision(loaded.spec.vision, directory, has_body, {})
 
-    def bound(program: Any, cache: KvCache, ropes: RopeTables) -> NativeExecutable:
+    def bound(program: Any, cache: KvCache, ropes: RopeTables) -> Any:
+        if backend == "torch":
+            from quire.backends.torch.devices import find_device
+            from quire.backends.torch.executable import TorchExecutable
+
+            return TorchExecutable(program, loaded.weights, cache, find_device("cpu"))
         return NativeExecutable(program, loaded.weights, cache, ropes.arrays, 2)
 
     vision = plan.bind(bound)
-    return vision, Bench(loaded, "native-auto", encode=vision.encoder.encode)
+    return vision, Bench(loaded, backend, encode=vision.encoder.encode)
+
+
+@pytest.fixture(scope="module")
+def vision_and_bench(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedVision, Bench]:
+    return seeing(tmp_path_factory.mktemp("rules"), "native-auto")
 
 
 def jobs(vision: LoadedVision) -> list[Job]:

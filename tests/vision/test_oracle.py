@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native.program import NativeBackend, NativeExecutable
-from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.backends.native.program import NativeExecutable
+from quire.backends.reference.executable import ReferenceExecutable
 from quire.control.plan import Chunk
 from quire.llm import LLM
 from quire.models.config_reader import read_json
@@ -22,7 +22,7 @@ from quire.runtime.rope_tables import RopeTables
 from quire.runtime.vision import LoadedVision, plan_vision
 from quire.sampling_params import SamplingParams
 from quire.vision.image import Image
-from tests.models.computing import Float32, Loaded, Model, distance, load
+from tests.models.computing import Float32, Loaded, Model, backend_of, distance, load
 from tests.vision.checkpoints import CASES, IMAGE, SeeingCase, build, picture
 
 torch = pytest.importorskip("torch")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)
 
 TOLERANCE = 1e-4
-BACKENDS = ("reference", "native-auto")
+BACKENDS = ("reference", "torch", "native-auto")
 SIZES = ((40, 30), (21, 70), (90, 64))
 WITH_IMAGES = {"no image": (), "one image": SIZES[:1], "two images": SIZES[1:]}
 
@@ -59,15 +59,20 @@ def oracle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def vision_of(oracle: Oracle, backend: str) -> LoadedVision:
     """The tower on a backend; its cache is full of NaN, so that reading too far is seen."""
+    from quire.backends.torch.devices import find_device
+    from quire.backends.torch.executable import TorchExecutable
+
     weights, vision = oracle.loaded.weights, oracle.loaded.spec.vision
     assert vision is not None
-    chosen = ReferenceBackend() if backend == "reference" else NativeBackend()
+    chosen = backend_of(backend)
     plan = plan_vision(vision, oracle.directory, lambda node: chosen.declines(node) is None, {})
 
     def bound(program: Any, cache: KvCache, ropes: RopeTables) -> Any:
         cache.arena[:] = 0xFF
         if backend == "reference":
             return ReferenceExecutable(program, weights, cache)
+        if backend == "torch":
+            return TorchExecutable(program, weights, cache, find_device("cpu"))
         return NativeExecutable(program, weights, cache, ropes.arrays, 2)
 
     return plan.bind(bound)
@@ -168,7 +173,7 @@ def test_rows_and_columns_are_told_apart(
     assert distance(wrong, right) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("backend", ["reference", "torch", "native"])
 @pytest.mark.parametrize("images", WITH_IMAGES)
 def test_greedy_tokens(oracle: Oracle, images: str, backend: str) -> None:
     """64 of them, from the API down: template, tokens of images, chunks, steps."""

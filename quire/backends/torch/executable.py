@@ -18,12 +18,14 @@ from quire.backends.torch.devices import Device
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.registry import Compute
 from quire.backends.torch.sampling.rows import sample_rows
+from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.step import Group, Step, start_step
 from quire.backends.torch.weights import Weights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
+from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.outputs import Logprob
 from quire.sampling.slots import SlotStates
 from quire.sampling.state import SampledRows, SamplingState
@@ -43,11 +45,11 @@ class _Call:
 
 
 class TorchExecutable:
-    """A Program, its weights and its KV cache on one device.
+    """A Program, its weights, its KV cache and recurrent states on one device.
 
-    kv_cache: on a CPU its arena is used where it is; other devices have one of their own, and it
-    may be empty.  ranks: those that share the work, if the graph has collectives.  offloaded: see
-    Weights.
+    kv_cache, states: on a CPU their arenas are used where they are; other devices have some of
+    their own, and these may be empty.  ranks: those that share the work, if the graph has
+    collectives.  offloaded: see Weights.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class TorchExecutable:
         weights: LoadedWeights,
         kv_cache: KvCache,
         device: Device,
+        states: RecurrentStates = NO_STATES,
         ranks: Group | None = None,
         offloaded: Sequence[Collection[str]] = (),
     ) -> None:
@@ -63,6 +66,7 @@ class TorchExecutable:
         self.kv_cache = kv_cache
         self.device = device
         self._ranks = ranks
+        self._states = _on_device(states, device)
         linears = {linear.weight.name for linear in program.spec.linears()}
         self._weights = Weights(weights, linears, device, offloaded)
         self._cache = DeviceKvCache(kv_cache.layout, kv_cache.num_blocks, self._arena(kv_cache))
@@ -119,7 +123,7 @@ class TorchExecutable:
 
     def _logits(self, batch: Batch) -> Iterator[torch.Tensor]:
         """Compute every token; then the logits of some rows at a time."""
-        step = start_step(batch, self.device, self._cache, self._weights, self._ranks)
+        step = start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
         values: dict[int, torch.Tensor] = {}
         _run(self._body, step, values)
         for rows in step.logit_rows.split(self.program.limits.logit_rows):
@@ -158,6 +162,13 @@ def _run(calls: Iterable[_Call], step: Step, values: dict[int, torch.Tensor]) ->
         values.update(zip(call.outputs, results, strict=True))
         for each in call.over:
             values.pop(each, None)
+
+
+def _on_device(states: RecurrentStates, device: Device) -> DeviceStates:
+    if device.is_cpu:
+        return DeviceStates(as_tensor(states.arena, device.torch_device))
+    shape = (states.count, states.floats)
+    return DeviceStates(torch.zeros(shape, device=device.torch_device))
 
 
 def _is_head(node: Node) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from quire.backends.torch.arrays import DTYPES
 from quire.backends.torch.kv_codes import from_codes, to_codes
-from quire.ops.kv_cache import FACT_BYTES, KvLayerShape, KvLayout
+from quire.ops.kv_cache import FACT_BYTES, CacheLayerShape, KvLayerShape, KvLayout
 from quire.ops.kv_codes import NUM_FACTS
 from quire.ops.latent_cache import LatentLayerShape
 
@@ -54,9 +54,7 @@ class DeviceKvCache:
             )
         ]
         self._layers = [
-            _latents(each, shape, layout)
-            if isinstance(shape, LatentLayerShape)
-            else _heads(each, shape, layout)
+            _views(each, shape, layout)
             for each, shape in zip(self.blocks, layout.layers, strict=True)
         ]
 
@@ -140,9 +138,19 @@ class DeviceKvCache:
         return shape.rank
 
 
-def _heads(blocks: torch.Tensor, shape: object, layout: KvLayout) -> CachedHeads:
-    """The views of blocks [blocks, bytes]."""
+def _views(
+    blocks: torch.Tensor, shape: CacheLayerShape, layout: KvLayout
+) -> CachedHeads | CachedLatents | None:
+    """The views of blocks [blocks, bytes]; None where a layer caches nothing."""
+    if not blocks.shape[1]:
+        return None
+    if isinstance(shape, LatentLayerShape):
+        return _latents(blocks, shape, layout)
     assert isinstance(shape, KvLayerShape)
+    return _heads(blocks, shape, layout)
+
+
+def _heads(blocks: torch.Tensor, shape: KvLayerShape, layout: KvLayout) -> CachedHeads:
     tokens, heads, format = layout.block_tokens, shape.kv_heads, layout.format
     num_facts = NUM_FACTS.get(format, 0)
     dtype = torch.uint8 if num_facts else DTYPES[format]

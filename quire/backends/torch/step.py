@@ -12,6 +12,7 @@ import torch
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.devices import Device
 from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.weights import Weights
 from quire.ops.batch import Batch
 
@@ -34,6 +35,7 @@ class Step:
 
     token_ids, positions: [T].  blocks, slots: [T], where each token's keys and values stand.
     logit_rows: [S], those that the head computes now.  ranks: those that share the work.
+    states: what recurrent layers know; without records where there are none.
     """
 
     batch: Batch
@@ -45,6 +47,7 @@ class Step:
     blocks: torch.Tensor
     slots: torch.Tensor
     logit_rows: torch.Tensor
+    states: DeviceStates
     ranks: Group | None = None
     _kept: dict[object, object] = field(default_factory=dict)
 
@@ -64,6 +67,7 @@ def start_step(
     device: Device,
     kv_cache: DeviceKvCache,
     weights: Weights,
+    states: DeviceStates,
     ranks: Group | None = None,
 ) -> Step:
     """A step over a batch, its indices copied to the device."""
@@ -73,4 +77,6 @@ def start_step(
     ids, positions, blocks, slots, rows = (
         as_tensor(each.astype(np.int64), device.torch_device) for each in arrays
     )
-    return Step(batch, device, kv_cache, weights, ids, positions, blocks, slots, rows, ranks)
+    return Step(
+        batch, device, kv_cache, weights, ids, positions, blocks, slots, rows, states, ranks
+    )

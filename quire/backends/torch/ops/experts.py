@@ -21,9 +21,10 @@ def mixture_of_experts(
     ids = routes[:, : op.top_k].long().flatten()
     weights = routes[:, op.top_k :].flatten()
     by_expert = ids.sort(stable=True).indices  # of rows * top_k places
-    counts = torch.bincount(ids, minlength=len(op.experts)).tolist()
-    total, start = torch.zeros(x.shape, device=x.device), 0
-    for expert, count in zip(op.experts, counts, strict=True):
+    last = op.first + len(op.experts)
+    counts = torch.bincount(ids, minlength=last).tolist()
+    total, start = torch.zeros(x.shape, device=x.device), sum(counts[: op.first])
+    for expert, count in zip(op.experts, counts[op.first : last], strict=True):
         if count:
             places = by_expert[start : start + count]
             rows = places // op.top_k

@@ -16,7 +16,8 @@ def rms_norm(step: Step, op: RmsNorm, x: torch.Tensor) -> tuple[torch.Tensor, ..
     """x / sqrt(mean(x^2) + eps) * (offset + weight), per segment."""
     normed = _scaled_to_one(x.unflatten(1, (op.heads, -1)), op.eps)
     if op.weight is not None:
-        normed = normed * (step.weights.vector(op.weight) + op.offset)
+        weight = step.weights.vector(op.weight) + op.offset
+        normed = normed * (weight.unflatten(0, (op.heads, -1)) if op.wide_weight else weight)
     return (normed.flatten(1),)
 
 

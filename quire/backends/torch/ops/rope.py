@@ -16,7 +16,10 @@ def rope_angles(step: Step, op: RopeAngles) -> tuple[torch.Tensor, ...]:
     """[cos | sin] of position * frequency, times a factor; the tables live on the host."""
     batch = step.batch
     rows = step.put(batch.frequencies[op.table][batch.rope_rows])
-    angles = step.positions.float()[:, None] * rows[:, :-1]
+    positions = step.positions[:, None]
+    if op.axes and batch.axis_positions is not None:
+        positions = step.put(batch.axis_positions[:, list(op.axes)])
+    angles = positions.float() * rows[:, :-1]
     return (torch.cat([angles.cos(), angles.sin()], dim=1) * rows[:, -1:],)
 
 

@@ -19,5 +19,5 @@ def columns(step: Step, op: Columns, x: torch.Tensor) -> tuple[torch.Tensor, ...
 
 @body(SelectRows)
 def select_rows(step: Step, op: SelectRows, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The rows whose logits are wanted."""
-    return (x[step.logit_rows],)
+    """The rows whose logits are wanted, some side by side as one."""
+    return (x.reshape(-1, op.group * x.shape[1])[step.logit_rows],)
