@@ -92,7 +92,7 @@ class LaunchingExecutable(Executable, Protocol):
 
     @property
     def overlaps(self) -> bool:
-        """Whether that gains anything: on a CPU, which is the host, it does not."""
+        """Whether that gains time: on a CPU, which is the host, it does not."""
         ...
 
     def launch(self, batch: Batch) -> Launched:

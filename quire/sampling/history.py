@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quire.control.plan import UNKNOWN_TOKEN
 from quire.ops.batch import Batch
 
 __all__ = ["OutputHistory"]
@@ -42,6 +43,13 @@ class OutputHistory:
         kept = np.flatnonzero(is_kept[requests] & (indices >= 0))
         self._widen(int(indices.max()) + 1)
         self._tokens[batch.slots[requests[kept]], indices[kept]] = batch.token_ids[kept]
+
+    def learn(self, slots: Int32, indices: Int32, tokens: Int32) -> None:
+        """Note tokens that stood here as UNKNOWN_TOKEN, by slot and output index."""
+        inside = (indices >= 0) & (indices < self._tokens.shape[1])
+        slots, indices, tokens = slots[inside], indices[inside], tokens[inside]
+        missing = self._tokens[slots, indices] == UNKNOWN_TOKEN
+        self._tokens[slots[missing], indices[missing]] = tokens[missing]
 
     def tokens(self, slot: int, count: int) -> Int32:
         """The first `count` output tokens of a slot."""

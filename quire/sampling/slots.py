@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from quire.ops.batch import Batch
@@ -35,3 +37,10 @@ class SlotStates:
             output = self._history.tokens(slot, max(0, index - len(state.prompt)))
             rows.append(SampleRow(state, output, target))
         return rows
+
+    def learn(self, batch: Batch, rows: Sequence[SampleRow], tokens: Sequence[int]) -> None:
+        """Note what `rows`, those of the batch, drew, where the batch behind it did not know it."""
+        drawn = [place for place, row in enumerate(rows) if row.target < 0]
+        slots = batch.slots[batch.request_of_token()[batch.logit_rows[drawn]]]
+        indices = np.array([len(rows[place].output) for place in drawn], np.int32)
+        self._history.learn(slots, indices, np.array(tokens, np.int32)[drawn])

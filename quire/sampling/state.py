@@ -74,7 +74,8 @@ class SamplingState:
 class SampleRow(NamedTuple):
     """What one row of logits is for.
 
-    output: the tokens that the request generated before, guesses included.
+    output: the tokens that the request generated before, guesses included; the last one may be
+    UNKNOWN_TOKEN, where a device samples while it is not known on the host.
     target < 0: draw the next token.  target >= 0: draw nothing, report on that token (the next
     token of the prompt).
     """

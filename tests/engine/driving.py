@@ -47,6 +47,7 @@ class Circumstances:
     chunked_prefill: bool = True
     lookahead_tokens: int = 0
     drafter: Callable[[], Drafter] | None = None
+    plans_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Bench:
             num_state_records=num_records,
             blocks_per_checkpoint=2,
         )
-        return Engine(scheduler, Runner(executable, ropes, encode=self.encode))
+        runner = Runner(executable, ropes, encode=self.encode)
+        return Engine(scheduler, runner, plans_ahead=world.plans_ahead)
 
     def run(self, jobs: Sequence[Job], world: Circumstances) -> Run:
         """Run jobs together, each from its arrival on; the engine must end clean."""
@@ -189,6 +191,7 @@ class Bench:
             cache_salt=repr(rope_class).encode() if any(rope_class) else b"",
             use_prefix_cache=params.prompt_logprobs is None,
             allow_drafts=job.grammar is None,
+            plan_ahead=job.grammar is None and not job.bad_words,
             contents=() if job.images is None else job.images.contents,
         )
         grammar = None if job.grammar is None else job.grammar()

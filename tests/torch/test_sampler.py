@@ -11,8 +11,10 @@ import torch
 from hypothesis import given, settings
 
 from quire.backends.torch.devices import find_device
+from quire.backends.torch.host_copies import HostCopies
 from quire.backends.torch.sampling.draw import at_share
-from quire.backends.torch.sampling.rows import sample_rows
+from quire.backends.torch.sampling.rows import draw_rows, sample_rows
+from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling import reference
 from tests.native.test_sampler import acceptable, expect_same_logprobs, problems, row, rows
 
@@ -95,6 +97,7 @@ def test_nothing_to_choose_from() -> None:
 def test_a_device_without_float64_draws_the_same() -> None:
     class Small:
         has_float64 = False
+        streams = None
 
     logits = np.random.default_rng(3).standard_normal((4, 300)).astype(np.float32)
     made = [row(seed=seed, top_p=0.9, logprobs=1) for seed in range(4)]
@@ -106,3 +109,33 @@ def test_the_comparison_can_fail() -> None:
     made = row(seed=1, top_p=0.9)
     others = [row(seed=seed, top_p=0.9) for seed in range(2, 6)]
     assert any(sample(logits, [each]) != sample(logits, [made]) for each in others)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), size=st.integers(2, 40))
+def test_a_last_token_that_only_the_device_knows_counts_like_any_other(
+    data: Any, size: int
+) -> None:
+    """Penalties see it, whether it was said before or not; so do seeds."""
+    known = [
+        row(
+            prompt=data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4)),
+            output=data.draw(st.lists(st.integers(0, size - 1), max_size=5)),
+            seed=data.draw(st.integers(0, 9)),
+            temperature=data.draw(st.sampled_from([0.0, 1.0])),
+            repetition_penalty=data.draw(st.sampled_from([1.0, 1.5, 0.7])),
+            presence_penalty=data.draw(st.sampled_from([0.0, 0.8])),
+            frequency_penalty=data.draw(st.sampled_from([0.0, 0.5, -0.5])),
+        )
+        for _ in range(data.draw(st.integers(1, 5)))
+    ]
+    unknown, before = list(known), torch.zeros(len(known), dtype=torch.int64)
+    for place, each in enumerate(known):
+        if len(each.output) and data.draw(st.booleans()):
+            before[place] = int(each.output[-1])
+            output = np.append(each.output[:-1], np.int32(UNKNOWN_TOKEN))
+            unknown[place] = each._replace(output=output)
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    logits = torch.from_numpy(random.standard_normal((len(known), size)).astype(np.float32))
+    drawn = draw_rows(logits, unknown, before, CPU).on_host(HostCopies(CPU))
+    assert drawn == sample_rows(logits, known, CPU)

@@ -17,7 +17,7 @@ import torch
 
 from quire.errors import ConfigError
 
-__all__ = ["PLATFORMS", "Device", "Platform", "available", "find_device"]
+__all__ = ["PINNING", "PLATFORMS", "Device", "Platform", "available", "find_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,10 @@ PLATFORMS = (
     Platform("cpu", "any processor", "gloo"),
 )
 """In the order in which "auto" looks for them."""
+
+
+PINNING = frozenset({"cuda", "xpu"})
+"""Devices that copy from pinned memory of the host while it goes on."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,17 @@ class Device:
     def has_float64(self) -> bool:
         """True where sums can be float64, which the sampler wants."""
         return self._can(torch.float64)
+
+    @cached_property
+    def streams(self) -> Any:
+        """The module with Stream, Event, stream and current_stream; None where work has one order.
+
+        That is so on CPUs, mps and xla.
+        """
+        module = _module(self.platform)
+        names = ("Stream", "Event", "stream", "current_stream")
+        has_all = all(hasattr(module, name) for name in names)
+        return module if has_all and self.platform.name not in ("cpu", "mps", "xla") else None
 
     def free_memory(self) -> tuple[int, int] | None:
         """Free and total bytes; None where the device does not tell, and on CPUs."""

@@ -15,9 +15,11 @@ from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import chosen_body
 from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.devices import Device
+from quire.backends.torch.host_copies import Arriving, HostCopies
 from quire.backends.torch.kv_cache import DeviceKvCache
+from quire.backends.torch.latest_tokens import LatestTokens
 from quire.backends.torch.registry import Compute
-from quire.backends.torch.sampling.rows import sample_rows
+from quire.backends.torch.sampling.rows import DrawnRows, draw_rows
 from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.step import Group, Step, start_step
 from quire.backends.torch.weights import Weights
@@ -28,7 +30,7 @@ from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 from quire.outputs import Logprob
 from quire.sampling.slots import SlotStates
-from quire.sampling.state import SampledRows, SamplingState
+from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
 __all__ = ["TorchExecutable"]
 
@@ -42,6 +44,27 @@ class _Call:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     over: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _LaunchedStep:
+    """See Launched.  batch, rows: what was sampled; the arrays of the batch that a step fills anew
+    are not read.  drawn: some rows at a time, on their way to the host."""
+
+    slots: SlotStates
+    batch: Batch
+    rows: Sequence[SampleRow]
+    drawn: Sequence[tuple[DrawnRows, Arriving]]
+
+    def wait(self) -> SampledRows:
+        tokens: list[int] = []
+        logprobs: dict[int, dict[int, Logprob]] = {}
+        for drawn, arriving in self.drawn:
+            start, sampled = len(tokens), drawn.arrived(arriving)
+            tokens += sampled.tokens
+            logprobs.update({start + at: found for at, found in sampled.logprobs.items()})
+        self.slots.learn(self.batch, self.rows, tokens)
+        return SampledRows(tokens, logprobs)
 
 
 class TorchExecutable:
@@ -76,6 +99,8 @@ class TorchExecutable:
         self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
         self._head = self._bind(nodes[first_of_head:], ())
         self._slots = SlotStates()
+        self._latest = LatestTokens(device.torch_device)
+        self._copies = HostCopies(device)
 
     @property
     def summary(self) -> str:
@@ -90,27 +115,39 @@ class TorchExecutable:
         """See Executable.  Empty: counting would make the host wait for the device."""
         return {}
 
+    @property
+    def overlaps(self) -> bool:
+        """See LaunchingExecutable.  Without streams, results come in order with the work."""
+        return self.device.streams is not None
+
     def admit(self, slot: int, state: SamplingState) -> None:
         """See Executable."""
         self._slots.admit(slot, state)
+        self._latest.make_room(slot)
 
     def run(self, batch: Batch) -> SampledRows:
         """See Executable."""
+        return self.launch(batch).wait()
+
+    def launch(self, batch: Batch) -> _LaunchedStep:
+        """See LaunchingExecutable."""
         rows = self._slots.rows(batch)
-        tokens: list[int] = []
-        logprobs: dict[int, dict[int, Logprob]] = {}
+        found: list[DrawnRows] = []
+        start = 0
         with torch.inference_mode():
-            for logits in self._logits(batch):
-                start = len(tokens)
-                sampled = sample_rows(logits, rows[start : start + len(logits)], self.device)
-                tokens += sampled.tokens
-                logprobs.update({start + at: found for at, found in sampled.logprobs.items()})
-        return SampledRows(tokens, logprobs)
+            for logits, before in self._logits(batch):
+                some = rows[start : start + len(logits)]
+                found.append(draw_rows(logits, some, before, self.device))
+                start += len(some)
+            if found:
+                self._latest.note(batch, torch.cat([each.tokens for each in found]))
+            drawn = [(each, each.start(self._copies)) for each in found]
+        return _LaunchedStep(self._slots, batch, rows, drawn)
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See Executable."""
         with torch.inference_mode():
-            found = [np.asarray(logits.cpu().numpy()) for logits in self._logits(batch)]
+            found = [np.asarray(logits.cpu().numpy()) for logits, _ in self._logits(batch)]
         empty = np.empty((0, self.program.logits.width), np.float32)
         return np.concatenate([empty, *found])
 
@@ -121,16 +158,17 @@ class TorchExecutable:
         """
         return DeviceBlockCopies(self._cache, num_slots, self.device)
 
-    def _logits(self, batch: Batch) -> Iterator[torch.Tensor]:
-        """Compute every token; then the logits of some rows at a time."""
+    def _logits(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Compute every token; then the logits of some rows at a time, and the rows' tokens."""
         step = start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
+        self._latest.fill_in(batch, step.token_ids)
         values: dict[int, torch.Tensor] = {}
         _run(self._body, step, values)
         for rows in step.logit_rows.split(self.program.limits.logit_rows):
             if len(rows):
                 step.logit_rows, kept = rows, dict(values)
                 _run(self._head, step, kept)
-                yield kept[self._numbers[self.program.graph.logits]]
+                yield kept[self._numbers[self.program.graph.logits]], step.token_ids[rows]
 
     def _arena(self, kv_cache: KvCache) -> torch.Tensor:
         if self.device.is_cpu:

@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import torch
 
-from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.devices import Device
+from quire.backends.torch.host_copies import sent
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.weights import Weights
@@ -53,7 +53,7 @@ class Step:
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """An array of the host, on the device."""
-        return as_tensor(array, self.device.torch_device)
+        return sent(array, self.device.torch_device)
 
     def once(self, key: object, make: Callable[[], Found]) -> Found:
         """What `make` returns, made once a step: layers have much in common."""
@@ -75,7 +75,7 @@ def start_step(
     block_ids = batch.block_tables[batch.request_of_token(), block].astype(np.int64)
     arrays = batch.token_ids, batch.positions, block_ids, slot, batch.logit_rows
     ids, positions, blocks, slots, rows = (
-        as_tensor(each.astype(np.int64), device.torch_device) for each in arrays
+        sent(each.astype(np.int64), device.torch_device) for each in arrays
     )
     return Step(
         batch, device, kv_cache, weights, ids, positions, blocks, slots, rows, states, ranks

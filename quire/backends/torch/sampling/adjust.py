@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.host_copies import sent
+from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling.reference import ends_of_bad_words
 from quire.sampling.state import SampleRow
 
@@ -18,16 +19,20 @@ __all__ = ["adjusted"]
 Places = npt.NDArray[np.int64]
 
 
-def adjusted(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    """The logits [S, V] as the rows' parameters change them: themselves, or a copy."""
+def adjusted(logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor) -> torch.Tensor:
+    """The logits [S, V] as the rows' parameters change them: themselves, or a copy.
+
+    before: [S], the last token of each row's output, where the host knows it as UNKNOWN_TOKEN.  A
+    row with bad words knows all its tokens.
+    """
     if all(_is_plain(row) for row in rows):
         return logits
     logits = logits.clone()
     _mask(logits, rows)
     _ban(logits, rows)
     _bias(logits, rows)
-    _penalize_repetition(logits, rows)
-    _penalize_output(logits, rows)
+    _penalize_repetition(logits, rows, before)
+    _penalize_output(logits, rows, before)
     return logits
 
 
@@ -76,37 +81,72 @@ def _bias(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
         logits[at] += _put(logits, np.concatenate(known))
 
 
-def _penalize_repetition(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+def _penalize_repetition(
+    logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor
+) -> None:
     """Of the prompt's tokens and those generated."""
-    seen = [
-        (place, np.union1d(row.output, row.state.prompt))
-        for place, row in enumerate(rows)
-        if row.state.params.repetition_penalty != 1
-    ]
-    if seen:
-        at = _pairs(logits, seen)
-        all_penalties = [row.state.params.repetition_penalty for row in rows]
-        penalties = _put(logits, np.array(all_penalties, np.float32))[at[0]]
-        values = logits[at]
-        logits[at] = torch.where(values > 0, values / penalties, values * penalties)
+    penalties = [row.state.params.repetition_penalty for row in rows]
+    wanted = [place for place, penalty in enumerate(penalties) if penalty != 1]
+    if not wanted:
+        return
+    seen = [(place, np.union1d(rows[place].output, rows[place].state.prompt)) for place in wanted]
+    places, tokens = _pairs(logits, seen)
+    if unknown := _unknown(rows, wanted):  # a pair that is there twice is the same number twice
+        more = _put(logits, np.array(unknown, np.int64))
+        places, tokens = torch.cat([places, more]), torch.cat([tokens, before[more].clamp(min=0)])
+    factors = _put(logits, np.array(penalties, np.float32))[places]
+    values = logits[places, tokens]
+    logits[places, tokens] = torch.where(values > 0, values / factors, values * factors)
 
 
-def _penalize_output(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+def _penalize_output(logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor) -> None:
     """By how often a token was generated, and whether it was."""
-    found = [
-        (place, np.unique(row.output[row.output < logits.shape[1]], return_counts=True))
-        for place, row in enumerate(rows)
-        if row.state.params.presence_penalty or row.state.params.frequency_penalty
+    params = [row.state.params for row in rows]
+    wanted = [
+        place
+        for place, each in enumerate(params)
+        if each.presence_penalty or each.frequency_penalty
     ]
-    if found:
-        at = _pairs(logits, ((place, tokens) for place, (tokens, _) in found))
-        times = [
-            np.float32(rows[place].state.params.frequency_penalty) * counts.astype(np.float32)
-            for place, (_, counts) in found
-        ]
-        presence = [row.state.params.presence_penalty for row in rows]
-        logits[at] -= _put(logits, np.concatenate(times))
-        logits[at] -= _put(logits, np.array(presence, np.float32))[at[0]]
+    if not wanted:
+        return
+    at = _put(logits, np.array(wanted, np.int64))
+    counts = _counts(logits, rows, before, wanted)
+    frequency, presence = (
+        _put(logits, np.array(each, np.float32)[wanted, None])
+        for each in (
+            [each.frequency_penalty for each in params],
+            [each.presence_penalty for each in params],
+        )
+    )
+    logits[at] = logits[at] - frequency * counts - torch.where(counts > 0, presence, 0.0)
+
+
+def _counts(
+    logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor, wanted: Sequence[int]
+) -> torch.Tensor:
+    """How often each token stands in the outputs of some rows, [rows, V] float32."""
+    size = logits.shape[1]
+    known = [
+        np.unique(output[(output >= 0) & (output < size)], return_counts=True)
+        for output in (rows[place].output for place in wanted)
+    ]
+    counts = torch.zeros((len(wanted), size), dtype=torch.float32, device=logits.device)
+    at = _pairs(logits, ((index, tokens) for index, (tokens, _) in enumerate(known)))
+    counts[at] = _put(logits, np.concatenate([times for _, times in known]).astype(np.float32))
+    if unknown := _unknown(rows, wanted):
+        places = _put(logits, np.array(unknown, np.int64))
+        lines = _put(logits, np.array([wanted.index(place) for place in unknown], np.int64))
+        counts[lines, before[places].clamp(min=0)] += 1
+    return counts
+
+
+def _unknown(rows: Sequence[SampleRow], wanted: Sequence[int]) -> list[int]:
+    """Of some rows those whose last token only the device knows."""
+    return [
+        place
+        for place in wanted
+        if len(rows[place].output) and rows[place].output[-1] == UNKNOWN_TOKEN
+    ]
 
 
 def _pairs(
@@ -123,4 +163,4 @@ def _pairs(
 
 
 def _put(logits: torch.Tensor, array: np.ndarray) -> torch.Tensor:
-    return as_tensor(array, logits.device)
+    return sent(array, logits.device)

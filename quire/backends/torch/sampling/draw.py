@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.host_copies import sent
 from quire.sampling.reference import uniform
 from quire.sampling.state import SampleRow
 
@@ -20,7 +20,7 @@ def drawn(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """A token [S] of each row of logits [S, V]; temperatures are above 0."""
     params = [row.state.params for row in rows]
     temperature, min_p, top_p = (
-        as_tensor(np.array(each, np.float32)[:, None], logits.device)
+        sent(np.array(each, np.float32)[:, None], logits.device)
         for each in (
             [each.temperature for each in params],
             [each.min_p for each in params],
@@ -32,10 +32,10 @@ def drawn(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     top_k = [each.top_k for each in params]
     if any(each > 0 for each in top_k) or any(each.top_p < 1 for each in params):
         wanted = [each if each > 0 else logits.shape[1] for each in top_k]
-        most = as_tensor(np.array(wanted, np.int64)[:, None], logits.device)
+        most = sent(np.array(wanted, np.int64)[:, None], logits.device)
         kept = _of_rank(logits, weights, kept, most, top_p)
     random = [uniform(row.state.seed, len(row.output)) for row in rows]
-    u = as_tensor(np.array(random, np.float64)[:, None], logits.device)
+    u = sent(np.array(random, np.float64)[:, None], logits.device)
     return at_share(torch.where(kept, weights, 0.0), u)
 
 

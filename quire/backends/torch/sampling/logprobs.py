@@ -4,28 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
-from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.sampling.draw import softmax_weights
 from quire.outputs import Logprob
 
-__all__ = ["logprobs_of"]
+__all__ = ["entries_of", "logprobs_of"]
 
 
 def logprobs_of(
-    logits: torch.Tensor, tokens: Sequence[int], counts: Sequence[int]
-) -> list[dict[int, Logprob]]:
-    """For each row of logits [S, V] its token first, then the `counts` most likely ones."""
+    logits: torch.Tensor, tokens: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of each row of logits [S, V] its token [S], then the `count` most likely ones.
+
+    Returns their ids and log-probabilities, [S, 1 + count], and the ranks of the tokens, [S]; what
+    stands for a token below 0 has no meaning.
+    """
     numbers = torch.where(logits.isnan(), -torch.inf, logits)
     order = numbers.sort(dim=1, descending=True, stable=True).indices
     highest = numbers.amax(dim=1, keepdim=True).double()
     total = softmax_weights(logits, 1.0).double().sum(dim=1, keepdim=True)
-    told = as_tensor(np.array(tokens, np.int64)[:, None], logits.device)
+    told = tokens[:, None].clamp(min=0)
     ranks = (order == told).int().argmax(dim=1) + 1
-    listed = torch.cat([told, order[:, : max(counts)]], dim=1)
-    logprobs = logits.gather(1, listed).double() - (highest + total.log())
+    listed = torch.cat([told, order[:, :count]], dim=1)
+    return listed, logits.gather(1, listed).double() - (highest + total.log()), ranks
+
+
+def entries_of(
+    listed: torch.Tensor, logprobs: torch.Tensor, ranks: torch.Tensor, counts: Sequence[int]
+) -> list[dict[int, Logprob]]:
+    """What logprobs_of found, as a request is told it: of each row as many as it wants."""
     found = zip(listed.tolist(), logprobs.tolist(), ranks.tolist(), counts, strict=True)
     return [_entries(ids, values, rank, count) for ids, values, rank, count in found]
 

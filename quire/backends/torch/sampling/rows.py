@@ -1,54 +1,94 @@
-"""What each row of logits yields: the steps of quire.sampling.reference, for all rows at once."""
+"""What each row of logits yields: the steps of quire.sampling.reference, for all rows at once.
+
+Nothing here waits for the device: what it finds goes to the host in one piece, when it is there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.devices import Device
+from quire.backends.torch.host_copies import Arriving, HostCopies, sent
 from quire.backends.torch.sampling.adjust import adjusted
 from quire.backends.torch.sampling.draw import drawn
-from quire.backends.torch.sampling.logprobs import logprobs_of
-from quire.outputs import Logprob
+from quire.backends.torch.sampling.logprobs import entries_of, logprobs_of
 from quire.sampling.state import SampledRows, SampleRow
 
-__all__ = ["sample_rows"]
+__all__ = ["DrawnRows", "draw_rows", "sample_rows"]
 
 
 def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device) -> SampledRows:
+    """What each row of logits [S, V] yields; all that was generated is known."""
+    before = torch.zeros(len(rows), dtype=torch.int64, device=logits.device)
+    return draw_rows(logits, rows, before, device).on_host(HostCopies(device))
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnRows:
+    """What rows of logits yield, on the device.
+
+    tokens: [S] int64, see SampledRows.  asked, counts: rows that want log-probabilities, and of how
+    many tokens.  listed: what logprobs_of made of them, None where there are none.
+    """
+
+    tokens: torch.Tensor
+    asked: Sequence[int] = ()
+    counts: Sequence[int] = ()
+    listed: tuple[torch.Tensor, ...] | None = None
+
+    def start(self, copies: HostCopies) -> Arriving:
+        """Send it to the host."""
+        return copies.start([self.tokens, *(self.listed or ())])
+
+    def arrived(self, arriving: Arriving) -> SampledRows:
+        """Wait for what `start` sent."""
+        tokens, *listed = arriving.wait()
+        found = tokens.tolist()
+        if not listed:
+            return SampledRows(found, {})
+        ids, values, ranks = listed
+        entries = zip(self.asked, entries_of(ids, values, ranks, self.counts), strict=True)
+        return SampledRows(found, {place: each for place, each in entries if found[place] >= 0})
+
+    def on_host(self, copies: HostCopies) -> SampledRows:
+        """Send it to the host, and wait."""
+        return self.arrived(self.start(copies))
+
+
+def draw_rows(
+    logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor, device: Device
+) -> DrawnRows:
     """What each row of logits [S, V] yields; the logits are not changed.
 
-    Sums are float64; a device without it leaves the work to the host.
+    before: [S] int64, the token that each row follows, which stands in for an UNKNOWN_TOKEN at the
+    end of its output.  Sums are float64; a device without it leaves the work to the host.
     """
     if not device.has_float64:
-        logits = logits.cpu()
-    tokens = _tokens(logits, rows)
-    asked = [
-        place for place, row in enumerate(rows) if row.num_logprobs >= 0 and tokens[place] >= 0
-    ]
-    found: dict[int, dict[int, Logprob]] = {}
-    if asked:
-        counts = [rows[place].num_logprobs for place in asked]
-        told = [tokens[place] for place in asked]
-        entries = logprobs_of(logits[_index(asked, logits)], told, counts)
-        found = dict(zip(asked, entries, strict=True))
-    return SampledRows(tokens, found)
+        logits, before = logits.cpu(), before.cpu()
+    tokens = _tokens(logits, rows, before)
+    asked = [place for place, row in enumerate(rows) if row.num_logprobs >= 0]
+    if not asked:
+        return DrawnRows(tokens)
+    counts = [rows[place].num_logprobs for place in asked]
+    at = _index(asked, logits)
+    return DrawnRows(tokens, asked, counts, logprobs_of(logits[at], tokens[at], max(counts)))
 
 
-def _tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
+def _tokens(logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor) -> torch.Tensor:
     """Targets as they are; of the others the most likely token, or a drawn one."""
     num_tokens = logits.shape[1]
-    tokens = [row.target if row.target < num_tokens else -1 for row in rows]
     places = [place for place, row in enumerate(rows) if row.target < 0]
-    if not places:
-        return tokens
-    some = [rows[place] for place in places]
-    chosen = adjusted(logits if len(some) == len(rows) else logits[_index(places, logits)], some)
-    for place, token in zip(places, _choose(chosen, some).tolist(), strict=True):
-        tokens[place] = token
+    if len(places) == len(rows):
+        return _choose(adjusted(logits, rows, before), rows)
+    targets = [row.target if row.target < num_tokens else -1 for row in rows]
+    tokens = _index(targets, logits)
+    if places:
+        at, some = _index(places, logits), [rows[place] for place in places]
+        tokens = tokens.index_put((at,), _choose(adjusted(logits[at], some, before[at]), some))
     return tokens
 
 
@@ -63,5 +103,5 @@ def _choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     return torch.where(best > -torch.inf, tokens, -1)
 
 
-def _index(places: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    return as_tensor(np.array(places, np.int64), like.device)
+def _index(numbers: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    return sent(np.array(numbers, np.int64), like.device)
