@@ -70,8 +70,8 @@ def _steps(options: argparse.Namespace) -> None:
         kv_cache_dtype=options.kv_cache_dtype,
         instruction_set=options.instruction_set,
         threads=options.threads,
-        max_num_batched_tokens=max(512, *options.prefill, *options.decode),
-        max_num_seqs=max(1, *options.decode),
+        max_num_batched_tokens=max([512, *options.prefill, *options.decode]),
+        max_num_seqs=max([1, *options.decode]),
         max_model_len=longest,
         enable_prefix_caching=False,
     )

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from bench.steps.__main__ import main
 from bench.steps.op_table import OpRow, op_rows, table
 from bench.steps.workload import PARTS, StepProfiler, Workload
 from quire.assembly import Assembly
 from quire.backends.native.program import NativeExecutable
 from quire.config import EngineConfig
+from quire.weights.hub import DEMO
 
 RATES = {"read": 10e9, "fma": 100e9, "int8": 400e9}
 
@@ -52,6 +54,13 @@ def test_ops_and_python_make_a_step(
         2 * b.attention.kv_heads * b.attention.head_dim for b in assembly.model.spec.blocks
     )
     assert attention.num_bytes == workload.requests * workload.context * kv_heads * 2
+
+
+def test_prefill_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--decode", "--requests", "--prefill", "16", "--steps", "2", "--threads", "1"]
+    monkeypatch.setattr("sys.argv", ["scripts/profile", str(DEMO), *options])
+    main()
+    assert "prefill, 16 tokens" in capsys.readouterr().out
 
 
 def test_the_roof_is_the_slower_of_reading_and_arithmetic() -> None:
