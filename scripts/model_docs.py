@@ -1,4 +1,4 @@
-"""Fills the table of docs/models.md from the registry and the oracle cases; --check only compares.
+"""Fills the tables of docs/models.md and docs/gguf.md from what is registered; --check compares.
 
 Needs transformers, which says what architecture a case's model type is.
 """
@@ -16,31 +16,45 @@ sys.path.insert(0, str(ROOT))
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # noqa: E402
 
 from quire.models.registry import load_families  # noqa: E402
+from quire.weights.gguf.architectures import ARCHITECTURES  # noqa: E402
 from tests.models import cases_mixtures, test_latent_families, test_layouts  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
 from tests.vision import checkpoints as seeing  # noqa: E402
 
-PAGE = ROOT / "docs" / "models.md"
+NOT_NAMED = {"deepseek": "DeepseekForCausalLM", "mistral4": "Mistral4ForCausalLM"}
+"""Model types that transformers' table of causal models lacks."""
 ELSEWHERE = "[embeddings](../tests/engine/test_embeddings.py)"
 INNER = "[the same spec](../tests/models/test_recurrent.py)"
 """What stands for a number of cases: of families without a head, and of models inside a config."""
-MARKED = re.compile(r"(<!-- table: families -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str]) -> int:
-    """Rewrite the page, or say that it is stale."""
-    text = PAGE.read_text(encoding="utf-8")
-    fresh = MARKED.sub(lambda found: found[1] + table() + found[2], text)
-    if fresh != text and "--check" in argv:
-        print(f"{PAGE.name}: run python scripts/model_docs.py", file=sys.stderr)
-        return 1
-    PAGE.write_text(fresh, encoding="utf-8")
+    """Rewrite the pages, or say that one is stale."""
+    tables = {"families": families, "gguf": gguf_architectures}
+    for page in (ROOT / "docs" / "models.md", ROOT / "docs" / "gguf.md"):
+        text = page.read_text(encoding="utf-8")
+        fresh = MARKED.sub(lambda found: found[1] + tables[found[2]]() + found[3], text)
+        if fresh != text and "--check" in argv:
+            print(f"{page.name}: run python scripts/model_docs.py", file=sys.stderr)
+            return 1
+        page.write_text(fresh, encoding="utf-8")
     return 0
 
 
-def table() -> str:
+def gguf_architectures() -> str:
+    """One row for each value of general.architecture."""
+    rows = [
+        f"| `{key}` | {', '.join(f'`{each}`' for each in architecture.families)} |"
+        for key, architecture in sorted(ARCHITECTURES.items())
+    ]
+    head = ["| `general.architecture` | read as one of |", "|---|---|"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def families() -> str:
     """One row for each function that builds a spec."""
-    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "deepseek": "DeepseekForCausalLM"}
+    known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **NOT_NAMED}
     plain = (*CASES, *cases_mixtures.CASES, *test_latent_families.CASES)
     cases = Counter(known[case.model_type] for case in plain)
     cases.update(case.config["architectures"][0] for case in test_layouts.CASES)

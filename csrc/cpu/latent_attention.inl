@@ -17,7 +17,7 @@ struct LatentUnit {
     const quire_op &op;
     const Run &run;
     const int64_t C, width;
-    const float scale;
+    float scale = 0;    // of the token in hand
     bool cold = false;  // nothing has asked for the rows in hand yet
 
     LatentUnit(const quire_op &op, const Run &run, int64_t tile, int64_t heads, char *scratch)
@@ -25,8 +25,7 @@ struct LatentUnit {
           op(op),
           run(run),
           C(op.head_dim),
-          width(op.head_dim + op.rope_dims),
-          scale(op.scale * kLog2E) {}
+          width(op.head_dim + op.rope_dims) {}
 
     // Finds the blocks of a chunk that rows see.
     void find(int64_t index, Chunk<Cache> *chunk) const {
@@ -176,6 +175,8 @@ struct LatentUnit {
     template <int M>
     void attend_rows(int64_t row, const Partial &out) {
         const int64_t end = common.end_of(row);
+        const float factor = op.query_rule ? query_factor(op, common.newest_of(row)) : 1.0f;
+        scale = op.scale * kLog2E * factor;
         make_scores<M>(row, end);
         for (int64_t r = row; r < row + M; r++) common.make_weights(r, out);
         float *sums = out.sums + row * common.P;

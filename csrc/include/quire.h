@@ -137,7 +137,8 @@ enum quire_op_kind {
                                        is the N times its key rows, and rope(the P); in1: angles */
     QUIRE_OP_LATENT_ATTENTION = 42, /* out0 [T, H * C] = softmax(scale * in0[t] . rows) latents,
                                        over positions 0 .. positions[t]; kv_heads: parts that the
-                                       heads are cut into, which share the work and no more */
+                                       heads are cut into, which share the work and no more;
+                                       query_rule as of ATTENTION */
     QUIRE_OP_LATENT_VALUES = 43     /* of each head: out0 [T, H * V] = in0 [T, H * C] times its
                                        value rows */
 };

@@ -157,7 +157,7 @@ class _Lowering:
         name = a.key_value.weight.name
         queries = latent.LatentQueries(name, a.heads, rank, a.value_dims, rope.dims, rope.pairing)
         q = add(queries, q, angles, name="q_latent")
-        attention = latent.LatentAttention(layer, a.heads, rank, rope.dims, a.scale)
+        attention = latent.LatentAttention(layer, a.heads, rank, rope.dims, a.scale, a.query_rule)
         attended = add(attention, q, name="attended")
         values = add(latent.LatentValues(name, a.heads, a.value_dims), attended, name="values")
         return self._linear(a.output, values, "attention")

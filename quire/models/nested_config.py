@@ -19,6 +19,7 @@ NESTED: Mapping[str, Mapping[str, str]] = {
     "Mistral3ForConditionalGeneration": {
         "mistral": "MistralForCausalLM",
         "ministral3": "Ministral3ForCausalLM",
+        "mistral4": "Mistral4ForCausalLM",
     },
 }
 """Architecture → model_type of its text_config → the architecture of the text model; a text_config

@@ -47,6 +47,7 @@ FAMILY_MODULES = (
     "minimax_m2",
     "ministral",
     "mistral",
+    "mistral4",
     "mixtral",
     "nemotron_h",
     "olmo",

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from quire.models.places import Layout, Place, Rows
 from quire.models.spec import ModelSpec, Weight
 
-__all__ = ["stored_as"]
+__all__ = ["each_weight", "stored_as"]
 
 Part = TypeVar("Part")
 
@@ -25,7 +25,7 @@ def stored_as(spec: ModelSpec, layout: Layout) -> ModelSpec:
         place = _place(weight, layout, shapes)
         return weight if place is None else replace(weight, stored=(place,))
 
-    return _each_weight(spec, placed)
+    return each_weight(spec, placed)
 
 
 def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -> Place | None:
@@ -54,14 +54,14 @@ def _rows(sizes: list[int], index: int, groups: int) -> Rows:
     return Rows(start, sizes[index] // groups, sum(sizes) // groups if groups > 1 else 0)
 
 
-def _each_weight(part: Part, change: Callable[[Weight], Weight]) -> Part:
+def each_weight(part: Part, change: Callable[[Weight], Weight]) -> Part:
     """A part of a spec, with every weight in it changed."""
     made: Any = part
     if isinstance(part, Weight):
         made = change(part)
     elif isinstance(part, tuple):
-        made = tuple(_each_weight(each, change) for each in part)
+        made = tuple(each_weight(each, change) for each in part)
     elif is_dataclass(part) and not isinstance(part, type):
         values = {each.name: getattr(part, each.name) for each in fields(part)}
-        made = replace(part, **{key: _each_weight(v, change) for key, v in values.items()})
+        made = replace(part, **{key: each_weight(v, change) for key, v in values.items()})
     return cast(Part, made)

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from quire.models.attention_rules import QueryRule
 from quire.ops.latent_cache import read_latents, write_latent
 from quire.ops.op import Cost, Environment, Float32
 from quire.ops.rope import Rotate
@@ -113,7 +114,7 @@ class LatentAttention:
     """[T, H * C] = softmax(scale * q . row) latents, over positions 0 .. p for a token at p.
 
     Input: [T, H * (C + P)].  Rows are read in the cache's format; the softmax is float32.  What a
-    token does not see never changes its result.
+    token does not see never changes its result.  query_rule: what scale is multiplied by.
     """
 
     layer: int
@@ -121,6 +122,7 @@ class LatentAttention:
     rank: int
     rope_dims: int
     scale: float
+    query_rule: QueryRule | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """A latent per head."""
@@ -133,9 +135,11 @@ class LatentAttention:
         out = np.empty((len(queries), self.heads, self.rank), np.float32)
         for token, request in enumerate(batch.request_of_token()):
             length = int(batch.positions[token]) + 1
+            rule = self.query_rule
+            scale = self.scale * (1.0 if rule is None else rule.at(length - 1))
             table = batch.block_tables[request]
             rows = read_latents(env.kv_cache, self.layer, table, length)
-            scores = queries[token] @ rows.T * self.scale  # [H, length]
+            scores = queries[token] @ rows.T * np.float32(scale)  # [H, length]
             weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
             weights /= weights.sum(axis=-1, keepdims=True)
             out[token] = weights @ rows[:, : self.rank]

@@ -6,6 +6,7 @@ On native, chunks and single tokens give the very bits of one piece.
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -32,8 +33,15 @@ from tests.models.computing import BACKENDS, Loaded, Model, distance, load, need
 from tests.models.test_oracle import SIGHT, TOLERANCE, Oracle, read_model
 
 pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.oracle
+
+# It has the class, and its table of causal models does not name it.
+transformers.AutoModelForCausalLM.register(
+    transformers.Mistral4Config,
+    importlib.import_module("transformers.models.mistral4").Mistral4ForCausalLM,
+    exist_ok=True,
+)
 
 SHAPES: tuple[Mapping[str, Any], ...] = (
     {},
@@ -60,6 +68,12 @@ def _yarn(mscale: float | None, all_dim: float | None) -> dict[str, Any]:
     }}  # fmt: skip
 
 
+STEPS = {
+    "type": "yarn", "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
+    "original_max_position_embeddings": 16, "max_position_embeddings": 256,
+    "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}  # fmt: skip
 MINICPM3 = {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 16}
 EXPERTS = {
     "n_routed_experts": 8,
@@ -86,6 +100,13 @@ KINDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         DENSE | GROUPS,
         EXPERTS | GROUPS | {"rope_interleave": False},
         EXPERTS | {"n_group": 1, "topk_group": 1, "n_shared_experts": 2} | _yarn(1.0, 1.0),
+    ),
+    "mistral4": (
+        EXPERTS | GROUPS | {"first_k_dense_replace": 0, "rope_parameters": STEPS},
+        EXPERTS | {"n_shared_experts": 2, "norm_topk_prob": False, "routed_scaling_factor": 3.0}
+        | {"rope_parameters": STEPS | {"llama_4_scaling_beta": 0.7, "factor": 4.0}},
+        EXPERTS | GROUPS | {"rope_interleave": False, "routed_scaling_factor": 2.0}
+        | {"rope_parameters": STEPS | {"mscale_all_dim": 0.5, "rope_theta": 500.0}},
     ),
     "glm4_moe_lite": (
         EXPERTS | {"mlp_layer_types": ["dense", "sparse"], "routed_scaling_factor": 1.8},
@@ -173,6 +194,8 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
     if first.rope.scaling.kind != "default":
         bare = lambda a: {"rope": replace(a.rope, scaling=RopeScaling())}  # noqa: E731
         yield "no rope scaling", changed(bare)
+    if first.query_rule is not None:
+        yield "no scale by position", changed(lambda a: {"query_rule": None})
     if spec.embedding.scale != 1:
         unscaled = replace(spec.embedding, scale=spec.embedding.scale * 1.1)
         yield "another embedding scale", replace(spec, embedding=unscaled)

@@ -13,6 +13,7 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node
+from quire.models.attention_rules import QueryRule
 from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
@@ -250,11 +251,14 @@ def _attention(writer: RecordWriter, record: Any, op: PagedAttention) -> None:
         record.vectors[0] = writer.vector(op.sinks)
     if op.slopes:
         record.vectors[1] = writer.constants(op.slopes)
-    if op.query_rule is not None:
-        rule = op.query_rule
+    _query_rule(record, op.query_rule)
+    record.bidirectional = op.bidirectional
+
+
+def _query_rule(record: Any, rule: QueryRule | None) -> None:
+    if rule is not None:
         record.query_rule, record.query_length = QUERY_RULES[rule.kind], rule.length
         record.query_factor, record.query_offset = rule.factor, rule.offset
-    record.bidirectional = op.bidirectional
 
 
 def _latent_write(writer: RecordWriter, record: Any, op: LatentWrite) -> None:
@@ -274,6 +278,7 @@ def _latent_attention(writer: RecordWriter, record: Any, op: LatentAttention) ->
     record.kind, record.layer = c.OP_LATENT_ATTENTION, op.layer
     record.heads, record.kv_heads = op.heads, op.heads // heads_at_once(op.heads)
     record.head_dim, record.rope_dims, record.scale = op.rank, op.rope_dims, op.scale
+    _query_rule(record, op.query_rule)
 
 
 def heads_at_once(heads: int) -> int:

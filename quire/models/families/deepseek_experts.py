@@ -5,16 +5,17 @@ Source: arXiv:2401.06066, arXiv:2405.04434 (groups), arXiv:2412.19437 (the bias 
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import MlpMaker, dense_mlp
 from quire.models.families.experts import chosen_layers, expert_count, expert_mlps, router
 from quire.models.families.parts import activation, gated_mlp
-from quire.models.spec import ExpertGroups, MixtureOfExperts, Weight
+from quire.models.spec import ExpertGroups, MixtureOfExperts, Scoring, Weight
 
-__all__ = ["TINY_EXPERTS", "deepseek_experts"]
+__all__ = ["METHODS", "TINY_EXPERTS", "Choice", "deepseek_experts"]
 
 TINY_EXPERTS = {
     "n_routed_experts": 8,
@@ -25,17 +26,36 @@ TINY_EXPERTS = {
     "norm_topk_prob": False,
 }
 
-METHODS = ("greedy", "group_limited_greedy", "noaux_tc")
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A way to choose experts, as far as config.json does not say otherwise.
+
+    groups: how the groups are scored that they are chosen within; None: there are none.
+    normalised: their weights are divided by their sum, before they are scaled.  has_bias: of the
+    scores that choose, not of those that weigh.
+    """
+
+    scoring: Scoring = "softmax"
+    groups: Literal["max", "top2_sum"] | None = None
+    normalised: bool = False
+    has_bias: bool = False
+
+
+METHODS = {
+    "greedy": Choice(),
+    "group_limited_greedy": Choice(groups="max"),
+    "noaux_tc": Choice("sigmoid", "top2_sum", normalised=True, has_bias=True),
+}
+"""By the values of topk_method."""
 
 
 def deepseek_experts(
-    config: ConfigReader, method: str = "greedy", dense_layers: int = 0
+    config: ConfigReader, choice: Choice = METHODS["greedy"], dense_layers: int = 0
 ) -> MlpMaker:
     """A dense MLP in the first layers, then experts that a token chooses beside the shared ones.
 
-    method: what topk_method means where config.json does not say: "greedy"; among the best groups
-    only, "group_limited_greedy"; the same, with a bias that chooses and does not weigh, "noaux_tc".
-    dense_layers: the default of first_k_dense_replace.
+    choice: the default of topk_method.  dense_layers: the default of first_k_dense_replace.
     """
     count = expert_count(config, "n_routed_experts", "num_local_experts")
     shared = config.integer("n_shared_experts", 0)
@@ -45,11 +65,12 @@ def deepseek_experts(
         config.positive("moe_layer_freq", 1),
     )
     kind, top_k = activation(config), config.positive("num_experts_per_tok")
-    fields, with_bias = _choice(config, method)
+    choice = _choice(config, choice)
+    fields = _fields(config, choice)
 
     def mixture(layer: int, prefix: str) -> MixtureOfExperts:
         name = prefix + "gate"
-        bias = Weight(name + ".e_score_correction_bias", (count,)) if with_bias else None
+        bias = Weight(name + ".e_score_correction_bias", (count,)) if choice.has_bias else None
         return MixtureOfExperts(
             router(config, name, count, top_k, selection_bias=bias, **fields),
             expert_mlps(config, prefix + "experts.", count, inner, kind=kind),
@@ -63,25 +84,31 @@ def deepseek_experts(
     )
 
 
-def _choice(config: ConfigReader, method: str) -> tuple[dict[str, Any], bool]:
-    """The fields of the router, and whether a bias chooses."""
-    method = config.get("topk_method", method)
-    scoring = config.get("scoring_func", "sigmoid" if method == "noaux_tc" else "softmax")
-    if method not in METHODS or scoring not in ("softmax", "sigmoid"):
+def _choice(config: ConfigReader, default: Choice) -> Choice:
+    """What topk_method and scoring_func say."""
+    method = config.get("topk_method")
+    choice = default if method is None else METHODS.get(method)
+    scoring = config.get("scoring_func", choice and choice.scoring)
+    if choice is None or scoring not in ("softmax", "sigmoid"):
         raise ModelError(
             f"{config.architecture}: topk_method {method!r} with scoring_func {scoring!r} is not "
             f"supported; known: {', '.join(METHODS)}, with softmax or sigmoid"
         )
-    normalised = config.flag("norm_topk_prob", method == "noaux_tc")
+    return replace(choice, scoring=scoring)
+
+
+def _fields(config: ConfigReader, choice: Choice) -> dict[str, Any]:
+    """The fields of the router."""
+    normalised = config.flag("norm_topk_prob", choice.normalised)
     scale = config.number("routed_scaling_factor", 1.0, low=1e-6, high=1e6)
-    if normalised and scale != 1 and method != "noaux_tc":
+    if normalised and scale != 1 and not choice.normalised:
         raise ModelError(
             f"{config.architecture}: norm_topk_prob with routed_scaling_factor {scale:g} means "
-            f"different things in different sources for topk_method {method!r}; not supported"
+            "different things in different sources for its topk_method; not supported"
         )
     groups = None
     total, chosen = config.positive("n_group", 1), config.positive("topk_group", 1)
-    if method != "greedy":
-        groups = ExpertGroups(total, chosen, "top2_sum" if method == "noaux_tc" else "max")
-    fields = {"scoring": scoring, "normalised": normalised, "scale": scale, "groups": groups}
-    return fields, method == "noaux_tc"
+    if choice.groups is not None:
+        groups = ExpertGroups(total, chosen, choice.groups)
+    scoring = choice.scoring
+    return {"scoring": scoring, "normalised": normalised, "scale": scale, "groups": groups}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder
-from quire.models.families.deepseek_experts import TINY_EXPERTS, deepseek_experts
+from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
 from quire.models.families.latent import LATENT_TINY, latent_attention, next_token_layers
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
@@ -24,6 +24,6 @@ def deepseek_v3(config: ConfigReader) -> ModelSpec:
     return decoder(
         config,
         attention=latent_attention(config, "interleaved" if interleaved else "half"),
-        mlp=deepseek_experts(config, "noaux_tc"),
+        mlp=deepseek_experts(config, METHODS["noaux_tc"]),
         unused=next_token_layers(config),
     )

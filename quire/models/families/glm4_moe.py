@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, grouped_attention
-from quire.models.families.deepseek_experts import TINY_EXPERTS, deepseek_experts
+from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 
@@ -24,4 +24,4 @@ def glm4_moe(config: ConfigReader) -> ModelSpec:
         qkv_bias=config.flag("attention_bias"),
         qk_norm="heads" if config.flag("use_qk_norm") else None,
     )
-    return decoder(config, attention=attention, mlp=deepseek_experts(config, "noaux_tc"))
+    return decoder(config, attention=attention, mlp=deepseek_experts(config, METHODS["noaux_tc"]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder
-from quire.models.families.deepseek_experts import TINY_EXPERTS, deepseek_experts
+from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
 from quire.models.families.latent import LATENT_TINY, latent_attention, next_token_layers
 from quire.models.families.parts import num_layers
 from quire.models.registry import family
@@ -27,7 +27,7 @@ def glm4_moe_lite(config: ConfigReader) -> ModelSpec:
     return decoder(
         config,
         attention=latent_attention(config, "interleaved" if interleaved else "half"),
-        mlp=deepseek_experts(config, "noaux_tc", _dense_layers(config)),
+        mlp=deepseek_experts(config, METHODS["noaux_tc"], _dense_layers(config)),
         unused=next_token_layers(config),
     )
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from quire.models.attention_rules import QueryRule
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import AttentionMaker
@@ -34,12 +35,16 @@ def latent_attention(
     *,
     value_dims: int | None = None,
     eps: float = INNER_EPS,
+    others: Sequence[str] = (),
+    query_rule: QueryRule | None = None,
 ) -> AttentionMaker:
     """Latent attention as config.json describes it, the same in every layer.
 
     pairing: of the rotation.  value_dims: the default of v_head_dim.  eps: of the norms within.
+    others: as read_rope's.
     """
-    rope = read_rope(config, config.positive("qk_rope_head_dim"), pairing=pairing)
+    dims = config.positive("qk_rope_head_dim")
+    rope = read_rope(config, dims, pairing=pairing, others=others)
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     rank, inner = config.positive("kv_lora_rank"), config.integer("q_lora_rank", 0)
     keys, values = config.positive("qk_nope_head_dim"), config.positive("v_head_dim", value_dims)
@@ -71,6 +76,7 @@ def latent_attention(
             value_dims=values,
             scale=scale,
             rope=rope,
+            query_rule=query_rule,
         )
 
     return attention

@@ -14,7 +14,7 @@ from quire.models.families.windows import SLIDING, layer_types, sliding_window, 
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 
-__all__ = ["ministral", "ministral3"]
+__all__ = ["YARN", "ministral", "ministral3", "query_steps"]
 
 YARN = {
     "rope_type": "yarn",
@@ -51,16 +51,23 @@ def ministral3(config: ConfigReader) -> ModelSpec:
     """Ministral 3: YaRN, and queries scaled by steps of the trained length."""
     dim, others = head_dim(config, 128), ("llama_4_scaling_beta", "max_position_embeddings")
     rope = read_rope(config, dim, theta=1e6, others=others)
-    section = {**config.section("rope_scaling"), **config.section("rope_parameters")}
-    fields = ConfigReader(section, config.architecture)
-    beta = fields.number("llama_4_scaling_beta", 0.0, low=0.0, high=1e3)
-    steps = QueryRule("steps", rope.scaling.original_length, beta) if beta else None
     attention = grouped_attention(
         config,
         dim=dim,
-        query_rule=steps,
+        query_rule=query_steps(config),
         ropes=[rope] * num_layers(config),
         windows=[sliding_window(config)] * num_layers(config),
     )
     norm = rms_norm(config, eps=1e-5)
     return decoder(config, attention=attention, mlp=dense_mlp(config), norm=norm)
+
+
+def query_steps(config: ConfigReader) -> QueryRule | None:
+    """How queries grow with each trained length that they are away from the start."""
+    section = {**config.section("rope_scaling"), **config.section("rope_parameters")}
+    fields = ConfigReader(section, config.architecture)
+    beta = fields.number("llama_4_scaling_beta", 0.0, low=0.0, high=1e3)
+    length = fields.positive(
+        "original_max_position_embeddings", config.positive("max_position_embeddings")
+    )
+    return QueryRule("steps", length, beta) if beta else None

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +13,13 @@ from quire.models.places import Place
 from quire.models.spec import Weight
 from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.quant.matrix import QuantizedMatrix
-from quire.weights.gguf.architectures import Architecture
-from quire.weights.gguf.config import ROPE_FACTORS, architecture_of
+from quire.weights.gguf.config import architecture_of
+from quire.weights.gguf.held import Held, find_held
 from quire.weights.gguf.model import GgufModel
 from quire.weights.part_of_tensor import part_of_matrix, refuse_part
 from quire.weights.tensor import RawTensor
 
 __all__ = ["GgufCheckpoint", "GgufMatrix"]
-
-OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,8 @@ class GgufMatrix:
 class GgufCheckpoint:
     """A Checkpoint whose tensors may be quantized matrices.
 
-    Names are the spec's; a tensor that the architecture's table does not have keeps its own.
+    Names are the spec's; a tensor that the architecture's table does not have keeps its own, and of
+    a stack of experts each is a tensor.
     Rows that are stored for rotations of neighbours, (0, 1), (2, 3), …, come back in the order for
     rotations of halves, (0, D/2), (1, D/2 + 1), …, which moves whole rows and so no code.
     """
@@ -67,38 +65,51 @@ class GgufCheckpoint:
     def __init__(self, gguf: GgufModel) -> None:
         self.origin = gguf.origin
         self._gguf = gguf
-        architecture = architecture_of(gguf)
-        self._heads = _heads(gguf, architecture)
-        known = {_name(own, architecture): own for own in gguf.tensors if own != ROPE_FACTORS}
-        self._own_name: Mapping[str, str] = known
-        self.names = tuple(known)
+        self._held: Mapping[str, Held] = find_held(gguf, architecture_of(gguf))
+        self.names = tuple(self._held)
 
     def has(self, name: str) -> bool:
         """Say whether there is a tensor of this name."""
-        return name in self._own_name
+        return name in self._held
 
     def is_quantized(self, name: str) -> bool:
         """Say whether a tensor is stored in blocks; raises CheckpointError if there is none."""
-        return self._gguf.tensors[self._own(name)].dtype in BLOCK_FORMATS
+        held = self._find(name)
+        return held.values is None and self._gguf.tensors[held.own].dtype in BLOCK_FORMATS
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor; raises CheckpointError if there is none."""
+        held = self._find(name)
+        shape = self._gguf.tensors[held.own].shape
+        shape = shape if held.expert is None else shape[1:]
+        return shape if held.rows is None else (held.rows[1] - held.rows[0], *shape[1:])
 
     def tensor(self, name: str) -> RawTensor:
         """Return a tensor of plain numbers; raises CheckpointError for one in blocks."""
-        tensor = self._gguf.tensors[self._own(name)]
+        held = self._find(name)
+        tensor = self._gguf.tensors[held.own]
+        if held.values is not None:
+            return self._joined(name, held.own, held.values)
         if self.is_quantized(name):
             raise CheckpointError(
                 f"{self.origin}: {tensor.name!r:.200} is stored as {tensor.dtype}, not as floats"
             )
-        return RawTensor.from_bytes(name, tensor.dtype, tensor.shape, self._rows(name).reshape(-1))
+        raw = RawTensor.from_bytes(
+            name, tensor.dtype, self.shape(name), self._rows(name).reshape(-1)
+        )
+        if not held.offset:
+            return raw
+        return replace(raw, dtype="F32", data=raw.float32() - np.float32(held.offset))
 
     def matrix(self, name: str, most_rows: int | None = None) -> QuantizedMatrix:
         """Decode a quantized matrix, or its first rows.
 
         Raises CheckpointError for one that has not two axes.
         """
-        tensor = self._gguf.tensors[self._own(name)]
-        if len(tensor.shape) != 2:
+        tensor, shape = self._gguf.tensors[self._find(name).own], self.shape(name)
+        if len(shape) != 2:
             raise CheckpointError(
-                f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, "
+                f"{self.origin}: {tensor.name!r:.200} has the shape {list(shape)}, "
                 "a matrix has two axes"
             )
         return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
@@ -114,61 +125,61 @@ class GgufCheckpoint:
             place = next((each for each in weight.places if self.has(each.name)), None)
             if place is None or not self.is_quantized(place.name):
                 continue
-            tensor = self._gguf.tensors[self._own(place.name)]
-            if tensor.shape != tuple(place.shape):
+            tensor, shape = self._gguf.tensors[self._find(place.name).own], self.shape(place.name)
+            if shape != tuple(place.shape):
                 raise CheckpointError(
-                    f"{self.origin}: {tensor.name!r:.200} has the shape {list(tensor.shape)}, the "
+                    f"{self.origin}: {tensor.name!r:.200} has the shape {list(shape)}, the "
                     f"metadata say {list(place.shape)}"
                 )
             refuse_part(place, f"{self.origin}: {tensor.name!r:.200} is stored as {tensor.dtype}")
             found[name] = GgufMatrix(name, place, tensor.dtype, self)
         return found
 
-    def _own(self, name: str) -> str:
-        if name not in self._own_name:
+    def _find(self, name: str) -> Held:
+        if name not in self._held:
             raise CheckpointError(f"{self.origin}: has no tensor {name!r:.200}")
-        return self._own_name[name]
+        return self._held[name]
 
     def _rows(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, [rows, bytes], in the order that the spec wants."""
-        own = self._own(name)
-        shape, raw = self._gguf.tensors[own].shape, self._gguf.raw(own)
-        if own not in self._heads:
-            return raw.reshape(shape[0], -1)
-        heads = self._heads[own]
-        if shape[0] % (2 * heads):
+        held = self._held[name]
+        tensor, raw = self._gguf.tensors[held.own], self._gguf.raw(held.own)
+        if held.expert is not None:
+            raw = raw.reshape(tensor.shape[0], -1)[held.expert]
+        rows = raw.reshape(tensor.shape[0 if held.expert is None else 1], -1)
+        if held.rows is not None:
+            rows = rows[slice(*held.rows)]
+        if not held.heads:
+            return rows
+        if len(rows) % (2 * held.heads):
             raise CheckpointError(
-                f"{self.origin}: {own!r} has {shape[0]} rows, which are not pairs in {heads} heads"
+                f"{self.origin}: {held.own!r} has {len(rows)} rows, which are not pairs in "
+                f"{held.heads} heads"
             )
-        pairs = raw.reshape(heads, shape[0] // heads // 2, 2, -1)
-        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(shape[0], -1)
+        pairs = rows.reshape(held.heads, len(rows) // held.heads // 2, 2, -1)
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(len(rows), -1)
 
+    def _joined(self, name: str, keys: str, values: str) -> RawTensor:
+        """[H * (N + V), C]: of each head the rows that make its key, then those of its value."""
+        of_keys, of_values = self._floats(keys), self._floats(values)
+        heads, rank = of_keys.shape[0], of_keys.shape[1]
+        if of_values.shape[::2] != (heads, rank):
+            raise CheckpointError(
+                f"{self.origin}: {keys!r} {list(of_keys.shape)} and {values!r} "
+                f"{list(of_values.shape)} do not belong together"
+            )
+        both = np.concatenate([of_keys.swapaxes(1, 2), of_values], axis=1).reshape(-1, rank)
+        return RawTensor(name, "F32", both.shape, both)
 
-def _name(own: str, architecture: Architecture) -> str:
-    """The spec's name for a tensor; its own if the table has none."""
-    stem, dot, ending = own.rpartition(".")
-    if match := OF_LAYER.fullmatch(stem):
-        module = architecture.tensors_of_layer.get(match[2])
-        return f"model.layers.{match[1]}.{module}{dot}{ending}" if module else own
-    module = architecture.tensors.get(stem)
-    return f"{module}{dot}{ending}" if module else own
-
-
-def _heads(gguf: GgufModel, architecture: Architecture) -> dict[str, int]:
-    """Tensor whose rows are to be turned → its heads."""
-    found = {}
-    for own in gguf.tensors:
-        match = OF_LAYER.fullmatch(own.rpartition(".")[0])
-        if match and match[2] in architecture.turned:
-            found[own] = _count(gguf, architecture.turned[match[2]])
-    return found
-
-
-def _count(gguf: GgufModel, key: str) -> int:
-    """A number of heads; of key and value heads there are as many as of others by default."""
-    prefix = f"{gguf.metadata['general.architecture']}."
-    default = gguf.metadata.get(prefix + "attention.head_count")
-    count = gguf.metadata.get(prefix + key, default)
-    if type(count) is not int or count < 1:
-        raise CheckpointError(f"{gguf.origin}: {prefix}{key} is {count!r:.80}, not a number")
-    return count
+    def _floats(self, own: str) -> npt.NDArray[np.float32]:
+        """A tensor of three axes as float32."""
+        tensor = self._gguf.tensors[own]
+        if len(tensor.shape) != 3:
+            raise CheckpointError(
+                f"{self.origin}: {own!r} has the shape {list(tensor.shape)}, not three axes"
+            )
+        raw = self._gguf.raw(own)
+        if tensor.dtype in BLOCK_FORMATS:
+            rows = raw.reshape(tensor.shape[0] * tensor.shape[1], -1)
+            return BLOCK_FORMATS[tensor.dtype].matrix(own, rows).float32().reshape(tensor.shape)
+        return RawTensor.from_bytes(own, tensor.dtype, tensor.shape, raw).float32()

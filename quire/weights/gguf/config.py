@@ -11,14 +11,21 @@ from quire.errors import CheckpointError, ModelError, RequestError
 from quire.models.generation import SAMPLING_KEYS, GenerationDefaults
 from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.sampling_params import SamplingParams
-from quire.weights.gguf.architectures import ARCHITECTURES, KEYS, REDUNDANT, Architecture
+from quire.weights.gguf import rules
+from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
 from quire.weights.gguf.container import Strings
 from quire.weights.gguf.model import GgufModel
+from quire.weights.gguf.names import KEYS, REDUNDANT
 
 __all__ = ["architecture_of", "gguf_config", "gguf_generation_defaults"]
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 ROPE_FACTORS = "rope_freqs.weight"
+LONG_FACTORS = {
+    "short_factor": "rope_factors_short.weight",
+    "long_factor": "rope_factors_long.weight",
+}
+NOT_WEIGHTS = frozenset({ROPE_FACTORS, *LONG_FACTORS.values()})
 CONTROL = 3  # the type of a token that is no text
 
 # Keys under rope.scaling → key of the section rope_scaling.
@@ -26,6 +33,7 @@ ROPE_KEYS = {
     "type": "rope_type",
     "factor": "factor",
     "original_context_length": "original_max_position_embeddings",
+    "attn_factor": "attention_factor",
     "yarn_attn_factor": "attention_factor",
     "yarn_beta_fast": "beta_fast",
     "yarn_beta_slow": "beta_slow",
@@ -66,20 +74,32 @@ def gguf_config(gguf: GgufModel) -> dict[str, Any]:
         "torch_dtype": _dtype(gguf),
         "vocab_size": gguf.tensors[EMBEDDING].shape[0],
         "tie_word_embeddings": HEAD not in gguf.tensors,
-        **{key: True for key, name in architecture.flags.items() if name in gguf.tensors},
+        **{
+            key: any(name in gguf.tensors for name in tensors)
+            for key, tensors in architecture.flags.items()
+        },
+        **architecture.given,
         **_tokens(gguf),
     }
     blocks = sorted({each.dtype for each in gguf.tensors.values()} & BLOCK_FORMATS.keys())
     if blocks:
         config["quantization_config"] = {"quant_method": "gguf", "formats": blocks}
     settings = _settings(gguf)
-    rope = {key: settings.pop(key) for key in list(settings) if key.startswith("rope.")}
-    names = {**KEYS, **dict.fromkeys(REDUNDANT), **architecture.keys}
+    own = architecture.keys
+    ropes = [key for key in settings if key.startswith("rope.") and key not in own]
+    rope = {key: settings.pop(key) for key in ropes}
+    names = {**KEYS, **dict.fromkeys(REDUNDANT), **own}
     for key, value in settings.items():
         name = names.get(key, f"{gguf.metadata['general.architecture']}.{key}")
         if name is not None:
             config[name] = value
-    return {**config, **_value_size(config, settings), **_rope(gguf, config, rope)}
+    if "attention.value_length" not in own:
+        config.update(_value_size(config, settings))
+        config.setdefault("head_dim", _head_dim(config))
+    config.update(_rope(gguf, config, rope))
+    for rule in (rules.without_next_tokens, *architecture.rules):
+        rule(config, gguf.tensors.keys())
+    return config
 
 
 def gguf_generation_defaults(gguf: GgufModel) -> GenerationDefaults:
@@ -161,7 +181,8 @@ def _head_dim(config: Mapping[str, Any]) -> Any:
 
 def _rope(gguf: GgufModel, config: Mapping[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     """The settings of the rotation; those that are not known keep their names."""
-    found: dict[str, Any] = {"rope_theta": rope.pop("rope.freq_base", None)}
+    theta = rope.pop("rope.freq_base", None)
+    found: dict[str, Any] = {} if theta is None else {"rope_theta": theta}
     dims, head_dim = rope.pop("rope.dimension_count", None), _head_dim(config)
     if type(dims) is int and type(head_dim) is int and head_dim > 0 and dims != head_dim:
         found["partial_rotary_factor"] = dims / head_dim
@@ -171,17 +192,20 @@ def _rope(gguf: GgufModel, config: Mapping[str, Any], rope: dict[str, Any]) -> d
     if factor != 1.0:
         scaling = {"rope_type": "linear", "factor": factor, **scaling}
     if ROPE_FACTORS in gguf.tensors:
-        scaling = {"rope_type": "factors", **scaling, "factors": _factors(gguf)}
+        scaling = {"rope_type": "factors", **scaling, "factors": _factors(gguf, ROPE_FACTORS)}
+    if all(name in gguf.tensors for name in LONG_FACTORS.values()):
+        sets = {key: _factors(gguf, name) for key, name in LONG_FACTORS.items()}
+        scaling = {**scaling, **sets, "rope_type": "longrope"}
     if scaling and scaling.get("rope_type") != "none":
         found["rope_scaling"] = scaling
     rest = {key: value for key, value in rope.items() if key not in REDUNDANT}
     return {**found, **rest}
 
 
-def _factors(gguf: GgufModel) -> list[float]:
+def _factors(gguf: GgufModel, name: str) -> list[float]:
     """What the frequency of each pair is divided by."""
-    tensor = gguf.tensors[ROPE_FACTORS]
+    tensor = gguf.tensors[name]
     if tensor.dtype != "F32" or len(tensor.shape) != 1:
-        raise CheckpointError(f"{gguf.origin}: {ROPE_FACTORS} is not one row of F32")
-    factors: list[float] = gguf.raw(ROPE_FACTORS).view("<f4").tolist()
+        raise CheckpointError(f"{gguf.origin}: {name} is not one row of F32")
+    factors: list[float] = gguf.raw(name).view("<f4").tolist()
     return factors

@@ -20,13 +20,15 @@ from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
 from quire.weights.gguf.config import ROPE_FACTORS, gguf_config
 from quire.weights.gguf.model import GgufModel
+from quire.weights.gguf.names import Names
 from quire.weights.gguf.write import Value, write_gguf
 from quire.weights.tensor import RawTensor
 
-__all__ = ["write_model"]
+__all__ = ["difference", "write_model"]
 
 Weight: TypeAlias = RawTensor | QuantizedMatrix
 Bytes = npt.NDArray[np.uint8]
+WRITABLE = ("llama", "qwen2", "qwen3")
 QUANTIZATION_VERSION = 2  # of the block formats; there is no other
 
 
@@ -68,10 +70,10 @@ def write_model(
 
 
 def _architecture(spec: ModelSpec) -> tuple[str, Architecture]:
-    for key, architecture in ARCHITECTURES.items():
-        if spec.architecture in architecture.families:
-            return key, architecture
-    known = ", ".join(name for each in ARCHITECTURES.values() for name in each.families)
+    for key in WRITABLE:
+        if spec.architecture in ARCHITECTURES[key].families:
+            return key, ARCHITECTURES[key]
+    known = ", ".join(name for key in WRITABLE for name in ARCHITECTURES[key].families)
     raise ModelError(f"{spec.architecture} cannot be written as GGUF; these can: {known}")
 
 
@@ -79,7 +81,8 @@ def _own_name(name: str, architecture: Architecture) -> str:
     """What GGUF calls a weight of the spec."""
     stem, _, ending = name.rpartition(".")
     pieces = stem.split(".", 3)
-    table, front = architecture.tensors, ""
+    table: Names = architecture.tensors
+    front = ""
     if pieces[:2] == ["model", "layers"]:
         table, front, stem = architecture.tensors_of_layer, f"blk.{pieces[2]}.", pieces[3]
     for own, module in table.items():
@@ -191,7 +194,7 @@ def _check(path: Path, spec: ModelSpec) -> None:
     config.pop("quantization_config", None)
     again = build_spec(config)
     for name in ("width", "max_length", "embedding", "blocks", "norm", "head"):
-        if fault := _difference(getattr(spec, name), getattr(again, name), name):
+        if fault := difference(getattr(spec, name), getattr(again, name), name):
             path.unlink()
             raise ModelError(f"GGUF cannot say this of {spec.architecture}: {fault}")
 
@@ -201,10 +204,10 @@ def _rotation(rope: Rope) -> tuple[Any, ...]:
     return rope.pairing, rope.scaling.attention_factor, *rope.inverse_frequencies()
 
 
-def _difference(ours: Any, theirs: Any, where: str) -> str | None:
+def difference(ours: Any, theirs: Any, where: str) -> str | None:
     """The first value that differs by more than float32's rounding, in words."""
     if isinstance(ours, Rope) and isinstance(theirs, Rope):
-        return _difference(_rotation(ours), _rotation(theirs), where)
+        return difference(_rotation(ours), _rotation(theirs), where)
     if is_dataclass(ours) and type(ours) is type(theirs):
         names = [each.name for each in fields(ours)]
         parts = [(getattr(ours, name), getattr(theirs, name), name) for name in names]
@@ -214,5 +217,5 @@ def _difference(ours: Any, theirs: Any, where: str) -> str | None:
         return None if math.isclose(ours, theirs, rel_tol=1e-6) else f"{where} is {ours!r}"
     else:
         return None if ours == theirs else f"{where} is {ours!r}"
-    faults = (_difference(a, b, f"{where}.{name}") for a, b, name in parts)
+    faults = (difference(a, b, f"{where}.{name}") for a, b, name in parts)
     return next((fault for fault in faults if fault), None)

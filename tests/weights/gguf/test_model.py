@@ -107,7 +107,7 @@ def metadata_of(path: Path, **changes: Any) -> GgufModel:
         ("general.architecture", "mamba", f"Supported: {', '.join(ARCHITECTURES)}"),
         ("general.architecture", ..., "architecture None"),
         ("llama.block_count", ..., "no 'num_hidden_layers'"),
-        ("llama.expert_count", 8, "num_local_experts=8"),
+        ("llama.logit_scale", 2.0, "logit_scale=2.0"),
         ("llama.attn_logit_softcapping", 30.0, "attn_logit_softcapping=30.0"),
         ("llama.attention.sliding_window", 4096, "sliding_window=4096"),
         ("llama.attention.value_length", 8, "v_head_dim=8"),

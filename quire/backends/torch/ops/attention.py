@@ -10,6 +10,7 @@ from quire.backends.torch.softmax import attend
 from quire.backends.torch.step import Step
 from quire.backends.torch.visible_keys import KeyChunk, QueryGroup, query_groups
 from quire.ops.attention import PagedAttention
+from quire.ops.latent import LatentAttention
 
 __all__ = ["paged_attention", "query_factors"]
 
@@ -49,7 +50,9 @@ def _attend(
     return attended.permute(0, 3, 1, 2, 4).reshape(requests * tokens, -1)
 
 
-def query_factors(step: Step, op: PagedAttention, group: QueryGroup) -> torch.Tensor:
+def query_factors(
+    step: Step, op: PagedAttention | LatentAttention, group: QueryGroup
+) -> torch.Tensor:
     """The scale of each query, [R, 1, 1, T, 1]."""
     positions = group.host_positions
     factors = np.full(positions.shape, op.scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from quire.backends.torch.ops.attention import query_factors
 from quire.backends.torch.ops.rope import rotated
 from quire.backends.torch.registry import body
 from quire.backends.torch.softmax import attend
@@ -50,9 +51,6 @@ def latent_attention(
     """Group by group of requests; all heads share the rows as one kv head."""
     out = queries.new_empty((len(queries), op.heads * op.rank))
 
-    def score(products: torch.Tensor, chunk: KeyChunk) -> torch.Tensor:
-        return products * op.scale
-
     def read(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rows = step.kv_cache.read_latents(op.layer, blocks)[:, :, None]  # [R, L, 1, C + P]
         return rows, rows[..., : op.rank]
@@ -60,6 +58,13 @@ def latent_attention(
     for group in query_groups(step, (None, None, False), np.zeros_like):
         requests, tokens = group.positions.shape
         q = queries[group.rows].view(requests, tokens, 1, op.heads, -1).permute(0, 2, 3, 1, 4)
+        factors = query_factors(step, op, group)
+
+        def score(
+            products: torch.Tensor, chunk: KeyChunk, factors: torch.Tensor = factors
+        ) -> torch.Tensor:
+            return products * factors[: chunk.requests]
+
         attended = attend(group, q, read, score, op.rank)
         out[group.rows] = attended.permute(0, 3, 1, 2, 4).reshape(requests * tokens, -1)
     return (out,)
