@@ -162,7 +162,7 @@ class Scheduler:
             budget = self._admit_waiting(chunks, budget)
         self._drafting.extend(chunks, self._planned, self._running, budget)
         self._step += 1
-        evicted = self._pool.pop_evicted()
+        evicted = self._pool.pop_evicted() if chunks else []  # an empty plan is not run
         self._open = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
         return self._open
 

@@ -197,6 +197,9 @@ def binder(
     assert isinstance(backend, TorchBackend)
     device = backend.device
     device.set_threads(threads)
-    return lambda program, cache, ropes: TorchExecutable(
-        program, weights, cache, device, offloaded=offloaded
-    )
+
+    def bound(program: Program, cache: KvCache, ropes: RopeTables) -> Executable:
+        layers = offloaded if isinstance(program.spec, ModelSpec) else ()
+        return TorchExecutable(program, weights, cache, device, offloaded=layers)
+
+    return bound
