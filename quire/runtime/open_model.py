@@ -97,7 +97,8 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
             f"quantization is {config.quantization!r} and the checkpoint is quantized already "
             f"({quantization.method}); leave the option out, or use the original model"
         )
-    if quantization is not None and config.load_format == "dummy":
+    is_dummy = config.load_format == "dummy"
+    if quantization is not None and is_dummy and config.backend_in_use != "torch":
         raise ConfigError(
             f"load_format 'dummy' makes up floats and this config.json says {quantization.method}; "
             "use the original model's, with --quantization int4 or int8"
@@ -164,6 +165,10 @@ def _read_weights(
     threads: int,
 ) -> LoadedWeights:
     """Every weight of the spec as it will be served; imports what only integers need, if so."""
+    if isinstance(checkpoint, DummyCheckpoint) and config.backend_in_use == "torch":
+        from quire.runtime.dummy_weights import dummy_weights
+
+        return dummy_weights(checkpoint, spec, quantization, config.quantization)
     if quantization is not None:
         from quire.runtime.stored_weights import read_weights
 

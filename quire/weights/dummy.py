@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from quire.errors import CheckpointError, ConfigError
 from quire.ops.number_formats import bfloat16_bits
+from quire.quant.made_up import DummyTensor
 from quire.weights.tensor import DTYPES, RawTensor
 
-__all__ = ["DummyCheckpoint"]
+__all__ = ["BLOCK", "DummyCheckpoint"]
 
 # A prime, so that the rows of no matrix repeat before the whole block has.
 BLOCK = 1_048_573
@@ -51,6 +52,11 @@ class DummyCheckpoint:
 
         Raises CheckpointError if it is not among the shapes.
         """
+        drawn = self.drawn(name)
+        return RawTensor(name, drawn.dtype, drawn.shape, drawn.data)
+
+    def drawn(self, name: str) -> DummyTensor:
+        """What one tensor will be, without its numbers; raises as `tensor` does."""
         if name not in self._shapes:
             raise CheckpointError(f"{self.origin}: has no tensor {name!r}")
         shape = tuple(self._shapes[name])
@@ -59,9 +65,8 @@ class DummyCheckpoint:
         else:
             block = self._stored(mean=0.0 if name.endswith("bias") else 1.0, deviation=NEAR)
         digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
-        data = np.empty(math.prod(shape), dtype=DTYPES[self._dtype][1])
-        _repeat(block, int.from_bytes(digest, "little") % BLOCK, data)
-        return RawTensor(name, self._dtype, shape, data.reshape(shape))
+        start = int.from_bytes(digest, "little") % BLOCK
+        return DummyTensor(name, self._dtype, shape, block, start)
 
     def _stored(self, mean: float, deviation: float) -> npt.NDArray[np.generic]:
         """Return the block with another mean and deviation, in the dtype; made once for each."""
@@ -72,10 +77,3 @@ class DummyCheckpoint:
             block = values.astype(DTYPES[self._dtype][1]) if wide else bfloat16_bits(values)
             self._blocks[mean, deviation] = block
         return block
-
-
-def _repeat(block: npt.NDArray[np.generic], start: int, whole: npt.NDArray[np.generic]) -> None:
-    """Fill one axis with copies of a block, the first of them without its first `start`."""
-    for at in range(-start, whole.size, block.size):
-        begin, end = max(at, 0), min(at + block.size, whole.size)
-        whole[begin:end] = block[begin - at : end - at]

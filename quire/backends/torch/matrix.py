@@ -14,11 +14,19 @@ import torch
 
 from quire.backends.executable import StoredWeight
 from quire.backends.torch.arrays import as_tensor
-from quire.backends.torch.unpack import unpack, unpack_floats
+from quire.backends.torch.unpack import Unpacked, unpack, unpack_floats
 from quire.ops.number_formats import E4M3
 from quire.quant.packed import PackedMatrix
 
-__all__ = ["CodedMatrix", "FloatMatrix", "Matrix", "as_matrix", "floats_of", "matrix_of"]
+__all__ = [
+    "CodedMatrix",
+    "FloatMatrix",
+    "Matrix",
+    "as_matrix",
+    "coded_matrix",
+    "floats_of",
+    "matrix_of",
+]
 
 WIDENED = 2**24
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -134,7 +142,8 @@ def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) ->
 def matrix_of(weight: StoredWeight, data: torch.Tensor, dtype: torch.dtype) -> Matrix:
     """The same from its bytes, uint8, which are on the device already."""
     if isinstance(weight, PackedMatrix):
-        return _coded(weight, data, dtype)
+        parts = (unpack_floats if weight.dtype == "F8_E4M3" else unpack)(weight, data)
+        return coded_matrix(weight, parts, dtype)
     return FloatMatrix(floats_of(weight, data).to(dtype))
 
 
@@ -143,13 +152,13 @@ def floats_of(weight: StoredWeight, data: torch.Tensor) -> torch.Tensor:
     return data.flatten().view(STORED_AS[weight.dtype]).view(weight.shape)
 
 
-def _coded(weight: PackedMatrix, data: torch.Tensor, dtype: torch.dtype) -> CodedMatrix:
-    is_float = weight.dtype == "F8_E4M3"
-    codes, scales, zeros, minimums = (unpack_floats if is_float else unpack)(weight, data)
+def coded_matrix(weight: PackedMatrix, parts: Unpacked, dtype: torch.dtype) -> CodedMatrix:
+    """A matrix of parts that are on a device.  weight: its layout, whatever its rows."""
+    codes, scales, zeros, minimums = parts
     numbers = np.array(weight.table, np.float32) if weight.dtype == "TABLE4" else None
-    if is_float:
+    if weight.dtype == "F8_E4M3":
         numbers = E4M3
-    rows, cols = weight.shape
+    rows, cols = codes.shape
     groups = -(-cols // weight.group_size)
     codes = torch.nn.functional.pad(codes, (0, groups * weight.group_size - cols))
     has_pairs = weight.dtype in ("INT4", "TABLE4") and codes.shape[1] % 2 == 0
@@ -164,8 +173,8 @@ def _coded(weight: PackedMatrix, data: torch.Tensor, dtype: torch.dtype) -> Code
         scales,
         zeros,
         minimums,
-        None if numbers is None else as_tensor(numbers, data.device),
+        None if numbers is None else as_tensor(numbers, codes.device),
         2.0**weight.exponent,
-        None if order is None else as_tensor(order, data.device),
+        None if order is None else as_tensor(order, codes.device),
         dtype,
     )

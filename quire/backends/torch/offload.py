@@ -71,11 +71,12 @@ class OffloadedWeights:
         places, shapes = {}, {}
         for part, tensor in _tensors(matrix).items():
             places[part] = layer.num_bytes
-            data = tensor.contiguous().view(-1).view(torch.uint8)
+            tensor = _dense(tensor)
+            data = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
             padding = data.new_zeros(-len(data) % ALIGNMENT)
             self._host.append(torch.cat([data, padding]) if len(padding) else data)
             layer.num_bytes = self._host.num_bytes - layer.start
-            shapes[part] = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            shapes[part] = tensor.to("meta")
         layer.matrices[name] = replace(matrix, **shapes), places  # type: ignore[type-var]
 
     def finish(self) -> None:
@@ -134,8 +135,15 @@ class OffloadedWeights:
         views = {}
         for part, shape in _tensors(matrix).items():
             data = buffer[places[part] : places[part] + shape.numel() * shape.itemsize]
-            views[part] = data.view(shape.dtype).view(shape.shape)
+            views[part] = data.view(shape.dtype).as_strided(shape.shape, shape.stride())
         return replace(matrix, **views)  # type: ignore[type-var]
+
+
+def _dense(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor without gaps in memory, in the order in which it stands if that has none."""
+    if tensor.is_contiguous() or (tensor.ndim == 2 and tensor.T.is_contiguous()):
+        return tensor
+    return tensor.contiguous()
 
 
 def _tensors(matrix: Matrix) -> dict[str, Any]:

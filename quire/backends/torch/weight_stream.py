@@ -30,23 +30,21 @@ READERS = 3
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 
-def stream_arrays(
-    arrays: Iterable[npt.NDArray[Any]], device: Device
-) -> Iterator[tuple[npt.NDArray[Any], torch.Tensor]]:
-    """Each array and its bytes [nbytes], uint8, on the device; in order.
+def stream_arrays(arrays: Iterable[npt.NDArray[Any]], device: Device) -> Iterator[torch.Tensor]:
+    """The bytes of each array [nbytes], uint8, on the device; in order.
 
     On a CPU the bytes are the array's own memory, where torch can share it.
     """
     if device.is_cpu:
         for array in arrays:
-            yield array, as_tensor(_bytes_of(array), device.torch_device)
+            yield as_tensor(_bytes_of(array), device.torch_device)
         return
     arrays = list(arrays)
     side = SideStream(device)
     with ThreadPoolExecutor(READERS, "quire-weights") as readers:
         ring = _Ring(arrays, device, readers)
         for array in arrays:
-            yield array, _send(array, device, side, ring)
+            yield _send(array, device, side, ring)
 
 
 def _send(array: npt.NDArray[Any], device: Device, side: SideStream, ring: _Ring) -> torch.Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 
 from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.torch.devices import Device
-from quire.backends.torch.matrix import Matrix, floats_of, matrix_of
+from quire.backends.torch.made_up import made_up_bytes, made_up_codes
+from quire.backends.torch.matrix import Matrix, coded_matrix, floats_of, matrix_of
 from quire.backends.torch.offload import OffloadedWeights
+from quire.backends.torch.unpack import Unpacked
 from quire.backends.torch.weight_stream import stream_arrays
+from quire.quant.made_up import DummyMatrix, DummyTensor
 from quire.quant.packed import PackedMatrix
 
 __all__ = ["Weights", "product_dtype", "sizes_on_device"]
@@ -35,14 +38,13 @@ class Weights:
         self._vectors: dict[str, torch.Tensor] = {}
         self._matrices: dict[str, Matrix] = {}
         self._offloaded = OffloadedWeights(device, offloaded) if offloaded else None
-        weights = _layer_by_layer(loaded, offloaded)
-        data = stream_arrays((weight.data for weight in weights.values()), device)
-        for (name, weight), (_, found) in zip(weights.items(), data, strict=True):
+        for name, weight, found in _arriving(_layer_by_layer(loaded, offloaded), device):
             if len(weight.shape) == 1:
+                assert isinstance(found, torch.Tensor)
                 self._vectors[name] = floats_of(weight, found).float()
                 continue
             wanted = product_dtype(weight.dtype, device) if name in linears else torch.float32
-            matrix = matrix_of(weight, found, wanted)
+            matrix = _matrix(weight, found, wanted)
             if self._offloaded is not None and self._offloaded.has(name):
                 self._offloaded.add(name, matrix)
             else:
@@ -93,8 +95,34 @@ def product_dtype(stored: str, device: Device) -> torch.dtype:
 def _size(weight: StoredWeight, dtype: torch.dtype | None) -> int:
     if isinstance(weight, PackedMatrix):
         return weight.data.nbytes
+    if isinstance(weight, DummyMatrix):
+        return weight.nbytes
     size: int = math.prod(weight.shape) * (dtype or torch.float32).itemsize
     return size
+
+
+def _arriving(
+    weights: Mapping[str, StoredWeight], device: Device
+) -> Iterator[tuple[str, StoredWeight, torch.Tensor | Unpacked]]:
+    """Each weight, and what is of it on the device: its bytes, or codes made up there."""
+    made_there = DummyTensor | DummyMatrix
+    stored = [each.data for each in weights.values() if not isinstance(each, made_there)]
+    streamed = stream_arrays(stored, device)
+    for name, weight in weights.items():
+        if isinstance(weight, DummyMatrix):
+            yield name, weight, made_up_codes(weight, device)
+        elif isinstance(weight, DummyTensor):
+            yield name, weight, made_up_bytes(weight, device)
+        else:
+            yield name, weight, next(streamed)
+    assert next(streamed, None) is None  # which ends its threads
+
+
+def _matrix(weight: StoredWeight, found: torch.Tensor | Unpacked, dtype: torch.dtype) -> Matrix:
+    if isinstance(found, torch.Tensor):
+        return matrix_of(weight, found, dtype)
+    assert isinstance(weight, DummyMatrix)
+    return coded_matrix(weight.like, found, dtype)
 
 
 def _layer_by_layer(
