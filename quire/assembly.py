@@ -18,6 +18,8 @@ from quire.errors import ConfigError, ModelError, RequestError
 from quire.frontend import Frontend
 from quire.models.generation import GenerationDefaults, read_generation_defaults
 from quire.models.pooling import Pooling
+from quire.models.spec import ModelSpec
+from quire.models.wrapped import WrappedSpec
 from quire.pooling_frontend import PoolingFrontend
 from quire.runtime.load import LoadedModel, load_model
 from quire.runtime.pooling_runner import PoolingRunner
@@ -38,7 +40,8 @@ __all__ = ["Assembly", "ModelInfo"]
 class ModelInfo:
     """What a user may want to know of the model that runs.
 
-    lines: the memory budget and the kernels in words.  load_s: seconds from start to ready.
+    implementation: whose code computes the model, quire's or transformers'.  lines: the memory
+    budget and the kernels in words.  load_s: seconds from start to ready.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ModelInfo:
     num_kv_blocks: int
     block_tokens: int
     fingerprint: str
+    implementation: str
     load_s: float
     lines: tuple[str, ...]
 
@@ -184,6 +188,7 @@ class Assembly:
             memory.num_blocks,
             memory.block_tokens,
             model.fingerprint.hex(),
+            "transformers" if isinstance(model.spec, WrappedSpec) else "quire",
             load_s,
             lines,
         )
@@ -203,6 +208,7 @@ def _pooling_frontend(
     model: LoadedModel, pooling: Pooling, tokenizer: Tokenizer
 ) -> PoolingFrontend:
     """An encoder takes what one step takes, if that is less than what it is made for."""
+    assert isinstance(model.spec, ModelSpec), "a wrapped model generates"
     memory = model.memory
     longest, limit = memory.max_model_len, "the length of the model (max_model_len)"
     if model.spec.bidirectional and memory.max_num_batched_tokens < longest:

@@ -17,7 +17,7 @@ Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 KvCacheDtype = Literal["auto", "float32", "float16", "bfloat16", "int8", "fp8", "int4"]
 Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
-BackendName = Literal["auto", "native", "reference", "torch"]
+BackendName = Literal["auto", "native", "reference", "torch", "transformers"]
 InstructionSet = Literal[
     "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod"
 ]
@@ -117,13 +117,16 @@ class EngineConfig:
     )
     backend: BackendName = field(
         default="auto",
-        metadata={"help": "which kernels run the model; auto is native, or torch on other devices"},
+        metadata={
+            "help": "which kernels run the model; auto is native, or torch on other devices, or"
+            " transformers for a model that only it knows"
+        },
     )
     device: str = field(
         default="auto",
         metadata={
-            "help": "of the torch backend: cuda (NVIDIA, AMD), xpu, npu, hpu, xla, mps or cpu, or"
-            " one of several as in cuda:1; auto takes the first it finds"
+            "help": "of torch and transformers: cuda (NVIDIA, AMD), xpu, npu, hpu, xla, mps or cpu,"
+            " or one of several as in cuda:1; auto takes the first it finds"
         },
     )
     instruction_set: InstructionSet = field(
@@ -189,8 +192,8 @@ class EngineConfig:
         return tuple(option.name for option in fields(cls))
 
     @property
-    def backend_in_use(self) -> Literal["native", "reference", "torch"]:
-        """The backend that "auto" means."""
+    def backend_in_use(self) -> Literal["native", "reference", "torch", "transformers"]:
+        """The backend that "auto" means for a model that Quire has a family for."""
         if self.backend != "auto":
             return self.backend
         return "native" if self.device in ("auto", "cpu") else "torch"
@@ -203,10 +206,11 @@ class EngineConfig:
                 f"tuning is {self.tuning!r}, but the {backend} backend has nothing to tune; leave "
                 "out one of them"
             )
-        if self.instruction_set != "auto" and backend == "torch":
+        of_torch = backend in ("torch", "transformers")
+        if self.instruction_set != "auto" and of_torch:
             raise ConfigError(
                 f"instruction_set is {self.instruction_set!r}, which is for the native backend, "
-                "not for torch; leave out one of them"
+                f"not for {backend}; leave out one of them"
             )
         for name in ("cpu_offload_gb", "kv_offloading_size"):
             if getattr(self, name) and backend != "torch":
@@ -214,7 +218,7 @@ class EngineConfig:
                     f"{name} is for weights and blocks of other devices, and the {backend} backend "
                     "has all of them in the host's memory; leave it out"
                 )
-        if self.device not in ("auto", "cpu") and backend != "torch":
+        if self.device not in ("auto", "cpu") and not of_torch:
             raise ConfigError(
                 f"device is {self.device!r}, and the {backend} backend runs on the CPU; set "
                 "backend to torch"

@@ -14,7 +14,7 @@ from quire.control.request import Request
 from quire.control.stop import StopRules
 from quire.engine import NOTHING, Details
 from quire.errors import RequestError
-from quire.models.spec import ModelSpec
+from quire.models.wrapped import ServedSpec
 from quire.outputs import Delta
 from quire.runtime.rope_tables import RopeTables
 from quire.sampling.state import GrammarState, SamplingState
@@ -58,7 +58,7 @@ class Frontend:
 
     def __init__(
         self,
-        spec: ModelSpec,
+        spec: ServedSpec,
         tokenizer: Tokenizer,
         max_model_len: int,
         eos_token_ids: Sequence[int],

@@ -90,7 +90,7 @@ def _steps(options: argparse.Namespace) -> None:
             machine.calibrate()
     for profile in profiles:  # with the best rates of the whole run
         op_s, python = list(profile.best_op_s), profile.median_python_s
-        rows = op_rows(model.program, executable.weights, kv_bytes, profile.workload, op_s)
+        rows = op_rows(executable.program, executable.weights, kv_bytes, profile.workload, op_s)
         print(
             f"\n{profile.workload.name}: {profile.median_step_s * 1e3:.2f} ms a step,"
             f" Python {python * 1e6:.0f} us ({python / profile.median_step_s:.1%})"

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.graph.ir import Node
-from quire.graph.program import Program
 from quire.ops.batch import Batch
 from quire.ops.quantize import RowFormat
 from quire.sampling.state import SampledRows, SamplingState
@@ -44,8 +43,6 @@ LoadedWeights = Mapping[str, StoredWeight]
 
 class Executable(Protocol):
     """A model bound to its weights, its KV cache and a machine; one step at a time."""
-
-    program: Program
 
     @property
     def summary(self) -> str:

@@ -14,7 +14,7 @@ from quire.models.config_reader import ConfigReader
 from quire.models.nested_config import IMAGE_PARTS, NESTED, text_config
 from quire.models.spec import ModelSpec
 
-__all__ = ["FAMILIES", "Family", "build_spec", "family", "load_families"]
+__all__ = ["FAMILIES", "Family", "build_spec", "family", "has_family", "load_families"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,11 @@ def load_families() -> Mapping[str, Family]:
     return FAMILIES
 
 
+def has_family(architecture: str) -> bool:
+    """Whether an architecture is one of those that build_spec knows."""
+    return architecture in load_families() or architecture in NESTED
+
+
 def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
     """Turn a parsed config.json into a spec.
 
@@ -120,7 +125,8 @@ def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
     if names[0] not in families:
         remote = " Its remote code is not run." if "auto_map" in config else ""
         raise ModelError(
-            f"architecture {names[0]!r} is not supported.{remote} "
+            f"architecture {names[0]!r} is not supported.{remote} Where transformers knows it, "
+            "`pip install 'quire[transformers]'` and `--backend transformers` run it, slower. "
             f"Supported: {', '.join(sorted([*families, *NESTED]))}"
         )
     quantization = config.get("quantization_config")

@@ -64,6 +64,11 @@ def choose_backend(config: EngineConfig) -> Backend:
         return ReferenceBackend()
     if config.backend_in_use == "native":
         return NativeBackend(config.instruction_set)
+    if config.backend_in_use == "transformers":
+        raise ConfigError(
+            "backend 'transformers' runs a model whole and has no ops to choose; `quire generate` "
+            "and `quire serve` take it"
+        )
     if find_spec("torch") is None:
         raise ConfigError(
             "the torch backend needs torch, which is not installed; pip install 'quire[gpu]', or "

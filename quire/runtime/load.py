@@ -16,6 +16,7 @@ from quire.graph.ir import Node
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.pooling import Pooling
 from quire.models.spec import Attention, AttentionPart, LatentAttention, ModelSpec, parts
+from quire.models.wrapped import ServedSpec
 from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
 from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
 from quire.ops.recurrent_state import RecurrentStates
@@ -31,10 +32,11 @@ from quire.runtime.memory_plan import (
     usable_bytes,
 )
 from quire.runtime.offload_plan import OffloadPlan, layer_matrices, plan_offload
-from quire.runtime.open_model import OpenModel, open_model
+from quire.runtime.open_model import OpenModel, find_model, open_model
 from quire.runtime.placement import place_weights
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.vision import LoadedVision, plan_vision
+from quire.runtime.wrapped import is_wrapped, load_wrapped
 from quire.weights.pack_cache import describe_files
 
 __all__ = [
@@ -58,8 +60,7 @@ class LoadedModel:
     """
 
     directory: Path
-    spec: ModelSpec
-    program: Program
+    spec: ServedSpec
     executable: Executable
     ropes: RopeTables
     memory: MemoryPlan
@@ -77,7 +78,13 @@ def load_model(config: EngineConfig) -> LoadedModel:
     does not fit, ConfigError for an option that cannot be honoured.
     """
     machine = inspect_machine()
-    model = open_model(config, config.threads or machine.cores)
+    directory = find_model(config)
+    if is_wrapped(config, directory):
+        found = load_wrapped(config, directory, machine)
+        ropes = RopeTables((), 0)
+        parts = found.spec, found.executable, ropes, found.memory, machine, found.fingerprint
+        return LoadedModel(directory, *parts)
+    model = open_model(config, directory, config.threads or machine.cores)
     spec, weights, backend = model.spec, model.weights, choose_backend(config)
     layout, room = kv_layout(config, spec), room_of(backend, config, machine, weights, spec)
     compiler = _Compiler(config, spec, weights, backend, room.logit_rows)
@@ -100,7 +107,6 @@ def load_model(config: EngineConfig) -> LoadedModel:
     return LoadedModel(
         model.directory,
         spec,
-        program,
         executable,
         ropes,
         memory,

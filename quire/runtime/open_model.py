@@ -54,13 +54,12 @@ class OpenModel:
     scheme: str
 
 
-def open_model(config: EngineConfig, threads: int) -> OpenModel:
-    """The model that a config names.
+def open_model(config: EngineConfig, directory: Path, threads: int) -> OpenModel:
+    """The model in a directory, as a config wants it.
 
     threads: for packing weights, where they are not packed yet.  Raises ModelError or
     CheckpointError for what is wrong with it, ConfigError for options that it refuses.
     """
-    directory = find_model(config)
     spec, quantization = read_config(config, directory)
     values = {**_read_values(directory), **config.hf_overrides}
     spec, pooling = pooling_of(config.task, spec, directory, values)

@@ -43,11 +43,10 @@ class VisionEncoder:
     An image is computed alone and whole, so nothing beside it can change its rows.
     """
 
-    def __init__(self, executable: Executable, ropes: RopeTables) -> None:
+    def __init__(self, executable: Executable, ropes: RopeTables, num_blocks: int) -> None:
         self._executable = executable
         self._ropes = ropes
-        blocks = -(-executable.program.limits.tokens // BLOCK)
-        self._block_table = np.arange(blocks, dtype=np.int32)[None]
+        self._block_table = np.arange(num_blocks, dtype=np.int32)[None]
 
     def encode(self, image: Image) -> Float32:
         """[num_tokens, E]: what the language model reads in place of embeddings."""
@@ -101,7 +100,7 @@ class VisionPlan:
         tower, patches = self.vision.tower, self.program.limits.tokens
         ropes = RopeTables(tower.ropes, 0)
         cache = KvCache(_cache_layout(tower), _num_blocks(self.program))
-        encoder = VisionEncoder(bound(self.program, cache, ropes), ropes)
+        encoder = VisionEncoder(bound(self.program, cache, ropes), ropes, cache.num_blocks)
         pixels, step = self.rules.max_pixels, self.rules.step
         line = (
             f"images: scaled to {pixels / 1e6:.3g} million pixels, "

@@ -52,6 +52,7 @@ async def show_server_info(state: ServerState, request: Request) -> Response:
             "model": {
                 "name": info.name,
                 "fingerprint": info.fingerprint,
+                "implementation": info.implementation,
                 "max_model_len": info.max_model_len,
                 "vocab_size": info.vocab_size,
                 "num_kv_blocks": info.num_kv_blocks,

@@ -24,4 +24,4 @@ async def show_model(state: ServerState, request: Request) -> Response:
 
 def _card(state: ServerState, name: str) -> ModelCard:
     info = state.engine.info
-    return ModelCard(name, state.started, info.name, info.max_model_len)
+    return ModelCard(name, state.started, info.name, info.max_model_len, info.implementation)

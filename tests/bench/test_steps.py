@@ -42,7 +42,7 @@ def test_ops_and_python_make_a_step(
 
     executable = assembly.model.executable
     assert isinstance(executable, NativeExecutable)
-    rows = op_rows(assembly.model.program, executable.weights, 2, workload, profile.best_op_s)
+    rows = op_rows(executable.program, executable.weights, 2, workload, profile.best_op_s)
     assert sum(row.seconds for row in rows) == pytest.approx(profile.best_op_s.sum())
     assert sum(row.count for row in rows) == len(profile.best_op_s)
     linears = [row for row in rows if row.name.startswith("MatMul")]

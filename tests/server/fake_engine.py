@@ -66,6 +66,7 @@ class FakeInfo:
     num_kv_blocks: int = 100
     block_tokens: int = 16
     fingerprint: str = "0123456789abcdef"
+    implementation: str = "quire"
     lines: tuple[str, ...] = ("a fake",)
 
 

@@ -86,6 +86,7 @@ async def test_models(connect: Connect) -> None:
     assert listed["object"] == "list"
     assert [card["id"] for card in listed["data"]] == ["a", "b/c"]
     assert listed["data"][0]["max_model_len"] == 4096
+    assert listed["data"][0]["implementation"] == "quire"
     assert (await client.get("/v1/models/b/c")).json()["root"] == "fake/model"
     fault(await client.get("/v1/models/d"), 404, "model")
     assert (await client.post("/v1/completions", json=BODY)).json()["model"] == "a"

@@ -10,12 +10,16 @@ __all__ = ["ErrorAnswer", "ErrorDetail", "ModelCard", "ModelList"]
 
 
 class ModelCard(Struct, frozen=True):
-    """One served name; max_model_len is the limit in effect, root the model it stands for."""
+    """One served name; max_model_len is the limit in effect, root the model it stands for.
+
+    implementation: whose code computes it: "quire", or "transformers", which is slower.
+    """
 
     id: str
     created: int
     root: str
     max_model_len: int
+    implementation: str
     owned_by: str = "quire"
     parent: None = None
     permission: tuple[dict[str, Any], ...] = ()
