@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.errors import CheckpointError
 from quire.llm import LLM
 from quire.quant.made_up import DummyMatrix
-from quire.runtime.open_model import open_model
+from quire.runtime.open_model import find_model, open_model
 from quire.sampling_params import SamplingParams
 from quire.weights import dummy
 from quire.weights.dummy import DummyCheckpoint
@@ -47,7 +47,7 @@ def test_codes(options: dict[str, Any]) -> None:
     config = EngineConfig(
         "demo", load_format="dummy", backend="torch", device="cpu", threads=1, **options
     )
-    model = open_model(config, 1)
+    model = open_model(config, find_model(config), 1)
     codes = {n: each for n, each in model.weights.items() if isinstance(each, DummyMatrix)}
     assert len(codes) >= 7 * len(model.spec.blocks)
     name, matrix = next(iter(codes.items()))
