@@ -26,9 +26,9 @@ def roof(
     context = workload.input + workload.output / 2 if decode else workload.input / 2
     tokens = workload.batch if decode else workload.batch * workload.input
     heads = workload.batch  # the head computes only the rows that are sampled
-    operations = tokens * (2 * shape.body_parameters + shape.attention_operations(context))
+    operations = tokens * (2 * shape.body_parameters(1) + shape.attention_operations(context))
     operations += heads * 2 * shape.head_parameters
-    weights = (shape.body_parameters + shape.head_parameters) * WEIGHT_BYTES[precision]
+    weights = (shape.body_parameters(tokens) + shape.head_parameters) * WEIGHT_BYTES[precision]
     kv = workload.batch * context * shape.kv_values * KV_BYTES[workload.int8_kv] if decode else 0.0
     reading = (weights + kv) / rates["read"]
     if precision in rates:

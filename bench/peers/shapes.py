@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+from quire.models.attention import LatentAttention
+from quire.models.feed_forward import MixtureOfExperts
+from quire.models.parts import parts
+from quire.models.registry import build_spec
+from quire.models.spec import ModelSpec
 
 __all__ = ["PRECISIONS", "SHAPES", "Precision", "Shape", "shape_names"]
 
@@ -36,31 +43,48 @@ class Shape:
         found: dict[str, Any] = json.loads((SHAPES / self.name / "config.json").read_text())
         return found
 
-    @property
-    def body_parameters(self) -> int:
-        """Weights of all layers' matrices."""
-        c = self.config
-        hidden, heads = c["hidden_size"], c["num_attention_heads"]
-        head_dim = c.get("head_dim") or hidden // heads
-        attention = 2 * hidden * head_dim * (heads + c["num_key_value_heads"])
-        layer: int = attention + 3 * hidden * c["intermediate_size"]
-        return layer * int(c["num_hidden_layers"])
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model that the config describes."""
+        return build_spec(self.config, strict=False)
+
+    @cached_property
+    def _matrices(self) -> Mapping[str, int]:
+        """Matrix of a linear layer → its weights; experts among them."""
+        shapes = {linear.weight.name: linear.weight.shape for linear in self.spec.linears()}
+        return {name: math.prod(shape) for name, shape in shapes.items()}
 
     @property
     def head_parameters(self) -> int:
         """Weights of the matrix that gives the logits."""
-        return int(self.config["hidden_size"]) * int(self.config["vocab_size"])
+        return self._matrices[self.spec.head.weight.name]
+
+    def body_parameters(self, tokens: float) -> float:
+        """Weights of the layers' matrices that so many tokens meet, each with other experts."""
+        experts = sum(self._matrices[name] for name in self.spec.expert_matrices)
+        always = sum(self._matrices.values()) - self.head_parameters - experts
+        mixture = next(parts(self.spec, MixtureOfExperts), None)
+        if mixture is None:
+            return always
+        missed = 1 - mixture.router.top_k / len(mixture.experts)
+        return always + experts * (1 - math.pow(missed, tokens))
 
     @property
     def kv_values(self) -> int:
         """Numbers one token leaves in the KV cache."""
-        c = self.config
-        head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-        return 2 * int(c["num_hidden_layers"]) * int(c["num_key_value_heads"]) * int(head_dim)
+        return sum(
+            each.rank + each.rope.dims
+            if isinstance(each, LatentAttention)
+            else 2 * each.kv_heads * each.head_dim
+            for each in self.spec.attentions
+        )
 
     def attention_operations(self, context: float) -> float:
         """Multiplications and additions of one token's attention over a context."""
-        c = self.config
-        head_dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-        width: int = c["num_attention_heads"] * head_dim
-        return 4.0 * int(c["num_hidden_layers"]) * width * context
+        widths = (
+            each.heads * (2 * each.rank + each.rope.dims)
+            if isinstance(each, LatentAttention)
+            else 2 * each.heads * each.head_dim
+            for each in self.spec.attentions
+        )
+        return 2.0 * sum(widths) * context

@@ -84,6 +84,17 @@ def test_results_survive_a_file_and_a_later_run_replaces_its_cells(tmp_path):
     assert Results.load(tmp_path / "missing.json") == Results()
 
 
+def test_a_step_reads_the_experts_that_its_tokens_meet():
+    granite = Shape("granite-1b-a400m")
+    layers, expert = 24, 3 * 1024 * 512
+    always = layers * (2 * 1024 * 1024 + 2 * 512 * 1024)
+    assert granite.body_parameters(1) == pytest.approx(always + layers * 8 * expert)
+    assert granite.body_parameters(1e6) == pytest.approx(always + layers * 32 * expert)
+    deepseek = Shape("deepseek-6-layers")
+    assert deepseek.kv_values == 6 * (512 + 64)
+    assert deepseek.attention_operations(100) == 6 * 100 * 16 * (2 * 512 + 64) * 2
+
+
 def test_roofs_are_memory_at_one_row_and_arithmetic_at_many():
     one, many, prefill = chosen(["decode-1", "decode-32", "prefill"])[1:] + [chosen(["prefill"])[0]]
     rates = {"read": 31.6e9, "bf16": 150e9}

@@ -57,7 +57,7 @@ def main() -> None:
 def _generate(llm: LLM, batch: int, length: int, output: int) -> Any:
     """New random prompts each time, so that no prefix is in the cache."""
     source = random.Random(length)
-    prompts = [[source.randrange(256, 100_000) for _ in range(length)] for _ in range(batch)]
+    prompts = [[source.randrange(256, 49_000) for _ in range(length)] for _ in range(batch)]
     params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True)
     return llm.generate(prompts, params, use_tqdm=False)
 

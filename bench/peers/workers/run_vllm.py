@@ -33,7 +33,7 @@ def _seconds(llm: Any, batch: int, length: int, output: int) -> float:
 
     source = random.Random(length)
     prompts = [
-        {"prompt_token_ids": [source.randrange(256, 100_000) for _ in range(length)]}
+        {"prompt_token_ids": [source.randrange(256, 49_000) for _ in range(length)]}
         for _ in range(batch)
     ]
     params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True, detokenize=False)
