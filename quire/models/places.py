@@ -58,9 +58,10 @@ class Layout:
     """How a checkpoint differs from Llama's names; modules are names of weights without an ending.
 
     layer: what stands before the modules of a layer, "{}" being its number.  names: module → what
-    the checkpoint calls it, those of a layer without what stands before them.  fused: module of the
-    checkpoint → the modules whose rows it holds, one after another.  groups: of those, the ones
-    that hold them in so many runs: the first part of each, the second part of each, and so on.
+    the checkpoint calls it, and with it the modules in it; those of a layer without what stands
+    before them.  fused: module of the checkpoint → the modules whose rows it holds, one after
+    another.  groups: of those, the ones that hold them in so many runs: the first part of each, the
+    second part of each, and so on.
     unit_rows: modules whose rows are divided by their length.
     """
 

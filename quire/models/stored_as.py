@@ -42,10 +42,19 @@ def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -
             rows = _rows(sizes, names.index(weight.name), layout.groups.get(fused, 1))
             shape = (sum(sizes), *weight.shape[1:])
             return Place(f"{layer}{fused}.{ending}", shape, rows=rows, unit_rows=unit_rows)
-    name = f"{layer}{layout.names.get(module, module)}.{ending}"
+    name = f"{layer}{_renamed(module, layout)}.{ending}"
     if name == weight.name and not unit_rows:
         return None
     return Place(name, weight.shape, unit_rows=unit_rows)
+
+
+def _renamed(module: str, layout: Layout) -> str:
+    """The module's name there, by its own or by the longest that it stands in."""
+    front, behind = module, ""
+    while front and front not in layout.names:
+        front, dot, last = front.rpartition(".")
+        behind = f"{dot}{last}{behind}"
+    return layout.names[front] + behind if front else module
 
 
 def _rows(sizes: list[int], index: int, groups: int) -> Rows:

@@ -14,7 +14,7 @@ from functools import singledispatch
 from typing import Any, TypeVar
 
 from quire.errors import ConfigError
-from quire.models.recurrent import GatedDeltaNet
+from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.spec import (
     Attention,
     Embedding,
@@ -203,6 +203,29 @@ def _(part: GatedDeltaNet, division: _Division) -> GatedDeltaNet:
     own["key_heads"] = division.count("key heads", part.key_heads)
     own["heads"] = division.count("value heads", part.heads)
     return GatedDeltaNet(**own)
+
+
+@_divide_part.register
+def _(part: Mamba2, division: _Division) -> Mamba2:
+    """Whole groups of heads, each with its norm; of one group every rank has keys and queries."""
+    shared = ("key", "query", "norm", "convolution") if part.key_heads == 1 else ()
+    groups = 1 if shared else division.count("groups of Mamba heads", part.key_heads)
+    heads = division.count("Mamba heads", part.heads)
+    own = {
+        name: _divided(getattr(part, name), division)
+        for name in part.__dataclass_fields__
+        if name not in shared
+    }
+    own |= {"heads": heads, "key_heads": groups, "norm_groups": groups}
+    if not shared:
+        return Mamba2(**own)
+    taken, convolution = {name: getattr(part, name) for name in shared}, part.convolution
+    taken["convolution"] = replace(
+        convolution,
+        weights=(_divided(convolution.weights[0], division), *convolution.weights[1:]),
+        biases=(*_divided(convolution.biases[:1], division), *convolution.biases[1:]),
+    )
+    return Mamba2(**own | taken)
 
 
 @_divide_part.register

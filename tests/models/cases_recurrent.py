@@ -44,6 +44,14 @@ GRANITE: dict[str, Any] = {
     "attention_multiplier": 0.2,
 }
 
+BAMBA: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "num_hidden_layers": 3,
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 16,
+}
 NEMOTRON: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if key != "num_hidden_layers"},
     "pad_token_id": 0,
@@ -52,6 +60,17 @@ NEMOTRON: dict[str, Any] = {
     "mamba_head_dim": 12,
     "ssm_state_size": 24,
     "n_groups": 2,
+}
+
+
+NEMOTRON_EXPERTS: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "moe_shared_expert_intermediate_size": 56,
+    "routed_scaling_factor": 2.5,
+    "n_group": 4,
+    "topk_group": 2,
 }
 
 
@@ -88,7 +107,35 @@ CASES: tuple[Case, ...] = (
         },
     ),
     Case("qwen3.5-experts", "qwen3_5_moe_text", {**HYBRID, **EXPERTS}),
+    Case(
+        "qwen3.5-experts-normalised",
+        "qwen3_5_moe_text",
+        {**HYBRID, **EXPERTS, "num_experts_per_tok": 4, "linear_num_value_heads": 2},
+    ),
+    Case(
+        "qwen3.5-experts-order",
+        "qwen3_5_moe_text",
+        {
+            **HYBRID,
+            **EXPERTS,
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "linear_attention"],
+            "tie_word_embeddings": True,
+            "num_experts": 3,
+        },
+    ),
     Case("qwen3.5", "qwen3_5_text", HYBRID),
+    Case(
+        "qwen3.5-order",
+        "qwen3_5_text",
+        {
+            **HYBRID,
+            "num_hidden_layers": 2,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_conv_kernel_dim": 2,
+            "attention_bias": True,
+        },
+    ),
     Case("granite-h", "granitemoehybrid", GRANITE),
     Case(
         "granite-h-experts",
@@ -110,15 +157,30 @@ CASES: tuple[Case, ...] = (
     Case(
         "bamba",
         "bamba",
+        {**BAMBA, "attn_layer_indices": [1], "attention_bias": True},
+    ),
+    Case(
+        "bamba-groups",
+        "bamba",
         {
-            **TINY,
-            "pad_token_id": 0,
-            "num_hidden_layers": 3,
-            "attn_layer_indices": [1],
-            "mamba_n_heads": 4,
-            "mamba_d_head": 32,
-            "mamba_d_state": 16,
-            "attention_bias": True,
+            **BAMBA,
+            "attn_layer_indices": [0, 2],
+            "mamba_n_groups": 2,
+            "mamba_proj_bias": True,
+            "mamba_d_conv": 3,
+            "mlp_bias": True,
+        },
+    ),
+    Case(
+        "bamba-plain",
+        "bamba",
+        {
+            **BAMBA,
+            "attn_layer_indices": [2],
+            "mamba_conv_bias": False,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-3,
         },
     ),
     nemotron("nemotron-h", "M-M*-"),
@@ -135,5 +197,6 @@ CASES: tuple[Case, ...] = (
         time_step_min=0.2,
         time_step_limit=[0.2, float("inf")],
     ),
+    nemotron("nemotron-h-experts", "ME*M-", **NEMOTRON_EXPERTS),
     Case("qwen3.5-tied", "qwen3_5_text", {**HYBRID, "tie_word_embeddings": True}),
 )

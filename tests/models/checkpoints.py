@@ -56,6 +56,17 @@ CASES: tuple[Case, ...] = (
     _llama("llama-gelu", hidden_act="gelu_pytorch_tanh"),
     Case("mistral-window", "mistral", {**BASE, "head_dim": 16, "sliding_window": 8}),
     Case("mistral-no-window", "mistral", {**BASE, "head_dim": 16, "sliding_window": None}),
+    Case(
+        "mistral-nemo",
+        "mistral",
+        {
+            **BASE,
+            "head_dim": 8,
+            "sliding_window": None,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+    ),
     Case("qwen2", "qwen2", BASE),
     Case(
         "qwen2-windows",
@@ -64,6 +75,7 @@ CASES: tuple[Case, ...] = (
     ),
     Case("qwen2-yarn", "qwen2", {**BASE, **YARN}),
     Case("qwen3", "qwen3", {**BASE, "head_dim": 32}),
+    Case("qwen3-yarn", "qwen3", {**BASE, "head_dim": 8, "attention_bias": True, **YARN}),
     Case("qwen3-tied", "qwen3", {**BASE, "head_dim": 32, "tie_word_embeddings": True}),
     *cases_dense.CASES,
     *cases_recurrent.CASES,

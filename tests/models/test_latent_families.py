@@ -110,6 +110,9 @@ KINDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
     "glm4_moe_lite": (
         EXPERTS | {"mlp_layer_types": ["dense", "sparse"], "routed_scaling_factor": 1.8},
+        EXPERTS | {"mlp_layer_types": ["sparse"] * 2, "norm_topk_prob": False, **GROUPS}
+        | _yarn(1.0, 1.0),
+        EXPERTS | {"mlp_layer_types": ["dense", "dense", "sparse"], "n_shared_experts": 2},
     ),
 }  # fmt: skip
 CASES = tuple(

@@ -102,6 +102,14 @@ def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
     assert len(seen) >= 5
 
 
+def test_steps_of_nemotron_h_are_bound_by_one_key() -> None:
+    """time_step_min is of the training; transformers takes it for the least step all the same."""
+    plain = tiny("NemotronHForCausalLM", time_step_min=0.5, time_step_floor=0.5)
+    bound = tiny("NemotronHForCausalLM", time_step_min=0.5, time_step_limit=[0.25, 2.0])
+    for spec, steps in ((plain, (0.0, float("inf"))), (bound, (0.25, 2.0))):
+        assert {(each.least_step, each.most_step) for each in spec.recurrent} == {steps}
+
+
 def tiny(architecture: str, **changes: Any) -> ModelSpec:
     given = {**load_families()[architecture].tiny, "architectures": [architecture], **changes}
     return build_spec(given)
@@ -135,7 +143,7 @@ def test_only_layers_with_attention_have_a_cache(architecture: str) -> None:
         (HYBRIDS[2], {"position_embedding_type": "alibi"}, "alibi"),
         (HYBRIDS[2], {"layer_types": ["mamba"] * 4}, "no attention layer"),
         (HYBRIDS[3], {"hybrid_override_pattern": "MM--"}, "no attention"),
-        (HYBRIDS[3], {"hybrid_override_pattern": "ME*-"}, "moe are not computed"),
+        (HYBRIDS[3], {"hybrid_override_pattern": "MX*-"}, "X are not computed"),
         (HYBRIDS[3], {"num_hidden_layers": 5}, "of 6 layers"),
         (HYBRIDS[3], {"mamba_proj_bias": True}, "use_bias is not"),
     ],

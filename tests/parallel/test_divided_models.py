@@ -138,6 +138,19 @@ def test_the_parts_make_the_whole(family: str) -> None:
         assert held[0] is None or marks.max() == 1, weight.name
 
 
+@pytest.mark.parametrize("family", [f for f in FAMILIES if tiny(f).recurrent])
+def test_a_rank_carries_its_part_of_the_states(family: str) -> None:
+    spec = tiny(family)
+    carried = [divide(spec, Rank(index, 2)).spec.state_floats for index in range(2)]
+    assert carried[0] == carried[1] < 0.6 * spec.state_floats
+
+
+def test_groups_of_mamba_heads_stay_whole() -> None:
+    with pytest.raises(ConfigError, match="2 groups of Mamba heads cannot be divided by 4 ranks"):
+        divide(tiny("NemotronHForCausalLM", num_key_value_heads=4), Rank(0, 4))
+    agree(tiny("BambaForCausalLM", num_key_value_heads=4), tensor=4)
+
+
 def test_heads_that_do_not_divide_are_refused() -> None:
     spec = tiny("LlamaForCausalLM")
     with pytest.raises(ConfigError, match=r"4 query heads cannot be divided by 3 ranks"):

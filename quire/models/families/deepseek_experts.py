@@ -50,20 +50,16 @@ METHODS = {
 """By the values of topk_method."""
 
 
-def deepseek_experts(
-    config: ConfigReader, choice: Choice = METHODS["greedy"], dense_layers: int = 0
-) -> MlpMaker:
+def deepseek_experts(config: ConfigReader, choice: Choice = METHODS["greedy"]) -> MlpMaker:
     """A dense MLP in the first layers, then experts that a token chooses beside the shared ones.
 
-    choice: the default of topk_method.  dense_layers: the default of first_k_dense_replace.
+    choice: the default of topk_method.
     """
     count = expert_count(config, "n_routed_experts", "num_local_experts")
     shared = config.integer("n_shared_experts", 0)
     width, inner = config.positive("hidden_size"), config.positive("moe_intermediate_size")
-    first, step = (
-        config.integer("first_k_dense_replace", dense_layers),
-        config.positive("moe_layer_freq", 1),
-    )
+    first = config.integer("first_k_dense_replace", 0)
+    step = config.positive("moe_layer_freq", 1)
     kind, top_k = activation(config), config.positive("num_experts_per_tok")
     choice = _choice(config, choice)
     fields = _fields(config, choice)

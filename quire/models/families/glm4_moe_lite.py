@@ -24,18 +24,20 @@ del TINY_LITE["first_k_dense_replace"]
 def glm4_moe_lite(config: ConfigReader) -> ModelSpec:
     """GLM-4.7-Flash."""
     interleaved = config.flag("rope_interleave", True)
+    experts = config.renamed({}, first_k_dense_replace=_dense_layers(config))
     return decoder(
         config,
         attention=latent_attention(config, "interleaved" if interleaved else "half"),
-        mlp=deepseek_experts(config, METHODS["noaux_tc"], _dense_layers(config)),
+        mlp=deepseek_experts(experts, METHODS["noaux_tc"]),
         unused=next_token_layers(config),
     )
 
 
 def _dense_layers(config: ConfigReader) -> int:
     """How many layers from the first on have no experts."""
-    layers = num_layers(config)
-    kinds = config.get("mlp_layer_types", ["dense"] + ["sparse"] * (layers - 1))
+    layers, first = num_layers(config), config.integer("first_k_dense_replace", 1)
+    default = ["dense" if layer < first else "sparse" for layer in range(layers)]
+    kinds = config.get("mlp_layer_types", default)
     dense = kinds.count("dense") if isinstance(kinds, list) else 0
     if kinds != ["dense"] * dense + ["sparse"] * (layers - dense):
         raise ModelError(

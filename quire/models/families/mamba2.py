@@ -91,13 +91,22 @@ def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
     width, heads = sizes.width, sizes.heads
     values, keys = heads * sizes.value_dim, sizes.key_heads * sizes.key_dim
     rows = {"z": values, "x": values, "b": keys, "c": keys, "dt": heads}
+    units = {"z": sizes.value_dim, "x": sizes.value_dim, "b": sizes.key_dim, "c": sizes.key_dim}
     made = {
-        name: parts.linear(f"{prefix}{name}_proj", count, width, None, sizes.bias)
+        name: parts.linear(
+            f"{prefix}{name}_proj", count, width, "rows", sizes.bias, units.get(name, 1)
+        )
         for name, count in rows.items()
     }
-    convolved = [(f"{prefix}{name}_conv", rows[name]) for name in "xbc"]
-    weights = tuple(Weight(f"{name}.weight", (count, 1, sizes.taps)) for name, count in convolved)
-    biases = tuple(Weight(f"{name}.bias", (count,)) for name, count in convolved)
+
+    def convolving(ending: str, *taps: int) -> tuple[Weight, ...]:
+        return tuple(
+            Weight(f"{prefix}{name}_conv.{ending}", (rows[name], *taps), "rows", units[name])
+            for name in "xbc"
+        )
+
+    weights, biases = convolving("weight", 1, sizes.taps), convolving("bias")
+    norm = Weight(prefix + "norm.weight", (values,), "rows", values // sizes.key_heads)
     return Mamba2(
         gate=made["z"],
         value=made["x"],
@@ -105,12 +114,14 @@ def mamba2(sizes: Mamba2Config, prefix: str) -> Mamba2:
         query=made["c"],
         step=made["dt"],
         convolution=Convolution(weights, sizes.taps, biases if sizes.conv_bias else ()),
-        decay_log=Weight(prefix + "A_log", (heads,)),
-        step_bias=Weight(prefix + "dt_bias", (heads,)),
-        skip=Weight(prefix + "D", (heads,)),
-        norm=Norm(Weight(prefix + "norm.weight", (values,)), sizes.eps),
+        decay_log=Weight(prefix + "A_log", (heads,), "rows"),
+        step_bias=Weight(prefix + "dt_bias", (heads,), "rows"),
+        skip=Weight(prefix + "D", (heads,), "rows"),
+        norm=Norm(norm, sizes.eps),
         norm_groups=sizes.key_heads,
-        output=parts.linear(prefix + "out_proj", width, values, None, sizes.bias),
+        output=parts.linear(
+            prefix + "out_proj", width, values, "columns", sizes.bias, sizes.value_dim
+        ),
         key_heads=sizes.key_heads,
         heads=heads,
         key_dim=sizes.key_dim,

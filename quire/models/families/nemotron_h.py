@@ -5,16 +5,26 @@ Source: the config of NemotronHForCausalLM in transformers; arXiv:2504.03624.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
 from quire.models.families.decoder import TINY, decoder, grouped_attention, rms_norm
+from quire.models.families.experts import expert_count, router
 from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, time_step_limit
 from quire.models.places import Layout
 from quire.models.registry import family
-from quire.models.spec import MLP, ModelSpec, TokenMixer
+from quire.models.spec import (
+    ExpertGroups,
+    FeedForward,
+    GatedMLP,
+    MixtureOfExperts,
+    ModelSpec,
+    TokenMixer,
+    Weight,
+)
 from quire.models.stored_as import stored_as
 
 __all__ = ["nemotron_h"]
@@ -44,6 +54,7 @@ LAYOUT = Layout(
         "mamba.out_proj": "mixer.out_proj",
         **{f"self_attn.{each}_proj": f"mixer.{each}_proj" for each in "qkvo"},
         **{f"mlp.{each}_proj": f"mixer.{each}_proj" for each in ("up", "down")},
+        "mlp": "mixer",
     },
     fused={name.replace("mamba", "mixer", 1): parts for name, parts in FUSED.items()},
 )
@@ -52,21 +63,25 @@ OF_OTHERS = (
     *("time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype"),
     *("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"),
     *("chunk_size", "expand"),
-    *("n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size"),
-    *("moe_shared_expert_intermediate_size", "moe_latent_size", "moe_shared_expert_overlap"),
-    *("routed_scaling_factor", "n_group", "topk_group", "norm_topk_prob"),
+    *("n_shared_experts", "moe_shared_expert_overlap"),
 )
-"""Keys of training, of other programs, of layers that guess ahead and of experts."""
+"""Keys of training, of other programs, of layers that guess ahead, and of what sizes say too."""
+OF_EXPERTS = (
+    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_latent_size"),
+    *("moe_shared_expert_intermediate_size", "routed_scaling_factor", "n_group", "topk_group"),
+    "norm_topk_prob",
+)
+"""Keys without effect where no layer has experts."""
 
 
 @family("NemotronHForCausalLM", tiny=TINY_NEMOTRON)
 def nemotron_h(config: ConfigReader) -> ModelSpec:
-    """Nemotron-H and Nemotron Nano 2, the models without experts."""
+    """Nemotron-H, Nemotron Nano 2, and Nemotron 3 Nano, which has experts."""
     kinds = _kinds(config)
-    for key in OF_OTHERS:
+    for key in (*OF_OTHERS, *(() if "moe" in kinds else OF_EXPERTS)):
         config.get(key)
     config = config.renamed({}, num_hidden_layers=len(kinds))
-    width, inner = config.positive("hidden_size"), config.positive("intermediate_size")
+    width = config.positive("hidden_size")
     bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     activation = parts.activation(config, "mlp_hidden_act", "relu2")
     sizes, ropes = _sizes(config), [None] * len(kinds)
@@ -77,14 +92,56 @@ def nemotron_h(config: ConfigReader) -> ModelSpec:
             return mamba2(sizes, prefix.removesuffix("self_attn.") + "mamba.")
         return attention(layer, prefix) if kinds[layer] == "attention" else None
 
-    def mlp(layer: int, prefix: str) -> MLP | None:
+    mixture = _experts(config) if "moe" in kinds else None
+
+    def mlp(layer: int, prefix: str) -> FeedForward | None:
+        if kinds[layer] == "moe" and mixture is not None:
+            return mixture(layer, prefix)
         if kinds[layer] != "mlp":
             return None
+        inner = config.positive("intermediate_size")
         return parts.plain_mlp(prefix, width, inner, mlp_bias, activation)
 
     norm = rms_norm(config.renamed({"rms_norm_eps": "layer_norm_epsilon"}), eps=1e-5)
     spec = decoder(config, attention=mixer, mlp=mlp, norm=norm, unused=("mtp.",))
     return stored_as(spec, LAYOUT)
+
+
+def _experts(config: ConfigReader) -> Callable[[int, str], MixtureOfExperts]:
+    """Experts without a gate, chosen as DeepSeek-V3 does, and one that all tokens meet."""
+    for key, known in (("moe_latent_size", None), ("mlp_bias", False), ("mlp_hidden_act", "relu2")):
+        if config.get(key, known) != known:
+            raise ModelError(
+                f"{config.architecture}: {key} {config.get(key)!r} is not computed with experts"
+            )
+    count, width = expert_count(config, "n_routed_experts"), config.positive("hidden_size")
+    inner = config.positive("moe_intermediate_size", 7688)
+    shared = config.positive("moe_shared_expert_intermediate_size", 7688)
+    top_k = config.positive("num_experts_per_tok", 2)
+    fields: dict[str, Any] = {
+        "scoring": "sigmoid",
+        "normalised": config.flag("norm_topk_prob", True),
+        "scale": config.number("routed_scaling_factor", 1.0, low=1e-6, high=1e6),
+        "groups": ExpertGroups(
+            config.positive("n_group", 1), config.positive("topk_group", 1), "top2_sum"
+        ),
+    }
+
+    def mixture(layer: int, prefix: str) -> MixtureOfExperts:
+        bias = Weight(prefix + "gate.e_score_correction_bias", (count,))
+        return MixtureOfExperts(
+            router(config, prefix + "gate", count, top_k, selection_bias=bias, **fields),
+            tuple(_squared(f"{prefix}experts.{e}.", width, inner) for e in range(count)),
+            _squared(prefix + "shared_experts.", width, shared),
+        )
+
+    return mixture
+
+
+def _squared(prefix: str, width: int, inner: int) -> GatedMLP:
+    """relu(u)^2 is relu(u) * u: what an expert without a gate does, as one that is its own."""
+    plain = parts.plain_mlp(prefix, width, inner, False, "relu_squared")
+    return GatedMLP(plain.up, plain.up, plain.down, "relu")
 
 
 def _sizes(config: ConfigReader) -> Mamba2Config:
@@ -109,16 +166,16 @@ def _sizes(config: ConfigReader) -> Mamba2Config:
 
 
 def _kinds(config: ConfigReader) -> list[str]:
-    """What each layer is: mamba, attention or mlp."""
+    """What each layer is: mamba, attention, mlp or moe."""
     pattern, kinds = config.get("hybrid_override_pattern"), config.get("layers_block_type")
     if kinds is None and isinstance(pattern, str):
         kinds = [PATTERN.get(letter, letter) for letter in pattern]
     kinds = [KINDS.get(each, each) for each in kinds] if isinstance(kinds, list) else []
-    unknown = sorted({str(each) for each in kinds} - {"mamba", "attention", "mlp"})
+    unknown = sorted({str(each) for each in kinds} - {"mamba", "attention", "mlp", "moe"})
     if unknown:
         raise ModelError(
             f"{config.architecture}: layers of {', '.join(unknown)} are not computed here; mamba "
-            "(M), attention (*) and mlp (-) are"
+            "(M), attention (*), mlp (-) and moe (E) are"
         )
     if "attention" not in kinds or "mamba" not in kinds:
         raise ModelError(

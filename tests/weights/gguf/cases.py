@@ -189,6 +189,7 @@ CASES = (
     }),
     Case("minimax-m2", "MiniMaxM2ForCausalLM", {
         "num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 8, "rotary_dim": 4,
+        "scoring_func": "sigmoid",
     }),
     Case("mistral3", "Ministral3ForCausalLM", {
         "head_dim": 8, "rope_parameters": MISTRAL, "model_type": "ministral3",
@@ -198,7 +199,9 @@ CASES = (
         "num_hidden_layers": 4, "sliding_window": 8, "layer_types":
         ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
     }),
-    Case("olmoe", "OlmoeForCausalLM", {"num_experts": 6, "num_experts_per_tok": 3}),
+    Case("olmoe", "OlmoeForCausalLM", {
+        "num_experts": 6, "num_experts_per_tok": 3, "num_key_value_heads": 4,
+    }),
     Case("phi3", "Phi3ForCausalLM", {
         "rope_scaling": LONGROPE, "original_max_position_embeddings": 64, "sliding_window": 8,
     }),
