@@ -1,19 +1,24 @@
-"""What the Triton kernels do on the GPU at hand: whether they are right, and how fast.
+"""What the GPU at hand does: whether its kernels are right, how fast they are, and whole models.
 
-    python -m bench.gpu PART [--results FILE]      ceilings, correctness, kernels, tune, show
+    python -m bench.gpu PART [--results FILE] [--minutes 8]
+    python -m bench.gpu decode --device cpu --shape tiny      to see that it works, without a GPU
 
-Each part takes some minutes at most, and writes what it finds to the file as it finds it: a part
-that was cut off goes on where it was.  Weights and inputs are made on the device.  ceilings
+ceilings, correctness, kernels, tune     of the Triton kernels; only on a GPU
+decode, prefill, serve, start            of whole models with random weights; see gpu_end_to_end
+show, table                              what was found, here and in docs/performance.md
+
+A part writes what it finds to the file as it finds it, and begins nothing new when its minutes are
+over: run again, it goes on where it was.  Weights and inputs are made on the device.  ceilings
 measures what the others are compared with: bytes a second of a copy, operations a second of
-torch's own product.  Without a GPU it says so and does nothing.
+torch's own product.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +26,7 @@ from typing import Any
 
 import torch
 
+from bench.gpu_results import Results
 from quire.backends.torch.triton.launcher import Launcher, architecture_of
 from quire.backends.torch.triton.tiles import TILES
 from quire.backends.torch.triton.tuner import (
@@ -36,40 +42,27 @@ COPY_BYTES, PRODUCT = 2 << 30, 8192
 SEEDS = 3
 
 
-class Results:
-    """A JSON file of findings by part and name, written after each of them."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.found: dict[str, dict[str, Any]] = (
-            json.loads(path.read_text()) if path.exists() else {}
-        )
-
-    def once(self, part: str, name: str, find: Callable[[], Any]) -> Any:
-        """What was found before, or else what find() finds."""
-        known = self.found.setdefault(part, {})
-        if name not in known:
-            known[name] = find()
-            partial = self.path.with_suffix(".part")
-            partial.write_text(json.dumps(self.found, indent=2) + "\n")
-            os.replace(partial, self.path)
-        print(part, name, json.dumps(known[name]), flush=True)
-        return known[name]
-
-
 def seconds(call: Callable[[], object]) -> float:
     """The median time of a call on the device, caches as the calls before left them."""
     for _ in range(WARM_UPS):
         call()
-    times = []
-    for _ in range(REPEATS):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        call()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1000)
-    return float(statistics.median(times))
+    clock = _device_seconds if torch.cuda.is_available() else _host_seconds
+    return float(statistics.median(clock(call) for _ in range(REPEATS)))
+
+
+def _device_seconds(call: Callable[[], object]) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def _host_seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def ceilings(results: Results, gpu: Launcher, device: torch.device) -> None:
@@ -86,6 +79,7 @@ def ceilings(results: Results, gpu: Launcher, device: torch.device) -> None:
         )
         return 2 * PRODUCT**3 / seconds(lambda: a @ b)
 
+    results.once("ceilings", "device", lambda: torch.cuda.get_device_name(device))
     results.once("ceilings", "bytes per second", copy)
     results.once("ceilings", "operations per second", product)
 
@@ -157,22 +151,38 @@ PARTS = {
     "tune": tune,
     "show": show,
 }
+WHOLE_MODELS = ("decode", "prefill", "serve", "start")
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("part", choices=[*PARTS, *WHOLE_MODELS, "table"])
     parser.add_argument("--results", type=Path, default=Path("gpu-results.json"))
-    arguments = parser.parse_args()
-    if not torch.cuda.is_available():
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--shape", default="llama-3-8b", help="or tiny")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args(argv)
+    results = Results(arguments.results, arguments.minutes * 60)
+    if arguments.part == "table":
+        from bench.gpu_table import write_page
+
+        write_page(arguments.page, results.found)
+    elif arguments.device == "cuda" and not torch.cuda.is_available():
         print("no GPU that torch can use: nothing was measured")
-        return
-    device = torch.device("cuda")
-    gpu = Launcher(architecture_of(device), kept_tiles(torch.cuda.get_device_name(device)))
-    PARTS[arguments.part](Results(arguments.results), gpu, device)
+    elif arguments.part in WHOLE_MODELS:
+        from bench import gpu_end_to_end
+
+        folder = arguments.results.absolute().with_suffix(".models")
+        getattr(gpu_end_to_end, arguments.part)(results, arguments.shape, arguments.device, folder)
+    else:
+        device = torch.device("cuda")
+        gpu = Launcher(architecture_of(device), kept_tiles(torch.cuda.get_device_name(device)))
+        PARTS[arguments.part](results, gpu, device)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,11 @@ class DummyTensor:
     start: int
 
     @property
+    def nbytes(self) -> int:
+        """Of the numbers."""
+        return math.prod(self.shape) * self.block.itemsize
+
+    @property
     def data(self) -> npt.NDArray[Any]:
         """The numbers; each time anew."""
         data = np.empty(math.prod(self.shape), self.block.dtype)

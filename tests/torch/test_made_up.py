@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from quire.backends.torch.made_up import made_up_bytes
 from quire.backends.torch.weights import Weights, sizes_on_device
@@ -20,6 +21,7 @@ from quire.weights.dummy import DummyCheckpoint
 from tests.torch.accelerators import Accelerator
 
 pytestmark = pytest.mark.oracle
+torch.set_num_threads(1)
 
 DEVICE = Accelerator(True)
 FP8 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -44,9 +46,8 @@ def test_floats_are_those_of_the_host(dtype: str, monkeypatch: pytest.MonkeyPatc
 )
 def test_codes(options: dict[str, Any]) -> None:
     """Repeatable, about as large as floats would be, and a model of them says something."""
-    config = EngineConfig(
-        "demo", load_format="dummy", backend="torch", device="cpu", threads=1, **options
-    )
+    settings = {"load_format": "dummy", "backend": "torch", "device": "cpu", "threads": 1}
+    config = EngineConfig("demo", **{**settings, **options})
     model = open_model(config, find_model(config), 1)
     codes = {n: each for n, each in model.weights.items() if isinstance(each, DummyMatrix)}
     assert len(codes) >= 7 * len(model.spec.blocks)
@@ -61,7 +62,7 @@ def test_codes(options: dict[str, Any]) -> None:
     assert sizes_on_device({name: matrix}, {name}, DEVICE)[name] < 1.2 * first.size
     with pytest.raises(CheckpointError, match="made up on a device"):
         matrix.float32()
-    llm = LLM("demo", **{"load_format": "dummy", "backend": "torch", "device": "cpu", **options})
+    llm = LLM("demo", **{**settings, **options})
     params = SamplingParams(temperature=0.0, max_tokens=4, ignore_eos=True)
     (output,) = llm.generate([[5, 6, 7]], params, use_tqdm=False)
     assert len(output.outputs[0].token_ids) == 4

@@ -63,10 +63,10 @@ def bind(loaded: Loaded, offloaded: Sequence[Sequence[str]]) -> TorchExecutable:
 
 
 def logits(executable: TorchExecutable) -> np.ndarray:
-    """Of a prompt, and of four more tokens step by step."""
+    """Of a prompt, and of two more tokens step by step."""
     ropes, table = RopeTables(executable.program.spec.ropes, 2), np.arange(24)[::-1].copy()
     found, start = [], 0
-    for count in (30, 1, 1, 1, 1):
+    for count in (9, 1, 1):
         tokens = np.random.default_rng(start).integers(3, 100, count).tolist()
         found.append(executable.logits(Batch.single(tokens, start, table, ropes.arrays)))
         start += count
@@ -79,7 +79,7 @@ def test_offloaded_is_not_offloaded(family: str, quantization: str, copies: None
     layers = layer_matrices(loaded.spec, dict.fromkeys(loaded.weights, 1))
     assert len(layers) == 5
     expected = logits(bind(loaded, ()))
-    for chosen in ((0, 1, 2, 3, 4), (0, 2, 4), (1, 2, 3, 4)):
+    for chosen in ((0, 1, 2, 3, 4), (0, 2, 4)):
         executable = bind(loaded, [layers[at] for at in chosen])
         np.testing.assert_array_equal(logits(executable), expected)
         assert f"matrices of {len(chosen)} layers" in executable.summary

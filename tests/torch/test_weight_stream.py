@@ -22,6 +22,7 @@ from tests.engine import test_packed_layouts as layouts
 from tests.torch.accelerators import Accelerator, make_lazy
 
 pytestmark = pytest.mark.oracle
+torch.set_num_threads(1)
 
 DEVICE = Accelerator(True)
 
