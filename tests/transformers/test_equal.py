@@ -14,6 +14,7 @@ from quire.backends.transformers.proof import prove
 from quire.ops.batch import Batch
 from tests.engine.test_invariance import random_world
 from tests.engine.test_slot_reuse import mixed_jobs
+from tests.models import cases_mixtures
 from tests.models.case import Case
 from tests.models.checkpoints import CASES, build_oracle, oracle_logits
 from tests.models.computing import Float32, Model, distance, load
@@ -24,7 +25,9 @@ pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)
 
 TOLERANCE = 1e-5
-OURS = tuple(case for case in CASES if case.name in ("llama", "qwen2-windows", "gemma2", "mixtral"))
+NAMES = ("llama", "qwen2-windows", "gemma2", "mixtral", "gpt-oss", "llama4-plain")
+OURS = tuple(case for case in (*CASES, *cases_mixtures.CASES) if case.name in NAMES)
+"""Windows, caps, sinks and chunks are among them."""
 TABLE = np.random.default_rng(5).permutation(24).tolist()
 
 Checkpoints = Callable[[Case], Path]

@@ -24,8 +24,13 @@ DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "f
 REFUSED = (
     ("bloom", {"hidden_size": 64, "n_layer": 2, "n_head": 4}, "attention is its own"),
     ("falcon", {**SMALL, "alibi": True}, "attention is its own"),
-    ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}, "recurrent layers"),
-    ("qwen3_next", {"num_hidden_layers": 4}, "recurrent layers"),
+    (
+        "mamba",
+        {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8},
+        "another kind .linear_",
+    ),
+    ("qwen3_next", {"num_hidden_layers": 4}, "another kind .linear_"),
+    ("llama4_text", {"num_hidden_layers": 4}, "scales queries"),
     ("llama", {**BASE, **DYNAMIC}, "depends on other texts"),
     ("t5", {"num_layers": 1}, "encoder"),
 )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.functional import pad
 from transformers import AttentionInterface
@@ -22,15 +24,13 @@ from quire.errors import ModelError
 from quire.ops.attention import PagedAttention
 from quire.ops.rope import KvWrite
 
-__all__ = ["NAME", "Layers", "Paged", "Survey", "attention"]
+__all__ = ["NAME", "Layers", "Paged", "Survey", "Vector", "attention"]
 
 NAME = "quire"
 """How transformers calls this kind of attention."""
 
 Layers = Mapping[int, PagedAttention]
 """id of an attention module → what it computes."""
-
-SINKS = "s_aux"
 
 
 def attention(
@@ -55,11 +55,32 @@ AttentionInterface.register(NAME, attention)
 AttentionMaskInterface.register(NAME, note_mask)
 
 
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A weight of one axis, float32: see StoredWeight."""
+
+    data: npt.NDArray[np.float32]
+    dtype: str = "F32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As numpy has it."""
+        return self.data.shape
+
+    def float32(self) -> npt.NDArray[np.float32]:
+        """The numbers."""
+        return self.data
+
+
 class Survey:
-    """Notes each layer's attention in a pass over one token, which sees nothing but itself."""
+    """Notes each layer's attention in a pass over one token, which sees nothing but itself.
+
+    sinks: by name, those of layers that have some.
+    """
 
     def __init__(self) -> None:
         self.layers: dict[int, PagedAttention] = {}
+        self.sinks: dict[str, Vector] = {}
 
     def note(
         self,
@@ -74,10 +95,11 @@ class Survey:
         """Raises ModelError for what paged attention does not compute."""
         if id(module) in self.layers:
             raise ModelError("it has a layer that attends twice")
-        if others.get(SINKS) is not None:
-            raise ModelError("it has attention sinks")
         window, chunk = sight_of(mask)
         dims = key.shape[3]
+        sinks = None if others.get("s_aux") is None else f"sinks of {len(self.layers)}"
+        if sinks is not None:
+            self.sinks[sinks] = Vector(others["s_aux"].detach().float().cpu().numpy().reshape(-1))
         self.layers[id(module)] = PagedAttention(
             len(self.layers),
             query.shape[1],
@@ -87,6 +109,7 @@ class Survey:
             window,
             chunk,
             others.get("softcap"),
+            sinks=sinks,
         )
 
     def attend(

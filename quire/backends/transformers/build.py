@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
+from quire.backends.executable import LoadedWeights
 from quire.backends.torch.arrays import DTYPES
 from quire.backends.torch.devices import Device
 from quire.backends.transformers.attention import NAME, Layers, Survey
@@ -22,19 +23,23 @@ __all__ = ["LIBRARIES", "WrappedModel", "build", "read_settings"]
 
 LIBRARIES = f"transformers {transformers.__version__}, torch {torch.__version__}"
 """What computes: the same libraries give the same bits."""
-STATEFUL = ("linear_attention", "mamba", "conv", "recurrent", "hybrid")
-"""What layer_types calls layers that carry a state."""
+PAGED = {"full_attention", "sliding_attention", "chunked_attention"}
+"""What layer_types calls layers that a paged cache serves; others carry a state or choose keys."""
 BY_LENGTH = ("dynamic", "longrope")
 """Rotations that depend on the longest text of a step."""
 
 
 @dataclass(frozen=True, slots=True)
 class WrappedModel:
-    """A model of transformers on a device; layers: its attention, in the order of computing."""
+    """A model of transformers on a device.
+
+    layers: its attention, in the order of computing.  sinks: weights that these name.
+    """
 
     spec: WrappedSpec
     module: Any
     layers: Layers
+    sinks: LoadedWeights
     device: Device
 
     @property
@@ -83,9 +88,10 @@ def read_settings(directory: Path, overrides: Mapping[str, Any]) -> Any:
         "it is quantized; take the original model",
     )
     text = settings.get_text_config()
-    kinds = set(getattr(text, "layer_types", None) or ())
-    stateful = sorted(kind for kind in kinds if kind.startswith(STATEFUL))
-    _expect(not stateful, name, f"it has recurrent layers ({', '.join(stateful)})")
+    others = sorted({*(getattr(text, "layer_types", None) or ())} - PAGED)
+    _expect(not others, name, f"it has layers of another kind ({', '.join(others)})")
+    scaled = getattr(text, "attn_temperature_tuning", False)
+    _expect(not scaled, name, "it scales queries by their place in a step")
     by_length = sorted({kind for kind in _rope_types(text) if kind in BY_LENGTH})
     _expect(not by_length, name, f"its rotation ({', '.join(by_length)}) depends on other texts")
     return settings
@@ -168,7 +174,7 @@ def _surveyed(name: str, module: Any, dtype: str, device: Device) -> WrappedMode
         sum(each.numel() for each in module.parameters()),
         tuple(ends) if isinstance(ends, list) else () if ends is None else (ends,),
     )
-    return WrappedModel(spec, module, survey.layers, device)
+    return WrappedModel(spec, module, survey.layers, survey.sinks, device)
 
 
 def _rope_types(text: Any) -> Iterator[str]:

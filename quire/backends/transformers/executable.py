@@ -44,7 +44,7 @@ class TransformersExecutable:
         on_host = model.device.is_cpu
         arena = as_tensor(kv_cache.arena, device) if on_host else _zeros(size, device)
         self._cache = DeviceKvCache(kv_cache.layout, kv_cache.num_blocks, arena)
-        self._weights = Weights({}, (), model.device)
+        self._weights = Weights(model.sinks, (), model.device)
         self._states = DeviceStates(torch.zeros((0, 0), device=device))
         self._keeps_rows = "logits_to_keep" in inspect.signature(model.module.forward).parameters
         self._slots = SlotStates()
