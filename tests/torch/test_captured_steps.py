@@ -204,10 +204,13 @@ def step_of(ids: list[int], position: int) -> Any:
     )  # fmt: skip
 
 
-def captured(calls: list[Call], kind: str = "mixed") -> tuple[CapturedSteps, Recordings]:
+def captured(
+    calls: list[Call], kind: str = "mixed", least_calls: int = 1
+) -> tuple[CapturedSteps, Recordings]:
     recordings = Recordings()
     wanted = {calls[-1].outputs[0]}
-    return CapturedSteps(calls, wanted, kind, 8, recordings, strict_device()), recordings
+    steps = CapturedSteps(calls, wanted, kind, 8, recordings, strict_device(), least_calls)
+    return steps, recordings
 
 
 def test_segments_read_anew_what_a_step_brings() -> None:
@@ -232,6 +235,16 @@ def test_what_only_decoding_steps_capture() -> None:
         for _ in range(3):
             found = steps.run(step_of([3, 4], 0))[3]
         assert found[:, 0].tolist() == [24, 32] and len(recordings.tapes) == count
+
+
+def test_a_few_calls_are_not_worth_a_graph() -> None:
+    """They are run with their neighbours, as if they could not be captured."""
+    calls = chain((host, "never"), *[(double, "always")] * 3, (host, "never"), (double, "always"))
+    steps, recordings = captured(calls, least_calls=3)
+    for _ in range(3):
+        found = steps.run(step_of([3], 5))[len(calls) - 1]
+    assert found.tolist() == [[((3 + 5) * 8 + 5) * 2]]
+    assert len(recordings.tapes) == 1 and len(steps._segments) == 3
 
 
 @pytest.mark.parametrize(("body", "error"), [(waiting, Waits), (host, AssertionError)])

@@ -25,6 +25,9 @@ __all__ = ["CapturedSteps"]
 
 logger = logging.getLogger(__name__)
 
+LEAST_CALLS = 4
+"""Fewer calls side by side are not worth a graph: reading and writing its borders costs as much."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
@@ -51,7 +54,8 @@ class CapturedSteps:
     """Runs the body of steps of a Program.
 
     calls: the body's.  wanted: values that the head reads.  kind: of the steps; where each request
-    has a single token, more bodies can be captured.  most_tokens: of a step.
+    has a single token, more bodies can be captured.  most_tokens: of a step.  least_calls: of a
+    segment that is captured.
     num_graphs, num_bytes: what was recorded, and the memory that went with it, where it is known.
     """
 
@@ -63,9 +67,10 @@ class CapturedSteps:
         most_tokens: int,
         recorder: Recorder,
         device: Device,
+        least_calls: int = LEAST_CALLS,
     ) -> None:
         self.num_graphs = self.num_bytes = 0
-        self._segments = _segments(calls, wanted, {"always", kind})
+        self._segments = _segments(_runs(calls, {"always", kind}, least_calls), wanted)
         self._borders = _Borders(self._segments, wanted, most_tokens, device)
         self._recorder = recorder
         self._device = device
@@ -179,17 +184,27 @@ class _Borders:
         return room
 
 
-def _segments(
-    calls: Sequence[Call], wanted: Collection[int], captured: Collection[str]
-) -> list[_Segment]:
-    """The calls cut where some are captured and their neighbours are not."""
-    groups = [
-        (is_captured, tuple(some))
-        for is_captured, some in groupby(calls, lambda call: call.captured in captured)
+def _runs(
+    calls: Sequence[Call], captured: Collection[str], least_calls: int
+) -> list[tuple[bool, tuple[Call, ...]]]:
+    """Calls side by side that are captured, if they are enough, and those that are not."""
+    marked: list[tuple[bool, Call]] = []
+    for can_be, run in groupby(calls, lambda call: call.captured in captured):
+        some = tuple(run)
+        marked += [(can_be and len(some) >= least_calls, call) for call in some]
+    return [
+        (is_captured, tuple(call for _, call in run))
+        for is_captured, run in groupby(marked, lambda each: each[0])
     ]
+
+
+def _segments(
+    runs: Sequence[tuple[bool, tuple[Call, ...]]], wanted: Collection[int]
+) -> list[_Segment]:
+    """Runs of calls with what crosses from one into another."""
     found: list[_Segment] = []
     later = set(wanted)
-    for is_captured, some in reversed(groups):
+    for is_captured, some in reversed(runs):
         made = {each for call in some for each in call.outputs}
         read = {each for call in some for each in call.inputs} - made
         found.append(_Segment(some, is_captured, tuple(sorted(read)), tuple(sorted(made & later))))
