@@ -128,3 +128,20 @@ def test_a_device_that_fails_ends_the_requests_on_their_way(monkeypatch: Any) ->
         for update, details in engine.step():
             answer.add(update, details)
     assert answer == expected[second]
+
+
+def test_a_request_cancelled_in_flight_leaves_nothing_to_its_name() -> None:
+    """Its prompt's log-probabilities are not those of the next request of that name."""
+    bench, _, _ = prepared("llama")
+    engine = bench.engine(WORLDS["roomy"])
+    params = SamplingParams(temperature=0.0, max_tokens=4, prompt_logprobs=1)
+    jobs = [Job(tuple(range(start, start + 9)), params, seed=1) for start in (0, 20)]
+    bench.submit(engine, "a", jobs[0])
+    engine.step()
+    assert engine.cancel("a") is not None
+    bench.submit(engine, "a", replace(jobs[1], params=replace(params, prompt_logprobs=None)))
+    answer = Answer()
+    while engine.has_work:
+        for update, details in engine.step():
+            answer.add(update, details)
+    assert answer.prompt_logprobs is None and len(answer.tokens) == 4

@@ -199,3 +199,13 @@ def test_guesses_have_rows_and_so_has_the_token_before_them() -> None:
     inputs = requests.build(Chunk("a", 3, [13, 14, 7, 8], [0], True, num_drafts=2))
     assert wanted_positions(inputs) == [4, 5, 6]
     assert inputs.shape.special == {0}
+
+
+def test_lasting_inputs_are_not_those_of_the_next_step() -> None:
+    requests = Requests()
+    requests.add("a", range(9), logprobs=1)
+    first = requests.build(Chunk("a", 9, [3], [0], True))
+    kept = first.lasting()
+    second = requests.build(Chunk("a", 10, [4], [0], True))
+    assert second.batch is first.batch
+    assert (kept.batch.positions.tolist(), kept.batch.token_ids.tolist()) == ([9], [3])

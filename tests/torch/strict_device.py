@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from quire.backends.torch.devices import Device, find_device
 
@@ -96,6 +97,69 @@ class Streams:
     @staticmethod
     def stream(stream: _Stream) -> Any:
         return nullcontext()
+
+
+class _Tape(TorchDispatchMode):
+    """Notes every call of torch, and does those again that made something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[torch.Tensor]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        read = {_memory(each) for each in tree_leaves((args, kwargs)) if _is_tensor(each)}
+        made = [each for each in tree_leaves(result) if _is_tensor(each)]
+        if func._schema.is_mutable:
+            self.calls.append((func, args, kwargs, []))
+        elif made and "empty" not in func._schema.name:
+            new = [each for each in made if _memory(each) not in read]  # others are views
+            if new:
+                assert len(new) == len(made)
+                self.calls.append((func, args, kwargs, new))
+        return result
+
+    def spoil(self) -> None:
+        """Whoever reads what was made on recording, and not by a replay, shall notice."""
+        for *_, made in self.calls:
+            for each in made:
+                each.fill_(torch.nan if each.is_floating_point() else 1)
+
+    def replay(self) -> None:
+        for func, args, kwargs, made in self.calls:
+            result = func(*args, **(kwargs or {}))
+            for old, new in zip(made, tree_leaves(result) if made else (), strict=True):
+                old.copy_(new)
+
+
+def _is_tensor(each: Any) -> bool:
+    return isinstance(each, torch.Tensor)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class Recordings:
+    """A Recorder for the CPU, as strict as a CUDA graph: what is recorded may wait for nothing,
+    is there only after a replay, and a replay knows no tensors but those of the recording."""
+
+    def __init__(self) -> None:
+        self.tapes: list[_Tape] = []
+        self.num_replays = 0
+
+    def record(self, compute: Callable[[], None]) -> Callable[[], None]:
+        tape = _Tape()
+        with no_waiting(), tape:
+            compute()
+        tape.spoil()
+        self.tapes.append(tape)
+
+        def replay() -> None:
+            self.num_replays += 1
+            tape.replay()
+
+        return replay
 
 
 class StrictDevice(Device):

@@ -99,6 +99,19 @@ def test_waiting_is_noticed() -> None:
         tensor[torch.tensor([1])] = torch.where(tensor > 1, tensor, 0)[2]
 
 
+def test_what_looks_at_the_last_token_on_the_host_waits_for_it(texts: LLM) -> None:
+    prepare = texts._assembly.frontend.prepare
+    guided = StructuredOutput(regex="[0-9]{4}")
+    for params, waits in (
+        (SamplingParams(), False),
+        (SamplingParams(repetition_penalty=1.2, frequency_penalty=0.5, min_tokens=3), False),
+        (SamplingParams(bad_words=["she"]), True),
+        (SamplingParams(structured_outputs=guided), True),
+    ):
+        request = prepare("Once", params, "a").completions[0].request
+        assert request.plan_ahead is not waits
+
+
 @pytest.fixture(scope="module")
 def texts() -> Iterator[LLM]:
     """The demo model on torch."""
@@ -121,7 +134,8 @@ def test_texts_end_where_they_end(texts: LLM) -> None:
     for ahead in (False, True):
         texts._engine.plans_ahead = ahead
         outputs = texts.generate(prompts, params, use_tqdm=False)
-        outputs += texts.generate(["Count:"] + prompts[:1], [guided, params[0]], use_tqdm=False)
+        outputs += texts.generate(["Count:"], guided, use_tqdm=False)
+        outputs += texts.generate(prompts[:1], params[0], use_tqdm=False)  # ends unforeseen
         found.append(
             [
                 [(c.text, c.token_ids, c.finish_reason, c.stop_reason) for c in each.outputs]

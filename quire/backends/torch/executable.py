@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +13,21 @@ from quire.backends.executable import LoadedWeights
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import chosen_body
 from quire.backends.torch.block_copies import DeviceBlockCopies
+from quire.backends.torch.calls import Call, Values, run_calls
+from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.devices import Device
+from quire.backends.torch.graphs import Recorder, find_recorder
 from quire.backends.torch.host_copies import Arriving, HostCopies
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.latest_tokens import LatestTokens
-from quire.backends.torch.registry import Compute
+from quire.backends.torch.padding import SIZES, padded, size_for
 from quire.backends.torch.sampling.rows import DrawnRows, draw_rows
 from quire.backends.torch.states import DeviceStates
-from quire.backends.torch.step import Group, Step, start_step
+from quire.backends.torch.step import Group, start_step
 from quire.backends.torch.weights import Weights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
+from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
@@ -33,17 +36,6 @@ from quire.sampling.slots import SlotStates
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
 
 __all__ = ["TorchExecutable"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A node bound to its body.  Values are numbers; those in `over` nobody reads any more."""
-
-    compute: Compute
-    op: Any
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    over: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,8 @@ class TorchExecutable:
 
     kv_cache, states: on a CPU their arenas are used where they are; other devices have some of
     their own, and these may be empty.  ranks: those that share the work, if the graph has
-    collectives.  offloaded: see Weights.
+    collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has.
+    With one there is a block more, which is nobody's.
     """
 
     def __init__(
@@ -84,7 +77,9 @@ class TorchExecutable:
         states: RecurrentStates = NO_STATES,
         ranks: Group | None = None,
         offloaded: Sequence[Collection[str]] = (),
+        recorder: Recorder | None = None,
     ) -> None:
+        recorder = recorder or find_recorder(device)
         self.program = program
         self.kv_cache = kv_cache
         self.device = device
@@ -92,12 +87,15 @@ class TorchExecutable:
         self._states = _on_device(states, device)
         linears = {linear.weight.name for linear in program.spec.linears()}
         self._weights = Weights(weights, linears, device, offloaded)
-        self._cache = DeviceKvCache(kv_cache.layout, kv_cache.num_blocks, self._arena(kv_cache))
+        num_blocks = kv_cache.num_blocks + (recorder is not None)
+        arena = self._arena(kv_cache, num_blocks)
+        self._cache = DeviceKvCache(kv_cache.layout, num_blocks, arena)
         self._numbers: dict[Value, int] = {}
         nodes = list(program.graph)
         first_of_head = next(i for i, node in enumerate(nodes) if _is_head(node))
         self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
         self._head = self._bind(nodes[first_of_head:], ())
+        self._captured = self._capture(recorder)
         self._slots = SlotStates()
         self._latest = LatestTokens(device.torch_device)
         self._copies = HostCopies(device)
@@ -114,6 +112,12 @@ class TorchExecutable:
     def expert_usage(self) -> Mapping[int, npt.NDArray[np.int64]]:
         """See Executable.  Empty: counting would make the host wait for the device."""
         return {}
+
+    @property
+    def captured(self) -> tuple[int, int]:
+        """How many graphs were captured so far, and the memory that went with them, in bytes."""
+        steps = set(self._captured.values())
+        return sum(each.num_graphs for each in steps), sum(each.num_bytes for each in steps)
 
     @property
     def overlaps(self) -> bool:
@@ -160,23 +164,55 @@ class TorchExecutable:
 
     def _logits(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Compute every token; then the logits of some rows at a time, and the rows' tokens."""
+        captured = self._captured_steps(batch)
+        size = size_for(batch.num_tokens)
+        if captured is not None and size is not None:
+            batch = padded(batch, size, self.kv_cache.num_blocks)
         step = start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
         self._latest.fill_in(batch, step.token_ids)
-        values: dict[int, torch.Tensor] = {}
-        _run(self._body, step, values)
+        values: Values = {}
+        if captured is None:
+            run_calls(self._body, step, values)
+        else:
+            values = captured.run(step)
         for rows in step.logit_rows.split(self.program.limits.logit_rows):
             if len(rows):
                 step.logit_rows, kept = rows, dict(values)
-                _run(self._head, step, kept)
+                run_calls(self._head, step, kept)
                 yield kept[self._numbers[self.program.graph.logits]], step.token_ids[rows]
 
-    def _arena(self, kv_cache: KvCache) -> torch.Tensor:
-        if self.device.is_cpu:
+    def _captured_steps(self, batch: Batch) -> CapturedSteps | None:
+        """What runs the body of a step by replaying it; None where it is run as it is."""
+        brings_more = batch.given_rows is not None or batch.axis_positions is not None
+        if not self._captured or brings_more or size_for(batch.num_tokens) is None:
+            return None
+        return self._captured["decode" if batch.num_tokens == batch.num_requests else "mixed"]
+
+    def _capture(self, recorder: Recorder | None) -> dict[str, CapturedSteps]:
+        """What replays decode steps, and mixed ones; nothing where steps cannot be padded."""
+        spec = self.program.spec
+        can_be_padded = isinstance(spec, ModelSpec) and not (
+            spec.state_floats or spec.bidirectional
+        )
+        if recorder is None or not can_be_padded or self._ranks or self._weights.offload:
+            return {}
+        made = {each for call in self._head for each in call.outputs}
+        wanted = {each for call in self._head for each in call.inputs} - made
+        most = size_for(min(self.program.limits.tokens, SIZES[-1])) or SIZES[-1]
+        kinds = ("mixed", "decode")
+        mixed, decode = (
+            CapturedSteps(self._body, wanted, kind, most, recorder, self.device) for kind in kinds
+        )
+        has_more = any(call.captured == "decode" for call in self._body)
+        return {"mixed": mixed, "decode": decode if has_more else mixed}
+
+    def _arena(self, kv_cache: KvCache, num_blocks: int) -> torch.Tensor:
+        if num_blocks == kv_cache.num_blocks and self.device.is_cpu:
             return as_tensor(kv_cache.arena, self.device.torch_device)
-        size = kv_cache.num_blocks * kv_cache.layout.bytes_per_block
+        size = num_blocks * kv_cache.layout.bytes_per_block
         return torch.zeros(size, dtype=torch.uint8, device=self.device.torch_device)
 
-    def _bind(self, nodes: Iterable[Node], later: Iterable[Node]) -> list[_Call]:
+    def _bind(self, nodes: Iterable[Node], later: Iterable[Node]) -> list[Call]:
         """Calls for nodes in order; a value is over when neither they nor `later` ones read it."""
         wanted = {value for node in later for value in node.inputs}
         wanted.add(self.program.graph.logits)
@@ -185,21 +221,13 @@ class TorchExecutable:
             values = {*node.inputs, *node.outputs}
             over = self._all(values - wanted)
             wanted |= values
-            compute = chosen_body(node.op, self.device).compute
+            body = chosen_body(node.op, self.device)
             inputs, outputs = self._all(node.inputs), self._all(node.outputs)
-            calls.append(_Call(compute, node.op, inputs, outputs, over))
+            calls.append(Call(body.compute, node.op, inputs, outputs, over, body.captured))
         return calls[::-1]
 
     def _all(self, values: Iterable[Value]) -> tuple[int, ...]:
         return tuple(self._numbers.setdefault(value, len(self._numbers)) for value in values)
-
-
-def _run(calls: Iterable[_Call], step: Step, values: dict[int, torch.Tensor]) -> None:
-    for call in calls:
-        results = call.compute(step, call.op, *(values[each] for each in call.inputs))
-        values.update(zip(call.outputs, results, strict=True))
-        for each in call.over:
-            values.pop(each, None)
 
 
 def _on_device(states: RecurrentStates, device: Device) -> DeviceStates:

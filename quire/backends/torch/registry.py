@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from quire.backends.torch.devices import Device
 
-__all__ = ["Body", "Compute", "Declines", "bodies_of", "body"]
+__all__ = ["Body", "Captured", "Compute", "Declines", "bodies_of", "body"]
 
 Compute: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 Declines: TypeAlias = Callable[[Any, Device], "str | None"]
+Captured: TypeAlias = Literal["never", "decode", "always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +28,31 @@ class Body:
     """One way to compute an op.
 
     name: who computes, for people.  declines: why it cannot compute an op on a device; None where
-    it can.
+    it can.  captured: in which steps its work may be recorded and replayed: in all, or only in
+    those with one token of each request.  Such a body waits for nothing, reads of the step only
+    tensors, `once` and `array`, and does the same whatever their numbers are.
     """
 
     name: str
     compute: Compute
     declines: Declines
+    captured: Captured = "never"
 
 
 _BODIES: dict[type, list[Body]] = {}
 
 
 def body(
-    *ops: type, name: str = "torch", declines: Declines = lambda op, device: None
+    *ops: type,
+    name: str = "torch",
+    declines: Declines = lambda op, device: None,
+    captured: Captured = "never",
 ) -> Callable[[Compute], Compute]:
     """Register the decorated function as a body of these op classes."""
 
     def register(compute: Compute) -> Compute:
         for op in ops:
-            _BODIES.setdefault(op, []).append(Body(name, compute, declines))
+            _BODIES.setdefault(op, []).append(Body(name, compute, declines, captured))
         return compute
 
     return register

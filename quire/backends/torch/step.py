@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,9 +16,10 @@ from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.weights import Weights
 from quire.ops.batch import Batch
 
-__all__ = ["Group", "Step", "start_step"]
+__all__ = ["FixedStep", "Group", "Step", "start_step"]
 
 Found = TypeVar("Found")
+Make: TypeAlias = Callable[[Batch], np.ndarray]
 
 
 class Group(Protocol):
@@ -50,6 +51,7 @@ class Step:
     states: DeviceStates
     ranks: Group | None = None
     _kept: dict[object, object] = field(default_factory=dict)
+    _arrays: dict[object, tuple[Make, torch.Tensor]] = field(default_factory=dict)
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """An array of the host, on the device."""
@@ -60,6 +62,83 @@ class Step:
         if key not in self._kept:
             self._kept[key] = make()
         return self._kept[key]  # type: ignore[return-value]
+
+    def array(self, key: object, make: Make) -> torch.Tensor:
+        """What `make` makes of the batch, on the device, made once a step.
+
+        In a captured step, for every batch: its shape may depend only on how many tokens and
+        requests there are.
+        """
+        if key not in self._arrays:
+            array = sent(make(self.batch), self.device.torch_device)
+            self._arrays[key] = make, array
+        return self._arrays[key][1]
+
+
+class _NoBatch:
+    """In place of the arrays of the host, which a captured body must not read."""
+
+    given_rows = axis_positions = None
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"a captured body reads {name} of the batch; use Step.array")
+
+
+class FixedStep(Step):
+    """A step whose tensors stay where they are, for bodies that are captured.
+
+    What `once` makes is recorded with what made it, so it stays too.
+    """
+
+    @classmethod
+    def like(cls, step: Step) -> FixedStep:
+        """With copies of a step's tensors."""
+        ids, positions, blocks, slots = (
+            each.clone() for each in (step.token_ids, step.positions, step.blocks, step.slots)
+        )
+        nobody: Any = _NoBatch()
+        rows = step.logit_rows[:0]
+        found = cls(
+            nobody, step.device, step.kv_cache, step.weights,
+            ids, positions, blocks, slots, rows, step.states, step.ranks,
+        )  # fmt: skip
+        found._newest, found._recorded = step.batch, {}
+        return found
+
+    _newest: Batch
+    _recorded: dict[object, object]
+
+    def load(self, step: Step) -> None:
+        """Take in the numbers of another step of as many tokens."""
+        self._newest = step.batch
+        for mine, its in (
+            (self.token_ids, step.token_ids),
+            (self.positions, step.positions),
+            (self.blocks, step.blocks),
+            (self.slots, step.slots),
+        ):
+            mine.copy_(its)
+        for make, array in self._arrays.values():
+            array.copy_(sent(make(step.batch), self.device.torch_device))
+
+    def put(self, array: np.ndarray) -> torch.Tensor:
+        """Refused: a replay would not do it again."""
+        raise AssertionError("a captured body sends an array of its own; use Step.array")
+
+    def array(self, key: object, make: Make) -> torch.Tensor:
+        """See Step."""
+        if key not in self._arrays:
+            array = sent(make(self._newest), self.device.torch_device)
+            self._arrays[key] = make, array.clone()
+        return self._arrays[key][1]
+
+    def forget_kept(self) -> None:
+        """Before recording: what was not recorded has to be made anew."""
+        self._kept = dict(self._recorded)
+
+    def keep(self) -> None:
+        """After it: what was made is made again by each replay."""
+        self._recorded = dict(self._kept)
 
 
 def start_step(

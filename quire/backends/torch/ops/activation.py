@@ -25,13 +25,13 @@ ACTIVATIONS: Mapping[ActivationKind, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-@body(Activate)
+@body(Activate, captured="always")
 def activate(step: Step, op: Activate, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """activation(x)."""
     return (ACTIVATIONS[op.kind](x),)
 
 
-@body(GatedActivation)
+@body(GatedActivation, captured="always")
 def gated_activation(
     step: Step, op: GatedActivation, gate: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:

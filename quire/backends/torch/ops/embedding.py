@@ -12,7 +12,7 @@ from quire.ops.embedding import EmbeddingLookup, GivenRows
 __all__ = ["embedding_lookup", "given_rows"]
 
 
-@body(EmbeddingLookup)
+@body(EmbeddingLookup, captured="always")
 def embedding_lookup(step: Step, op: EmbeddingLookup) -> tuple[torch.Tensor, ...]:
     """Rows of the table, scaled; zeros where it has none."""
     table = step.weights.matrix(op.table)

@@ -16,7 +16,7 @@ from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, Laten
 __all__ = ["latent_attention", "latent_queries", "latent_values", "latent_write"]
 
 
-@body(LatentWrite)
+@body(LatentWrite, captured="always")
 def latent_write(
     step: Step,
     op: LatentWrite,
@@ -30,7 +30,7 @@ def latent_write(
     return ()
 
 
-@body(LatentQueries)
+@body(LatentQueries, captured="always")
 def latent_queries(
     step: Step, op: LatentQueries, queries: torch.Tensor, angles: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -70,7 +70,7 @@ def latent_attention(
     return (out,)
 
 
-@body(LatentValues)
+@body(LatentValues, captured="always")
 def latent_values(step: Step, op: LatentValues, attended: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Head by head: values [V, C] @ latent [C]."""
     latents = attended.view(len(attended), op.heads, -1)  # [T, H, C]

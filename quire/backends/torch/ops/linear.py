@@ -11,7 +11,7 @@ from quire.ops.linear import LinearPart, MatMul
 __all__ = ["linear", "matmul"]
 
 
-@body(MatMul)
+@body(MatMul, captured="always")
 def matmul(step: Step, op: MatMul, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """x @ weight.T + bias, part by part."""
     outputs = [linear(step, part, x) for part in op.parts]

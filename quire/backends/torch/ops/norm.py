@@ -11,7 +11,7 @@ from quire.ops.norm import LayerNorm, RmsNorm
 __all__ = ["layer_norm", "rms_norm"]
 
 
-@body(RmsNorm)
+@body(RmsNorm, captured="always")
 def rms_norm(step: Step, op: RmsNorm, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """x / sqrt(mean(x^2) + eps) * (offset + weight), per segment."""
     normed = _scaled_to_one(x.unflatten(1, (op.heads, -1)), op.eps)
@@ -21,7 +21,7 @@ def rms_norm(step: Step, op: RmsNorm, x: torch.Tensor) -> tuple[torch.Tensor, ..
     return (normed.flatten(1),)
 
 
-@body(LayerNorm)
+@body(LayerNorm, captured="always")
 def layer_norm(step: Step, op: LayerNorm, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias, per segment."""
     x = x.unflatten(1, (op.heads, -1))

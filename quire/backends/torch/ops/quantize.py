@@ -15,7 +15,7 @@ def _only_bfloat16(op: Quantize, device: object) -> str | None:
     return None if op.format == "bfloat16" else f"no torch body rounds rows to {op.format}"
 
 
-@body(Quantize, declines=_only_bfloat16)
+@body(Quantize, declines=_only_bfloat16, captured="always")
 def quantize(step: Step, op: Quantize, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """x in bfloat16."""
     return (x.to(torch.bfloat16),)

@@ -11,19 +11,20 @@ from quire.ops.rope import KvWrite, RopeAngles, Rotate
 __all__ = ["kv_write", "rope_angles", "rotate", "rotated"]
 
 
-@body(RopeAngles)
+@body(RopeAngles, captured="always")
 def rope_angles(step: Step, op: RopeAngles) -> tuple[torch.Tensor, ...]:
     """[cos | sin] of position * frequency, times a factor; the tables live on the host."""
-    batch = step.batch
-    rows = step.put(batch.frequencies[op.table][batch.rope_rows])
+    rows = step.array(
+        ("frequencies", op.table), lambda batch: batch.frequencies[op.table][batch.rope_rows]
+    )
     positions = step.positions[:, None]
-    if op.axes and batch.axis_positions is not None:
-        positions = step.put(batch.axis_positions[:, list(op.axes)])
+    if op.axes and step.batch.axis_positions is not None:
+        positions = step.put(step.batch.axis_positions[:, list(op.axes)])
     angles = positions.float() * rows[:, :-1]
     return (torch.cat([angles.cos(), angles.sin()], dim=1) * rows[:, -1:],)
 
 
-@body(Rotate)
+@body(Rotate, captured="always")
 def rotate(
     step: Step, op: Rotate, x: torch.Tensor, angles: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -47,7 +48,7 @@ def rotated(
     return torch.cat([turned, rest], dim=-1).flatten(1)
 
 
-@body(KvWrite)
+@body(KvWrite, captured="always")
 def kv_write(
     step: Step, op: KvWrite, keys: torch.Tensor, values: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:

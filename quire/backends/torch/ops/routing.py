@@ -11,7 +11,7 @@ from quire.ops.routing import RouteTokens
 __all__ = ["route_tokens"]
 
 
-@body(RouteTokens)
+@body(RouteTokens, captured="always")
 def route_tokens(step: Step, op: RouteTokens, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Score, rank, choose, weigh."""
     if op.scoring == "sparsemixer":

@@ -11,7 +11,7 @@ from quire.ops.selection import Columns, SelectRows
 __all__ = ["columns", "select_rows"]
 
 
-@body(Columns)
+@body(Columns, captured="always")
 def columns(step: Step, op: Columns, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """A view."""
     return (x[:, op.start : op.stop],)

@@ -1,0 +1,52 @@
+"""Brings steps to one of a few sizes, by requests that nobody made."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+
+import numpy as np
+
+from quire.ops.batch import Batch
+
+__all__ = ["SIZES", "padded", "size_for"]
+
+SIZES = (
+    *(1, 2, 4),
+    *range(8, 64, 8),
+    *range(64, 128, 16),
+    *range(128, 256, 32),
+    *range(256, 513, 64),
+)
+"""Tokens of a step; at most a fifth of one above 40 tokens is padding.
+
+Above the last one, a device needs longer to compute a step than the host to give it the work.
+"""
+
+
+def size_for(num_tokens: int) -> int | None:
+    """The size for so many tokens; None where they are too many."""
+    place = bisect_left(SIZES, num_tokens)
+    return SIZES[place] if place < len(SIZES) else None
+
+
+def padded(batch: Batch, num_tokens: int, scratch_block: int) -> Batch:
+    """The batch with so many tokens; those added are requests of a token each.
+
+    They stand at the beginning of a block that is nobody's, and no logits of them are wanted.
+    """
+    missing = num_tokens - batch.num_tokens
+    if missing == 0:
+        return batch
+    zeros = np.zeros(missing, np.int32)
+    starts = batch.query_start[-1] + np.arange(1, missing + 1, dtype=np.int32)
+    tables = np.full((missing, batch.block_tables.shape[1]), scratch_block, np.int32)
+    return replace(
+        batch,
+        token_ids=np.concatenate([batch.token_ids, zeros]),
+        positions=np.concatenate([batch.positions, zeros]),
+        rope_rows=np.concatenate([batch.rope_rows, zeros + batch.rope_rows[0]]),
+        query_start=np.concatenate([batch.query_start, starts]),
+        block_tables=np.concatenate([batch.block_tables, tables]),
+        slots=np.concatenate([batch.slots, zeros]),
+    )

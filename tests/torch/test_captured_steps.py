@@ -1,0 +1,271 @@
+"""What is captured and replayed gives what running it gives, and padding changes nothing."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from quire.backends.torch.calls import Call
+from quire.backends.torch.captured_steps import CapturedSteps
+from quire.backends.torch.executable import TorchExecutable
+from quire.backends.torch.padding import SIZES, padded, size_for
+from quire.backends.torch.step import Step
+from quire.engine import Engine
+from quire.ops.batch import Batch
+from quire.runtime.rope_tables import RopeTables
+from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
+from tests.engine.test_slot_reuse import mixed_jobs
+from tests.engine.test_steps_ahead import mostly_plain
+from tests.torch.strict_device import Recordings, Waits, strict_device
+from tests.torch.test_engine import expect_same
+
+pytestmark = pytest.mark.oracle
+torch.set_num_threads(1)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {"architecture": "LlamaForCausalLM"},
+    "window": {"architecture": "MistralForCausalLM", "sliding_window": 8},
+    "latents": {"architecture": "DeepseekV2ForCausalLM"},
+    "experts": {"architecture": "Qwen3MoeForCausalLM"},
+    "softcaps": {"architecture": "Gemma2ForCausalLM"},
+    "integers": {"architecture": "Qwen2ForCausalLM", "quantization": "int8"},
+}
+CROWDED = Circumstances(num_blocks=9, token_budget=24, prefix_caching=True, plans_ahead=True)
+
+
+class CapturingBench(Bench):
+    """Its executables capture steps."""
+
+    executable: TorchExecutable
+    recordings: Recordings
+
+    def engine(self, world: Circumstances) -> Engine:
+        engine = super().engine(world)
+        if world.plans_ahead:
+            plain: Any = engine.runner.executable
+            self.recordings = Recordings()
+            self.executable = TorchExecutable(
+                plain.program,
+                self.loaded.weights,
+                plain.kv_cache,
+                strict_device(),
+                recorder=self.recordings,
+            )
+            engine.runner.executable = self.executable
+        return engine
+
+
+@functools.cache
+def prepared(name: str) -> tuple[CapturingBench, list[Job], list[Answer]]:
+    """A model, jobs, and what each yields alone, without captures."""
+    bench = CapturingBench(random_model(**MODELS[name]), "torch")
+    count = 14 if name == "llama" else 5
+    jobs = mostly_plain(mixed_jobs(seed=13, count=40))[-count:]
+    return bench, jobs, [bench.alone(job) for job in jobs]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_replayed_steps_are_steps(name: str) -> None:
+    """In a crowd, with prompts in pieces, hits and preemptions, and steps planned ahead."""
+    bench, jobs, expected = prepared(name)
+    run = bench.run(jobs, CROWDED)
+    for found, alone in zip(run.answers, expected, strict=True):
+        expect_same(found, alone)
+    num_graphs, num_bytes = bench.executable.captured
+    assert num_graphs == len(bench.recordings.tapes) > 0
+    assert bench.recordings.num_replays > 2 * num_graphs
+    assert num_bytes == 0  # a CPU does not tell
+
+
+def batch_of(bench: CapturingBench, lengths: list[int], starts: list[int]) -> Batch:
+    """Requests with tables of their own, block 1 + place first; all logits are wanted."""
+    counts = np.array(lengths)
+    total, requests = int(counts.sum()), len(lengths)
+    runs = zip(starts, lengths, strict=True)
+    offsets = np.concatenate([np.arange(start, start + count) for start, count in runs])
+    random, ropes = np.random.default_rng(total), RopeTables(bench.loaded.spec.ropes, 2)
+    row = ropes.take(ropes.rope_class(9))
+    return Batch(
+        random.integers(0, 128, total).astype(np.int32),
+        offsets.astype(np.int32),
+        np.full(total, row, np.int32),
+        np.concatenate([[0], counts.cumsum()]).astype(np.int32),
+        (1 + np.arange(requests, dtype=np.int32))[:, None],
+        np.arange(total, dtype=np.int32),
+        frequencies=ropes.arrays,
+        slots=np.arange(requests, dtype=np.int32),
+    )
+
+
+def test_padding_touches_no_block_of_others() -> None:
+    """And no logit: what stands in the cache behind a replayed step is what belongs there."""
+    bench, _, _ = prepared("llama")
+    batch = batch_of(bench, [3, 1, 1], [0, 0, 0])
+    blocks = {}
+    logits = {}
+    for ahead in (False, True):
+        executable: Any = bench.engine(replace(CROWDED, plans_ahead=ahead)).runner.executable
+        for each in executable._cache.blocks:
+            each.zero_()
+        for _ in range(3):
+            logits[ahead] = executable.logits(batch)
+        blocks[ahead] = [each[: CROWDED.num_blocks].clone() for each in executable._cache.blocks]
+    assert bench.recordings.num_replays > 0 and size_for(batch.num_tokens) == 8
+    np.testing.assert_allclose(logits[True], logits[False], atol=1e-5)
+    for mine, plain in zip(blocks[True], blocks[False], strict=True):
+        torch.testing.assert_close(mine.view(torch.float32), plain.view(torch.float32))
+        assert not mine[0].any() and not mine[4:].any()
+    assert any(each[CROWDED.num_blocks].any() for each in bench.executable._cache.blocks)
+
+
+def test_sizes_are_captured_when_they_come_a_second_time() -> None:
+    """In the order in which the traffic needs them; each attention is run as it is."""
+    bench, _, _ = prepared("llama")
+    bench.engine(CROWDED)
+    executable, layers = bench.executable, len(bench.executable.kv_cache.layout.layers)
+    counts = []
+    for tokens in (3, 4, 2, 2, 3, 7):
+        executable.logits(batch_of(bench, [tokens], [0]))
+        counts.append(executable.captured[0])
+    once = layers + 1
+    assert counts == [0, once, once, 2 * once, 2 * once, 2 * once]
+
+
+def test_sizes() -> None:
+    assert SIZES[:6] == (1, 2, 4, 8, 16, 24) and SIZES[-1] == 512
+    assert len(SIZES) < 30 and list(SIZES) == sorted(set(SIZES))
+    assert [size_for(each) for each in (1, 3, 9, 512, 513)] == [1, 4, 16, 512, None]
+    assert all(size_for(each) <= 1.25 * each for each in range(33, 513))
+
+
+def test_padding_adds_requests_of_one_token() -> None:
+    bench, _, _ = prepared("llama")
+    batch = batch_of(bench, [3, 2], [0, 4])
+    wide = padded(batch, 8, 77)
+    assert wide.query_start.tolist() == [0, 3, 5, 6, 7, 8]
+    assert wide.block_tables[2:].tolist() == [[77]] * 3
+    assert wide.positions.tolist() == [0, 1, 2, 4, 5, 0, 0, 0]
+    assert wide.logit_rows is batch.logit_rows
+    assert padded(batch, 5, 77) is batch
+
+
+# --- segments of made-up calls
+
+
+def double(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x * 2,)
+
+
+def source(step: Step, op: Any) -> tuple[torch.Tensor, ...]:
+    return (step.token_ids[:, None].float(),)
+
+
+def host(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x + float(step.batch.positions.sum()),)
+
+
+def from_array(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x + step.array("p", lambda batch: batch.positions.astype(np.float32)[:, None]),)
+
+
+def from_once(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x + step.once("o", lambda: step.positions[:, None] * 3.0),)
+
+
+def waiting(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x + float(x.sum()),)
+
+
+def putting(step: Step, op: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return (x + step.put(np.ones(1, np.float32)),)
+
+
+def chain(*bodies: tuple[Any, Any]) -> list[Call]:
+    """Each reads what the one before it made."""
+    calls = [Call(source, None, (), (0,), (), "always")]
+    for place, (compute, captured) in enumerate(bodies):
+        calls.append(Call(compute, None, (place,), (place + 1,), (), captured))
+    return calls
+
+
+def step_of(ids: list[int], position: int) -> Any:
+    positions = np.arange(position, position + len(ids), dtype=np.int32)
+    nothing: Any = SimpleNamespace()
+    tensors = (torch.tensor(ids), torch.from_numpy(positions).long())
+    return Step(
+        SimpleNamespace(positions=positions), strict_device(), nothing, nothing,  # type: ignore[arg-type]
+        *tensors, *tensors, tensors[0][:0], nothing,
+    )  # fmt: skip
+
+
+def captured(
+    calls: list[Call], kind: str = "mixed", least_calls: int = 1
+) -> tuple[CapturedSteps, Recordings]:
+    recordings = Recordings()
+    wanted = {calls[-1].outputs[0]}
+    steps = CapturedSteps(calls, wanted, kind, 8, recordings, strict_device(), least_calls)
+    return steps, recordings
+
+
+def test_segments_read_anew_what_a_step_brings() -> None:
+    """Arrays, what is made once, host numbers between segments, and tokens."""
+    always = [(each, "always") for each in (double, from_array, from_once, double)]
+    calls = chain(*always, (host, "never"), (from_once, "always"), (double, "always"))
+    steps, recordings = captured(calls)
+    for position in range(6):
+        step = step_of([position, 7, 9], position)
+        found = steps.run(step)[len(calls) - 1]
+        p, x = step.positions.float()[:, None], step.token_ids.float()[:, None]
+        expected = (((x * 2 + p + 3 * p) * 2 + p.sum()) + 3 * p) * 2
+        torch.testing.assert_close(found, expected)
+    assert len(recordings.tapes) == 2 and recordings.num_replays == 2 * 5
+    assert len(steps._borders._rooms) == 2  # of four values that cross, two at a time
+
+
+def test_what_only_decoding_steps_capture() -> None:
+    calls = chain((double, "always"), (double, "decode"), (double, "always"))
+    for kind, count in (("mixed", 2), ("decode", 1)):
+        steps, recordings = captured(calls, kind)
+        for _ in range(3):
+            found = steps.run(step_of([3, 4], 0))[3]
+        assert found[:, 0].tolist() == [24, 32] and len(recordings.tapes) == count
+
+
+def test_a_few_calls_are_not_worth_a_graph() -> None:
+    """They are run with their neighbours, as if they could not be captured."""
+    calls = chain((host, "never"), *[(double, "always")] * 3, (host, "never"), (double, "always"))
+    steps, recordings = captured(calls, least_calls=3)
+    for _ in range(3):
+        found = steps.run(step_of([3], 5))[len(calls) - 1]
+    assert found.tolist() == [[((3 + 5) * 8 + 5) * 2]]
+    assert len(recordings.tapes) == 1 and len(steps._segments) == 3
+
+
+@pytest.mark.parametrize(("body", "error"), [(waiting, Waits), (host, AssertionError)])
+def test_a_body_that_cannot_be_captured_is_noticed(body: Any, error: type[Exception]) -> None:
+    steps, _ = captured(chain((body, "always")))
+    steps.run(step_of([1], 0))
+    with pytest.raises(error):
+        steps.run(step_of([1], 0))
+
+
+def test_a_body_that_sends_arrays_of_its_own_is_refused() -> None:
+    steps, _ = captured(chain((putting, "always")))
+    steps.run(step_of([1], 0))
+    with pytest.raises(AssertionError, match=r"use Step\.array"):
+        steps.run(step_of([1], 0))
+
+
+def test_memory_of_captures_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([(1000, 2000), (900, 2000)])
+    monkeypatch.setattr("tests.torch.strict_device.StrictDevice.free_memory", lambda _: next(free))
+    steps, _ = captured(chain((double, "always")))
+    for _ in range(3):
+        steps.run(step_of([1], 0))
+    assert (steps.num_graphs, steps.num_bytes) == (1, 100)
