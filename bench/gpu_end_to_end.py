@@ -30,6 +30,7 @@ from bench.peers.quire_peer import Quire
 from bench.peers.workloads import SHAREGPT_MEAN, Workload
 from quire.assembly import Assembly
 from quire.config import EngineConfig
+from quire.models.spec import ModelSpec
 from quire.sampling_params import SamplingParams
 
 __all__ = ["PLANS", "Plan", "decode", "prefill", "serve", "start"]
@@ -300,6 +301,7 @@ def _submit(assembly: Assembly, prompt: list[int], max_tokens: int) -> str:
 def _parameters(assembly: Assembly) -> int:
     """Those that every token is multiplied with; the table of tokens is not."""
     spec = assembly.model.spec
+    assert isinstance(spec, ModelSpec), "shapes are of families"
     return spec.num_parameters - math.prod(spec.embedding.weight.shape)
 
 
@@ -311,6 +313,7 @@ def _share(
     if not ceiling:
         return {}
     memory, spec = assembly.model.memory, assembly.model.spec
+    assert isinstance(spec, ModelSpec), "shapes are of families"
     table = 2 * math.prod(spec.embedding.weight.shape)
     per_token = memory.kv_cache / max(memory.kv_tokens, 1)
     read = memory.weights - table + batch * context * per_token
