@@ -83,7 +83,7 @@ def test_the_table(tmp_path: Path) -> None:
 def test_the_checkpoint_is_one(tmp_path: Path) -> None:
     """With the numbers that --load-format dummy would make."""
     directory = write_checkpoint("tiny", tmp_path)
-    stored = open_model(EngineConfig(str(directory)), 1).weights
+    stored = open_model(EngineConfig(str(directory)), directory, 1).weights
     drawn = open_model(EngineConfig(str(directory), load_format="dummy"), 1).weights
     assert stored.keys() == drawn.keys()
     for name, weight in stored.items():
