@@ -84,7 +84,7 @@ def test_the_checkpoint_is_one(tmp_path: Path) -> None:
     """With the numbers that --load-format dummy would make."""
     directory = write_checkpoint("tiny", tmp_path)
     stored = open_model(EngineConfig(str(directory)), directory, 1).weights
-    drawn = open_model(EngineConfig(str(directory), load_format="dummy"), 1).weights
+    drawn = open_model(EngineConfig(str(directory), load_format="dummy"), directory, 1).weights
     assert stored.keys() == drawn.keys()
     for name, weight in stored.items():
         assert weight.data.tobytes() == drawn[name].data.tobytes()
