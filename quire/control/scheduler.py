@@ -33,6 +33,9 @@ from quire.errors import RequestError
 __all__ = ["Scheduler"]
 
 
+UNKNOWN_TOKENS = [UNKNOWN_TOKEN]
+
+
 class _NoBlockAheadError(Exception):
     """A plan made ahead would have to preempt a request."""
 
@@ -311,7 +314,7 @@ class Scheduler:
             table += self._take_blocks(request, -(-(end - room) // size))
             end = min(end, len(table) * size)
         if end > start:
-            ids = tokens[start:end] or [UNKNOWN_TOKEN]
+            ids = tokens[start:end] or UNKNOWN_TOKENS
             chunk = Chunk(request.id, start, ids, table, end == known)
             if self._states is not None:
                 chunk = chunk._replace(state=self._states.plan(request, start, end))

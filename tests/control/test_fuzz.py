@@ -26,7 +26,7 @@ def test_random_worlds(first):
     assert totals["drafted tokens"] > totals["accepted tokens"] > 0
 
 
-@pytest.mark.parametrize("first", range(0, NUM_WORLDS // 2, BATCH))
+@pytest.mark.parametrize("first", range(0, NUM_WORLDS // 4, BATCH))
 def test_random_worlds_ahead(first):
     """The same where every plan is made before the one before it is committed."""
     totals = run_worlds(first, BATCH, ahead=True)

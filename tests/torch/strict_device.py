@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -63,24 +63,20 @@ def _refused(name: str) -> Any:
 
 class _Stream:
     def __init__(self, device: torch.device | None = None) -> None:
-        self.waited_for: list[_Stream] = []
+        self.is_behind = False
 
     def wait_stream(self, other: _Stream) -> None:
-        self.waited_for.append(other)
+        self.is_behind = True
 
 
 class _Event:
     """Comes when the stream that it was recorded on is behind what it copies."""
 
-    def __init__(self) -> None:
-        self.recorded: _Stream | None = None
-
-    def record(self, stream: _Stream) -> None:
-        assert stream.waited_for, "the copy does not wait for what it copies"
-        self.recorded = stream
+    def record(self) -> None:
+        assert Streams.current.is_behind, "the copy does not wait for what it copies"
 
     def synchronize(self) -> None:
-        assert self.recorded is not None
+        pass
 
 
 class Streams:
@@ -88,15 +84,18 @@ class Streams:
 
     Stream = _Stream
     Event = _Event
-    main = _Stream()
+    current = _Stream()
 
     @classmethod
-    def current_stream(cls) -> _Stream:
-        return cls.main
+    def current_stream(cls, device: torch.device | None = None) -> _Stream:
+        return cls.current
 
-    @staticmethod
-    def stream(stream: _Stream) -> Any:
-        return nullcontext()
+    @classmethod
+    @contextmanager
+    def stream(cls, stream: _Stream) -> Iterator[None]:
+        before, cls.current = cls.current, stream
+        yield
+        cls.current = before
 
 
 class _Tape(TorchDispatchMode):

@@ -65,7 +65,7 @@ class CapturingBench(Bench):
 def prepared(name: str) -> tuple[CapturingBench, list[Job], list[Answer]]:
     """A model, jobs, and what each yields alone, without captures."""
     bench = CapturingBench(random_model(**MODELS[name]), "torch")
-    count = 14 if name == "llama" else 5
+    count = 8 if name == "llama" else 4
     jobs = mostly_plain(mixed_jobs(seed=13, count=40))[-count:]
     return bench, jobs, [bench.alone(job) for job in jobs]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from quire.backends.torch.devices import find_device
+from quire.backends.torch.devices import Device, find_device
 from quire.backends.torch.host_copies import HostCopies
 from quire.backends.torch.sampling.draw import at_share
 from quire.backends.torch.sampling.rows import draw_rows, sample_rows
@@ -95,13 +95,12 @@ def test_nothing_to_choose_from() -> None:
 
 
 def test_a_device_without_float64_draws_the_same() -> None:
-    class Small:
+    class Small(Device):
         has_float64 = False
-        streams = None
 
     logits = np.random.default_rng(3).standard_normal((4, 300)).astype(np.float32)
     made = [row(seed=seed, top_p=0.9, logprobs=1) for seed in range(4)]
-    assert sample(logits, made, Small()) == sample(logits, made)
+    assert sample(logits, made, Small(CPU.platform)) == sample(logits, made)
 
 
 def test_the_comparison_can_fail() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.devices import PINNING, Device
+from quire.backends.torch.side_stream import Mark, SideStream, host_buffer
 
 __all__ = ["Arriving", "HostCopies", "sent"]
 
@@ -31,19 +32,18 @@ def sent(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """Tensors on the host, which have their numbers when `event` has come; None: they have.
+    """Tensors on the host, which have their numbers when the device has come to a mark.
 
     sources: what is copied, whose memory must not be used for something else before.
     """
 
     tensors: tuple[torch.Tensor, ...]
-    event: Any = None
-    sources: Sequence[torch.Tensor] = ()
+    mark: Mark
+    sources: Sequence[torch.Tensor]
 
     def wait(self) -> tuple[torch.Tensor, ...]:
         """The tensors with their numbers."""
-        if self.event is not None:
-            self.event.synchronize()
+        self.mark.wait()
         return self.tensors
 
 
@@ -51,22 +51,15 @@ class HostCopies:
     """Copies tensors of one device to the host."""
 
     def __init__(self, device: Device) -> None:
-        self._streams = device.streams
-        self._stream = None if self._streams is None else self._streams.Stream(device.torch_device)
-        self._pins = self._streams is not None and device.torch_device.type in PINNING
+        self._device = device
+        self._side = SideStream(device)
 
     def start(self, tensors: Sequence[torch.Tensor]) -> Arriving:
         """Begin to copy what the work given to the device so far makes of some tensors."""
-        streams, side = self._streams, self._stream
-        if streams is None or side is None:
-            return Arriving(tuple(each.cpu() for each in tensors))
-        side.wait_stream(streams.current_stream())
-        with streams.stream(side):
-            found = tuple(self._copied(each) for each in tensors)
-            event = streams.Event()
-            event.record(side)
-        return Arriving(found, event, tensors)
-
-    def _copied(self, tensor: torch.Tensor) -> torch.Tensor:
-        found = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=self._pins)
-        return found.copy_(tensor, non_blocking=True)
+        self._side.wait_for_computation()
+        found, mark = [], Mark()
+        for each in tensors:
+            buffer = host_buffer(each.nbytes, self._device)
+            found.append(buffer.view(each.dtype).view(each.shape))
+            mark = self._side.copy(found[-1], each)
+        return Arriving(tuple(found), mark, tensors)

@@ -30,7 +30,7 @@ class SideStream:
     """One more queue of a device's work, which runs beside the computation."""
 
     def __init__(self, device: Device) -> None:
-        self._module = None if device.is_cpu else _streams(device)
+        self._module = device.streams
         self._device = device.torch_device
         self._stream = None if self._module is None else self._module.Stream(self._device)
 
@@ -61,14 +61,6 @@ def host_buffer(num_bytes: int, device: Device) -> torch.Tensor:
 
     num_bytes: torch may take the next power of two for it.
     """
-    if not device.is_cpu and _streams(device) is not None:
+    if not device.is_cpu and device.streams is not None:
         return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=True)
     return torch.empty(num_bytes, dtype=torch.uint8)
-
-
-def _streams(device: Device) -> Any:
-    """torch.cuda, torch.xpu, ...; None where a device has no streams."""
-    module = getattr(torch, device.platform.name, None)
-    wanted = ("Stream", "Event", "stream", "current_stream")
-    has_streams = device.platform.name != "cpu" and all(hasattr(module, each) for each in wanted)
-    return module if has_streams else None
