@@ -19,8 +19,9 @@ Quantization = Literal["auto", "int4", "int8"]
 LoadFormat = Literal["auto", "dummy"]
 BackendName = Literal["auto", "native", "reference", "torch", "transformers"]
 InstructionSet = Literal[
-    "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod"
-]
+    "auto", "portable", "avx2", "avx512", "avx512vnni", "avx512bf16",
+    "neon", "neon_dotprod", "neon_i8mm", "amx",
+]  # fmt: skip
 Source = Literal["huggingface", "modelscope"]
 Speculation = Literal["off", "ngram", "suffix"]
 Task = Literal["auto", "generate", "embed", "score"]

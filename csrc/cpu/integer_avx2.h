@@ -18,6 +18,7 @@ namespace {
 
 struct Avx2Integer {
     static constexpr int kStrips = 2, kMaxRows = 4;
+    static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 2, kPlanes = 2;
 
     using Float = __m256;

@@ -16,6 +16,7 @@ namespace {
 
 struct Avx512VnniInteger {
     static constexpr int kStrips = 1, kMaxRows = 8;
+    static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 1, kPlanes = 1;
 
     using Float = __m512;

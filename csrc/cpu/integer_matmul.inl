@@ -59,7 +59,8 @@ struct Tables {
 template <class Q, class F, int M, int S>
 struct BlockSums {
     using Bytes = typename Q::Bytes;
-    static constexpr int kPlanes = Sums<Q, F::kSums8>::kPlanes;
+    static constexpr int kRows = M, kStrips = S, kPlanes = Sums<Q, F::kSums8>::kPlanes;
+    using Format = F;
 
     Sums<Q, F::kSums8> of[M][S];
 
@@ -79,11 +80,22 @@ struct BlockSums {
         });
     }
 
-    // kHalf: 0 or 1; -1 for the whole block.  Planes one after the other, unless all sums of both
-    // fit the registers beside what is loaded once for both.
+    // kHalf: 0 or 1; -1 for the whole block.
     template <int kHalf>
     QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
                           const Tables<Q, F> &tables) {
+        if constexpr (Q::kJointRows > 0 && M >= Q::kJointRows) {
+            Q::template add_rows<kHalf>(*this, w, x, stride, tables);
+        } else {
+            add_by_columns<kHalf>(w, x, stride, tables);
+        }
+    }
+
+    // Planes one after the other, unless all sums of both fit the registers beside what is loaded
+    // once for both.
+    template <int kHalf>
+    QUIRE_INLINE void add_by_columns(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
+                                     const Tables<Q, F> &tables) {
         constexpr int kSteps = (kHalf < 0 ? kBlock : kHalfBlock) / 4;
         constexpr int kTogether = M * S * kPlanes <= 4 ? kPlanes : 1;
         unroll<kPlanes / kTogether>([&](auto turn) QUIRE_INLINE_LAMBDA {
@@ -253,7 +265,7 @@ QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
 // A tile of as many rows as there are a tile for; returns how many.
 template <class Q, class F, int M>
 QUIRE_INLINE int64_t integer_tile_of(const IntegerProduct &p, int64_t first_row, int64_t rows) {
-    if constexpr (M > 1) {
+    if constexpr (M > Q::kLeastRows) {
         constexpr int kLess = F::kHasEveryTile ? M - 1 : M / 2;
         if (rows < M) return integer_tile_of<Q, F, kLess>(p, first_row, rows);
     }
@@ -264,7 +276,7 @@ QUIRE_INLINE int64_t integer_tile_of(const IntegerProduct &p, int64_t first_row,
 // All rows times one panel, in the fewest tiles, which are then as even as can be.
 template <class Q, class F>
 void integer_panel(const IntegerProduct &p, int64_t num_rows) {
-    const int64_t most = tile_rows(*p.tuning, Q::kMaxRows);
+    const int64_t most = larger(Q::kLeastRows, tile_rows(*p.tuning, Q::kMaxRows));
     for (int64_t row = 0; row < num_rows;) {
         const int64_t left = num_rows - row, tiles = ceil_div(left, most);
         row += integer_tile_of<Q, F, Q::kMaxRows>(p, row, ceil_div(left, tiles));

@@ -17,6 +17,7 @@ namespace {
 
 struct NeonDotprodInteger {
     static constexpr int kStrips = 4, kMaxRows = 4;
+    static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 4, kPlanes = 1;
 
     using Float = float32x4_t;

@@ -3,9 +3,13 @@
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   kStrips            strips that make up the 16 rows of a panel; a strip is what one register sums
 //   kMaxRows           activation rows of the largest tile
+//   kLeastRows         of the smallest one
+//   kJointRows         tiles of at least so many rows are summed by add_rows; 0: none
 //   kTogether          strips whose sums are kept at once
 //   kPlanes            1, or 2 where 8-bit codes are summed as two 4-bit ones; codes8 gives a plane
 //   Sums4, Sums8       the running sums of one strip; start from a correction, add products
+//   add_rows           only with kJointRows: adds all products of a block, or of half of it, to a
+//                      BlockSums
 //   start8_at_zero     the start of sums of 8-bit codes whose zero point is 0
 //   start_small_table  only with two planes: the start of sums of codes whose zero point is 16
 //   correction         of half a block, from the sum of its codes
@@ -31,6 +35,7 @@ namespace {
 
 struct PortableInteger {
     static constexpr int kStrips = 1, kMaxRows = 2;
+    static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 1, kPlanes = 1;
 
     struct Float {

@@ -10,6 +10,11 @@
 #endif
 #endif
 
+#if defined(QUIRE_WITH_AMX) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #if defined(QUIRE_WITH_NEON_DOTPROD) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -74,6 +79,21 @@ bool has_avx512bf16() {
     constexpr uint32_t kBf16 = 1u << 5;
     return has_avx512vnni() && cpu_id(7).eax >= 1 && has_all(cpu_id(7, 1).eax, kBf16);
 }
+
+// Linux lets a process use tiles only after it has asked: they make every saved context 8 KiB larger.
+[[maybe_unused]] bool has_amx() {
+#if defined(QUIRE_MODEL_AMX)
+    return has_avx512bf16();
+#elif defined(__linux__)
+    constexpr uint32_t kTile = 1u << 24, kInt8 = 1u << 25, kTileState = 3u << 17;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return has_avx512bf16() && has_all(cpu_id(7).edx, kTile | kInt8) &&
+           has_all(saved_state(), kTileState) &&
+           syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+}
 #endif
 
 #if defined(QUIRE_WITH_NEON_DOTPROD)
@@ -82,6 +102,17 @@ bool has_neon_dotprod() {
     return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #else
     return true;  // Apple's processors and those that run Windows have it
+#endif
+}
+#endif
+
+#if defined(QUIRE_WITH_NEON_I8MM)
+bool has_neon_i8mm() {
+#if defined(__linux__)
+    constexpr unsigned long kI8mm = 1ul << 13;  // HWCAP2_I8MM, which older headers lack
+    return has_neon_dotprod() && (getauxval(AT_HWCAP2) & kI8mm) != 0;
+#else
+    return false;  // it was never built elsewhere
 #endif
 }
 #endif
@@ -131,6 +162,14 @@ const Kernels *find_kernels(int32_t isa) {
             return can_run ? &kernels : nullptr;
         }
 #endif
+#if defined(QUIRE_WITH_AMX)
+        case QUIRE_AMX: {
+            static const Kernels kernels =
+                with_bfloat16s(with_integers(kAvx512Kernels, kAmxIntegers), kAvx512Bfloat16s);
+            static const bool can_run = has_amx();
+            return can_run ? &kernels : nullptr;
+        }
+#endif
 #if defined(QUIRE_WITH_NEON)
         case QUIRE_NEON:  // every 64-bit ARM has it
             return &kNeonKernels;
@@ -139,6 +178,13 @@ const Kernels *find_kernels(int32_t isa) {
         case QUIRE_NEON_DOTPROD: {
             static const Kernels kernels = with_integers(kNeonKernels, kNeonDotprodIntegers);
             static const bool can_run = has_neon_dotprod();
+            return can_run ? &kernels : nullptr;
+        }
+#endif
+#if defined(QUIRE_WITH_NEON_I8MM)
+        case QUIRE_NEON_I8MM: {
+            static const Kernels kernels = with_integers(kNeonKernels, kNeonI8mmIntegers);
+            static const bool can_run = has_neon_i8mm();
             return can_run ? &kernels : nullptr;
         }
 #endif
@@ -161,7 +207,7 @@ int32_t quire_row_dtype(int32_t isa, int32_t weights) {
 }
 
 int32_t quire_best_isa(void) {
-    int32_t isa = QUIRE_NEON_DOTPROD;  // they stand in order: the last that runs is the best
+    int32_t isa = QUIRE_NEON_I8MM;  // they stand in order: the last that runs is the best
     while (!quire_can_run(isa)) isa--;
     return isa;
 }

@@ -137,11 +137,17 @@ extern const IntegerKernels kAvx512VnniIntegers;
 #if defined(QUIRE_WITH_AVX512BF16)
 extern const Bfloat16Kernels kAvx512Bfloat16s;
 #endif
+#if defined(QUIRE_WITH_AMX)
+extern const IntegerKernels kAmxIntegers;
+#endif
 #if defined(QUIRE_WITH_NEON)
 extern const Kernels kNeonKernels;
 #endif
 #if defined(QUIRE_WITH_NEON_DOTPROD)
 extern const IntegerKernels kNeonDotprodIntegers;
+#endif
+#if defined(QUIRE_WITH_NEON_I8MM)
+extern const IntegerKernels kNeonI8mmIntegers;
 #endif
 
 }  // namespace quire

@@ -56,7 +56,9 @@ enum quire_isa {
     QUIRE_AVX512VNNI = 3,
     QUIRE_AVX512BF16 = 4, /* VNNI as well */
     QUIRE_NEON = 5,
-    QUIRE_NEON_DOTPROD = 6
+    QUIRE_NEON_DOTPROD = 6,
+    QUIRE_NEON_I8MM = 7,
+    QUIRE_AMX = 8 /* never the best one: no machine has run it yet */
 };
 enum quire_status {
     QUIRE_OK = 0,

@@ -208,7 +208,12 @@ def _add_matrix(
     op.parts[op.num_parts] = matrix
     op.vectors[op.num_parts] = address(bias)
     op.num_parts += 1
-    op.kept = [*getattr(op, "kept", []), memory, bias]
+    keep(op, memory, bias)
+
+
+def keep(op: c.Op, *owners: Any) -> None:
+    """Keep alive what a record points to."""
+    op.kept = [*getattr(op, "kept", []), *owners]
 
 
 def address(array: np.ndarray[Any, Any] | None) -> int | None:

@@ -161,6 +161,22 @@ def test_a_row_gives_the_same_bits_in_every_batch_and_on_every_pool(
         assert numbers.same_bits(out[:40], expected)
 
 
+@pytest.mark.parametrize("fewer, more", [(c.NEON_DOTPROD, c.NEON_I8MM), (c.AVX512VNNI, c.AMX)])
+def test_instructions_that_sum_several_rows_change_no_bits(pools, rng, fewer, more):
+    if more not in c.available_isas():
+        pytest.skip(f"this machine does not run {c.ISA_NAMES[more]}")
+    for each in FORMATS:
+        dtype, group_size, offset, table = each.values
+        weight = random_packed(rng, dtype, (75, 360), group_size, offset, table)
+        x = rng.standard_normal((130, 360)).astype(np.float32)
+        rows = quantize(pools[1], fewer, x)
+        assert numbers.same_bits(rows, quantize(pools[1], more, x))
+        expected = linear(pools[2], fewer, rows, [weight])
+        for m in (1, 5, 15, 16, 17, 40, 63, 130):
+            out = linear(pools[1 + m % 3], more, rows[:m], [weight])
+            assert numbers.same_bits(out, expected[:m])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_infinite_and_missing_numbers_stay_in_their_row(pool, isa, rng, dtype):
     x = rng.standard_normal((20, 45)).astype(np.float32)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,7 +18,17 @@ from quire.backends.native import library as c
 from quire.errors import ConfigError, EngineError
 
 ROOT = Path(__file__).parents[2]
-AVX512 = ["-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+TRAITS = [
+    ("x86_64", AVX2, ("integer_avx2.h", "vector_avx2.h")),
+    ("x86_64", [*AVX512, "-mavx512vnni"], ("integer_avx512vnni.h", "vector_avx512.h")),
+    ("x86_64", [*AVX512, "-mavx512bf16"], ("bfloat16_avx512.h",)),
+    ("x86_64", [*AVX512, "-mavx512vnni"], ("integer_amx.h",)),
+    ("aarch64", [], ("vector_neon.h",)),
+    ("aarch64", ["-march=armv8.2-a+dotprod"], ("integer_neon_dotprod.h",)),
+    ("aarch64", ["-march=armv8.2-a+dotprod+i8mm"], ("integer_neon_i8mm.h",)),
+]
 needs_nm = pytest.mark.skipif(not shutil.which("nm"), reason="needs nm")
 
 
@@ -40,39 +52,42 @@ def test_nothing_is_exported_but_the_c_interface():
     assert exported == declared
 
 
+def compile_unbound(tmp_path, *arguments):
+    """The symbols of a unit built without optimisation, so that none hides by being inlined."""
+    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
+    out = tmp_path / "unit.o"
+    command = [compiler, "-std=c++17", "-O0", "-fno-exceptions", "-fvisibility=hidden"]
+    command += ["-I", ROOT / "csrc/include", "-I", ROOT / "csrc/cpu", *arguments]
+    subprocess.run([*command, "-c", "-o", out], check=True)
+    return [(kind, name) for kind, name in symbols(out) if kind not in "trdb"]
+
+
 @needs_nm
-@pytest.mark.parametrize(
-    "unit, options",
-    [
-        ("Portable", []),
-        ("Avx2", ["-mavx2", "-mfma", "-mf16c"]),
-        ("Avx512", AVX512),
-        ("Avx512Vnni", [*AVX512, "-mavx512vnni"]),
-        ("Neon", []),
-        ("NeonDotprod", ["-march=armv8.2-a+dotprod"]),
-    ],
-)
-def test_a_unit_of_kernels_shares_no_symbols(tmp_path, unit, options):
+def test_kernels_share_no_symbols(tmp_path):
     """A weak symbol of such a unit may replace the same function of the baseline units.
 
-    Built without optimisation, so that no such symbol hides by being inlined.
+    Of the portable one: it has all kernels, which are templates of a trait.
     """
-    compiler = shutil.which("c++") or pytest.skip("needs a C++ compiler")
-    name = re.sub(r"(?<=n)(?=D)", "_", unit).lower()
-    if c.ISA_NAMES.index(name) not in c.available_isas():
-        pytest.skip(f"this machine does not run {unit}")
-    out = tmp_path / "unit.o"
-    command = [compiler, "-std=c++17", "-O0", "-fno-exceptions", "-fvisibility=hidden", *options]
-    command += [f"-DQUIRE_WITH_{name.upper()}", "-I", ROOT / "csrc/include"]
-    source = ROOT / f"csrc/cpu/kernels_{name}.cpp"
-    subprocess.run([*command, "-c", source, "-o", out], check=True)
-    found = symbols(out)
-    shared = [name for kind, name in found if kind not in "trdbU"]
-    table = "Integers" if unit in ("Avx512Vnni", "NeonDotprod") else "Kernels"
-    assert shared == [f"quire::k{unit}{table}"]
+    found = compile_unbound(tmp_path, ROOT / "csrc/cpu/kernels_portable.cpp")
+    assert [name for kind, name in found if kind != "U"] == ["quire::kPortableKernels"]
     needed = {name for kind, name in found if kind == "U"}
     mathematics = {"expf", "floor", "log", "log1pf", "sqrtf"}  # of the C library
     assert needed <= {"memcpy", "memset", *mathematics, "_GLOBAL_OFFSET_TABLE_"}
+
+
+@needs_nm
+@pytest.mark.parametrize(
+    "machine, options, traits", TRAITS, ids=lambda x: x if type(x) is str else ""
+)
+def test_traits_share_no_symbols(tmp_path, machine, options, traits):
+    """Nor do the functions that the kernels are made of, which differ from unit to unit."""
+    if platform.machine() not in (machine, {"x86_64": "AMD64", "aarch64": "arm64"}[machine]):
+        pytest.skip(f"needs a compiler for {machine}")
+    includes = [part for trait in traits for part in ("-include", trait)]
+    found = compile_unbound(
+        tmp_path, "-fkeep-inline-functions", *options, *includes, "-x", "c++", os.devnull
+    )
+    assert not [name for _, name in found if name.startswith("quire::")]
 
 
 @needs_nm
@@ -112,7 +127,7 @@ def test_a_library_without_a_function_is_refused_as_another_version(monkeypatch)
 
 def test_instruction_sets_by_name():
     assert c.available_isas()[0] == c.PORTABLE
-    assert c.choose_isa("auto") == c.best_isa() == max(c.available_isas())
+    assert c.choose_isa("auto") == c.best_isa() == max({*c.available_isas()} - {c.AMX})
     for isa, name in enumerate(c.ISA_NAMES):
         if isa in c.available_isas():
             assert c.choose_isa(name) == isa
@@ -120,6 +135,23 @@ def test_instruction_sets_by_name():
             with pytest.raises(ConfigError, match=f"'{name}' cannot run on this machine"):
                 c.choose_isa(name)
     assert [c.load().quire_can_run(isa) for isa in (-1, len(c.ISA_NAMES), 99)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["amx", "portable"])
+def test_an_instruction_set_that_no_machine_has_run_is_met_with_a_warning(
+    monkeypatch, caplog, name
+):
+    monkeypatch.setattr(c, "available_isas", lambda: (c.PORTABLE, c.AMX))
+    assert c.ISA_NAMES[c.choose_isa(name)] == name
+    assert ("only been tested with a model" in caplog.text) == (name == "amx")
+
+
+@pytest.mark.parametrize("record", [c.Op, c.Matrix, c.Experts, c.Step])
+def test_a_record_refuses_a_field_that_it_does_not_have(record):
+    with pytest.raises(AttributeError, match="num_row"):
+        record(num_row=1)
+    with pytest.raises(AttributeError, match="num_row"):
+        record().num_row = 1
 
 
 def test_a_missing_library_says_how_to_build_it(monkeypatch):
@@ -140,7 +172,7 @@ def run_empty(pool, **fields):
 
 def test_statuses(pool):
     assert run_empty(pool) == 0
-    for kind, isa, words in ((99, 0, "op"), (-1, 0, "op"), (c.OP_ADD, 7, "instruction set")):
+    for kind, isa, words in ((99, 0, "op"), (-1, 0, "op"), (c.OP_ADD, 99, "instruction set")):
         status = run_empty(pool, kind=kind, isa=isa)
         with pytest.raises(EngineError, match=words):
             c.check(status)

@@ -59,25 +59,26 @@ class Layer:
         record = c.Op(kind=c.OP_RECURRENCE)
         if isinstance(op, ShortConvolution):
             joined = np.concatenate([weights[name] for name in op.weights])[:, 0].T
-            record.kept = [np.ascontiguousarray(joined)]
+            vectors = [np.ascontiguousarray(joined)]
             if op.biases:
-                record.kept.append(np.concatenate([weights[name] for name in op.biases]))
+                vectors.append(np.concatenate([weights[name] for name in op.biases]))
             record.kind = c.OP_CONVOLUTION
-            for i, array in enumerate(record.kept):
+            for i, array in enumerate(vectors):
                 record.vectors[i] = one_op.address(array)
-            record.held = c.Recurrence(state=op.state, taps=op.taps)
+            one_op.keep(record, *vectors)
+            layer = c.Recurrence(state=op.state, taps=op.taps)
         else:
             sizes = {k: getattr(op, k) for k in ("heads", "key_heads", "key_dim", "value_dim")}
             vectors = dict(zip(("decay_log", "time_bias", "skip"), op.weight_names, strict=False))
-            record.held = c.Recurrence(
+            layer = c.Recurrence(
                 state=op.state,
                 kind=c.DELTA_RULE if isinstance(op, GatedDeltaRule) else c.SELECTIVE_SCAN,
                 **sizes,
                 **{field: one_op.address(weights[name]) for field, name in vectors.items()},
             )
             if isinstance(op, SelectiveScan):
-                record.held.least_step, record.held.most_step = op.least_step, op.most_step
-        record.recurrence = ctypes.pointer(record.held)
+                layer.least_step, layer.most_step = op.least_step, op.most_step
+        record.recurrence = ctypes.pointer(layer)
         return record
 
 

@@ -1,12 +1,14 @@
 """The native backend's shared library: structs, functions and thread pools, through ctypes.
 
-Everything here mirrors csrc/include/quire.h, which says what each field means.
+Everything here mirrors csrc/include/quire.h, which says what each field means.  `__slots__` make
+it an error to set a field that a struct does not have.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from ctypes import POINTER, c_double, c_float, c_int8, c_int32, c_int64, c_uint64, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +46,9 @@ MAX_PARTS = 4
 F32, F16, BF16, INT4, INT8, TABLE4, FLOAT8 = range(7)
 NUM_DTYPES = 7
 KV_INT8, KV_FLOAT8, KV_INT4 = 3, 4, 5  # beside the first three
-PORTABLE, AVX2, AVX512, AVX512VNNI, NEON, NEON_DOTPROD = range(6)
+(
+    PORTABLE, AVX2, AVX512, AVX512VNNI, AVX512BF16, NEON, NEON_DOTPROD, NEON_I8MM, AMX,
+) = range(9)  # fmt: skip
 SILU, GELU, GELU_TANH, QUICK_GELU, RELU, RELU_SQUARED, TANH, LOGISTIC, CLAMPED_SWIGLU = range(9)
 RMS, LAYER = range(2)
 SOFTMAX, SIGMOID, SPARSEMIXER = range(3)
@@ -75,7 +79,8 @@ DELTA_RULE, SELECTIVE_SCAN = range(2)
 OP_LATENT_WRITE, OP_LATENT_QUERIES, OP_LATENT_ATTENTION, OP_LATENT_VALUES = range(40, 44)
 
 ISA_NAMES = (
-    "portable", "avx2", "avx512", "avx512vnni", "avx512bf16", "neon", "neon_dotprod",
+    "portable", "avx2", "avx512", "avx512vnni", "avx512bf16",
+    "neon", "neon_dotprod", "neon_i8mm", "amx",
 )  # fmt: skip
 STATUS_TEXTS = (
     "done",
@@ -85,12 +90,15 @@ STATUS_TEXTS = (
     "a token id or position outside the embedding table",
 )
 
+logger = logging.getLogger(__name__)
+
 _BUILD_HINT = "build it with `pip install --no-build-isolation -e .` in a checkout"
 
 
 class Matrix(ctypes.Structure):
     """Weights as they stand in memory: row-major floats or packed integers, 4-byte aligned."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("data", c_void_p),
         ("rows", c_int64),
@@ -107,12 +115,14 @@ class Matrix(ctypes.Structure):
 class Tensor(ctypes.Structure):
     """A column range of a buffer in the activation arena; offset and stride count floats."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [("offset", c_int64), ("stride", c_int32), ("cols", c_int32)]
 
 
 class Router(ctypes.Structure):
     """How experts are chosen."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("bias", c_void_p),
         ("num_experts", c_int32),
@@ -133,6 +143,7 @@ class Router(ctypes.Structure):
 class Experts(ctypes.Structure):
     """The experts of a layer."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("matrices", POINTER(Matrix)),
         ("biases", POINTER(c_void_p)),
@@ -147,6 +158,7 @@ class Experts(ctypes.Structure):
 class Recurrence(ctypes.Structure):
     """What the heads of a recurrent layer do with their states."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("state", c_int64),
         ("decay_log", c_void_p),
@@ -164,8 +176,9 @@ class Recurrence(ctypes.Structure):
 
 
 class Op(ctypes.Structure):
-    """One op record of a Program."""
+    """One op record of a Program; kept: whatever has to live as long as it."""
 
+    __slots__ = ("kept",)
     _fields_: ClassVar[Any] = [
         ("kind", c_int32),
         ("layer", c_int32),
@@ -205,6 +218,7 @@ class Op(ctypes.Structure):
 class Tuning(ctypes.Structure):
     """How products with matrices of one dtype are cut; see quire.backends.native.tuning."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("tile_rows", c_int32),
         ("ahead_rows", c_int32),
@@ -217,6 +231,7 @@ class Tuning(ctypes.Structure):
 class Program(ctypes.Structure):
     """A Program bound to its memory."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("body", POINTER(Op)),
         ("head", POINTER(Op)),
@@ -243,6 +258,7 @@ class Program(ctypes.Structure):
 class Step(ctypes.Structure):
     """The arrays of one step."""
 
+    __slots__ = ()
     _fields_: ClassVar[Any] = [
         ("num_tokens", c_int32),
         ("num_requests", c_int32),
@@ -386,6 +402,10 @@ def choose_isa(name: str) -> int:
         names = ", ".join(ISA_NAMES[isa] for isa in available)
         raise ConfigError(
             f"instruction_set {name!r} cannot run on this machine; choose one of auto, {names}"
+        )
+    if wanted == AMX:
+        logger.warning(
+            "instruction_set 'amx' has only been tested with a model of its instructions"
         )
     return wanted
 
