@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,12 @@ if TYPE_CHECKING:
     from quire.config import EngineConfig
     from quire.graph.explain import BodyChoice, Explanation
     from quire.graph.ir import Node
+    from quire.models.spec import ModelSpec
 
 __all__ = ["add_arguments", "model_directory", "run", "size_option"]
 
 CONTEXT, TOKENS = 1024, 512
+WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
 MODEL_OPTIONS = ("revision", "source", "offline", "download_dir", "strict_config", "hf_overrides")
 FORMAT_OPTIONS = (
     "dtype",
@@ -31,6 +34,8 @@ FORMAT_OPTIONS = (
     "instruction_set",
     "threads",
     "tuning",
+    "cpu_offload_gb",
+    "memory_utilization",
 )
 
 
@@ -88,10 +93,30 @@ def run(namespace: argparse.Namespace) -> int:
     print(render(explanation))
     if explanation.expert_bytes:
         print("\n" + _placement(config, explanation))
+    if config.backend_in_use == "torch":
+        shares = {name: bits.get(name, 8.0 * WIDTH[weight_format]) / 8 for name in spec.weights()}
+        print(_offload(config, spec, shares))
     if config.backend_in_use == "native":
         used: list[str] = sorted({*packed.values()}) or [STORED_AS[weight_format]]
         print("\n" + _tuning(config, used))
     return 0
+
+
+def _offload(config: EngineConfig, spec: ModelSpec, shares: Mapping[str, float]) -> str:
+    """What would stay in host memory for want of room on the device.  shares: bytes a number."""
+    from quire.backends.torch.devices import find_device
+    from quire.runtime.machine import inspect_machine
+    from quire.runtime.memory_plan import usable_bytes
+    from quire.runtime.offload_plan import layer_matrices, plan_offload
+
+    found = find_device(config.device).free_memory()
+    if found is None:
+        return "\noffload: none; weights stand in the memory that computes, or it does not tell"
+    weights = spec.weights()
+    sizes = {n: int(math.prod(weights[n].shape) * share) for n, share in shares.items()}
+    usable, host = usable_bytes(config, found[0]), inspect_machine().free_memory
+    plan = plan_offload(config, usable, sizes, layer_matrices(spec, sizes), host)
+    return f"\n{plan.line}"
 
 
 def _placement(config: EngineConfig, explanation: Explanation) -> str:

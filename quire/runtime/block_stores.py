@@ -90,4 +90,10 @@ def _host_blocks(
             f"not enough memory: kv_offloading_size is {size_gib:g} GiB, and the host has "
             f"{host_free / MIB:,.0f} MiB free beside offloaded weights; lower it"
         )
-    return HostBlocks(executable.block_copies(num_slots))
+    try:
+        return HostBlocks(executable.block_copies(num_slots))
+    except RuntimeError as error:  # torch says so where memory cannot be pinned
+        raise CapacityError(
+            f"not enough memory: kv_offloading_size is {size_gib:g} GiB, which the host does not "
+            f"give to the device: {error}; lower it"
+        ) from error

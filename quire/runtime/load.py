@@ -21,7 +21,7 @@ from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShap
 from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
-from quire.runtime.backends import Room, binder, choose_backend, room_of
+from quire.runtime.backends import Bind, Room, binder, choose_backend, room_of
 from quire.runtime.block_stores import BlockStore, open_store
 from quire.runtime.huge_pages import is_mapped
 from quire.runtime.machine import Machine, inspect_machine
@@ -103,7 +103,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     states = RecurrentStates(memory.num_state_records, spec.state_floats, room.on_host)
     streamed = {linear.weight.name for linear in spec.linears()} - mapped
     bound = binder(backend, config, machine, weights, streamed, states, offload.layers)
-    executable = bound(program, cache, ropes)
+    executable = _bind(backend, bound, program, cache, ropes, memory)
     return LoadedModel(
         model.directory,
         spec,
@@ -116,6 +116,27 @@ def load_model(config: EngineConfig) -> LoadedModel:
         model.pooling,
         None if plan is None else plan.bind(bound),
     )
+
+
+def _bind(
+    backend: Backend,
+    bound: Bind,
+    program: Program,
+    cache: KvCache,
+    ropes: RopeTables,
+    memory: MemoryPlan,
+) -> Executable:
+    """The Program, bound; a device takes all that was planned now, and not in traffic."""
+    if backend.name != "torch":
+        return bound(program, cache, ropes)
+    from quire.backends.torch.backend import TorchBackend
+    from quire.backends.torch.device_memory import claim, within_memory
+
+    assert isinstance(backend, TorchBackend)
+    with within_memory(backend.device, memory.lines()[0]):
+        executable = bound(program, cache, ropes)
+        claim(memory.activations, backend.device)
+    return executable
 
 
 class _Compiler:

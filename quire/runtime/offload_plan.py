@@ -35,6 +35,16 @@ class OffloadPlan:
     on_device: int
     on_host: int
 
+    @property
+    def line(self) -> str:
+        """What stays where, for people."""
+        if not self.layers:
+            return "offload: none, all weights stand on the device"
+        return (
+            f"offload: matrices of {len(self.layers)} layers, {self.on_host / MIB:,.1f} MiB, stay "
+            "in host memory, and every step copies them"
+        )
+
 
 def plan_offload(
     config: EngineConfig,

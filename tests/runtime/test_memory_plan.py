@@ -36,6 +36,21 @@ def plan(
 # --- what it chooses
 
 
+def test_what_libraries_take_is_kept_free_and_said() -> None:
+    config = EngineConfig("demo", memory_utilization=1.0)
+
+    def planned(reserved: int) -> MemoryPlan:
+        return plan_memory(
+            config, 100 * KIB, 0, 10**6, LAYOUT, lambda n: 0, reserved_bytes=reserved, cures="pray"
+        )
+
+    assert planned(0).num_blocks - planned(30 * KIB).num_blocks == 30
+    assert "libraries and graphs 0.0 MiB" in planned(30 * KIB).lines()[0]
+    assert "libraries" not in planned(0).lines()[0]
+    with pytest.raises(CapacityError, match=r"libraries and graphs 0\.1 MiB, .*; pray$"):
+        planned(100 * KIB)
+
+
 def test_every_request_at_full_length_is_all_that_is_useful() -> None:
     found = plan(GIB, weights=KIB, length=100, max_num_seqs=4)
     assert found.num_blocks == 4 * 7  # 7 blocks hold 100 tokens

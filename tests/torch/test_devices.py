@@ -17,7 +17,7 @@ from quire.backends.torch.devices import PLATFORMS, Device, available, find_devi
 from quire.backends.torch.registry import Body, bodies_of, body
 from quire.cli.main import main
 from quire.config import EngineConfig
-from quire.errors import ConfigError
+from quire.errors import CapacityError, ConfigError
 from quire.graph.ir import Node
 from quire.ops.elementwise import Add
 from quire.runtime.backends import choose_backend, room_of
@@ -137,6 +137,24 @@ def test_a_device_gives_all_its_memory_to_the_cache(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Device, "free_memory", lambda self: None)
     with pytest.raises(ConfigError, match="set kv_cache_memory_bytes"):
         room_of(backend, config, inspect_machine(), {}, spec)
+
+
+def test_a_device_with_less_memory_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan's numbers at the start, not torch's in traffic."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr(Device, "is_cpu", False)
+    monkeypatch.setattr(Device, "free_memory", lambda self: (2**30, 2**30))
+    config = EngineConfig("demo", backend="torch", device="cpu", threads=1)
+    for place in ("executable.TorchExecutable._arena", "device_memory.claim"):
+        with monkeypatch.context() as changed:
+            changed.setattr(f"quire.backends.torch.{place}", refuse)
+            with pytest.raises(
+                CapacityError, match=r"than it promised, of which 1,024 MiB .* KV cache"
+            ):
+                load_model(config)
 
 
 # --- what is said

@@ -15,6 +15,7 @@ from quire.backends.torch.backend import TorchBackend
 from quire.backends.torch.devices import Device
 from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.offload import OffloadedWeights
+from quire.cli.main import main
 from quire.config import EngineConfig
 from quire.errors import CapacityError, ConfigError
 from quire.graph.program import compile_program
@@ -167,6 +168,14 @@ def test_a_model_that_does_not_fit_runs(device: Any) -> None:
     device(1 << 33)
     found, lines = generate(cpu_offload_gb=plan.weights / 2 / 2**30)
     assert found == expected and any("offload" in line for line in lines)
+
+
+def test_explain_says_it(device: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["explain", "demo", "--backend", "torch", "--device", "cpu"]
+    assert main(command) == 0
+    assert "offload: none, all weights stand on the device" in capsys.readouterr().out
+    assert main([*command, "--cpu-offload-gb", "0.004"]) == 0
+    assert "stay in host memory, and every step copies them" in capsys.readouterr().out
 
 
 def test_what_offload_cannot_do_is_refused(device: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,5 +129,5 @@ def _layer_by_layer(
     loaded: LoadedWeights, layers: Sequence[Collection[str]]
 ) -> dict[str, StoredWeight]:
     """All weights; those of layers one layer after the other."""
-    of_layers = {name: loaded[name] for names in layers for name in names}
+    of_layers = {name: loaded[name] for names in layers for name in names if name in loaded}
     return {**of_layers, **{name: each for name, each in loaded.items() if name not in of_layers}}
