@@ -1,8 +1,8 @@
 """AWQ: scales up the columns that meet large activations, so that rounding hurts them less.
 
 The scale of a channel is (mean |x|)^strength; the strength is searched for each folding, by what
-the rounded matrices lose on the calibration inputs: tr((W - Q) H (W - Q)^T) with H their second
-moment, which needs no input twice.  Clipping is the search of ranges in `rounding`, with H.
+the products of the rounded matrices lose on a sample of the calibration inputs.  Clipping is the
+search of ranges in `rounding`, with the inputs' second moment.
 
 Source: arXiv:2306.00978.
 """
@@ -36,13 +36,12 @@ def awq_candidates(situation: Situation) -> Iterator[Candidate]:
 
 def awq_loss(situation: Situation, factors: Float32) -> float:
     """What the targets lose on the calibration inputs when columns are scaled by these factors."""
-    moment = situation.statistics.moment
-    assert moment is not None
+    sample, near = situation.statistics.sample, situation.statistics.near
     total = 0.0
     for weights, grid in zip(situation.weights, situation.grids, strict=True):
         size = group_size_of("", grid.scheme, weights.shape[1])
-        importance = Importance.of(moment, size).divided(factors)
+        importance = Importance.of(near, size).divided(factors)
         rounded = round_matrix("", weights * factors, grid, importance)
-        error = rounded.float32() / factors - weights
-        total += float(np.vdot(error @ moment, error))
+        error = sample @ (rounded.float32() / factors - weights).T
+        total += float(np.vdot(error, error))
     return total

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from quire.convert.observe import Statistics, observe_inputs
+from quire.convert.observe import Observe, Statistics, observe_inputs
 from quire.convert.round_activations import round_activations
 from quire.convert.scheme import Activations
 from quire.convert.spell_out_experts import spell_out_experts
+from quire.convert.whole_latents import multiply_latents_out
 from quire.convert.whole_sequences import attend_whole_sequences
 from quire.graph.ir import Node, Value
 from quire.graph.lower import lower
@@ -38,7 +39,7 @@ class BlockForward:
 
     def __init__(self, spec: ModelSpec) -> None:
         graph = lower(spec)
-        nodes = spell_out_experts(attend_whole_sequences(graph.nodes))
+        nodes = spell_out_experts(multiply_latents_out(attend_whole_sequences(graph.nodes)))
         first = next(i for i, node in enumerate(nodes) if node.layer >= 0)
         behind = max(i for i, node in enumerate(nodes) if node.layer >= 0) + 1
         self._front, self._head = nodes[:first], nodes[behind:]
@@ -74,12 +75,22 @@ class BlockForward:
         return [self._through(layer, nodes, weights, x) for x in stream]
 
     def observed(
-        self, layer: int, weights: Mapping[str, Float32], stream: Stream, with_moment: bool
+        self, layer: int, weights: Mapping[str, Float32], stream: Stream
     ) -> tuple[Stream, dict[str, Statistics]]:
         """The rows behind a block, and what its matrices read, by weight name."""
-        total = sum(map(len, stream))
-        nodes, found = observe_inputs(self._blocks[layer], total, with_moment)
+        nodes, found = observe_inputs(self._blocks[layer], sum(map(len, stream)), False)
         return [self._through(layer, nodes, weights, x) for x in stream], found
+
+    def statistics(
+        self, layer: int, weights: Mapping[str, Float32], stream: Stream
+    ) -> dict[str, Statistics]:
+        """What the matrices of a block read, with second moments; nothing behind is computed."""
+        nodes, found = observe_inputs(self._blocks[layer], sum(map(len, stream)), True)
+        while not isinstance(nodes[-1].op, Observe):
+            nodes = nodes[:-1]
+        for x in stream:
+            self._run_block(layer, nodes, weights, x)
+        return found
 
     def logits(
         self,
@@ -95,12 +106,17 @@ class BlockForward:
     def _through(
         self, layer: int, nodes: Sequence[Node], weights: Mapping[str, Float32], x: Float32
     ) -> Float32:
+        return self._run_block(layer, nodes, weights, x)[self._hidden[layer + 1]]
+
+    def _run_block(
+        self, layer: int, nodes: Sequence[Node], weights: Mapping[str, Float32], x: Float32
+    ) -> dict[Value, Float32]:
         env = self._environment(np.zeros(len(x), np.int32), weights)
         known = {self._hidden[layer]: x}
         # Rotations and the like depend on positions alone and are cheap to compute again.
         plain = [n for n in self._front if not isinstance(n.op, EmbeddingLookup) and not n.inputs]
         known = _run(plain, env, known)
-        return _run(nodes, env, known)[self._hidden[layer + 1]]
+        return _run(nodes, env, known)
 
     def _environment(
         self, tokens: npt.NDArray[np.int32], weights: Mapping[str, Float32]

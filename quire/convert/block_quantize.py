@@ -90,13 +90,15 @@ class BlockQuantizer:
         seen: Statistics | None,
         spreads: dict[int, Spread],
     ) -> QuantizedMatrix:
-        if self._algorithms.rounding == "plain" or seen is None or seen.rows == 0:
-            return round_matrix(name, weights, grid)
-        assert seen.moment is not None
-        if self._algorithms.rounding == "gptq":
-            if id(seen) not in spreads:
-                spreads.clear()  # matrices of one input follow each other
-                spreads[id(seen)] = spread_of(seen.moment)
-            return gptq(name, weights, grid, seen.moment, spreads[id(seen)])
+        rounding = self._algorithms.rounding
+        if rounding in ("mse", "rtn") or seen is None or seen.rows == 0:
+            return round_matrix(name, weights, grid, search=rounding != "rtn")
         size = group_size_of(name, grid.scheme, weights.shape[1])
-        return round_matrix(name, weights, grid, Importance.of(seen.moment, size))
+        importance = Importance.of(seen.near, size)
+        if rounding != "gptq":
+            return round_matrix(name, weights, grid, importance)
+        assert seen.moment is not None
+        if id(seen) not in spreads:
+            spreads.clear()  # matrices of one input follow each other
+            spreads[id(seen)] = spread_of(seen.moment)
+        return gptq(name, weights, grid, importance, spreads[id(seen)])

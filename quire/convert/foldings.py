@@ -4,6 +4,7 @@ norm → q, k, v        norm.weight / s, columns of q, k, v * s
 norm → gate, up       the same
 v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
 up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
+norm → query_down, key_value_down; query_norm → query; latent_norm → key_value   (latent attention)
 
 Every expert of a mixture has an up and a down of its own; all, and the router, read one norm.
 
@@ -23,6 +24,7 @@ from quire.models.spec import (
     Attention,
     Block,
     GatedMLP,
+    LatentAttention,
     Linear,
     MixtureOfExperts,
     Norm,
@@ -77,17 +79,30 @@ class Folding:
 def foldings(block: Block) -> tuple[Folding, ...]:
     """Every folding of a block, in the order of computation."""
     attention, mlp = block.attention, block.mlp
-    assert isinstance(attention, Attention) and mlp is not None, "see open_source"
-    group = attention.heads // attention.kv_heads
-    shared = (attention.kv_heads, group, attention.head_dim)
+    assert isinstance(attention, Attention | LatentAttention) and mlp is not None, "see open_source"
     mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)
     found = (
-        _of_norm(block.attention_norm, (attention.query, attention.key, attention.value)),
-        Folding(attention.value, (attention.output,), shared if group > 1 else None),
+        *_of_attention(block.attention_norm, attention),
         _of_norm(block.mlp_norm, readers(mlp)),
         *(Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)),
     )
     return tuple(each for each in found if each is not None)
+
+
+def _of_attention(norm: Norm | None, part: Attention | LatentAttention) -> list[Folding | None]:
+    if isinstance(part, Attention):
+        group = part.heads // part.kv_heads
+        shared = (part.kv_heads, group, part.head_dim) if group > 1 else None
+        return [
+            _of_norm(norm, (part.query, part.key, part.value)),
+            Folding(part.value, (part.output,), shared),
+        ]
+    first = part.query if part.query_down is None else part.query_down
+    return [
+        _of_norm(norm, (first, part.key_value_down)),
+        None if part.query_down is None else _of_norm(part.query_norm, (part.query,)),
+        _of_norm(part.latent_norm, (part.key_value,)),
+    ]
 
 
 def _is_linear_in_up(mlp: GatedMLP | MLP) -> bool:

@@ -69,6 +69,22 @@ class Grid:
         np.clip(numbers, 0, (1 << self.scheme.bits) - 1, out=numbers)
         return numbers.astype(np.uint8)
 
+    def nearest(self, x: Float32, ranges: Ranges) -> Float32:
+        """The nearest numbers to x, as decode(encode(x)) but for ties; ranges broadcast."""
+        if self.scheme.numbers != "integer":
+            return self.decode(self.encode(x, ranges), ranges)
+        scales: Float32 = np.where(ranges.scales == 0, np.float32(1), ranges.scales)
+        numbers: Float32 = x * (np.float32(1) / scales)
+        np.rint(numbers, out=numbers)
+        last = np.float32((1 << self.scheme.bits) - 1)
+        if self.scheme.symmetric:  # bounds that are single numbers are much faster
+            middle = np.float32(1 << (self.scheme.bits - 1))
+            np.clip(numbers, -middle, last - middle, out=numbers)
+        else:
+            np.clip(numbers, -ranges.zeros, last - ranges.zeros, out=numbers)
+        numbers *= ranges.scales
+        return numbers
+
     def decode(self, codes: Codes, ranges: Ranges) -> Float32:
         """The numbers that codes stand for."""
         if self.scheme.numbers != "integer":

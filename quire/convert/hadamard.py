@@ -22,7 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ConfigError
-from quire.models.spec import Attention, Block, Linear, ModelSpec, Norm, parts, readers, writers
+from quire.models.spec import (
+    Attention,
+    Block,
+    LatentAttention,
+    Linear,
+    ModelSpec,
+    Norm,
+    parts,
+    readers,
+    writers,
+)
 
 __all__ = ["HadamardRotation", "Rotation"]
 
@@ -106,7 +116,12 @@ class HadamardRotation:
 
 
 def _check(spec: ModelSpec) -> None:
-    """Raises ConfigError for a model whose norms do not commute with a rotation."""
+    """Raises ConfigError for a model that a rotation would change, or whose parts are unknown."""
+    if any(parts(spec, LatentAttention)):
+        raise ConfigError(
+            f"{spec.architecture} has latent attention, which is not rotated here; leave hadamard "
+            "out"
+        )
     before = (spec.norm, *(n for b in spec.blocks for n in (b.attention_norm, b.mlp_norm)))
     others = tuple(
         norm

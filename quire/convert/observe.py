@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quire.convert.importance import near_size
 from quire.graph.ir import Node, Value
 from quire.ops.linear import MatMul
 from quire.ops.op import Cost, Environment, Float32
@@ -26,14 +27,17 @@ ROWS_AT_A_TIME = 4096
 class Statistics:
     """What was seen of one input, a row for each token.
 
-    moment: the sum of x^T x, [width, width]; None unless it is wanted.  largest: max |x| by column.
-    total: the sum of |x| by column.  sample: some of the rows.
+    moment: the sum of x^T x, [width, width]; None unless it is wanted.  near: its blocks on the
+    diagonal, [blocks, size, size].  largest: max |x| by column.  total: the sum of |x| by column.
+    sample: some of the rows.
     """
 
     def __init__(self, width: int, expected_rows: int, with_moment: bool) -> None:
         self.rows = 0
         self.largest = np.zeros(width, np.float32)
         self.total = np.zeros(width, np.float64)
+        size = near_size(width)
+        self._near = np.zeros((width // size, size, size), np.float32)
         self._moment = np.zeros((width, width), np.float32) if with_moment else None
         self._waiting: list[Float32] = []
         self._stride = max(1, expected_rows // SAMPLE_ROWS)
@@ -44,6 +48,12 @@ class Statistics:
         """The sum of x^T x."""
         self._multiply()
         return self._moment
+
+    @property
+    def near(self) -> Float32:
+        """The blocks of the moment on its diagonal."""
+        self._multiply()
+        return self._near
 
     @property
     def mean_magnitude(self) -> Float32:
@@ -59,7 +69,9 @@ class Statistics:
         """What would have been seen if every column were divided by its factor."""
         other = copy(self)
         other.largest, other.total = self.largest / factors, self.total / factors
-        moment = self.moment
+        by_block = factors.reshape(len(self._near), -1)
+        other._near = self.near / by_block[:, None, :] / by_block[:, :, None]
+        moment = self._moment
         if moment is not None:
             other._moment = moment / factors
             other._moment /= factors[:, None]
@@ -76,17 +88,19 @@ class Statistics:
         magnitudes = np.abs(x)
         np.maximum(self.largest, magnitudes.max(axis=0), out=self.largest)
         self.total += magnitudes.sum(axis=0, dtype=np.float64)
-        if self._moment is not None:
-            self._waiting.append(x)
-            if sum(map(len, self._waiting)) >= ROWS_AT_A_TIME:
-                self._multiply()
+        self._waiting.append(x)
+        if sum(map(len, self._waiting)) >= ROWS_AT_A_TIME:
+            self._multiply()
 
     def _multiply(self) -> None:
         """Add the products of the rows that wait."""
-        if self._waiting and self._moment is not None:
+        if self._waiting:
             rows = np.concatenate(self._waiting)
-            self._moment += rows.T @ rows
             self._waiting.clear()
+            by_block = rows.reshape(len(rows), len(self._near), -1)
+            self._near += by_block.transpose(1, 2, 0) @ by_block.transpose(1, 0, 2)
+            if self._moment is not None:
+                self._moment += rows.T @ rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,8 @@ __all__ = ["ALGORITHMS", "Algorithms", "CheckpointFormat", "Quantization", "assi
 CheckpointFormat = Literal["compressed-tensors", "awq", "gptq", "gguf"]
 
 ALGORITHMS: Mapping[str, str] = {
-    "rtn": "round to nearest, ranges searched; needs no calibration",
+    "rtn": "round to nearest, each range as wide as its group",
+    "mse": "round to nearest, ranges searched; needs no calibration",
     "awq": "scale what meets large activations, ranges searched on them",
     "gptq": "round column by column, later columns make up for errors",
     "smoothquant": "move outliers of activations into weights",
@@ -80,7 +81,7 @@ class Algorithms:
 
     rotation: bool
     scaling: Literal["awq", "smoothquant"] | None
-    rounding: Literal["gptq", "calibrated", "plain"]
+    rounding: Literal["gptq", "calibrated", "mse", "rtn"]
 
     @classmethod
     def of(cls, asked: Quantization) -> Algorithms:
@@ -96,32 +97,24 @@ class Algorithms:
                 )
         if len(set(names)) != len(names) or {"awq", "smoothquant"} <= set(names):
             raise ConfigError(f"algorithm {asked.algorithm!r} scales twice; take one of them away")
-        if {"rtn", "gptq"} <= set(names):
-            raise ConfigError("algorithm 'rtn+gptq' rounds twice; take one of them away")
+        roundings: list[Literal["gptq", "mse", "rtn"]] = ["gptq", "mse", "rtn"]
+        named = [name for name in roundings if name in names]
+        if len(named) > 1:
+            raise ConfigError(f"algorithm {asked.algorithm!r} rounds twice; take one of them away")
         scaling: Literal["awq", "smoothquant"] | None = None
         if "awq" in names or "smoothquant" in names:
             scaling = "awq" if "awq" in names else "smoothquant"
-        rounding: Literal["gptq", "calibrated", "plain"] = "plain"
-        if "gptq" in names:
-            rounding = "gptq"
-        elif "awq" in names and "rtn" not in names:
-            rounding = "calibrated"
-        return cls("hadamard" in names, scaling, rounding)
+        return cls("hadamard" in names, scaling, named[0] if named else _usual_rounding(scaling))
 
     @property
     def observes(self) -> bool:
         """Whether calibration inputs are looked at."""
-        return self.scaling is not None or self.rounding != "plain"
-
-    @property
-    def needs_moment(self) -> bool:
-        """Whether their second moments are."""
-        return self.scaling == "awq" or self.rounding != "plain"
+        return self.scaling is not None or self.rounding == "gptq"
 
     def __str__(self) -> str:
         names = ["hadamard"] * self.rotation + ([self.scaling] if self.scaling else [])
-        if self.rounding == "gptq" or not names:
-            names.append("gptq" if self.rounding == "gptq" else "rtn")
+        if not names or self.rounding != _usual_rounding(self.scaling):
+            names.append(self.rounding)
         return "+".join(names)
 
 
@@ -162,6 +155,10 @@ def assign(spec: ModelSpec, asked: Quantization) -> dict[str, Scheme]:
 def module_of(weight: str) -> str:
     """The name of a layer, given that of its weight."""
     return weight.removesuffix(".weight")
+
+
+def _usual_rounding(scaling: str | None) -> Literal["calibrated", "mse"]:
+    return "calibrated" if scaling == "awq" else "mse"
 
 
 def _usual(asked: Quantization) -> str:

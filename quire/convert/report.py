@@ -16,7 +16,8 @@ from quire.convert.suggestion import Suggestion, worst_matrices
 __all__ = ["Report", "peak_memory_bytes", "write_report"]
 
 SHOWN = 10
-"""Matrices in the table of the worst."""
+"""Matrices in the tables of the worst."""
+FEW_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,9 @@ class Report:
 
     def as_markdown(self) -> str:
         """For people."""
-        parts = [self._summary(), self._quality(), self._worst(), self._speed(), self._blocks()]
-        return "\n\n".join(parts) + "\n"
+        parts = [self._summary(), self._quality(), self._worst(), self._coverage()]
+        parts += [self._speed(), self._blocks()]
+        return "\n\n".join(part for part in parts if part) + "\n"
 
     def _summary(self) -> str:
         options = self.options
@@ -115,9 +117,6 @@ class Report:
             "",
             "An error is the squared loss of a matrix's products, as a share of their square.",
         ]
-        unseen = [name for block in self.blocks for name in block["unseen"]]
-        if unseen:
-            lines += ["", f"No calibration token reached: {', '.join(unseen)}."]
         if self.suggestion is not None:
             lines += [
                 "",
@@ -130,6 +129,28 @@ class Report:
                 "```",
             ]
         return "\n".join(lines)
+
+    def _coverage(self) -> str:
+        """Matrices that few calibration tokens reached: experts that are seldom chosen."""
+        seen = _tokens_seen(self.blocks)
+        few = sorted((count, name) for name, count in seen.items() if count < FEW_TOKENS)
+        if not few:
+            return ""
+        shown = [f"| {name} | {count} |" for count, name in few[:SHOWN]]
+        return "\n".join(
+            [
+                "## Matrices that saw little",
+                "",
+                f"Fewer than {FEW_TOKENS} tokens of calibration reached {len(few)} of {len(seen)} "
+                "matrices; those that none reached are rounded to nearest. "
+                "`--calibration-tokens` gives them more.",
+                "",
+                "| matrix | tokens |",
+                "| --- | --- |",
+                *shown,
+                *([f"| and {len(few) - SHOWN} more | |"] if len(few) > SHOWN else []),
+            ]
+        )
 
     def _speed(self) -> str:
         lines = ["## Speed here, one request", "", "| | prompt | output |", "| --- | --- | --- |"]
@@ -149,13 +170,23 @@ class Report:
             "",
             "![error behind each block](quantization.svg)",
             "",
-            "| block | error behind it | strengths of the scales | seconds |",
-            "| --- | --- | --- | --- |",
+            "| block | error behind it | strengths of the scales | tokens a matrix saw | seconds |",
+            "| --- | --- | --- | --- | --- |",
         ]
         for i, block in enumerate(self.blocks):
             strengths = ", ".join(f"{each:g}" for each in block["strengths"].values())
-            lines.append(f"| {i} | {block['error']:.2e} | {strengths} | {block['seconds']:.1f} |")
+            counts = sorted(_tokens_seen([block]).values()) or [0]
+            seen = f"{counts[0]} to {counts[-1]}" if counts[0] < counts[-1] else f"{counts[0]}"
+            lines.append(
+                f"| {i} | {block['error']:.2e} | {strengths} | {seen} | {block['seconds']:.1f} |"
+            )
         return "\n".join(lines)
+
+
+def _tokens_seen(blocks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The calibration tokens that reached each matrix; none where nothing was observed."""
+    found = (each for block in blocks for each in block["matrices"].items())
+    return {name: record["tokens"] for name, record in found if "tokens" in record}
 
 
 def write_report(directory: Path, report: Report) -> None:

@@ -15,17 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.convert.grid import Grid, Ranges, code_values
-from quire.convert.importance import Importance
+from quire.convert.importance import Importance, weight_of
 from quire.convert.scheme import Scheme
 from quire.errors import ConfigError
 from quire.quant.matrix import QuantizedMatrix
 
-__all__ = ["group_size_of", "quantized", "round_matrix", "search_ranges"]
+__all__ = ["group_size_of", "over_rows", "quantized", "round_matrix", "search_ranges"]
 
 Codes = npt.NDArray[np.uint8]
 Float32 = npt.NDArray[np.float32]
 
-ROWS_AT_A_TIME = 1 << 19
+AT_A_TIME = 1 << 17
 """Elements that a thread works on: what stays in its share of the cache."""
 
 
@@ -42,16 +42,17 @@ def round_matrix(
     group's largest magnitude.
     Raises ConfigError where groups do not divide the columns.
     """
-    size = group_size_of(name, grid.scheme, weights.shape[1])
+    rows, cols = weights.shape
+    size = group_size_of(name, grid.scheme, cols)
     ranges = search_ranges(weights, grid, size, importance, search)
-    groups = weights.reshape(len(weights), -1, size)
+    groups = weights.reshape(rows, -1, size)
     codes = np.empty(groups.shape, np.uint8)
 
-    def encode(rows: slice) -> None:
-        part = Ranges(ranges.scales[rows, :, None], ranges.zeros[rows, :, None])
-        codes[rows] = grid.encode(groups[rows], part)
+    def encode(part: slice) -> None:
+        wide = Ranges(ranges.scales[part, :, None], ranges.zeros[part, :, None])
+        codes[part] = grid.encode(groups[part], wide)
 
-    _over_rows(encode, weights.shape)
+    over_rows(encode, rows, max(1, AT_A_TIME // cols))
     return quantized(name, grid, size, codes.reshape(weights.shape), ranges)
 
 
@@ -69,10 +70,13 @@ def search_ranges(
     zeros = np.empty(groups.shape[:2], np.float32)
 
     def fit(part: slice) -> None:
-        best = _best(groups[part], grid, importance, shrinks)
-        scales[part], zeros[part] = best.scales, best.zeros
+        # One group of many rows: its errors are weighed by one product of large matrices.
+        for group in range(groups.shape[1]):
+            own = None if importance is None else importance.blocks[group]
+            best = _best(np.ascontiguousarray(groups[part, group]), grid, own, shrinks)
+            scales[part, group], zeros[part, group] = best.scales, best.zeros
 
-    _over_rows(fit, weights.shape)
+    over_rows(fit, len(weights), max(1, AT_A_TIME // size))
     return Ranges(scales, zeros)
 
 
@@ -103,20 +107,18 @@ def _dividing(cols: int) -> str:
 
 
 def _best(
-    groups: Float32, grid: Grid, importance: Importance | None, shrinks: tuple[float, ...]
+    groups: Float32, grid: Grid, importance: Float32 | None, shrinks: tuple[float, ...]
 ) -> Ranges:
+    """The ranges [rows] of one group's weights [rows, size] that lose least."""
     best = grid.fit(groups, shrinks[0])
     if len(shrinks) == 1:
         return best
     least = None
     for shrink in shrinks:
         ranges = grid.fit(groups, shrink)
-        wide = Ranges(ranges.scales[..., None], ranges.zeros[..., None])
-        errors = grid.decode(grid.encode(groups, wide), wide) - groups
-        if importance is None:
-            loss = np.einsum("rgi,rgi->rg", errors, errors)
-        else:
-            loss = importance.of_errors(errors)
+        errors = grid.nearest(groups, Ranges(ranges.scales[:, None], ranges.zeros[:, None]))
+        errors -= groups
+        loss = weight_of(errors, importance)
         if least is None:
             best, least = ranges, loss
             continue
@@ -125,10 +127,9 @@ def _best(
     return best
 
 
-def _over_rows(work: Callable[[slice], None], shape: tuple[int, ...]) -> None:
-    """Do `work` on slices of rows in threads; rows do not depend on each other."""
-    step = max(1, ROWS_AT_A_TIME // shape[1])
-    parts = [slice(start, start + step) for start in range(0, shape[0], step)]
+def over_rows(work: Callable[[slice], None], rows: int, step: int) -> None:
+    """Do `work` on slices of `step` rows in threads; rows do not depend on each other."""
+    parts = [slice(start, start + step) for start in range(0, rows, step)]
     if len(parts) == 1:
         work(parts[0])
         return

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.models.config_reader import read_json
-from quire.models.spec import Block, LatentAttention, ModelSpec, Weight, parts
+from quire.models.spec import Block, ModelSpec, Weight
 from quire.ops.number_formats import from_float32
 from quire.runtime.open_model import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
@@ -66,11 +66,6 @@ def open_source(config: EngineConfig) -> Source:
         )
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(read_spec(config, directory), checkpoint)
-    if any(parts(spec, LatentAttention)):
-        raise ConfigError(
-            f"{spec.architecture} has latent attention, which calibration does not know yet; "
-            "let `--quantization int8` or `int4` round it while it is loaded"
-        )
     if spec.state_floats:
         raise ConfigError(
             f"{config.model} has recurrent layers, which are not calibrated here; serve it with "

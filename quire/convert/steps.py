@@ -167,28 +167,29 @@ class Steps:
             weights |= {n: self._stored(n, weights[n]).float32() for n in weights if self._kept(n)}
         left: dict[str, Stream] = {}
         statistics: dict[str, Statistics] = {}
-        if self.algorithms.observes:
+        is_gptq = self.algorithms.rounding == "gptq"
+        if is_gptq:  # the rows behind are those of the rounded block, below
+            statistics = forward.statistics(layer, weights, streams["calibration"])
+        elif self.algorithms.observes:
             left["calibration"], statistics = forward.observed(
-                layer, weights, streams["calibration"], self.algorithms.needs_moment
+                layer, weights, streams["calibration"]
             )
-        rows = {name: seen.rows for name, seen in statistics.items()}
+        rows = {name: {"tokens": seen.rows} for name, seen in statistics.items()}
         result = self.blocks.quantize(block, weights, statistics)
         del statistics
-        left["original"], samples = forward.observed(
-            layer, result.floats, streams["original"], with_moment=False
-        )
+        left["original"], samples = forward.observed(layer, result.floats, streams["original"])
         matrices = {
-            name: self._matrix_record(result, name, samples[name]) for name in result.matrices
+            name: {**self._matrix_record(result, name, samples[name]), **rows.get(name, {})}
+            for name in result.matrices
         }
         rounded = {**result.floats, **{n: m.float32() for n, m in result.matrices.items()}}
         left["quantized"] = forward.block(layer, rounded, streams["quantized"], self.kinds)
-        if self.algorithms.rounding == "gptq":
+        if is_gptq:
             left["calibration"] = forward.block(layer, rounded, streams["calibration"], self.kinds)
         record = {
             "error": _relative_error(left["quantized"], left["original"]),
             "matrices": matrices,
             "strengths": result.strengths,
-            "unseen": [name for name, count in rows.items() if count == 0],
         }
         return record, left, self._block_tensors(result)
 
@@ -206,7 +207,8 @@ class Steps:
         written = [each for each in names if each != name or not self._is_tied_head(spec.head)]
         for each in written:
             if each in self.grids:
-                matrix = round_matrix(each, weights[each], self.grids[each])
+                search = self.algorithms.rounding != "rtn"
+                matrix = round_matrix(each, weights[each], self.grids[each], search=search)
                 rounded[each] = matrix.float32()
                 tensors += self._tensors_of(each, matrix)
             else:

@@ -29,7 +29,9 @@ from quire.ops.column_order import ColumnOrder
 from quire.quant.packed import PackedMatrix
 from quire.weights.gguf.files import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
+from quire.weights.safetensors_writer import SafetensorsWriter
 from quire.weights.strict_json import parse_json
+from quire.weights.sweep_cache import PART_SUFFIX, mark_used, sweep
 from quire.weights.tensor import RawTensor
 
 __all__ = [
@@ -47,8 +49,6 @@ VERSION = 3
 """Of the packed layout: older files are not read."""
 KEY = "quire_packed"
 ALIGNMENT = 64
-HEADER_BYTES = 512
-"""More than the header says of a matrix, beside its name twice."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".json")
 FLOATS = ("F32", "F16", "BF16")
 FACTS = tuple(fact.name for fact in fields(PackedMatrix) if fact.name not in ("name", "data"))
@@ -109,6 +109,7 @@ def read_packed(path: Path, wanted: Shapes) -> dict[str, Kept] | None:
             return None
         file = SafetensorsFile(path)
         facts = parse_json(file.metadata.get(KEY, "{}").encode())
+        mark_used(path)
         return {name: _matrix(file, name, shape, facts) for name, shape in wanted.items()}
     except (OSError, CheckpointError, ValueError, KeyError, TypeError) as error:
         logger.warning("%s: not used: %s; packing the weights again", path, error)
@@ -122,13 +123,12 @@ def write_packed(path: Path, wanted: Shapes, matrices: Iterable[Kept]) -> bool:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, suffix=PART_SUFFIX)
         try:
             with os.fdopen(handle, "wb") as file:
                 _write(file, wanted, matrices)
-                file.flush()
-                os.fsync(file.fileno())
             os.replace(name, path)
+            sweep(path.parent, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -146,27 +146,15 @@ def _alignment(matrix: Kept) -> int:
 
 
 def _write(file: BinaryIO, wanted: Shapes, matrices: Iterable[Kept]) -> None:
-    """Bytes first, behind room for the header, which nobody knows before the last matrix."""
-    room = sum(HEADER_BYTES + 2 * len(name.encode()) for name in wanted) + HEADER_BYTES
-    room += -(room + 8) % ALIGNMENT
-    file.seek(8 + room)
     facts: dict[str, object] = {}
-    header: dict[str, object] = {}
-    at = 0
+    writer = SafetensorsWriter(file, wanted)
     for matrix in _aligned_first(matrices):
-        size = _num_bytes(matrix)
         is_float = isinstance(matrix, RawTensor)
-        dtype, shape = (matrix.dtype, list(matrix.shape)) if is_float else ("U8", [size])
-        header[matrix.name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
+        dtype, shape = (matrix.dtype, matrix.shape) if is_float else ("U8", (_num_bytes(matrix),))
+        writer.add(matrix.name, dtype, shape, _arrays(matrix))
         if isinstance(matrix, PackedMatrix):
             facts[matrix.name] = _facts(matrix)
-        for piece in _arrays(matrix):
-            file.write(np.ascontiguousarray(piece, piece.dtype.newbyteorder("<")).data)
-        at += size
-    text = json.dumps({"__metadata__": {KEY: json.dumps(facts)}, **header}).encode()
-    assert len(text) <= room, "a header of more bytes than its names can need"
-    file.seek(0)
-    file.write(room.to_bytes(8, "little") + text.ljust(room))
+    writer.finish({KEY: json.dumps(facts)})
 
 
 def _aligned_first(matrices: Iterable[Kept]) -> Iterable[Kept]:

@@ -13,7 +13,8 @@ from quire.convert.block_forward import BlockForward
 from quire.convert.foldings import fold, foldings
 from quire.convert.hadamard import HadamardRotation, Rotation
 from quire.convert.source import Source, open_source
-from tests.convert.tiny import write_tiny
+from quire.errors import ConfigError
+from tests.convert.tiny import EXPERTS, LATENT, write_tiny
 from tests.models.computing import Model, distance, load
 
 TOKENS = [np.arange(5, 45, dtype=np.int32), np.arange(300, 320, dtype=np.int32)]
@@ -23,13 +24,9 @@ CASES = {
     "mha": {"num_key_value_heads": 4},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
     "window": {"architectures": ["MistralForCausalLM"], "sliding_window": 8},
-    "experts": {
-        "architectures": ["Qwen2MoeForCausalLM"],
-        "num_experts": 5,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 48,
-        "shared_expert_intermediate_size": 80,
-    },
+    "experts": EXPERTS,
+    "latent": {**LATENT},
+    "latent queries": {**LATENT, "q_lora_rank": 24},
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 
@@ -95,7 +92,7 @@ def test_a_folding_of_other_columns_would_be_seen(tmp_path: Path) -> None:
     assert worst(logits(source, change), expected) > 1e-4
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if "latent" not in name])
 def test_rotation_changes_nothing(name: str, tmp_path: Path) -> None:
     source = opened(tmp_path, name)
     rotation = HadamardRotation(source.spec, seed=4)
@@ -104,6 +101,11 @@ def test_rotation_changes_nothing(name: str, tmp_path: Path) -> None:
         source, lambda layer, w: rotation.block(source.spec.blocks[layer], w), rotation
     )
     assert worst(rotated, expected) < 3e-5
+
+
+def test_latent_attention_is_not_rotated(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leave hadamard out"):
+        HadamardRotation(opened(tmp_path, "latent").spec, seed=4)
 
 
 @pytest.mark.parametrize("width", [1, 7, 12, 64, 96])
@@ -119,8 +121,13 @@ def test_observers_see_what_matrices_read(source: Source) -> None:
     forward = BlockForward(source.spec)
     weights = source.floats(source.weights)
     stream = forward.embed(source.weights[source.spec.embedding.weight.name], TOKENS)
-    behind, seen = forward.observed(0, weights, stream, with_moment=True)
+    behind, seen = forward.observed(0, weights, stream)
     assert worst(behind, forward.block(0, weights, stream)) == 0
+    whole = forward.statistics(0, weights, stream)
+    assert seen.keys() == whole.keys()
+    for name, one in seen.items():
+        assert np.array_equal(one.near, whole[name].near) and one.moment is None
+    seen = whole
     attention = source.spec.blocks[0].attention
     norm = weights[source.spec.blocks[0].attention_norm.weight.name]
     rows = np.concatenate(stream)

@@ -18,7 +18,7 @@ from quire.convert.run import quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.stored_model import open_stored_model
 from quire.weights.checkpoint import open_checkpoint
-from tests.convert.tiny import write_tiny
+from tests.convert.tiny import LATENT, write_tiny
 
 BAICHUAN: dict[str, Any] = {
     **{"architectures": ["BaichuanForCausalLM"], "model_max_length": 256},
@@ -27,17 +27,19 @@ BAICHUAN: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize(("family", "algorithm"), [(BAICHUAN, "rtn"), (LATENT, "awq+gptq")])
 def test_what_is_written_is_read_and_serves_what_the_report_says(
-    text: str, asked: Quantization, tmp_path: Path
+    family: dict[str, Any], algorithm: str, text: str, asked: Quantization, tmp_path: Path
 ) -> None:
     """The report is of calibration's own forward pass: it must have the family's attention."""
-    model = write_tiny(tmp_path / "m", **BAICHUAN)
-    asked = replace(asked, scheme="w4a16", algorithm="rtn", evaluation_tokens=4096)
+    model = write_tiny(tmp_path / "m", **family)
+    asked = replace(asked, scheme="w4a16", algorithm=algorithm, evaluation_tokens=4096)
+    asked = replace(asked, group_size=16)
     report = quantize_to_directory(
         EngineConfig(str(model)), asked, tmp_path / "q", show_progress=False, measure_speed=False
     )
     names = open_checkpoint(tmp_path / "q").names
-    assert any(name.startswith("model.layers.0.self_attn.q_proj.") for name in names)
+    assert "model.layers.0.self_attn.q_proj.weight_packed" in names
     served, original = (
         ServedModel(EngineConfig(str(each), kv_cache_dtype="float32"), 64)
         for each in (tmp_path / "q", model)

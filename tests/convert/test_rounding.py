@@ -34,6 +34,12 @@ def weights(rows: int = 96, cols: int = 256) -> np.ndarray:
     return np.random.default_rng(1).standard_t(4, (rows, cols)).astype(np.float32)
 
 
+def importance(x: np.ndarray, size: int) -> Importance:
+    seen = Statistics(x.shape[1], len(x), with_moment=False)
+    seen.add(x)
+    return Importance.of(seen.near, size)
+
+
 def loss(matrix: QuantizedMatrix, w: np.ndarray, moment: np.ndarray) -> float:
     error = matrix.float32().astype(np.float64) - w
     return float(np.vdot(error @ moment, error))
@@ -62,8 +68,8 @@ def test_search_gptq_and_importance_each_lose_less(scheme: Scheme) -> None:
     size = scheme.group_size or w.shape[1]
     plain = round_matrix("w", w, grid, search=False)
     searched = round_matrix("w", w, grid)
-    calibrated = round_matrix("w", w, grid, Importance.of(moment, size))
-    best = gptq("w", w, grid, moment, spread_of(moment))
+    calibrated = round_matrix("w", w, grid, importance(x, size))
+    best = gptq("w", w, grid, importance(x, size), spread_of(moment))
     identity = np.eye(len(moment), dtype=np.float32)
     assert loss(searched, w, identity) < 0.97 * loss(plain, w, identity)
     assert loss(calibrated, w, moment) < 0.97 * loss(searched, w, moment)
@@ -75,30 +81,61 @@ def test_gptq_bears_inputs_that_are_always_zero() -> None:
     x[:, 7] = 0
     w, grid = weights(), Grid(find_scheme("w4a16"))
     moment = x.T @ x
-    matrix = gptq("w", w, grid, moment, spread_of(moment))
+    matrix = gptq("w", w, grid, importance(x, 128), spread_of(moment))
     assert np.isfinite(matrix.float32()).all()
 
 
-def test_spread_is_the_factor_of_the_inverse() -> None:
-    """U^T U = H^-1 in act-order, U upper triangular; recursion and a plain inverse agree."""
+def test_spread_is_the_factor_of_the_moment() -> None:
+    """M M^T = H in act-order, M upper triangular with its columns divided by the diagonal's."""
     x = correlated(2000, 520)
     moment = x.T @ x
     spread = spread_of(moment, damping=0.05)
     ordered = moment[np.ix_(spread.order, spread.order)].astype(np.float64)
     ordered += 0.05 * np.diagonal(moment).mean() * np.eye(520)
     assert (np.diff(np.diagonal(moment)[spread.order]) <= 0).all()
-    assert not np.tril(spread.upper, -1).any()
-    product = ordered @ (spread.upper.astype(np.float64).T @ spread.upper)
-    assert np.allclose(product, np.eye(520), atol=2e-3)
+    lower = np.linalg.cholesky(ordered[::-1, ::-1])
+    upper = lower[::-1, ::-1]
+    assert np.allclose(np.triu(spread.factor), upper / np.diagonal(upper), atol=1e-4)
+
+
+def test_damping_is_raised_until_the_moment_has_a_factor() -> None:
+    moment = np.ones((300, 300), np.float32)
+    moment[:5, 5:] *= -30  # no second moment of anything
+    assert np.isfinite(np.triu(spread_of(moment).factor)).all()
+
+
+def test_gptq_is_what_its_paper_does() -> None:
+    """The update by rows of U, H^-1 = U^T U, column after column, gives nearly the same codes."""
+    x, w, grid = correlated(), weights(40), Grid(find_scheme("w4a16"))
+    moment = x.T @ x
+    matrix = gptq("w", w, grid, importance(x, 128), spread_of(moment))
+    order = np.argsort(-np.diagonal(moment), kind="stable")
+    damped = moment.astype(np.float64) + 0.01 * np.diagonal(moment).mean() * np.eye(256)
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    left, codes = w.astype(np.float64), np.empty(w.shape, np.uint8)
+    for at, column in enumerate(order):
+        own = Ranges(matrix.scales[:, column // 128], np.full(40, 8, np.float32))
+        codes[:, column] = grid.encode(left[:, column].astype(np.float32), own)
+        error = (left[:, column] - grid.decode(codes[:, column], own)) / upper[at, at]
+        left[:, order] -= np.where(np.arange(256) >= at, error[:, None] * upper[at], 0)
+    assert (codes == matrix.codes).mean() > 0.99
 
 
 def test_importance_of_divided_inputs() -> None:
     x = correlated(64, 32)
     factors = np.linspace(0.5, 2, 32).astype(np.float32)
-    expected = Importance.of((x / factors).T @ (x / factors), 16)
-    assert np.allclose(
-        Importance.of(x.T @ x, 16).divided(factors).blocks, expected.blocks, rtol=1e-3
-    )
+    expected = importance(x / factors, 16)
+    found = importance(x, 16).divided(factors)
+    assert expected.blocks.shape == (2, 16, 16)
+    assert np.allclose(found.blocks, expected.blocks, rtol=1e-3)
+
+
+def test_importance_is_the_moment_within_groups() -> None:
+    x = correlated(64, 256)
+    moment = x.T @ x
+    blocks = [moment[at : at + 32, at : at + 32] for at in range(0, 256, 32)]
+    assert np.allclose(importance(x, 32).blocks, blocks, rtol=1e-3, atol=1e-2)
+    assert np.allclose(importance(x, 256).blocks, np.diagonal(moment)[None], rtol=1e-3)
 
 
 def test_scales_are_what_the_format_stores() -> None:

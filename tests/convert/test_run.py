@@ -27,7 +27,7 @@ from quire.convert.steps import Measured
 from quire.convert.target import most_raised
 from quire.convert.texts import read_texts
 from quire.errors import ConfigError
-from tests.convert.tiny import write_tiny
+from tests.convert.tiny import EXPERTS, write_tiny
 
 
 def run(source: Source, asked: Quantization, output: Path) -> Measured:
@@ -44,10 +44,11 @@ def errors(measured: Measured) -> float:
 
 def test_better_algorithms_lose_less(source: Source, asked: Quantization, tmp_path: Path) -> None:
     lost = {}
-    for name in ("rtn", "awq", "gptq", "awq+gptq"):
+    for name in ("rtn", "mse", "awq", "gptq", "awq+gptq"):
         found = run(source, replace(asked, scheme="w3a16", algorithm=name), tmp_path / name)
         lost[name] = errors(found)
-    assert lost["awq"] < 0.9 * lost["rtn"] and lost["gptq"] < 0.9 * lost["rtn"]
+    assert lost["mse"] < 0.95 * lost["rtn"]
+    assert lost["awq"] < 0.9 * lost["mse"] and lost["gptq"] < 0.9 * lost["mse"]
     assert lost["awq+gptq"] < lost["awq"]
 
 
@@ -180,6 +181,23 @@ def test_the_report_is_written(tiny: Path, asked: Quantization, tmp_path: Path) 
     assert report["bytes"] < size < 1.2 * report["bytes"]
 
 
+def test_the_report_says_which_experts_saw_little(
+    text: str, asked: Quantization, tmp_path: Path
+) -> None:
+    """Every token goes to two of five experts, so their counts add up to twice the tokens."""
+    model = write_tiny(tmp_path / "m", **EXPERTS)
+    asked = replace(asked, algorithm="gptq", group_size=16, scheme="w4a16")
+    report = quantize_to_directory(EngineConfig(str(model)), asked, tmp_path / "q", False, False)
+    first = report["blocks"][0]["matrices"]
+    counts = [r["tokens"] for n, r in first.items() if ".experts." in n and "down" in n]
+    assert len(counts) == 5 and sum(counts) == 2 * report["calibration_tokens"]
+    page = (tmp_path / "q" / "quantization.md").read_text()
+    seen = [r["tokens"] for block in report["blocks"] for r in block["matrices"].values()]
+    few = sum(count < 256 for count in seen)
+    assert few and f"reached {few} of {len(seen)} matrices" in page
+    assert f"| {min(counts)} to {report['calibration_tokens']} |" in page
+
+
 def test_a_size_is_reached_from_below(tiny: Path, asked: Quantization, tmp_path: Path) -> None:
     asked = replace(asked, algorithm="rtn")
     plain = quantize_to_directory(EngineConfig(str(tiny)), asked, tmp_path / "plain", False, False)
@@ -220,6 +238,7 @@ def test_a_divergence_is_reached(tiny: Path, asked: Quantization, tmp_path: Path
         ({"algorithm": "magic"}, "no algorithm 'magic'"),
         ({"algorithm": "awq+smoothquant"}, "scales twice"),
         ({"algorithm": "rtn+gptq"}, "rounds twice"),
+        ({"algorithm": "rtn+mse"}, "rounds twice"),
         ({"scheme": "w8a8"}, "whole rows"),
         ({"override": ("nothing=w8a16",)}, "fits no matrix"),
         ({"override": ("*_proj=none",)}, "leave no matrix"),

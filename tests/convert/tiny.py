@@ -34,6 +34,30 @@ CONFIG: Mapping[str, Any] = {
     "dtype": "bfloat16",
 }
 
+EXPERTS: Mapping[str, Any] = {
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 80,
+}
+LATENT: Mapping[str, Any] = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "q_lora_rank": None,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 5,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "first_k_dense_replace": 1,
+    "norm_topk_prob": False,
+    "num_key_value_heads": 4,
+    "head_dim": ...,
+}
+
 
 def write_tiny(directory: Path, **changes: Any) -> Path:
     """Write the model in its family's layout; norms are uneven, so that inputs of matrices are.

@@ -35,7 +35,7 @@ from tests.quant.layers import WRITERS, Stored, plain, random_matrix, save
 PROMPT = list(range(3, 43))
 SERVED = {"gptq 8": "INT8", "w8a8": "INT8", "int8": "INT8"}
 SERVED |= {"nf4": "TABLE4", "mxfp4": "TABLE4", "nvfp4": "TABLE4"}
-SERVED |= {"fp8 dynamic": "F8_E4M3", "fp8 static": "F8_E4M3", "fp8 blocks": "F8_E4M3"}
+SERVED |= dict.fromkeys(("fp8 dynamic", "fp8 static", "fp8 fbgemm", "fp8 blocks"), "F8_E4M3")
 """The layout of each format; of all others INT4."""
 each_format = pytest.mark.parametrize("name", WRITERS)
 

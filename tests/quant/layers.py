@@ -192,6 +192,17 @@ def _group(layout: str, **weights: Any) -> dict[str, Any]:
     }
 
 
+AUTO_ROUND = {
+    "quant_method": "auto-round",
+    "autoround_version": "0.8.0",
+    "bits": 4,
+    "data_type": "int",
+    "group_size": 32,
+    "sym": False,
+    "extra_config": {"lm_head": {"bits": 16, "data_type": "float"}},
+    "block_name_to_quantize": "model.layers",
+    "iters": 200,
+}
 HQQ = {"nbits": 4, "group_size": 32, "axis": 1, "view_as_float": False}
 WRITERS: Mapping[str, tuple[dict[str, Any], Callable[..., Layer]]] = {
     "awq": (awq.config(32), _written(awq.write, zeros=True)),
@@ -201,6 +212,14 @@ WRITERS: Mapping[str, tuple[dict[str, Any], Callable[..., Layer]]] = {
     "gptq 3": (gptq.config(3, 32, False), _written(gptq.write, bits=3, zeros=True)),
     "gptq 8": (gptq.config(8, 32, False), _written(gptq.write, bits=8, zeros=True)),
     "gptq act-order": (gptq.config(4, 32, True, True), _written(gptq.write, order=True)),
+    "auto-round gptq": (
+        {**AUTO_ROUND, "packing_format": "auto_round:auto_gptq"},
+        _written(gptq.write, zeros=True),
+    ),
+    "auto-round awq": (
+        {**AUTO_ROUND, "packing_format": "auto_round:auto_awq"},
+        _written(awq.write, zeros=True),
+    ),
     "w4a16": (
         compressed_tensors.config(4, 32, True),
         _written(compressed_tensors.write, "pack-quantized"),
@@ -215,6 +234,7 @@ WRITERS: Mapping[str, tuple[dict[str, Any], Callable[..., Layer]]] = {
     ),
     "fp8 dynamic": (_group("float-quantized", strategy="channel"), _fp8_rows),
     "fp8 static": ({"quant_method": "fp8", "activation_scheme": "static"}, _fp8_whole),
+    "fp8 fbgemm": ({"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0}, _fp8_rows),
     "fp8 blocks": (
         {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [32, 32]},
         _fp8_blocks,

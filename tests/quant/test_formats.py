@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from quire.errors import CheckpointError, ModelError
 from quire.quant.formats import (
+    auto_round,
     awq,
     bitsandbytes,
     compressed_tensors,
@@ -230,7 +231,7 @@ def test_a_scale_that_is_no_number() -> None:
 
 
 def test_every_method_has_a_writer_in_these_tests() -> None:
-    methods = {config["quant_method"] for config, _ in WRITERS.values()}
+    methods = {config["quant_method"].replace("_", "-") for config, _ in WRITERS.values()}
     assert methods == set(METHODS) - {"gguf", "mxfp4"}  # those have tests of their own
 
 
@@ -257,6 +258,12 @@ def test_an_unknown_key_is_an_error_that_names_it(name: str) -> None:
         (gptq.schemes, {"dynamic": {"+:(": {}}}, "dynamic"),
         (gptq.schemes, {"dynamic": {"+:a": {"bits": 5}}}, "dynamic"),
         (gptq.schemes, {"dynamic": {"+:a": {"planar": True}}}, "planar"),
+        (auto_round.schemes, {"packing_format": "auto_round:exllamav2"}, "packing_format"),
+        (auto_round.schemes, {"data_type": "mx_fp"}, "data_type"),
+        (auto_round.schemes, {"packing_format": "auto_round:auto_awq", "bits": 3}, "bits is 3"),
+        (auto_round.schemes, {"extra_config": {"a": {"bits": 5}}}, "extra_config.a: bits is 5"),
+        (auto_round.schemes, {"extra_config": {"a": {"planar": True}}}, "planar"),
+        (auto_round.schemes, {"extra_config": {"(": {}}}, "extra_config"),
         (fp8.schemes, {"weight_block_size": [128]}, "weight_block_size"),
         (fp8.schemes, {"weight_block_size": [0, 128]}, "weight_block_size"),
         (fp8.schemes, {"fmt": "e3m4"}, "fmt"),
@@ -299,6 +306,23 @@ def test_weights_of_compressed_tensors_that_are_not_read(weights: dict[str, Any]
     config["config_groups"]["group_0"]["weights"] = weights
     with pytest.raises(ModelError, match="config_groups"):
         compressed_tensors.schemes(config)
+
+
+def test_auto_round_says_what_differs_by_layer() -> None:
+    config = {
+        **WRITERS["auto-round gptq"][0],
+        "extra_config": {
+            "a.down_proj": {"bits": 8, "group_size": 64},
+            r".*\.down_proj": {"bits": 3, "sym": True},
+            "lm_head": {"bits": 16, "data_type": "float"},
+        },
+    }
+    scheme_of = auto_round.schemes(config)
+    found = [scheme_of(name) for name in ("a.q_proj", "a.down_proj", "b.down_proj", "lm_head")]
+    sizes = [each and (each.bits, each.group_size, each.meaning) for each in found]
+    assert sizes == [(4, 32, "zeros"), (8, 64, "zeros"), (3, 32, "symmetric"), None]
+    older = {"quant_method": "intel/auto-round", "bits": 4, "backend": "auto_round:gptq:exllamav2"}
+    assert find_quantization({"quantization_config": older})
 
 
 def test_targets_by_name_come_before_patterns_and_classes() -> None:

@@ -25,7 +25,7 @@ from quire.quant.formats.settings import Settings, is_listed
 from quire.quant.formats.words import pack_words, unpack_words
 from quire.quant.matrix import QuantizedMatrix
 
-__all__ = ["config", "read", "schemes", "write"]
+__all__ = ["config", "read", "scheme", "schemes", "write"]
 
 BITS = 4
 OUTPUTS_OF_NIBBLES = np.array([0, 2, 4, 6, 1, 3, 5, 7])
@@ -47,15 +47,20 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     plain = settings.names("modules_to_not_convert")
     settings.skip(*CALIBRATION)
     settings.finish()
-    label = f"awq {BITS} bits, {_groups(group_size)}"
-    parts = ("qweight", "qzeros", "scales")
-    scheme = Scheme(label, BITS, group_size, "zeros", parts, partial(read, group_size=group_size))
+    usual = scheme(group_size)
 
     def scheme_of(module: str) -> Scheme | None:
         head = module == "lm_head" or module.endswith(".lm_head")  # AutoAWQ leaves it alone
-        return None if head or is_listed(module, plain) else scheme
+        return None if head or is_listed(module, plain) else usual
 
     return scheme_of
+
+
+def scheme(group_size: int | None) -> Scheme:
+    """How a layer with groups of this size is stored."""
+    label = f"awq {BITS} bits, {_groups(group_size)}"
+    parts = ("qweight", "qzeros", "scales")
+    return Scheme(label, BITS, group_size, "zeros", parts, partial(read, group_size=group_size))
 
 
 def read(tensors: Tensors, group_size: int | None) -> QuantizedMatrix:

@@ -2,11 +2,11 @@
 
     weight            float8 [out, in]
     weight_scale_inv  float32, bfloat16 or exponents [out / 128, in / 128]   of blocks
-    weight_scale      one number, or [out, 1]                                without blocks
+    weight_scale      one number, or [out, 1]      without blocks, and in FBGEMM's checkpoints
     weight[o, i] = value(weight[o, i]) * scale
 
 The scale multiplies, whatever its name says.  Source: DeepSeek-V3, inference/fp8_cast_bf16.py;
-transformers 5, integrations/finegrained_fp8.py.
+transformers 5, integrations/finegrained_fp8.py and fbgemm_fp8.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from quire.quant.matrix import QuantizedMatrix
 
 __all__ = ["expand_blocks", "float8_matrix", "read_blocks", "read_whole", "schemes"]
 
-UNUSED = ("input_scale", "activation_scale")
+UNUSED = ("input_scale", "input_scale_ub", "activation_scale")
 """Of activations, which Quire rounds by itself, finer than these say."""
 
 
@@ -41,6 +41,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     if block is not None and not (sizes and min(block) > 0):
         raise settings.error("weight_block_size", block, "two positive numbers")
     plain = settings.names("modules_to_not_convert", "ignored_layers")
+    settings.skip("activation_scale_ub")  # of FBGEMM: what its kernel clips activations to
     settings.skip("dequantize", "expert_dtype", "kv_cache_scheme")
     settings.finish()
     scheme = _whole() if block is None else _blocks((block[0], block[1]))

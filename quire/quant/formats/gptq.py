@@ -30,7 +30,7 @@ from quire.quant.formats.settings import Settings, is_listed
 from quire.quant.formats.words import WORD_BITS, pack_words, unpack_words, words_for
 from quire.quant.matrix import QuantizedMatrix
 
-__all__ = ["Options", "config", "read", "schemes", "write"]
+__all__ = ["BITS", "Options", "config", "read", "scheme", "schemes", "write"]
 
 BITS = (2, 3, 4, 8)
 
@@ -73,9 +73,9 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
             return None
         for pattern, changed in rules:
             if pattern.match(module):
-                return None if changed is None else _scheme(changed)
+                return None if changed is None else scheme(changed)
         is_head = module == "lm_head" or module.endswith(".lm_head")
-        return None if is_head and not head else _scheme(options)
+        return None if is_head and not head else scheme(options)
 
     return scheme_of
 
@@ -149,7 +149,8 @@ def config(
     }
 
 
-def _scheme(options: Options) -> Scheme:
+def scheme(options: Options) -> Scheme:
+    """How a layer with these options is stored."""
     size = "whole rows" if options.group_size is None else f"groups of {options.group_size}"
     return Scheme(
         f"gptq {options.bits} bits, {size}{', in order of activation' * options.desc_act}",

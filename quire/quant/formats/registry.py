@@ -15,9 +15,11 @@ from quire.quant.formats.scheme import ModuleSchemes
 __all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
 
 METHODS: Mapping[str, str] = {
+    "auto-round": "auto_round",
     "awq": "awq",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed_tensors",
+    "fbgemm-fp8": "fp8",
     "fp8": "fp8",
     "gguf": "gguf",
     "gptq": "gptq",
@@ -74,4 +76,6 @@ def _method(config: Any) -> str | None:
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         method = "bitsandbytes"  # which did not say so at first
-    return method.lower().replace("_", "-") if isinstance(method, str) else None
+    if not isinstance(method, str):
+        return None
+    return method.lower().replace("_", "-").removeprefix("intel/")  # AutoRound's older name
