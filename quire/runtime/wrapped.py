@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quire.config import EngineConfig
-from quire.errors import ConfigError
+from quire.errors import CapacityError, ConfigError
 from quire.models.config_reader import read_json
 from quire.models.registry import has_family
 from quire.models.wrapped import WrappedSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayout
 from quire.runtime.machine import Machine
-from quire.runtime.memory_plan import DEFAULT_KV_BYTES, MemoryPlan, plan_memory
+from quire.runtime.memory_plan import DEFAULT_KV_BYTES, MIB, MemoryPlan, plan_memory, usable_bytes
 from quire.weights.gguf.files import SUFFIX
 from quire.weights.pack_cache import describe_files
 
@@ -100,6 +100,8 @@ def load_wrapped(config: EngineConfig, directory: Path, machine: Machine) -> Wra
     free = _free_bytes(config, device, machine)
     settings = read_settings(directory, config.hf_overrides)
     seed = config.seed if config.load_format == "dummy" else None
+    if seed is None:
+        _expect_room(config, directory, free)
     model = build(directory, settings, _dtype(config, settings), device, seed)
     logger.warning(
         "%s runs through transformers, slower than a family of Quire's own", model.spec.architecture
@@ -135,6 +137,21 @@ def _free_bytes(config: EngineConfig, device: Device, machine: Machine) -> int:
             "kv_cache_memory_bytes"
         )
     return sys.maxsize if found is None else found[0]
+
+
+def _expect_room(config: EngineConfig, directory: Path, free: int) -> None:
+    """Raises CapacityError where the weights' files are larger than what may be used."""
+    for pattern in ("model*.safetensors", "pytorch_model*.bin"):
+        size = sum(file.stat().st_size for file in directory.glob(pattern))
+        usable = usable_bytes(config, free)
+        if size > usable:
+            raise CapacityError(
+                f"not enough memory: the weights' files have {size // MIB:,} MiB and "
+                f"{usable // MIB:,} MiB are usable; free some memory, raise memory_utilization, or "
+                "choose a smaller model"
+            )
+        if size:
+            return
 
 
 def _layout(config: EngineConfig, model: WrappedModel) -> KvLayout:

@@ -24,7 +24,6 @@ MODELS: Mapping[str, tuple[dict[str, Any], str]] = {
     "latents": ({"architecture": "DeepseekV2ForCausalLM"}, "float32"),
     "experts": ({"architecture": "Qwen3MoeForCausalLM"}, "float32"),
     "delta nets": ({"architecture": "Qwen3_5ForCausalLM"}, "float32"),
-    "selective scans": ({"architecture": "GraniteMoeHybridForCausalLM"}, "float32"),
 }
 CROWDED = Circumstances(num_blocks=7, token_budget=24, prefix_caching=True)
 TOLERANCE = 2e-3
