@@ -139,17 +139,11 @@ def tune(results: Results, gpu: Launcher, device: torch.device) -> None:
         results.once("tune", " ".join(key).strip(), find)
 
 
-def show(results: Results, gpu: Launcher, device: torch.device) -> None:
-    """What was found so far."""
-    print(json.dumps(results.found, indent=2))
-
-
 PARTS = {
     "ceilings": ceilings,
     "correctness": correctness,
     "kernels": kernels,
     "tune": tune,
-    "show": show,
 }
 WHOLE_MODELS = ("decode", "prefill", "serve", "start")
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
@@ -160,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=[*PARTS, *WHOLE_MODELS, "table"])
+    parser.add_argument("part", choices=[*PARTS, *WHOLE_MODELS, "show", "table"])
     parser.add_argument("--results", type=Path, default=Path("gpu-results.json"))
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--device", default="cuda")
@@ -172,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
         from bench.gpu_table import write_page
 
         write_page(arguments.page, results.found)
-    elif arguments.device == "cuda" and not torch.cuda.is_available():
+    elif arguments.part == "show":
+        print(json.dumps(results.found, indent=2))
+    elif not _has_device(arguments.part, arguments.device):
         print("no GPU that torch can use: nothing was measured")
     elif arguments.part in WHOLE_MODELS:
         from bench import gpu_end_to_end
@@ -183,6 +179,11 @@ def main(argv: list[str] | None = None) -> None:
         device = torch.device("cuda")
         gpu = Launcher(architecture_of(device), kept_tiles(torch.cuda.get_device_name(device)))
         PARTS[arguments.part](results, gpu, device)
+
+
+def _has_device(part: str, device: str) -> bool:
+    """Whether a part can run: those of kernels only on a GPU."""
+    return torch.cuda.is_available() or (part in WHOLE_MODELS and device != "cuda")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,11 @@ REFUSALS = (
         (),
         "there are no draft models; give --speculative ngram or suffix",
     ),
+    Refusal(
+        ("--kv-offloading-backend",),
+        ("native",),
+        "blocks that a device's cache gives up go to this host's memory",
+    ),
     Refusal(("--tokenizer-mode",), ("auto",), "there is one tokenizer, the fast one"),
 )
 

@@ -93,6 +93,7 @@ def test_the_checkpoint_is_one(tmp_path: Path) -> None:
 def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     if gpu.torch.cuda.is_available():
         pytest.skip("there is one")
-    gpu.main(["decode", "--results", str(tmp_path / "none.json")])
-    assert "no GPU that torch can use" in capsys.readouterr().out
+    for options in (["decode"], ["ceilings", "--device", "cpu"]):
+        gpu.main([*options, "--results", str(tmp_path / "none.json")])
+        assert "no GPU that torch can use" in capsys.readouterr().out
     assert not (tmp_path / "none.json").exists()
