@@ -9,7 +9,7 @@ import torch
 
 from quire.backends.torch.devices import Device
 
-__all__ = ["Recorder", "Replay", "find_recorder"]
+__all__ = ["CudaGraphs", "Recorder", "Replay", "find_recorder"]
 
 Replay: TypeAlias = Callable[[], object]
 
