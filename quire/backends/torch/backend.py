@@ -46,6 +46,8 @@ class TorchBackend:
 
     def __init__(self, device: str = "auto") -> None:
         self.device = find_device(device)
+        if self.device.triton_architecture is not None:
+            importlib.import_module("quire.backends.torch.triton.bodies")
 
     @property
     def build(self) -> str:

@@ -7,7 +7,7 @@ rows of its matrix at a time, so that no more than WIDENED numbers exist at once
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -15,11 +15,15 @@ import torch
 from quire.backends.executable import StoredWeight
 from quire.backends.torch.arrays import as_tensor, float_tensor
 from quire.ops.number_formats import E4M3
-from quire.quant.packed import PackedMatrix
+from quire.quant.packed import BITS, PackedMatrix
 
-__all__ = ["CodedMatrix", "FloatMatrix", "Matrix", "as_matrix"]
+__all__ = ["STEP", "CodedMatrix", "FloatMatrix", "Kind", "Matrix", "as_matrix"]
 
 WIDENED = 2**24
+STEP = 64
+"""Columns whose codes stand together."""
+DOUBLED_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+Kind: TypeAlias = Literal["integer", "e4m3", "e2m1", "table"]
 STORED_AS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -62,18 +66,21 @@ class FloatMatrix:
 class CodedMatrix:
     """(value(code) - zero) * scale - minimum, all of it times `factor`.
 
-    codes: uint8 [rows, groups * group_size], or half as many columns where a byte holds two of
-    4 bits, the first in its low half.  scales, zeros, minimums: [rows, groups]; the values of codes
-    are in `table` if there is one.  order: column order[j] of the input meets stored column j.
-    dtype: of the products.
+    codes: uint8 [ceil(cols / 64), rows, 64], 64 columns of all rows side by side: to kernels that
+    is a run of memory.  Or half as many bytes of two codes each: byte j holds column j, in its low
+    half, and column 32 + j.  scales, zeros, minimums: [rows, groups], in memory the rows of a group
+    side by side.  middle: the zero point where there are no zeros.  kind: what codes stand for,
+    integers or the numbers of `table` (of e2m1 floats their doubles).
+    order: column order[j] of the input meets stored column j.  dtype: of the products.
     """
 
     shape: tuple[int, int]
     group_size: int
-    has_pairs: bool
+    kind: Kind
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor | None
+    middle: int
     minimums: torch.Tensor | None
     table: torch.Tensor | None
     factor: float
@@ -107,20 +114,28 @@ class CodedMatrix:
 
     def _stored(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Rows as float32, columns as they are stored."""
-        codes = self.codes[rows]
+        scales = self.scales[rows].float()  # [rows, groups]
+        codes = self.codes[:, rows]
         if self.has_pairs:
-            codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(1)
-        codes = codes.unflatten(1, (-1, self.group_size))  # [rows, groups, columns of a group]
-        if self.table is None:
-            values = codes.float()
-        else:
+            codes = torch.cat([codes & 15, codes >> 4], dim=2)
+        codes = codes.transpose(0, 1).flatten(1)[:, : self.shape[1]]
+        missing = scales.shape[1] * self.group_size - self.shape[1]
+        codes = torch.nn.functional.pad(codes, (0, missing)).unflatten(1, (-1, self.group_size))
+        if self.table is not None:
             values = self.table.index_select(0, codes.flatten().int()).view(codes.shape)
-        if self.zeros is not None:
-            values = values - self.zeros[rows].float()[..., None]
-        values = values * self.scales[rows].float()[..., None]
+        elif self.zeros is not None:
+            values = codes.float() - self.zeros[rows].float()[..., None]
+        else:
+            values = codes.float() - self.middle
+        values = values * scales[..., None]
         if self.minimums is not None:
             values = values - self.minimums[rows].float()[..., None]
         return values.flatten(1)[:, : self.shape[1]] * self.factor
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a byte holds two codes."""
+        return self.codes.shape[2] < STEP
 
 
 def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) -> Matrix:
@@ -132,39 +147,48 @@ def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) ->
 
 
 def _coded(weight: PackedMatrix, dtype: torch.dtype, device: torch.device) -> CodedMatrix:
-    rows, cols = weight.shape
+    kind: Kind = "integer"
     zeros = minimums = table = None
     if weight.dtype == "F8_E4M3":
         codes, scales = _floats_of_8_bits(weight)
-        table = E4M3
+        kind, table = "e4m3", E4M3
     else:
         codes, scales, zeros, minimums = weight.unpack()
         if weight.dtype == "TABLE4":
+            kind = "e2m1" if weight.table == DOUBLED_E2M1 else "table"
             table = np.array(weight.table, np.float32)
-        if table is not None or weight.has_minimums:
-            zeros = None
-    groups = -(-cols // weight.group_size)
-    codes = np.pad(codes, ((0, 0), (0, groups * weight.group_size - cols)))
-    has_pairs = weight.dtype in ("INT4", "TABLE4") and codes.shape[1] % 2 == 0
-    if has_pairs:
-        codes = codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
+    bits = BITS[weight.dtype]
 
-    def put(array: np.ndarray | None) -> torch.Tensor | None:
-        return None if array is None else as_tensor(array, device)
+    def facts(array: np.ndarray | None, are_there: bool = True) -> torch.Tensor | None:
+        if array is None or not are_there:
+            return None
+        return as_tensor(np.ascontiguousarray(array.T), device).T
 
+    found = facts(scales)
+    assert found is not None
     return CodedMatrix(
-        (rows, cols),
+        (weight.shape[0], weight.shape[1]),
         weight.group_size,
-        has_pairs,
-        as_tensor(codes, device),
-        as_tensor(scales, device),
-        put(zeros),
-        put(minimums) if weight.has_minimums else None,
-        put(table),
+        kind,
+        as_tensor(_in_steps(codes, bits), device),
+        found,
+        facts(zeros, weight.has_zero_points),
+        0 if weight.has_minimums else 1 << (bits - 1),
+        facts(minimums, weight.has_minimums),
+        None if table is None else as_tensor(table, device),
         2.0**weight.exponent,
         None if weight.order is None else as_tensor(weight.order.columns.astype(np.int64), device),
         dtype,
     )
+
+
+def _in_steps(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes [rows, cols] as CodedMatrix has them."""
+    rows, cols = codes.shape
+    steps = np.pad(codes, ((0, 0), (0, -cols % STEP))).reshape(rows, -1, STEP).transpose(1, 0, 2)
+    if bits == 4:
+        steps = steps[:, :, : STEP // 2] | steps[:, :, STEP // 2 :] << np.uint8(4)
+    return np.ascontiguousarray(steps)
 
 
 def _floats_of_8_bits(weight: PackedMatrix) -> tuple[np.ndarray, np.ndarray]:

@@ -48,13 +48,16 @@ LOG2E = math.log2(math.e)
 class CachedHeads:
     """Views of one layer's keys and values [blocks, B, K, D]; scales [blocks, B, K] float32.
 
-    Codes are int8, or uint8 for the bits of e4m3 floats; numbers have no scales.
+    Codes are int8, or uint8 for the bits of e4m3 floats; numbers have no scales.  With minimums,
+    which are like the scales, codes have 4 bits, two in a byte: [blocks, B, K, ceil(D / 2)] uint8.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     key_scales: torch.Tensor | None = None
     value_scales: torch.Tensor | None = None
+    key_minimums: torch.Tensor | None = None
+    value_minimums: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,13 +157,14 @@ def attend(
         "CHUNK": rules.chunk,
         "BIDIRECTIONAL": rules.bidirectional,
         "BLOCK_M": tile.rows,
-        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
     }
     cap = rules.softcap
     gpu.run(
         attend_tiles, grid, tile, **shared, queries=queries,
         keys=cache.keys, values=cache.values,
         key_scales=cache.key_scales, value_scales=cache.value_scales,
+        key_minimums=cache.key_minimums, value_minimums=cache.value_minimums,
         block_tables=step.block_tables, factors=step.factors, slopes=rules.slopes,
         scale=rules.scale / cap if cap else rules.scale * LOG2E, cap=cap * LOG2E,
         query_stride=queries.stride(0), table_stride=step.block_tables.stride(0),
