@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from quire.backends.torch.triton.launcher import Launcher, architecture_of
+from quire.backends.torch.devices import find_device
+from quire.backends.torch.triton.launcher import Launcher, launcher_of
 from quire.backends.torch.triton.tiles import TILES
 from quire.backends.torch.triton.tuner import (
     fastest_tile,
@@ -171,7 +172,7 @@ def main() -> None:
         print("no GPU that torch can use: nothing was measured")
         return
     device = torch.device("cuda")
-    gpu = Launcher(architecture_of(device), kept_tiles(torch.cuda.get_device_name(device)))
+    gpu = launcher_of(find_device("cuda"))
     PARTS[arguments.part](Results(arguments.results), gpu, device)
 
 

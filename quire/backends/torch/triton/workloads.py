@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from quire.backends.torch.matrix import STEP, CodedMatrix
 from quire.backends.torch.triton.attention import (
     AttentionInputs,
     AttentionRules,
@@ -17,10 +18,8 @@ from quire.backends.torch.triton.attention import (
     query_tiles,
     tokens_per_tile,
 )
-from quire.backends.torch.triton.float8_matmul import float8_matmul
+from quire.backends.torch.triton.code_matmul import add_partial_sums, code_matmul
 from quire.backends.torch.triton.float_matmul import float_matmul
-from quire.backends.torch.triton.int4_matmul import Int4Weight, add_partial_sums, int4_matmul
-from quire.backends.torch.triton.int8_matmul import int8_matmul
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.sampling import SamplingRows, sample
 
@@ -46,37 +45,33 @@ def workload(kernel: str, shapes: str, device: torch.device) -> Workload:
     return MAKERS[kernel](shapes, device)
 
 
-def _codes(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    return torch.randint(0, 120, shape, dtype=dtype, device=device)
+def _products_of_floats(shapes: str, device: torch.device) -> Workload:
+    weight = torch.randn(OUTPUTS, COLUMNS, dtype=torch.bfloat16, device=device)
+    x, out = _rows(shapes, device)
+    start = lambda gpu: float_matmul(gpu, x, weight, out)  # noqa: E731
+    return Workload(start, _moved(len(x), 2.0), 2 * len(x) * OUTPUTS * COLUMNS)
 
 
-def _product(kernel: str, shapes: str, device: torch.device) -> Workload:
-    rows, half = ROWS[shapes], torch.bfloat16
-    x = torch.randn(rows, COLUMNS, dtype=half, device=device)
-    out = torch.empty(rows, OUTPUTS, dtype=half, device=device)
-    scales, facts = torch.rand(OUTPUTS, device=device), torch.rand(rows, device=device)
-    size = {"int4_matmul": 0.5 + 2 / GROUP, "float_matmul": 2.0}.get(kernel, 1.0)
-    work = Workload(
-        lambda gpu: None,
-        int(OUTPUTS * COLUMNS * size) + 2 * rows * (COLUMNS + OUTPUTS),
-        2 * rows * OUTPUTS * COLUMNS,
-    )
-    if kernel == "int4_matmul":
-        codes = _codes((COLUMNS // 64, OUTPUTS, 32), torch.uint8, device)
-        group_scales = torch.rand(COLUMNS // GROUP, OUTPUTS, device=device).half()
-        int4 = Int4Weight(codes, group_scales, None, GROUP, COLUMNS)
-        return _starting(work, lambda gpu: int4_matmul(gpu, x, int4, out))
-    if kernel == "float_matmul":
-        weight = torch.randn(OUTPUTS, COLUMNS, dtype=half, device=device)
-        return _starting(work, lambda gpu: float_matmul(gpu, x, weight, out))
-    dtype = torch.int8 if kernel == "int8_matmul" else torch.uint8
-    multiply = int8_matmul if kernel == "int8_matmul" else float8_matmul
-    codes, row_codes = (_codes((n, COLUMNS), dtype, device) for n in (OUTPUTS, rows))
-    return _starting(work, lambda gpu: multiply(gpu, row_codes, facts, codes, scales, out))
+def _products_of_codes(shapes: str, device: torch.device) -> Workload:
+    """Codes of 4 bits."""
+    codes = torch.randint(0, 256, (COLUMNS // STEP, OUTPUTS, STEP // 2), dtype=torch.uint8)
+    scales = torch.rand(COLUMNS // GROUP, OUTPUTS, dtype=torch.float16)
+    weight = CodedMatrix(
+        (OUTPUTS, COLUMNS), GROUP, "integer", codes.to(device), scales.to(device).T, None, 8, None,
+        None, 1.0, None, torch.bfloat16,
+    )  # fmt: skip
+    x, out = _rows(shapes, device)
+    start = lambda gpu: code_matmul(gpu, x, weight, out)  # noqa: E731
+    return Workload(start, _moved(len(x), 0.5 + 2 / GROUP), 2 * len(x) * OUTPUTS * COLUMNS)
 
 
-def _starting(work: Workload, start: Callable[[Launcher], None]) -> Workload:
-    return Workload(start, work.bytes, work.flops)
+def _rows(shapes: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(ROWS[shapes], COLUMNS, dtype=torch.bfloat16, device=device)
+    return x, torch.empty(ROWS[shapes], OUTPUTS, dtype=torch.bfloat16, device=device)
+
+
+def _moved(rows: int, bytes_of_weight: float) -> int:
+    return int(OUTPUTS * COLUMNS * bytes_of_weight) + 2 * rows * (COLUMNS + OUTPUTS)
 
 
 def _attention(shapes: str, device: torch.device) -> Workload:
@@ -119,16 +114,10 @@ def _sampling(shapes: str, device: torch.device) -> Workload:
     return Workload(lambda gpu: sample(gpu, logits, rows, out), 4 * logits.numel(), 0)
 
 
-def _products_of(kernel: str) -> Callable[[str, torch.device], Workload]:
-    return lambda shapes, device: _product(kernel, shapes, device)
-
-
 MAKERS: dict[str, Callable[[str, torch.device], Workload]] = {
     "attention": _attention,
-    "int4_matmul": _products_of("int4_matmul"),
-    "int8_matmul": _products_of("int8_matmul"),
-    "float8_matmul": _products_of("float8_matmul"),
-    "float_matmul": _products_of("float_matmul"),
+    "code_matmul": _products_of_codes,
+    "float_matmul": _products_of_floats,
     "add_segments": _add_segments,
     "sampling": _sampling,
 }
