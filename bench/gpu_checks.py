@@ -23,9 +23,9 @@ from quire.backends.torch.triton.attention import (
     tokens_per_tile,
 )
 from quire.backends.torch.triton.code_matmul import code_matmul
+from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.float_matmul import float_matmul
 from quire.backends.torch.triton.launcher import Launcher
-from quire.backends.torch.triton.sampling import SamplingRows, sample
 from quire.ops.number_formats import E4M3
 from quire.quant.matrix import QuantizedMatrix
 from quire.quant.packing import pack_matrix
@@ -162,7 +162,7 @@ def sampling(gpu: Launcher, device: torch.device) -> float:
         count = torch.full((len(logits),), 20, dtype=torch.int32, device=device)
         share = torch.full((len(logits),), 1 << 24, dtype=torch.int32, device=device)
         out = torch.empty(len(logits), dtype=torch.int32, device=device)
-        sample(gpu, logits, SamplingRows(ones, 0 * ones, count, share, draws), out)
+        draw_tokens(gpu, logits, DrawRules(ones, 0 * ones, count, share, draws), out)
         return out
 
     draws = torch.randint(0, 1 << 24, (SAMPLED,), dtype=torch.int32, device=device)

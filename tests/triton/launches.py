@@ -17,11 +17,13 @@ from quire.backends.torch.triton import (
     activation,
     attention,
     code_matmul,
+    draw,
     expert_tiles,
     float_matmul,
+    logit_changes,
+    logprobs,
     norm,
     rope_kv_write,
-    sampling,
 )
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
@@ -35,10 +37,12 @@ def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """Numbers and codes, grouped queries; a split one."""
-    dim = int(shapes)
+    size, _, format = shapes.partition(", ")
+    dim = int(size)
     queries = empty(64, 32, dim, dtype=torch.bfloat16)
     table = (empty(64), empty(65), empty(64, 512), empty(64, 2))
-    for what, dtype in (("numbers", torch.bfloat16), ("int8", torch.int8), ("int4", torch.uint8)):
+    dtypes = {"numbers": torch.bfloat16, "int8": torch.int8}
+    for what, dtype in ({"int4": torch.uint8} if format else dtypes).items():
         heads = empty(1000, 16, 8, dim // 2 if what == "int4" else dim, dtype=dtype)
         scales = None if what == "numbers" else empty(1000, 16, 8, dtype=torch.float32)
         minimums = scales if what == "int4" else None
@@ -144,12 +148,12 @@ def sample(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """A vocabulary of 151,936 tokens."""
     rows, numbers = empty(64), empty(64, dtype=torch.float32)
     logits, ids = empty(64, 151936, dtype=torch.float32), empty(64, 21)
-    sampling.count_tokens(gpu, empty(8, 4096), rows, empty(8, 151936))
-    penalties = sampling.Penalties(empty(8, 151936), rows, numbers, numbers, numbers)
-    sampling.adjust_logits(gpu, logits, empty(8, 4748), rows, penalties)
-    sampling.sample(gpu, logits, sampling.SamplingRows(numbers, numbers, rows, rows, rows), rows)
+    logit_changes.count_tokens(gpu, empty(8, 4096), rows, empty(8, 151936))
+    penalties = logit_changes.Penalties(empty(8, 151936), rows, numbers, numbers, numbers)
+    logit_changes.adjust_logits(gpu, logits, empty(8, 4748), rows, penalties)
+    draw.draw_tokens(gpu, logits, draw.DrawRules(numbers, numbers, rows, rows, rows), rows)
     values = empty(64, 21, dtype=torch.float32)
-    sampling.log_probabilities(gpu, logits, rows, ids, values, rows)
+    logprobs.log_probabilities(gpu, logits, rows, ids, values, rows)
     yield ""
 
 

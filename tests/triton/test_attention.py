@@ -26,7 +26,8 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.ops.op import Environment
 
-SMALL = Launcher("sm_80", {("attention", each): Tile(16, 32) for each in ("64", "128", "256")})
+SIZES = ("64", "128", "256", "64, int4")
+SMALL = Launcher("sm_80", {("attention", each): Tile(16, 32) for each in SIZES})
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STEPS = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-7}  # relative, with some room
 
@@ -97,7 +98,8 @@ class World:
         gpu: Launcher = SMALL, sinks=None,
     ) -> np.ndarray:  # fmt: skip
         op = self.op
-        tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim)
+        is_int4 = self.format == "int4"
+        tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim, is_int4)
         rule = op.query_rule
         factors = None if rule is None else [rule.at(int(p)) for p in batch.positions]
         chunks = num_chunks(0, int(batch.positions.max())) if split else 0

@@ -10,6 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from quire.backends.torch.backend import chosen_body
+from quire.backends.torch.devices import find_device
+from quire.backends.torch.triton.launcher import launcher_of
+from quire.errors import ConfigError
+from quire.graph.ir import Node
+from quire.ops.attention import PagedAttention
+from quire.ops.norm import RmsNorm
+from quire.ops.quantize import Quantized
 from tests.engine.driving import random_model
 from tests.models.computing import Model, distance
 from tests.triton.interpreted_models import InterpretedModel
@@ -73,3 +81,21 @@ def test_which_ops_are_left_to_torch() -> None:
         "Add", "Columns", "EmbeddingLookup", "Quantize", "RopeAngles", "RouteTokens", "ScaleLogits",
         "SelectRows",
     }  # fmt: skip
+
+
+def test_what_the_kernels_decline_is_said() -> None:
+    backend = InterpretedModel(random_model("LlamaForCausalLM")).backend
+    wide = Node(PagedAttention(0, 4, 2, 512, 1.0), (), ())
+    assert backend.body(wide) == "torch cpu" and backend.declines(wide) is None
+    assert "triton declines: heads of 512" in (backend.passed_over(wide) or "")
+    fits = Node(PagedAttention(0, 4, 2, 256, 1.0), (), ())
+    assert backend.body(fits) == "triton cpu" and backend.passed_over(fits) is None
+    codes = Node(Quantized(RmsNorm("w", 1e-5), 1, 1), (), ())
+    assert "int8" in (backend.declines(codes) or "")
+
+
+def test_no_other_device_gets_the_kernels() -> None:
+    """They are registered here, and an ordinary device has none of them."""
+    assert {chosen_body(op, find_device("cpu")).name for op in (RmsNorm("w", 1e-5),)} == {"torch"}
+    with pytest.raises(ConfigError, match="cpu runs none of the Triton kernels"):
+        launcher_of(find_device("cpu"))

@@ -69,6 +69,16 @@ class TorchBackend:
             reasons.append(reason)
         return "; ".join(reasons) or f"no torch body for {node.name}"
 
+    def passed_over(self, node: Node) -> str | None:
+        """The reasons of the bodies that were asked before the one that computes."""
+        reasons = []
+        for body in bodies_of(type(node.op)):
+            reason = body.declines(node.op, self.device)
+            if reason is None:
+                break
+            reasons.append(f"{body.name} declines: {reason}")
+        return "; ".join(reasons) or None
+
     def body(self, node: Node) -> str:
         """Who computes, and where."""
         return f"{chosen_body(node.op, self.device).name} {self.device.torch_device}"

@@ -135,7 +135,7 @@ class CodedMatrix:
     @property
     def has_pairs(self) -> bool:
         """Whether a byte holds two codes."""
-        return self.codes.shape[2] < STEP
+        return bool(self.codes.shape[2] < STEP)
 
 
 def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) -> Matrix:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +17,19 @@ from quire.backends.torch.sampling.logprobs import logprobs_of
 from quire.outputs import Logprob
 from quire.sampling.state import SampledRows, SampleRow
 
-__all__ = ["sample_rows"]
+__all__ = ["Sampler", "sample_rows"]
+
+Choose: TypeAlias = Callable[[torch.Tensor, Sequence[SampleRow]], torch.Tensor]
+Describe: TypeAlias = Callable[
+    [torch.Tensor, Sequence[int], Sequence[int]], "list[dict[int, Logprob]]"
+]
+
+
+class Sampler(NamedTuple):
+    """choose: logits [S, V] and rows → tokens [S].  describe: see logprobs_of."""
+
+    choose: Choose
+    describe: Describe
 
 
 def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device) -> SampledRows:
@@ -23,9 +37,10 @@ def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device)
 
     Sums are float64; a device without it leaves the work to the host.
     """
+    sampler = _sampler(device)
     if not device.has_float64:
         logits = logits.cpu()
-    tokens = _tokens(logits, rows)
+    tokens = _tokens(sampler, logits, rows)
     asked = [
         place for place, row in enumerate(rows) if row.num_logprobs >= 0 and tokens[place] >= 0
     ]
@@ -33,12 +48,23 @@ def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device)
     if asked:
         counts = [rows[place].num_logprobs for place in asked]
         told = [tokens[place] for place in asked]
-        entries = logprobs_of(logits[_index(asked, logits)], told, counts)
+        entries = sampler.describe(logits[_index(asked, logits)], told, counts)
         found = dict(zip(asked, entries, strict=True))
     return SampledRows(tokens, found)
 
 
-def _tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
+def _sampler(device: Device) -> Sampler:
+    """Plain torch, or kernels where the device has them."""
+    if device.triton_architecture is None:
+        return Sampler(lambda logits, rows: _choose(adjusted(logits, rows), rows), logprobs_of)
+    from quire.backends.torch.triton.bodies import sampling
+    from quire.backends.torch.triton.launcher import launcher_of
+
+    gpu = launcher_of(device)
+    return Sampler(partial(sampling.choose, gpu), partial(sampling.logprobs_of, gpu))
+
+
+def _tokens(sampler: Sampler, logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
     """Targets as they are; of the others the most likely token, or a drawn one."""
     num_tokens = logits.shape[1]
     tokens = [row.target if row.target < num_tokens else -1 for row in rows]
@@ -46,8 +72,8 @@ def _tokens(logits: torch.Tensor, rows: Sequence[SampleRow]) -> list[int]:
     if not places:
         return tokens
     some = [rows[place] for place in places]
-    chosen = adjusted(logits if len(some) == len(rows) else logits[_index(places, logits)], some)
-    for place, token in zip(places, _choose(chosen, some).tolist(), strict=True):
+    chosen = logits if len(some) == len(rows) else logits[_index(places, logits)]
+    for place, token in zip(places, sampler.choose(chosen, some).tolist(), strict=True):
         tokens[place] = token
     return tokens
 

@@ -110,14 +110,18 @@ def num_chunks(first_position: int, last_position: int) -> int:
     return last_position // CHUNK - first_position // CHUNK + 1
 
 
-def tokens_per_tile(gpu: Launcher, heads: int, kv_heads: int, head_dim: int) -> int:
-    """Tokens of a tile; query_tiles wants to know."""
-    rows = gpu.tile("attention", _shape_class(head_dim)).rows
+def tokens_per_tile(
+    gpu: Launcher, heads: int, kv_heads: int, head_dim: int, is_int4: bool = False
+) -> int:
+    """Tokens of a tile; query_tiles wants to know.  is_int4: of the cache's codes."""
+    rows = gpu.tile("attention", _shape_class(head_dim, is_int4)).rows
     return rows // min(heads // kv_heads, rows)
 
 
-def _shape_class(head_dim: int) -> str:
-    return str(min(each for each in (64, 128, 256, 512) if head_dim <= each))
+def _shape_class(head_dim: int, is_int4: bool) -> str:
+    """int4 needs more registers for what it reads."""
+    size = min(each for each in (64, 128, 256, 512) if head_dim <= each)
+    return f"{size}, int4" if is_int4 else str(size)
 
 
 def attend(
@@ -132,7 +136,7 @@ def attend(
     tokens, heads, head_dim = queries.shape
     block_tokens, kv_heads = cache.keys.shape[1:3]
     group = heads // kv_heads
-    tile = gpu.tile("attention", _shape_class(head_dim))
+    tile = gpu.tile("attention", _shape_class(head_dim, cache.key_minimums is not None))
     tile_heads = min(group, tile.rows)
     grid = (len(step.tiles), kv_heads * -(-group // tile_heads), max(1, step.chunks))
     shape = (max(1, step.chunks), tokens, heads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -46,8 +47,8 @@ class ExpertMatrices:
     @property
     def dtype(self) -> torch.dtype:
         """Of the product."""
-        is_float = isinstance(self.first, FloatMatrix)
-        return self.first.numbers.dtype if is_float else self.first.dtype  # type: ignore[union-attr]
+        first = self.first
+        return first.numbers.dtype if isinstance(first, FloatMatrix) else first.dtype
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,18 @@ def expert_matrices(
     first = matrices[0]
     if len({_make(each) for each in matrices}) > 1 or len({each is None for each in biases}) > 1:
         return None
-    if isinstance(first, FloatMatrix):
-        tensors = [(each.numbers,) for each in matrices]  # type: ignore[attr-defined]
-    else:
-        assert isinstance(first, CodedMatrix)
-        tensors = [tensors_of(each) for each in matrices]  # type: ignore[arg-type]
-    offsets = offsets_of([(*some, bias) for some, bias in zip(tensors, biases, strict=True)])
+    assert isinstance(first, FloatMatrix | CodedMatrix)
+    tensors = [(*_tensors(each), bias) for each, bias in zip(matrices, biases, strict=True)]
     device = tensors[0][0].device
-    return ExpertMatrices(first, biases[0], torch.tensor(offsets, device=device))
+    return ExpertMatrices(first, biases[0], torch.tensor(offsets_of(tensors), device=device))
+
+
+def _tensors(matrix: Matrix) -> tuple[Any, ...]:
+    """What a kernel reads of it, in the order of the offsets."""
+    if isinstance(matrix, FloatMatrix):
+        return (matrix.numbers,)
+    assert isinstance(matrix, CodedMatrix)
+    return tensors_of(matrix)
 
 
 def _make(matrix: Matrix) -> object:

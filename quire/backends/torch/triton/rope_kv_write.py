@@ -94,10 +94,10 @@ def _rotated(
 
 @triton.jit
 def _store(
-    x, numbers, scales, minimums, is_head, HEAD_DIM: tl.constexpr, TOGETHER: tl.constexpr,
+    x, numbers, scales, minimums, scale_at, is_head, HEAD_DIM: tl.constexpr, TOGETHER: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Store heads in the cache, at numbers [heads, 1], or codes, their scales and minimums."""
+    """Store heads in the cache, at numbers [heads, 1], or codes and what they stand for."""
     dim = tl.arange(0, BLOCK_D)[None, :]
     inside = is_head & (dim < HEAD_DIM)
     rows = tl.arange(0, TOGETHER)[:, None] >= 0
@@ -106,13 +106,13 @@ def _store(
     elif minimums is None:
         codes, scale = row_codes(x, rows & (dim < HEAD_DIM), numbers.dtype.element_ty)
         tl.store(numbers + dim, codes, mask=inside)
-        tl.store(scales, scale[:, None], mask=is_head)
+        tl.store(scales + scale_at, scale[:, None], mask=is_head)
     else:
         pairs, scale, minimum = pairs_of_codes(x, HEAD_DIM, TOGETHER, BLOCK_D)
         place = tl.arange(0, BLOCK_D // 2)[None, :]
         tl.store(numbers + place, pairs, mask=is_head & (2 * place < HEAD_DIM))
-        tl.store(scales, scale[:, None], mask=is_head)
-        tl.store(minimums, minimum[:, None], mask=is_head)
+        tl.store(scales + scale_at, scale[:, None], mask=is_head)
+        tl.store(minimums + scale_at, minimum[:, None], mask=is_head)
 
 
 @triton.jit
@@ -157,13 +157,9 @@ def rotate_and_store(
             INTERLEAVED, BLOCK_D,
         )  # fmt: skip
         to = key_cache + block * key_block + place * key_slot + head * key_head
-        scales = None if key_scales is None else key_scales + scale_at
-        minimums = None if key_minimums is None else key_minimums + scale_at
-        _store(x, to, scales, minimums, is_head, HEAD_DIM, TOGETHER, BLOCK_D)
+        _store(x, to, key_scales, key_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)
     else:
         at = values + token * value_stride + head * HEAD_DIM + dim
         x = tl.load(at, mask=is_head & (dim < HEAD_DIM), other=0.0).to(tl.float32)
         to = value_cache + block * value_block + place * value_slot + head * value_head
-        scales = None if value_scales is None else value_scales + scale_at
-        minimums = None if value_minimums is None else value_minimums + scale_at
-        _store(x, to, scales, minimums, is_head, HEAD_DIM, TOGETHER, BLOCK_D)
+        _store(x, to, value_scales, value_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)

@@ -27,8 +27,8 @@ __all__ = [
 ARCHITECTURES = ("sm_80", "sm_90", "gfx942")
 """What the tiles are chosen for; other devices take those of the nearest one."""
 
-SHARED_BYTES = {"sm_80": 163 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
-"""Shared memory that one program can have."""
+SHARED_BYTES = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "gfx942": 64 * 1024}
+"""Shared memory that one program can have; of sm_80 the least that any of them has, sm_86's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _tiles(stages: int, many_stages: int, attention: Tiles) -> Tiles:
         **attention,
         ("code_matmul", "few"): Tile(16, 64, 4, stages),
         ("code_matmul", "some"): Tile(64, 64, 4, stages),
-        ("code_matmul", "many"): Tile(128, 64, 4, many_stages),
+        ("code_matmul", "many"): Tile(128, 64, 8, many_stages),
         ("float_matmul", "few"): Tile(16, 64, 4, stages),
         ("float_matmul", "some"): Tile(64, 64, 4, stages),
         ("float_matmul", "many"): Tile(128, 128, 8, many_stages),
@@ -73,6 +73,9 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64"): Tile(64, 32, 4, 3),
             ("attention", "128"): Tile(32, 32, 4, 3),
             ("attention", "256"): Tile(32, 32, 8, 2),
+            ("attention", "64, int4"): Tile(32, 16, 8, 1),
+            ("attention", "128, int4"): Tile(32, 16, 8, 1),
+            ("attention", "256, int4"): Tile(16, 16, 8, 1),
         },
     ),
     "sm_90": _tiles(
@@ -82,6 +85,9 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64"): Tile(64, 64, 8, 3),
             ("attention", "128"): Tile(64, 32, 8, 3),
             ("attention", "256"): Tile(32, 32, 8, 2),
+            ("attention", "64, int4"): Tile(32, 16, 8, 1),
+            ("attention", "128, int4"): Tile(32, 16, 8, 1),
+            ("attention", "256, int4"): Tile(16, 16, 8, 1),
         },
     ),
     "gfx942": _tiles(
@@ -91,6 +97,9 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64"): Tile(64, 32, 4, 2),
             ("attention", "128"): Tile(32, 32, 4, 2),
             ("attention", "256"): Tile(32, 16, 4, 1),
+            ("attention", "64, int4"): Tile(64, 32, 4, 2),
+            ("attention", "128, int4"): Tile(32, 16, 4, 2),
+            ("attention", "256, int4"): Tile(32, 16, 4, 1),
         },
     ),
 }

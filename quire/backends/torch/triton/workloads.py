@@ -19,9 +19,9 @@ from quire.backends.torch.triton.attention import (
     tokens_per_tile,
 )
 from quire.backends.torch.triton.code_matmul import add_partial_sums, code_matmul
+from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.float_matmul import float_matmul
 from quire.backends.torch.triton.launcher import Launcher
-from quire.backends.torch.triton.sampling import SamplingRows, sample
 
 __all__ = ["Workload", "workload"]
 
@@ -76,25 +76,30 @@ def _moved(rows: int, bytes_of_weight: float) -> int:
 
 def _attention(shapes: str, device: torch.device) -> Workload:
     """A token of each of 32 requests behind 2048 others."""
-    dim, half, blocks = int(shapes), torch.bfloat16, CONTEXT // BLOCK_TOKENS
+    size, _, format = shapes.partition(", ")
+    dim, half, blocks = int(size), torch.bfloat16, CONTEXT // BLOCK_TOKENS
     queries = torch.randn(REQUESTS, HEADS, dim, dtype=half, device=device)
-    shape = (REQUESTS * blocks, BLOCK_TOKENS, KV_HEADS, dim)
-    keys, values = (torch.randn(shape, dtype=half, device=device) for _ in range(2))
+    shape = (REQUESTS * blocks, BLOCK_TOKENS, KV_HEADS)
+    if format == "int4":
+        codes = torch.zeros(*shape, dim // 2, dtype=torch.uint8, device=device)
+        cache = CachedHeads(codes, codes.clone(), *torch.rand(4, *shape, device=device))
+    else:
+        cache = CachedHeads(*torch.randn(2, *shape, dim, dtype=half, device=device))
     starts = np.arange(REQUESTS + 1, dtype=np.int32)
     tables = torch.randperm(REQUESTS * blocks, device=device).int().view(REQUESTS, blocks)
     positions = torch.full((REQUESTS,), CONTEXT - 1, dtype=torch.int32, device=device)
     out, rules = torch.empty_like(queries), AttentionRules(dim**-0.5)
 
     def start(gpu: Launcher) -> None:
-        tiles = query_tiles(starts, tokens_per_tile(gpu, HEADS, KV_HEADS, dim))
+        tiles = query_tiles(starts, tokens_per_tile(gpu, HEADS, KV_HEADS, dim, bool(format)))
         step = AttentionInputs(
             positions, torch.from_numpy(starts).to(device), tables,
             torch.from_numpy(tiles).to(device), chunks=num_chunks(0, CONTEXT - 1),
         )  # fmt: skip
-        attend(gpu, queries, CachedHeads(keys, values), step, rules, out)
+        attend(gpu, queries, cache, step, rules, out)
 
-    size = 2 * keys.numel() * 2 + 4 * queries.numel()
-    return Workload(start, size, 4 * REQUESTS * CONTEXT * HEADS * dim)
+    moved = 2 * cache.keys.nbytes + 4 * queries.numel()
+    return Workload(start, moved, 4 * REQUESTS * CONTEXT * HEADS * dim)
 
 
 def _add_segments(shapes: str, device: torch.device) -> Workload:
@@ -109,9 +114,9 @@ def _sampling(shapes: str, device: torch.device) -> Workload:
     logits = torch.randn(SAMPLED, VOCABULARY, device=device) * 3
     ones = torch.ones(SAMPLED, device=device)
     whole = torch.full((SAMPLED,), 15 << 20, dtype=torch.int32, device=device)  # 0.94 of 2^24
-    rows = SamplingRows(ones, 0 * ones, whole * 0, whole, whole // 2)
+    rows = DrawRules(ones, 0 * ones, whole * 0, whole, whole // 2)
     out = torch.empty(SAMPLED, dtype=torch.int32, device=device)
-    return Workload(lambda gpu: sample(gpu, logits, rows, out), 4 * logits.numel(), 0)
+    return Workload(lambda gpu: draw_tokens(gpu, logits, rows, out), 4 * logits.numel(), 0)
 
 
 MAKERS: dict[str, Callable[[str, torch.device], Workload]] = {

@@ -38,9 +38,12 @@ def attend_paged(step: Step, op: PagedAttention, queries: torch.Tensor) -> tuple
         op.scale, op.window or 0, op.chunk or 0, op.softcap or 0.0, op.bidirectional, slopes,
         None if op.sinks is None else step.weights.vector(op.sinks),
     )  # fmt: skip
-    inputs = attention_inputs(step, op, tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim))
+    cache = cached_heads(step, op.layer)
+    is_int4 = cache.key_minimums is not None
+    tile_tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim, is_int4)
+    inputs = attention_inputs(step, op, tile_tokens)
     shape = (tokens, op.heads, op.head_dim)
     out = queries.new_empty(shape, dtype=torch.float32)
     rounded = queries.to(query_dtype(step)).view(shape)
-    attend(gpu, rounded, cached_heads(step, op.layer), inputs, rules, out)
+    attend(gpu, rounded, cache, inputs, rules, out)
     return (out.view(tokens, -1),)
