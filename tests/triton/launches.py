@@ -106,7 +106,8 @@ def coded(what: str, outputs: int = 6144) -> CodedMatrix:
 def multiply_codes(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """Each kind, of which few rows share programs; pairs by 64 experts."""
     rows = {"few": 1, "some": 64, "many": 2048}[shapes]
-    for what in KINDS if shapes == "few" else ("integers", "e4m3"):
+    kinds = {"few": tuple(KINDS), "some": ("integers",), "many": ("integers", "e4m3")}
+    for what in kinds[shapes]:
         weight = coded(what)
         x, out = empty(rows, 4096, dtype=weight.dtype), empty(rows, 6144, dtype=weight.dtype)
         code_matmul.code_matmul(gpu, x, weight, out)
