@@ -27,7 +27,8 @@ from typing import Any
 import torch
 
 from bench.gpu_results import Results
-from quire.backends.torch.triton.launcher import Launcher, architecture_of
+from quire.backends.torch.devices import find_device
+from quire.backends.torch.triton.launcher import Launcher, launcher_of
 from quire.backends.torch.triton.tiles import TILES
 from quire.backends.torch.triton.tuner import (
     fastest_tile,
@@ -177,8 +178,7 @@ def main(argv: list[str] | None = None) -> None:
         getattr(gpu_end_to_end, arguments.part)(results, arguments.shape, arguments.device, folder)
     else:
         device = torch.device("cuda")
-        gpu = Launcher(architecture_of(device), kept_tiles(torch.cuda.get_device_name(device)))
-        PARTS[arguments.part](results, gpu, device)
+        PARTS[arguments.part](results, launcher_of(find_device("cuda")), device)
 
 
 def _has_device(part: str, device: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from quire.backends.torch.matrix import CodedMatrix, as_matrix
 from quire.backends.torch.triton.attention import (
     AttentionInputs,
     AttentionRules,
@@ -21,13 +22,13 @@ from quire.backends.torch.triton.attention import (
     query_tiles,
     tokens_per_tile,
 )
-from quire.backends.torch.triton.float8_matmul import float8_matmul
+from quire.backends.torch.triton.code_matmul import code_matmul
+from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.float_matmul import float_matmul
-from quire.backends.torch.triton.int4_matmul import Int4Weight, int4_matmul
-from quire.backends.torch.triton.int8_matmul import int8_matmul
 from quire.backends.torch.triton.launcher import Launcher
-from quire.backends.torch.triton.sampling import SamplingRows, sample
+from quire.ops.number_formats import E4M3
 from quire.quant.matrix import QuantizedMatrix
+from quire.quant.packing import pack_matrix
 
 __all__ = ["CHECKS"]
 
@@ -71,43 +72,36 @@ def floats(gpu: Launcher, device: torch.device) -> float:
 
 def int4(gpu: Launcher, device: torch.device) -> float:
     """float16 by groups of 4-bit codes with zero points."""
-    groups = COLUMNS // GROUP
-    matrix = QuantizedMatrix(
-        "w", 4, GROUP,
-        torch.randint(0, 16, (OUTPUTS, COLUMNS), dtype=torch.uint8).numpy(),
-        (torch.rand(OUTPUTS, groups) / 64).half().float().numpy(),
-        torch.randint(0, 16, (OUTPUTS, groups), dtype=torch.uint8).numpy(),
-    )  # fmt: skip
-    weight = Int4Weight.of(matrix, device)
-    wide = torch.from_numpy(matrix.float32()).to(device).double()
-    x = torch.randn(ROWS, COLUMNS, device=device).half()
-    return _products(lambda x, out: int4_matmul(gpu, x, weight, out), x, x.double(), wide, 2**-11)
-
-
-def int8(gpu: Launcher, device: torch.device) -> float:
-    """Codes by codes."""
-    x, weight = (
-        torch.randint(-127, 128, (n, COLUMNS), dtype=torch.int8, device=device)
-        for n in (ROWS, OUTPUTS)
-    )
-    ones, scales = torch.ones(ROWS, device=device), torch.rand(OUTPUTS, device=device)
-    wide = weight.double() * scales.double()[:, None]
-    return _products(
-        lambda x, out: int8_matmul(gpu, x, ones[: len(x)], weight, scales, out),
-        x, x.double(), wide, 2**-21,
-    )  # fmt: skip
+    zeros = torch.randint(0, 16, (OUTPUTS, COLUMNS // GROUP), dtype=torch.uint8).numpy()
+    return _codes(gpu, device, torch.float16, 4, zeros, None)
 
 
 def float8(gpu: Launcher, device: torch.device) -> float:
     """bfloat16 by floats of 8 bits."""
-    x = torch.randn(ROWS, COLUMNS, dtype=torch.bfloat16, device=device)
-    codes = torch.randint(0, 0x78, (OUTPUTS, COLUMNS), dtype=torch.uint8, device=device)
-    scales = torch.rand(OUTPUTS, device=device)
-    wide = codes.cpu().view(torch.float8_e4m3fn).float().to(device).double()
-    return _products(
-        lambda x, out: float8_matmul(gpu, x, None, codes, scales, out),
-        x, x.double(), wide * scales.double()[:, None], 2**-19,
-    )  # fmt: skip
+    return _codes(gpu, device, torch.bfloat16, 8, None, E4M3)
+
+
+def _codes(
+    gpu: Launcher,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: int,
+    zeros: np.ndarray | None,
+    table: np.ndarray | None,
+) -> float:
+    """Rows by codes, compared with the numbers that torch widens them to."""
+    codes = torch.randint(0, 16 if bits == 4 else 0x78, (OUTPUTS, COLUMNS), dtype=torch.uint8)
+    scales = (torch.rand(OUTPUTS, COLUMNS // GROUP) / 64).half().float().numpy()
+    packed = pack_matrix(
+        QuantizedMatrix("w", bits, GROUP, codes.numpy(), scales, zeros, None, table)
+    )
+    assert packed is not None
+    weight = as_matrix(packed, dtype, device)
+    assert isinstance(weight, CodedMatrix)
+    wide = weight.widened(slice(None)).to(dtype).double()
+    x = torch.randn(ROWS, COLUMNS, device=device).to(dtype)
+    multiply = lambda x, out: code_matmul(gpu, x, weight, out)  # noqa: E731
+    return _products(multiply, x, x.double(), wide, 2**-19)
 
 
 def attention(gpu: Launcher, device: torch.device) -> float:
@@ -168,7 +162,7 @@ def sampling(gpu: Launcher, device: torch.device) -> float:
         count = torch.full((len(logits),), 20, dtype=torch.int32, device=device)
         share = torch.full((len(logits),), 1 << 24, dtype=torch.int32, device=device)
         out = torch.empty(len(logits), dtype=torch.int32, device=device)
-        sample(gpu, logits, SamplingRows(ones, 0 * ones, count, share, draws), out)
+        draw_tokens(gpu, logits, DrawRules(ones, 0 * ones, count, share, draws), out)
         return out
 
     draws = torch.randint(0, 1 << 24, (SAMPLED,), dtype=torch.int32, device=device)
@@ -183,8 +177,7 @@ def sampling(gpu: Launcher, device: torch.device) -> float:
 CHECKS: dict[str, Callable[[Launcher, torch.device], float]] = {
     "attention": attention,
     "float_matmul": floats,
-    "int4_matmul": int4,
-    "int8_matmul": int8,
-    "float8_matmul": float8,
+    "code_matmul, int4": int4,
+    "code_matmul, float8": float8,
     "sampling": sampling,
 }

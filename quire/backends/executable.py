@@ -122,3 +122,7 @@ class Backend(Protocol):
     def body(self, node: Node) -> str:
         """The name of the body it would run, for people."""
         ...
+
+    def passed_over(self, node: Node) -> str | None:
+        """Why a faster body does not run the node; None when there is none."""
+        ...

@@ -155,8 +155,9 @@ class _Chooser:
         from quire.graph.explain import BodyChoice
 
         reason = self._backend.declines(node)
-        body = None if reason else self._backend.body(node)
-        return BodyChoice(node.name, body, reason)
+        if reason is not None:
+            return BodyChoice(node.name, None, reason)
+        return BodyChoice(node.name, self._backend.body(node), self._backend.passed_over(node))
 
 
 def model_directory(config: EngineConfig) -> Path:

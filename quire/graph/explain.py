@@ -36,7 +36,7 @@ ACTIVATION_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class BodyChoice:
-    """The body that a backend runs for an op, or None and the reason why it has none."""
+    """The body that a backend runs for an op, or None; and why it has no other one."""
 
     op: str
     body: str | None
@@ -121,6 +121,12 @@ class Explanation:
     passes: tuple[PassRun, ...]
     declined: tuple[BodyChoice, ...]
     groups: tuple[Group, ...]
+
+    @property
+    def passed_over(self) -> tuple[BodyChoice, ...]:
+        """The ops that a slower body computes, and why."""
+        choices = [line.choice for group in self.groups for line in group.lines]
+        return tuple(dict.fromkeys(each for each in choices if each.body and each.reason))
 
     def work(self, step: str) -> Work:
         """The work of the whole "decode" or "prefill" step."""

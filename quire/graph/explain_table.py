@@ -48,6 +48,8 @@ def _passes(e: Explanation) -> Iterator[str]:
         yield f"  {run.name:<20} {run.before:10} {run.after:8}"
     for choice in e.declined:
         yield f"  {choice.op} was taken apart: {choice.reason}"
+    for choice in e.passed_over:
+        yield f"  {choice.op} runs as {choice.body}: {choice.reason}"
 
 
 def _ops(e: Explanation) -> Iterator[str]:

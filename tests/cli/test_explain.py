@@ -138,6 +138,17 @@ def test_a_declined_fusion_is_taken_apart_and_says_why() -> None:
     assert "AddNorm was taken apart: no fused body" in render(e)
 
 
+def test_an_op_of_a_slower_body_says_why() -> None:
+    slow = BodyChoice("MatMul", "slow", "fast declines: too wide")
+
+    def choose(node: Node) -> BodyChoice:
+        return slow if node.name == "MatMul" else BodyChoice(node.name, "fast")
+
+    e = explained(spec_of(), choose)
+    assert e.passed_over == (slow,) and explained(spec_of()).passed_over == ()
+    assert "MatMul runs as slow: fast declines: too wide" in render(e)
+
+
 # --- integers
 
 

@@ -97,6 +97,7 @@ def test_nothing_to_choose_from() -> None:
 def test_a_device_without_float64_draws_the_same() -> None:
     class Small(Device):
         has_float64 = False
+        triton_architecture = None
 
     logits = np.random.default_rng(3).standard_normal((4, 300)).astype(np.float32)
     made = [row(seed=seed, top_p=0.9, logprobs=1) for seed in range(4)]

@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 MISSING = [name for name in ("torch", "triton") if find_spec(name) is None]
@@ -33,8 +32,7 @@ def complete_interpreter() -> Iterator[None]:
     """See interpreter.py."""
     from tests.triton.interpreter import complete
 
-    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
-        complete(patch)
+    with complete():
         yield
 
 

@@ -1,6 +1,10 @@
-"""What Triton 3.6's interpreter lacks: products and roundings of bfloat16, and NumPy 2.4."""
+"""What Triton 3.6's interpreter lacks: products and roundings of bfloat16, NumPy 2.4, and haste."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,12 +54,27 @@ def with_index(tensor: object, scope: object) -> None:
     scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())  # type: ignore[attr-defined]
 
 
-def complete(patch: pytest.MonkeyPatch) -> None:
-    """Make the interpreter do as devices do."""
+def call(self: interpreter.InterpretedFunction, *given: object, **named: object) -> object:
+    """A function that a kernel calls; what it needs was patched before."""
+    return self.rewrite()(*given, **named)
+
+
+@contextmanager
+def complete() -> Iterator[None]:
+    """Make the interpreter do as devices do, and patch the language once, not at every call."""
     builder = interpreter.InterpreterBuilder
-    patch.setattr(builder, "cast_impl", cast)
-    patch.setattr(
-        builder, "create_fp_to_fp", lambda self, source, dtype, _: cast(self, source, dtype)
-    )
-    patch.setattr(builder, "create_dot", dot)
-    patch.setattr(interpreter, "_patch_lang_tensor", with_index)
+    with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
+        patch.setattr(builder, "cast_impl", cast)
+        patch.setattr(
+            builder, "create_fp_to_fp", lambda self, source, dtype, _: cast(self, source, dtype)
+        )
+        patch.setattr(builder, "create_dot", dot)
+        patch.setattr(interpreter, "_patch_lang_tensor", with_index)
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        patched = interpreter._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+        nothing = SimpleNamespace(restore=lambda: None)
+        patch.setattr(interpreter, "_patch_lang", lambda function: nothing)
+        try:
+            yield
+        finally:
+            patched.restore()

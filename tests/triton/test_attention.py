@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.backends.torch.kv_codes import to_codes
 from quire.backends.torch.triton.attention import (
     AttentionInputs,
     AttentionRules,
@@ -23,10 +24,10 @@ from quire.models.attention_rules import QueryRule
 from quire.ops.attention import PagedAttention
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.ops.kv_codes import to_codes
 from quire.ops.op import Environment
 
-SMALL = Launcher("sm_80", {("attention", each): Tile(16, 32) for each in ("64", "128", "256")})
+SIZES = ("64", "128", "256", "64, int4")
+SMALL = Launcher("sm_80", {("attention", each): Tile(16, 32) for each in SIZES})
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STEPS = {"float32": 2**-20, "float16": 2**-10, "bfloat16": 2**-7}  # relative, with some room
 
@@ -72,12 +73,14 @@ class World:
             return CachedHeads(
                 torch.from_numpy(self.keys).to(dtype), torch.from_numpy(self.values).to(dtype)
             )
-        parts = []
-        for each in (self.keys, self.values):
-            codes, facts = to_codes(each, self.format)
-            codes = codes.view(np.int8) if self.format == "int8" else codes
-            parts.append((torch.from_numpy(codes), torch.from_numpy(facts[0])))
-        return CachedHeads(parts[0][0], parts[1][0], parts[0][1], parts[1][1])
+        codes, facts = zip(
+            *(to_codes(torch.from_numpy(x), self.format) for x in (self.keys, self.values)),
+            strict=True,
+        )
+        if self.format == "int8":
+            codes = tuple(each.view(torch.int8) for each in codes)
+        lows = facts if self.format == "int4" else ()
+        return CachedHeads(*codes, *(each[0] for each in facts), *(each[1] for each in lows))
 
     def expected(self, queries: np.ndarray, batch: Batch, weights=None) -> np.ndarray:
         layout = KvLayout(
@@ -95,7 +98,8 @@ class World:
         gpu: Launcher = SMALL, sinks=None,
     ) -> np.ndarray:  # fmt: skip
         op = self.op
-        tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim)
+        is_int4 = self.format == "int4"
+        tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim, is_int4)
         rule = op.query_rule
         factors = None if rule is None else [rule.at(int(p)) for p in batch.positions]
         chunks = num_chunks(0, int(batch.positions.max())) if split else 0
@@ -155,7 +159,7 @@ def test_is_the_reference(case: str, split: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16", "int8", "fp8"])
+@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16", "int8", "fp8", "int4"])
 def test_formats(format: str, dtype: str) -> None:
     world = World(plain(), [(270, 3), (5, 1)], format)
     batch = world.batch([0, 1])
@@ -211,16 +215,20 @@ def test_what_is_not_seen_changes_nothing(where: str, what: str, bad: float) -> 
     batch = world.batch([0])
     queries = world.queries(batch, torch.float16)
     clean = world.computed(queries, batch, torch.float16, False)
+    batch = replace(batch, block_tables=batch.block_tables.copy())
     batch.block_tables[0, 0] = 2**30  # of blocks before the window the table says nothing
     position = {"behind": 46, "before": 20, "between": 44}[where]
     block = world.tables[0, position // 16]
     stored = getattr(world, what)
     stored[block, position % 16] = stored[0] = bad  # block 0 is no request's
+    spoilt = world.expected(queries, replace(batch, block_tables=world.tables))
+    assert not np.isfinite(spoilt[4:]).any() or where != "between"
     for split in (False, True):
         found = world.computed(queries, batch, torch.float16, split)
         sees = 44 - 40 if where == "between" else 6
         assert np.array_equal(found[:sees], clean[:sees])
-        assert np.isnan(found[sees:]).all()
+        assert np.array_equal(np.isinf(found[sees:]), np.isinf(spoilt[sees:]))
+        assert np.array_equal(np.isnan(found[sees:]), np.isnan(spoilt[sees:]))
 
 
 def test_large_scores() -> None:

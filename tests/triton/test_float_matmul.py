@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from quire.backends.torch.triton.experts import ExpertWeights, mixture_of_experts
-from quire.backends.torch.triton.float_matmul import expert_tiles, float_matmul
+from quire.backends.torch.matrix import FloatMatrix, Matrix, as_matrix
+from quire.backends.torch.triton.expert_tiles import expert_tiles
+from quire.backends.torch.triton.experts import Mixture, expert_matrices, mixture_of_experts
+from quire.backends.torch.triton.float_matmul import float_matmul
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 from quire.ops.activation import GatedActivation
@@ -15,13 +17,19 @@ from quire.ops.batch import Batch
 from quire.ops.experts import Expert, MixtureOfExperts
 from quire.ops.linear import LinearPart
 from quire.ops.op import Environment
+from quire.quant.packing import pack_matrix
+from tests.engine import test_packed_layouts as layouts
 
 STEPS = {torch.float32: 2**-21, torch.float16: 2**-20, torch.bfloat16: 2**-20}
 NONE = np.zeros(0, np.int32)
 
 
 def small(rows: int, columns: int) -> Launcher:
-    names = {("float_matmul", size): Tile(rows, columns) for size in ("few", "some", "many")}
+    names = {
+        (kernel, size): Tile(rows, columns)
+        for kernel in ("float_matmul", "code_matmul")
+        for size in ("few", "some", "many")
+    }
     return Launcher("sm_80", {**names, ("add_segments", ""): Tile(1, 32)})
 
 
@@ -56,7 +64,7 @@ def test_bits_hang_on_nothing_else() -> None:
 def test_tiles_have_every_pair_once() -> None:
     rng = np.random.default_rng(0)
     ids = torch.from_numpy(np.sort(rng.integers(0, 3, (30, 2)) * 4 + [0, 1], axis=1))
-    found = expert_tiles(small(16, 32), ids, 12)
+    found = expert_tiles(small(16, 32), "float_matmul", ids, 12)
     seen = []
     for expert, first, end in found.tiles.tolist():
         pairs = found.order[first : min(first + 16, end)].tolist() if expert >= 0 else []
@@ -65,11 +73,27 @@ def test_tiles_have_every_pair_once() -> None:
     assert sorted(seen) == list(range(60))
 
 
-@pytest.mark.parametrize("scales_inputs", [False, True])
-@pytest.mark.parametrize(("rows", "top_k"), [(1, 2), (20, 3)])
-def test_mixture(rows: int, top_k: int, scales_inputs: bool) -> None:
-    """Experts that nobody chose, and one that everybody did."""
-    experts, width, hidden = 6, 40, 24
+def coded(weights: np.ndarray, kind: tuple[str, int, int]) -> tuple[Matrix, np.ndarray]:
+    """A matrix of codes, and its numbers."""
+    packed = pack_matrix(layouts.rounded("w", weights, *kind))
+    assert packed is not None
+    return as_matrix(packed, torch.float32, torch.device("cpu")), packed.float32()
+
+
+@pytest.mark.parametrize(
+    ("rows", "top_k", "scales_inputs", "kind"),
+    [
+        (1, 2, False, None),
+        (20, 3, True, None),
+        (20, 3, False, ("mxfp4", 4, 32)),
+        (1, 2, True, ("minimums", 4, 32)),
+    ],
+)
+def test_mixture(
+    rows: int, top_k: int, scales_inputs: bool, kind: tuple[str, int, int] | None
+) -> None:
+    """Experts that nobody chose, and one that everybody did; of numbers, and of codes."""
+    experts, width, hidden = 6, 64, 32
     rng = np.random.default_rng(0)
     others = [rng.permutation(np.arange(1, experts - 1))[: top_k - 1] for _ in range(rows)]
     ids = np.sort(np.array([[0, *each] for each in others]), axis=1)
@@ -77,6 +101,13 @@ def test_mixture(rows: int, top_k: int, scales_inputs: bool) -> None:
     parts = ("gate", "up", "down")
     shapes = {"gate": (hidden, width), "up": (hidden, width), "down": (width, hidden)}
     stacks = {p: numbers(experts, *shapes[p], seed=i).numpy() for i, p in enumerate(parts)}
+    matrices: dict[str, list[Matrix]] = {}
+    for p in parts:
+        if kind is None:
+            matrices[p] = [FloatMatrix(torch.from_numpy(each)) for each in stacks[p]]
+        else:
+            found = [coded(each, kind) for each in stacks[p]]
+            matrices[p], stacks[p] = [each for each, _ in found], np.stack([x for _, x in found])
     biases = {p: numbers(experts, shapes[p][0], seed=i + 9).numpy() for i, p in enumerate(parts)}
     weights = {f"{p}{e}": stacks[p][e] for p in parts for e in range(experts)}
     weights |= {f"{p}{e}.b": biases[p][e] for p in parts for e in range(experts)}
@@ -90,16 +121,22 @@ def test_mixture(rows: int, top_k: int, scales_inputs: bool) -> None:
     env = Environment(Batch(NONE, NONE, NONE, NONE, NONE, NONE, ()), None, weights)  # type: ignore[arg-type]
     x = numbers(rows, width, seed=5)
     expected = op.reference(env, x.numpy(), np.concatenate([ids, routed], 1, dtype=np.float32))[0]
-    mine = ExpertWeights(
-        *(torch.from_numpy(np.concatenate([s["gate"], s["up"]], 1)) if is_first
-          else torch.from_numpy(s["down"]) for s in (stacks, biases) for is_first in (True, False))
-    )  # fmt: skip
-    found, alone = torch.empty(rows, width), torch.empty(1, width)
+    made = [expert_matrices(matrices[p], list(torch.from_numpy(biases[p]))) for p in parts]
+    assert None not in made
+    mine = Mixture(*made)  # type: ignore[arg-type]
+    out, alone = torch.empty(rows, width), torch.empty(1, width)
     given = torch.from_numpy(ids), torch.from_numpy(routed)
     rest = (mine, op.activation)
-    mixture_of_experts(small(16, 32), x, *given, *rest, found, scales_inputs=scales_inputs)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
+    mixture_of_experts(small(16, 32), x, *given, *rest, out, scales_inputs=scales_inputs)
+    np.testing.assert_allclose(out.numpy(), expected, rtol=1e-4, atol=1e-4)
     one = slice(rows - 1, rows)
     given = given[0][one], given[1][one]
     mixture_of_experts(small(16, 32), x[one], *given, *rest, alone, scales_inputs=scales_inputs)
-    assert torch.equal(alone[0], found[-1])
+    assert torch.equal(alone[0], out[-1])
+
+
+def test_experts_of_different_makes_are_no_stack() -> None:
+    narrow, wide = (FloatMatrix(torch.zeros(4, 8, dtype=t)) for t in (torch.float16, torch.float32))
+    assert expert_matrices([narrow, narrow], [None, None]) is not None
+    assert expert_matrices([narrow, wide], [None, None]) is None
+    assert expert_matrices([narrow, narrow], [None, torch.zeros(4)]) is None

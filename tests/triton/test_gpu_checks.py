@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import gpu_checks
-from quire.backends.torch.triton import int4_matmul
+from quire.backends.torch.matrix import CodedMatrix
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import TILES, Tile
 
@@ -36,15 +36,15 @@ def test_holds(name: str) -> None:
 
 def test_sees_a_wrong_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight is off by a step."""
-    made: Callable[..., int4_matmul.Int4Weight] = int4_matmul.Int4Weight.of
+    multiply: Callable[..., None] = gpu_checks.code_matmul
 
-    def wrong(*given: object) -> int4_matmul.Int4Weight:
-        weight = made(*given)
+    def wrong(gpu: Launcher, x: torch.Tensor, weight: CodedMatrix, out: torch.Tensor) -> None:
         weight.codes[0, 0, 0] ^= 4
-        return weight
+        multiply(gpu, x, weight, out)
+        weight.codes[0, 0, 0] ^= 4
 
-    monkeypatch.setattr(int4_matmul.Int4Weight, "of", wrong)
-    assert gpu_checks.CHECKS["int4_matmul"](small(), torch.device("cpu")) > 1
+    monkeypatch.setattr(gpu_checks, "code_matmul", wrong)
+    assert gpu_checks.CHECKS["code_matmul, int4"](small(), torch.device("cpu")) > 1
 
 
 def test_sees_rows_that_depend_on_others(monkeypatch: pytest.MonkeyPatch) -> None:

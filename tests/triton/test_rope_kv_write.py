@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.backends.torch.kv_codes import from_codes
 from quire.backends.torch.triton.attention import CachedHeads
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.rope_kv_write import rotate_kv_write
@@ -17,7 +18,7 @@ from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 BLOCK_TOKENS, BLOCKS = 16, 4
 DTYPES = {
     "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16,
-    "int8": torch.int8, "fp8": torch.uint8,
+    "int8": torch.int8, "fp8": torch.uint8, "int4": torch.uint8,
 }  # fmt: skip
 
 
@@ -40,17 +41,21 @@ def slots(step: Batch) -> np.ndarray:
 
 
 def cached(format: str, kv_heads: int, dim: int) -> CachedHeads:
-    shape = (BLOCKS, BLOCK_TOKENS, kv_heads)
-    keys, values = (torch.zeros(*shape, dim, dtype=DTYPES[format]) for _ in range(2))
-    if format not in ("int8", "fp8"):
-        return CachedHeads(keys, values)
-    return CachedHeads(keys, values, torch.zeros(shape), torch.zeros(shape))
+    shape, width = (BLOCKS, BLOCK_TOKENS, kv_heads), dim // 2 if format == "int4" else dim
+    keys, values = (torch.zeros(*shape, width, dtype=DTYPES[format]) for _ in range(2))
+    facts = {"int8": 2, "fp8": 2, "int4": 4}.get(format, 0)
+    return CachedHeads(keys, values, *(torch.zeros(shape) for _ in range(facts)))
 
 
-def numbers_of(codes: torch.Tensor, scales: torch.Tensor | None) -> np.ndarray:
-    wide = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
-    wide = wide.float()
-    return (wide if scales is None else wide * scales[..., None]).numpy()
+def numbers_of(
+    codes: torch.Tensor, scales: torch.Tensor | None, minimums: torch.Tensor | None
+) -> np.ndarray:
+    if scales is None:
+        return codes.float().numpy()
+    facts = torch.stack([scales] if minimums is None else [scales, minimums])
+    format = "int4" if minimums is not None else "fp8" if codes.dtype == torch.uint8 else "int8"
+    width = codes.shape[-1] * (2 if format == "int4" else 1)
+    return from_codes(codes.view(torch.uint8), facts, format, width).numpy()
 
 
 @pytest.mark.parametrize("pairing", ["half", "interleaved"])
@@ -86,8 +91,8 @@ def test_is_the_reference(
     if found.value_scales is not None:
         assert not found.values[1, 0, -1].any()  # the codes of the vector that has a NaN
     keys, values = (
-        numbers_of(found.keys, found.key_scales),
-        numbers_of(found.values, found.value_scales),
+        numbers_of(found.keys, found.key_scales, found.key_minimums),
+        numbers_of(found.values, found.value_scales, found.value_minimums),
     )
     for request, length in enumerate([18, 4]):
         read = cache.read(0, step.block_tables[request], length)

@@ -6,23 +6,27 @@ import numpy as np
 import pytest
 import torch
 
-from quire.backends.torch.triton import sampling
+from quire.backends.torch.sampling.rows import sample_rows
+from quire.backends.torch.triton import draw, logit_changes, logprobs
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 from quire.sampling import reference
 from quire.sampling.state import SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
+from tests.native.test_sampler import expect_same_logprobs
+from tests.native.test_sampler import row as row_of
+from tests.triton.interpreted_models import Interpreted
 
 GPU = Launcher("sm_80", {("sampling", ""): Tile(1, 256)})
-ONE = 1 << sampling.UNITS
+ONE = 1 << draw.UNITS
 NONE = np.zeros(0, np.int32)
 
 
-def rows_of(params: list[SamplingParams], draws: list[float]) -> sampling.SamplingRows:
+def rows_of(params: list[SamplingParams], draws: list[float]) -> draw.DrawRules:
     def column(values: list[float], dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype)
 
-    return sampling.SamplingRows(
+    return draw.DrawRules(
         column([p.temperature for p in params], torch.float32),
         column([p.min_p for p in params], torch.float32),
         column([p.top_k for p in params], torch.int32),
@@ -33,7 +37,7 @@ def rows_of(params: list[SamplingParams], draws: list[float]) -> sampling.Sampli
 
 def drawn(logits: np.ndarray, params: list[SamplingParams], draws: list[float]) -> list[int]:
     out = torch.full([len(logits)], -7, dtype=torch.int32)
-    sampling.sample(GPU, torch.from_numpy(logits), rows_of(params, draws), out)
+    draw.draw_tokens(GPU, torch.from_numpy(logits), rows_of(params, draws), out)
     return out.tolist()
 
 
@@ -122,7 +126,7 @@ def test_rows_alone() -> None:
         out = torch.empty(1, dtype=torch.int32)
         wide = Launcher("sm_80", {("sampling", ""): Tile(1, 1024)})
         one = torch.from_numpy(logits[row : row + 1])
-        sampling.sample(wide, one, rows_of(params[row : row + 1], draws[row : row + 1]), out)
+        draw.draw_tokens(wide, one, rows_of(params[row : row + 1], draws[row : row + 1]), out)
         assert out.tolist() == found[row : row + 1]
 
 
@@ -145,16 +149,16 @@ def test_masks_and_penalties() -> None:
     )
     tokens = torch.tensor([prompt + output + [-1]], dtype=torch.int32)
     counts = torch.zeros(1, 300, dtype=torch.int32)
-    sampling.count_tokens(GPU, tokens, torch.tensor([len(prompt)], dtype=torch.int32), counts)
+    logit_changes.count_tokens(GPU, tokens, torch.tensor([len(prompt)], dtype=torch.int32), counts)
     column = torch.tensor([1.0, 1.0, 1.0])
-    penalties = sampling.Penalties(
+    penalties = logit_changes.Penalties(
         counts, torch.tensor([0, -1, -1], dtype=torch.int32), column * 1.3, column * 0.5,
         column * -0.25,
     )  # fmt: skip
     found = torch.from_numpy(logits.copy())
     masks = torch.from_numpy(mask)[None]
     which = torch.tensor([-1, 0, -1], dtype=torch.int32)
-    sampling.adjust_logits(GPU, found, masks, which, penalties)
+    logit_changes.adjust_logits(GPU, found, masks, which, penalties)
     assert np.array_equal(found.numpy(), wanted)
 
 
@@ -167,7 +171,7 @@ def test_log_probabilities() -> None:
     ids, values = torch.empty(3, 6, dtype=torch.int32), torch.empty(3, 6)
     ranks = torch.empty(3, dtype=torch.int32)
     tokens = torch.tensor(chosen, dtype=torch.int32)
-    sampling.log_probabilities(GPU, torch.from_numpy(logits), tokens, ids, values, ranks)
+    logprobs.log_probabilities(GPU, torch.from_numpy(logits), tokens, ids, values, ranks)
     for row in range(3):
         one = logits[row]
         ranked = np.argsort(-one, kind="stable")
@@ -182,5 +186,32 @@ def test_log_probabilities() -> None:
 def test_skips_rows_without_a_token() -> None:
     ids, values = torch.full((1, 2), -5, dtype=torch.int32), torch.empty(1, 2)
     tokens = torch.tensor([-1], dtype=torch.int32)
-    sampling.log_probabilities(GPU, torch.zeros(1, 9), tokens, ids, values, tokens)
+    logprobs.log_probabilities(GPU, torch.zeros(1, 9), tokens, ids, values, tokens)
     assert ids.tolist() == [[-5, -5]]
+
+
+def test_whole_sampler() -> None:
+    """Rows with parameters of all kinds in one batch, as the torch backend samples them."""
+    rng = np.random.default_rng(5)
+    logits = (rng.standard_normal((9, 120)) * 2).astype(np.float32)
+    penalties = {"repetition_penalty": 1.4, "presence_penalty": 0.5, "frequency_penalty": 0.25}
+    drawn_rows = [
+        row_of(temperature=0.0, logprobs=3),
+        row_of(temperature=0.0, output=[5, 7, 7], prompt=[1, 5], **penalties),
+        row_of(temperature=0.9, output=[5, 7, 7], seed=2, top_p=0.9, frequency_penalty=1.0),
+        row_of(temperature=0.8, top_k=5, logit_bias={3: 4.0, 9: -100.0}, logprobs=0),
+        row_of(temperature=1.2, min_p=0.1, allowed_token_ids=list(range(20))),
+        row_of(temperature=1.0, output=[1], forbidden=[2], min_tokens=3),
+        row_of(temperature=1.0, bad_words=[[4, 6]], output=[4], top_k=50),
+        row_of(prompt=[1, 17], target=17, prompt_logprobs=2),
+    ]
+    guided = row_of(temperature=0.0)
+    guided.state.mask = np.array([0, 1 << 5, 0, 0], np.int32)
+    made = [*drawn_rows, guided]
+    given = torch.from_numpy(logits.copy())
+    found, expected = sample_rows(given, made, Interpreted()), reference.sample_rows(logits, made)
+    assert found.tokens == expected.tokens and found.tokens[-1] == 37
+    np.testing.assert_array_equal(given.numpy(), logits)
+    assert found.logprobs.keys() == expected.logprobs.keys()
+    for place, theirs in expected.logprobs.items():
+        expect_same_logprobs(found.logprobs[place], theirs)

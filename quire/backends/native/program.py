@@ -67,6 +67,10 @@ class NativeBackend:
         """The instruction set, as an index into ISA_NAMES."""
         return self._isa
 
+    def passed_over(self, node: Node) -> str | None:
+        """An op has one body."""
+        return None
+
     def body(self, node: Node) -> str:
         """The instruction set its kernels run with."""
         return f"native {c.ISA_NAMES[self._isa]}"

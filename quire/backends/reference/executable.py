@@ -42,6 +42,10 @@ class ReferenceBackend:
         """Never."""
         return None
 
+    def passed_over(self, node: Node) -> str | None:
+        """An op has one reference."""
+        return None
+
     def body(self, node: Node) -> str:
         """The op's reference."""
         return "reference"

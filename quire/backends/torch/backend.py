@@ -48,6 +48,8 @@ class TorchBackend:
 
     def __init__(self, device: str = "auto") -> None:
         self.device = find_device(device)
+        if self.device.triton_architecture is not None:
+            importlib.import_module("quire.backends.torch.triton.bodies")
 
     @property
     def build(self) -> str:
@@ -68,6 +70,16 @@ class TorchBackend:
                 return None
             reasons.append(reason)
         return "; ".join(reasons) or f"no torch body for {node.name}"
+
+    def passed_over(self, node: Node) -> str | None:
+        """The reasons of the bodies that were asked before the one that computes."""
+        reasons = []
+        for body in bodies_of(type(node.op)):
+            reason = body.declines(node.op, self.device)
+            if reason is None:
+                break
+            reasons.append(f"{body.name} declines: {reason}")
+        return "; ".join(reasons) or None
 
     def body(self, node: Node) -> str:
         """Who computes, and where."""

@@ -70,9 +70,14 @@ class Device:
     @property
     def title(self) -> str:
         """Its name for people."""
+        found, model = str(self.torch_device), self.model
+        return f"{found} ({model})" if model else found
+
+    @property
+    def model(self) -> str:
+        """What its maker calls it; "" where nobody says."""
         name = getattr(_module(self.platform), "get_device_name", None)
-        found = str(self.torch_device)
-        return found if name is None or self.is_cpu else f"{found} ({name(self.torch_device)})"
+        return "" if name is None or self.is_cpu else str(name(self.torch_device))
 
     @cached_property
     def has_bfloat16(self) -> bool:
@@ -82,6 +87,21 @@ class Device:
         if self.platform.name == "cuda" and torch.version.hip is None:
             return bool(torch.cuda.get_device_capability(self.torch_device) >= (8, 0))
         return self._can(torch.bfloat16)
+
+    @cached_property
+    def triton_architecture(self) -> str | None:
+        """The architecture whose tiles Triton's kernels take here; None where none of them runs.
+
+        They run on NVIDIA from Ampere on (capability 8.0) and on AMD, where Triton is installed.
+        """
+        if self.platform.name != "cuda" or not _is_installed("triton"):
+            return None
+        if torch.version.hip is not None:
+            return "gfx942"
+        if not self.has_bfloat16:  # Volta, Turing
+            return None
+        major, _ = torch.cuda.get_device_capability(self.torch_device)
+        return "sm_90" if major >= 9 else "sm_80"
 
     @cached_property
     def has_float64(self) -> bool:

@@ -7,7 +7,7 @@ rows of its matrix at a time, so that no more than WIDENED numbers exist at once
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from quire.backends.executable import StoredWeight
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.unpack import Unpacked, unpack, unpack_floats
 from quire.ops.number_formats import E4M3
-from quire.quant.packed import PackedMatrix
+from quire.quant.packed import BITS, PackedMatrix
 
 __all__ = [
+    "STEP",
     "CodedMatrix",
     "FloatMatrix",
+    "Kind",
     "Matrix",
     "as_matrix",
     "coded_matrix",
@@ -29,6 +31,10 @@ __all__ = [
 ]
 
 WIDENED = 2**24
+STEP = 64
+"""Columns whose codes stand together."""
+DOUBLED_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+Kind: TypeAlias = Literal["integer", "e4m3", "e2m1", "table"]
 STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -71,18 +77,21 @@ class FloatMatrix:
 class CodedMatrix:
     """(value(code) - zero) * scale - minimum, all of it times `factor`.
 
-    codes: uint8 [rows, groups * group_size], or half as many columns where a byte holds two of
-    4 bits, the first in its low half.  scales, zeros, minimums: [rows, groups]; the values of codes
-    are in `table` if there is one.  order: column order[j] of the input meets stored column j.
-    dtype: of the products.
+    codes: uint8 [ceil(cols / 64), rows, 64], 64 columns of all rows side by side: to kernels that
+    is a run of memory.  Or half as many bytes of two codes each: byte j holds column j, in its low
+    half, and column 32 + j.  scales, zeros, minimums: [rows, groups], in memory the rows of a group
+    side by side.  middle: the zero point where there are no zeros.  kind: what codes stand for,
+    integers or the numbers of `table` (of e2m1 floats their doubles).
+    order: column order[j] of the input meets stored column j.  dtype: of the products.
     """
 
     shape: tuple[int, int]
     group_size: int
-    has_pairs: bool
+    kind: Kind
     codes: torch.Tensor
     scales: torch.Tensor
     zeros: torch.Tensor | None
+    middle: int
     minimums: torch.Tensor | None
     table: torch.Tensor | None
     factor: float
@@ -116,20 +125,28 @@ class CodedMatrix:
 
     def _stored(self, rows: torch.Tensor | slice) -> torch.Tensor:
         """Rows as float32, columns as they are stored."""
-        codes = self.codes[rows]
+        scales = self.scales[rows].float()  # [rows, groups]
+        codes = self.codes[:, rows]
         if self.has_pairs:
-            codes = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(1)
-        codes = codes.unflatten(1, (-1, self.group_size))  # [rows, groups, columns of a group]
-        if self.table is None:
-            values = codes.float()
-        else:
+            codes = torch.cat([codes & 15, codes >> 4], dim=2)
+        codes = codes.transpose(0, 1).flatten(1)[:, : self.shape[1]]
+        missing = scales.shape[1] * self.group_size - self.shape[1]
+        codes = torch.nn.functional.pad(codes, (0, missing)).unflatten(1, (-1, self.group_size))
+        if self.table is not None:
             values = self.table.index_select(0, codes.flatten().int()).view(codes.shape)
-        if self.zeros is not None:
-            values = values - self.zeros[rows].float()[..., None]
-        values = values * self.scales[rows].float()[..., None]
+        elif self.zeros is not None:
+            values = codes.float() - self.zeros[rows].float()[..., None]
+        else:
+            values = codes.float() - self.middle
+        values = values * scales[..., None]
         if self.minimums is not None:
             values = values - self.minimums[rows].float()[..., None]
         return values.flatten(1)[:, : self.shape[1]] * self.factor
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a byte holds two codes."""
+        return bool(self.codes.shape[2] < STEP)
 
 
 def as_matrix(weight: StoredWeight, dtype: torch.dtype, device: torch.device) -> Matrix:
@@ -155,26 +172,41 @@ def floats_of(weight: StoredWeight, data: torch.Tensor) -> torch.Tensor:
 def coded_matrix(weight: PackedMatrix, parts: Unpacked, dtype: torch.dtype) -> CodedMatrix:
     """A matrix of parts that are on a device.  weight: its layout, whatever its rows."""
     codes, scales, zeros, minimums = parts
-    numbers = np.array(weight.table, np.float32) if weight.dtype == "TABLE4" else None
+    kind: Kind = "integer"
+    table = None
     if weight.dtype == "F8_E4M3":
-        numbers = E4M3
-    rows, cols = codes.shape
-    groups = -(-cols // weight.group_size)
-    codes = torch.nn.functional.pad(codes, (0, groups * weight.group_size - cols))
-    has_pairs = weight.dtype in ("INT4", "TABLE4") and codes.shape[1] % 2 == 0
-    if has_pairs:
-        codes = codes[:, ::2] | codes[:, 1::2] << 4
+        kind, table = "e4m3", E4M3
+    elif weight.dtype == "TABLE4":
+        kind = "e2m1" if weight.table == DOUBLED_E2M1 else "table"
+        table = np.array(weight.table, np.float32)
+    bits = BITS[weight.dtype]
     order = None if weight.order is None else weight.order.columns.astype(np.int64)
     return CodedMatrix(
-        (rows, cols),
+        (codes.shape[0], codes.shape[1]),
         weight.group_size,
-        has_pairs,
-        codes.contiguous(),
-        scales,
-        zeros,
-        minimums,
-        None if numbers is None else as_tensor(numbers, codes.device),
+        kind,
+        _in_steps(codes, bits),
+        _by_group(scales),
+        _by_group(zeros) if zeros is not None and weight.has_zero_points else None,
+        0 if weight.has_minimums else 1 << (bits - 1),
+        None if minimums is None else _by_group(minimums),
+        None if table is None else as_tensor(table, codes.device),
         2.0**weight.exponent,
         None if order is None else as_tensor(order, codes.device),
         dtype,
     )
+
+
+def _by_group(facts: torch.Tensor) -> torch.Tensor:
+    """Facts [rows, groups], in memory the rows of a group side by side."""
+    return facts.T.contiguous().T
+
+
+def _in_steps(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [rows, cols] as CodedMatrix has them."""
+    rows, cols = codes.shape
+    wide = torch.nn.functional.pad(codes, (0, -cols % STEP))
+    steps = wide.view(rows, -1, STEP).transpose(0, 1)
+    if bits == 4:
+        steps = steps[:, :, : STEP // 2] | steps[:, :, STEP // 2 :] << 4
+    return steps.contiguous()

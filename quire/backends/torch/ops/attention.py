@@ -20,6 +20,7 @@ def paged_attention(
     step: Step, op: PagedAttention, queries: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Group by group of requests."""
+    queries = queries.float()  # what rotated them may have rounded them
     out = torch.empty_like(queries)
     sight = (op.window, op.chunk, op.bidirectional)
     for group in query_groups(step, sight, op.first_seen, op.bidirectional):

@@ -14,7 +14,7 @@ from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling.reference import ends_of_bad_words
 from quire.sampling.state import SampleRow
 
-__all__ = ["adjusted"]
+__all__ = ["adjust_listed", "adjusted", "is_plain"]
 
 Places = npt.NDArray[np.int64]
 
@@ -25,18 +25,25 @@ def adjusted(logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tens
     before: [S], the last token of each row's output, where the host knows it as UNKNOWN_TOKEN.  A
     row with bad words knows all its tokens.
     """
-    if all(_is_plain(row) for row in rows):
+    if all(is_plain(row) for row in rows):
         return logits
     logits = logits.clone()
     _mask(logits, rows)
-    _ban(logits, rows)
-    _bias(logits, rows)
+    adjust_listed(logits, rows)
     _penalize_repetition(logits, rows, before)
     _penalize_output(logits, rows, before)
     return logits
 
 
-def _is_plain(row: SampleRow) -> bool:
+def adjust_listed(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """What requests say of single tokens: which are allowed, which are not, and biases."""
+    _limit(logits, rows)
+    _ban(logits, rows)
+    _bias(logits, rows)
+
+
+def is_plain(row: SampleRow) -> bool:
+    """Whether logits stay as the model gave them."""
     state = row.state
     special = (len(state.allowed), len(state.bias_ids), state.reads_output)
     early = len(state.forbidden) and len(row.output) < state.params.min_tokens
@@ -44,7 +51,7 @@ def _is_plain(row: SampleRow) -> bool:
 
 
 def _mask(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
-    """Grammars, a bit for each token, and lists of allowed tokens."""
+    """Grammars, a bit for each token."""
     masked = [place for place, row in enumerate(rows) if row.state.mask is not None]
     if masked:
         words = _put(logits, np.stack([rows[place].state.mask for place in masked]))  # type: ignore[misc]
@@ -52,6 +59,10 @@ def _mask(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
         bits = words[:, ids // 32] >> (ids % 32) & 1
         at = _put(logits, np.array(masked, np.int64))
         logits[at] = logits[at].masked_fill(bits == 0, -torch.inf)
+
+
+def _limit(logits: torch.Tensor, rows: Sequence[SampleRow]) -> None:
+    """Lists of allowed tokens."""
     limited = [place for place, row in enumerate(rows) if len(row.state.allowed)]
     if limited:
         at = _put(logits, np.array(limited, np.int64))

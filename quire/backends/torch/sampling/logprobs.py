@@ -41,5 +41,6 @@ def entries_of(
 def _entries(ids: list[int], values: list[float], rank: int, count: int) -> dict[int, Logprob]:
     entries = {ids[0]: Logprob(values[0], rank)}
     for place in range(1, min(count, len(ids) - 1) + 1):
-        entries.setdefault(ids[place], Logprob(values[place], place))
+        if ids[place] >= 0:  # else there are no more numbers
+            entries.setdefault(ids[place], Logprob(values[place], place))
     return entries

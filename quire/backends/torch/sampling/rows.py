@@ -5,8 +5,10 @@ Nothing here waits for the device: what it finds goes to the host in one piece, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +20,22 @@ from quire.backends.torch.sampling.draw import drawn
 from quire.backends.torch.sampling.logprobs import entries_of, logprobs_of
 from quire.sampling.state import SampledRows, SampleRow
 
-__all__ = ["DrawnRows", "draw_rows", "sample_rows"]
+__all__ = ["DrawnRows", "Sampler", "draw_rows", "sample_rows"]
+
+Choose: TypeAlias = Callable[[torch.Tensor, Sequence[SampleRow], torch.Tensor], torch.Tensor]
+Describe: TypeAlias = Callable[
+    [torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+]
+
+
+class Sampler(NamedTuple):
+    """choose: logits [S, V], rows and `before` of draw_rows → tokens [S], -1 where there is none.
+
+    describe: see logprobs_of.
+    """
+
+    choose: Choose
+    describe: Describe
 
 
 def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device) -> SampledRows:
@@ -67,29 +84,49 @@ def draw_rows(
     before: [S] int64, the token that each row follows, which stands in for an UNKNOWN_TOKEN at the
     end of its output.  Sums are float64; a device without it leaves the work to the host.
     """
+    sampler = _sampler(device)
     if not device.has_float64:
         logits, before = logits.cpu(), before.cpu()
-    tokens = _tokens(logits, rows, before)
+    tokens = _tokens(sampler, logits, rows, before)
     asked = [place for place, row in enumerate(rows) if row.num_logprobs >= 0]
     if not asked:
         return DrawnRows(tokens)
     counts = [rows[place].num_logprobs for place in asked]
     at = _index(asked, logits)
-    return DrawnRows(tokens, asked, counts, logprobs_of(logits[at], tokens[at], max(counts)))
+    return DrawnRows(tokens, asked, counts, sampler.describe(logits[at], tokens[at], max(counts)))
 
 
-def _tokens(logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor) -> torch.Tensor:
+def _sampler(device: Device) -> Sampler:
+    """Plain torch, or kernels where the device has them."""
+    if device.triton_architecture is None:
+        return Sampler(_adjust_and_choose, logprobs_of)
+    from quire.backends.torch.triton.bodies import sampling
+    from quire.backends.torch.triton.launcher import launcher_of
+
+    gpu = launcher_of(device)
+    return Sampler(partial(sampling.choose, gpu), partial(sampling.logprobs_of, gpu))
+
+
+def _tokens(
+    sampler: Sampler, logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor
+) -> torch.Tensor:
     """Targets as they are; of the others the most likely token, or a drawn one."""
     num_tokens = logits.shape[1]
     places = [place for place, row in enumerate(rows) if row.target < 0]
     if len(places) == len(rows):
-        return _choose(adjusted(logits, rows, before), rows)
+        return sampler.choose(logits, rows, before)
     targets = [row.target if row.target < num_tokens else -1 for row in rows]
     tokens = _index(targets, logits)
     if places:
         at, some = _index(places, logits), [rows[place] for place in places]
-        tokens = tokens.index_put((at,), _choose(adjusted(logits[at], some, before[at]), some))
+        tokens = tokens.index_put((at,), sampler.choose(logits[at], some, before[at]))
     return tokens
+
+
+def _adjust_and_choose(
+    logits: torch.Tensor, rows: Sequence[SampleRow], before: torch.Tensor
+) -> torch.Tensor:
+    return _choose(adjusted(logits, rows, before), rows)
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:

@@ -48,13 +48,16 @@ LOG2E = math.log2(math.e)
 class CachedHeads:
     """Views of one layer's keys and values [blocks, B, K, D]; scales [blocks, B, K] float32.
 
-    Codes are int8, or uint8 for the bits of e4m3 floats; numbers have no scales.
+    Codes are int8, or uint8 for the bits of e4m3 floats; numbers have no scales.  With minimums,
+    which are like the scales, codes have 4 bits, two in a byte: [blocks, B, K, ceil(D / 2)] uint8.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
     key_scales: torch.Tensor | None = None
     value_scales: torch.Tensor | None = None
+    key_minimums: torch.Tensor | None = None
+    value_minimums: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -107,14 +110,18 @@ def num_chunks(first_position: int, last_position: int) -> int:
     return last_position // CHUNK - first_position // CHUNK + 1
 
 
-def tokens_per_tile(gpu: Launcher, heads: int, kv_heads: int, head_dim: int) -> int:
-    """Tokens of a tile; query_tiles wants to know."""
-    rows = gpu.tile("attention", _shape_class(head_dim)).rows
+def tokens_per_tile(
+    gpu: Launcher, heads: int, kv_heads: int, head_dim: int, is_int4: bool = False
+) -> int:
+    """Tokens of a tile; query_tiles wants to know.  is_int4: of the cache's codes."""
+    rows = gpu.tile("attention", _shape_class(head_dim, is_int4)).rows
     return rows // min(heads // kv_heads, rows)
 
 
-def _shape_class(head_dim: int) -> str:
-    return str(min(each for each in (64, 128, 256, 512) if head_dim <= each))
+def _shape_class(head_dim: int, is_int4: bool) -> str:
+    """int4 needs more registers for what it reads."""
+    size = min(each for each in (64, 128, 256, 512) if head_dim <= each)
+    return f"{size}, int4" if is_int4 else str(size)
 
 
 def attend(
@@ -129,7 +136,7 @@ def attend(
     tokens, heads, head_dim = queries.shape
     block_tokens, kv_heads = cache.keys.shape[1:3]
     group = heads // kv_heads
-    tile = gpu.tile("attention", _shape_class(head_dim))
+    tile = gpu.tile("attention", _shape_class(head_dim, cache.key_minimums is not None))
     tile_heads = min(group, tile.rows)
     grid = (len(step.tiles), kv_heads * -(-group // tile_heads), max(1, step.chunks))
     shape = (max(1, step.chunks), tokens, heads)
@@ -154,13 +161,14 @@ def attend(
         "CHUNK": rules.chunk,
         "BIDIRECTIONAL": rules.bidirectional,
         "BLOCK_M": tile.rows,
-        "BLOCK_D": triton.next_power_of_2(head_dim),
+        "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
     }
     cap = rules.softcap
     gpu.run(
         attend_tiles, grid, tile, **shared, queries=queries,
         keys=cache.keys, values=cache.values,
         key_scales=cache.key_scales, value_scales=cache.value_scales,
+        key_minimums=cache.key_minimums, value_minimums=cache.value_minimums,
         block_tables=step.block_tables, factors=step.factors, slopes=rules.slopes,
         scale=rules.scale / cap if cap else rules.scale * LOG2E, cap=cap * LOG2E,
         query_stride=queries.stride(0), table_stride=step.block_tables.stride(0),

@@ -77,26 +77,52 @@ def _rows_of_tile(
 
 
 @triton.jit
-def _numbers(codes, scales, dtype: tl.constexpr):
-    """Cached codes as numbers of a dtype, times scales (None: as they are)."""
-    values = number_of_e4m3(codes) if codes.dtype == tl.uint8 else codes
+def _numbers(codes, scales, minimums, dtype: tl.constexpr):
+    """Cached codes as numbers of a dtype, times scales (None: as they are) plus minimums."""
+    is_float: tl.constexpr = codes.dtype == tl.uint8 and minimums is None
+    values = number_of_e4m3(codes) if is_float else codes
     if scales is not None:
         values = values.to(tl.float32) * scales
+    if minimums is not None:
+        values = values + minimums
     return values.to(dtype)
 
 
 @triton.jit
+def _one_of_pair(codes, dim, PAIRS: tl.constexpr):
+    """Of bytes with two codes of 4 bits, those of each dimension."""
+    return (codes >> (dim % 2 * 4).to(tl.uint8)) & 15 if PAIRS else codes
+
+
+@triton.jit
+def _what_is_infinite(v, seen, dtype: tl.constexpr):
+    """Of values, those that are no finite numbers: what they add to the rows that see them.
+
+    One product counts plus infinity, minus infinity and what is no number: a block has less than
+    128 keys.
+    """
+    is_infinite = tl.abs(v) == float("inf")
+    kind = tl.where(is_infinite, tl.where(v > 0.0, 1.0, 128.0), tl.where(v == v, 0.0, 16384.0))
+    counts = tl.dot(seen.to(dtype), kind.to(dtype)).to(tl.int32)
+    sums = tl.where(counts % 128 > 0, float("inf"), 0.0)
+    sums += tl.where(counts // 128 % 128 > 0, float("-inf"), 0.0)
+    return tl.where(counts >= 16384, float("nan"), sums)
+
+
+@triton.jit
 def _attend_chunk(
-    query, chunk, table, keys, values, key_scales, value_scales, at, first, last, lowest_first,
-    highest, lowest, row_scale, cap, slope, key_block, key_slot, value_block, value_slot,
-    scale_block, scale_slot,
+    query, chunk, table, keys, values, key_scales, value_scales, key_minimums, value_minimums, at,
+    first, last, lowest_first, highest, lowest, row_scale, cap, slope, key_block, key_slot,
+    value_block, value_slot, scale_block, scale_slot,
     BLOCK_TOKENS: tl.constexpr, KEY_CHUNK: tl.constexpr, HEAD_DIM: tl.constexpr,
     WINDOW: tl.constexpr, CHUNK: tl.constexpr, CAPPED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """The partial result of one chunk: largest scores, sums of weights, weighted values."""
+    PAIRS: tl.constexpr = key_minimums is not None
     dim = tl.arange(0, BLOCK_D)
     in_head = dim < HEAD_DIM
+    place = dim // 2 if PAIRS else dim
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -109,11 +135,18 @@ def _attend_chunk(
         slot = key % BLOCK_TOKENS
         at_scale = block * scale_block + slot * scale_slot
         k = tl.load(
-            keys + (block * key_block + slot * key_slot)[None, :] + dim[:, None],
+            keys + (block * key_block + slot * key_slot)[None, :] + place[:, None],
             mask=in_head[:, None] & seen_by_any[None, :], other=0,
         )  # fmt: skip
-        score = tl.dot(query, _numbers(k, None, query.dtype), input_precision="ieee")
-        if key_scales is not None:
+        k = _one_of_pair(k, dim[:, None], PAIRS)
+        if PAIRS:
+            scales = tl.load(key_scales + at_scale, mask=seen_by_any, other=0.0)[None, :]
+            minimums = tl.load(key_minimums + at_scale, mask=seen_by_any, other=0.0)[None, :]
+            k = _numbers(k, scales, minimums, query.dtype)
+        else:
+            k = _numbers(k, None, None, query.dtype)
+        score = tl.dot(query, k, input_precision="ieee")
+        if key_scales is not None and not PAIRS:
             score *= tl.load(key_scales + at_scale, mask=seen_by_any, other=0.0)[None, :]
         score *= row_scale[:, None]
         if CAPPED:  # tanh, in a form that never overflows to something that is no number
@@ -130,31 +163,32 @@ def _attend_chunk(
         acc = acc * old[:, None]
         top = new
         v = tl.load(
-            values + (block * value_block + slot * value_slot)[:, None] + dim[None, :],
+            values + (block * value_block + slot * value_slot)[:, None] + place[None, :],
             mask=in_head[None, :] & seen_by_any[:, None], other=0,
         )  # fmt: skip
-        if value_scales is None:
-            v = _numbers(v, None, query.dtype)
-        else:
-            scales = tl.load(value_scales + at_scale, mask=seen_by_any, other=0.0)
-            v = _numbers(v, scales[:, None], query.dtype)
+        v = _one_of_pair(v, dim[None, :], PAIRS)
+        scales, minimums = None, None
+        if value_scales is not None:
+            scales = tl.load(value_scales + at_scale, mask=seen_by_any, other=0.0)[:, None]
+        if PAIRS:
+            minimums = tl.load(value_minimums + at_scale, mask=seen_by_any, other=0.0)[:, None]
+        v = _numbers(v, scales, minimums, query.dtype)
         # Where rows differ in what they see, 0 times what is not finite must not reach those that
-        # do not see it; those that do become NaN.
+        # do not see it.
         if (start + BLOCK_N - 1 > lowest) | (start < _first_seen(highest, WINDOW, CHUNK)):
-            finite = tl.abs(v.to(tl.float32)) < float("inf")
-            blamed = tl.dot(seen.to(query.dtype), tl.where(finite, 0.0, 1.0).to(query.dtype))
-            acc = tl.where(blamed > 0, float("nan"), acc)
-            v = tl.where(finite, v, 0.0).to(query.dtype)
+            wide = v.to(tl.float32)
+            acc += _what_is_infinite(wide, seen, query.dtype)
+            v = tl.where(tl.abs(wide) < float("inf"), v, 0.0).to(query.dtype)
         acc = tl.dot(weight.to(query.dtype), v, acc, input_precision="ieee")
     return top, total, acc
 
 
 @triton.jit
 def attend_tiles(
-    out, partial, sums, sinks, queries, keys, values, key_scales, value_scales, positions,
-    query_start, tiles, block_tables, factors, slopes, tokens, scale, cap,
-    out_stride, query_stride, table_stride, key_block, key_slot, key_head, value_block, value_slot,
-    value_head, scale_block, scale_slot, scale_head,
+    out, partial, sums, sinks, queries, keys, values, key_scales, value_scales, key_minimums,
+    value_minimums, positions, query_start, tiles, block_tables, factors, slopes, tokens, scale,
+    cap, out_stride, query_stride, table_stride, key_block, key_slot, key_head, value_block,
+    value_slot, value_head, scale_block, scale_slot, scale_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr, BLOCK_TOKENS: tl.constexpr, CAPPED: tl.constexpr,
@@ -190,6 +224,9 @@ def attend_tiles(
     if key_scales is not None:
         key_scales += kv_head * scale_head
         value_scales += kv_head * scale_head
+    if key_minimums is not None:
+        key_minimums += kv_head * scale_head
+        value_minimums += kv_head * scale_head
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
@@ -197,10 +234,10 @@ def attend_tiles(
         end = chunk + 1
     for each in range(chunk, end):
         more_top, more_total, more = _attend_chunk(
-            query, each, table, keys, values, key_scales, value_scales, at, first, last,
-            lowest_first, highest, lowest, row_scale, cap, slope, key_block, key_slot, value_block,
-            value_slot, scale_block, scale_slot, BLOCK_TOKENS, KEY_CHUNK, HEAD_DIM, WINDOW, CHUNK,
-            CAPPED, BLOCK_M, BLOCK_N, BLOCK_D,
+            query, each, table, keys, values, key_scales, value_scales, key_minimums,
+            value_minimums, at, first, last, lowest_first, highest, lowest, row_scale, cap, slope,
+            key_block, key_slot, value_block, value_slot, scale_block, scale_slot, BLOCK_TOKENS,
+            KEY_CHUNK, HEAD_DIM, WINDOW, CHUNK, CAPPED, BLOCK_M, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         if SPLIT:
             top, total, acc = more_top, more_total, more

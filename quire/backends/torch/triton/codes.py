@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["e4m3_of_number", "nearest_integer", "number_of_e4m3", "row_codes"]
+__all__ = ["e4m3_of_number", "nearest_integer", "number_of_e4m3", "pairs_of_codes", "row_codes"]
 
 
 @triton.jit
@@ -55,3 +55,26 @@ def row_codes(x, inside, dtype: tl.constexpr):
     codes = nearest_integer(parts).to(tl.int8) if dtype == tl.int8 else e4m3_of_number(parts)
     scale = tl.where(is_finite, tl.div_rn(most, tl.zeros_like(most) + LARGEST), float("nan"))
     return codes, scale
+
+
+@triton.jit
+def pairs_of_codes(x, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Codes of 4 bits of WIDTH numbers of rows [ROWS, BLOCK] float32, two a byte; scales, minimums.
+
+    A row with a number that is not finite has codes 0 and a scale that is none.
+    """
+    inside = (tl.arange(0, BLOCK) < WIDTH)[None, :]
+    size = tl.where(inside, tl.abs(x), 0.0)
+    is_finite = tl.min((size < float("inf")).to(tl.int32), 1) > 0
+    low = tl.where(is_finite, tl.min(tl.where(inside, x, float("inf")), 1), 0.0)
+    high = tl.where(is_finite, tl.max(tl.where(inside, x, float("-inf")), 1), 0.0)
+    fifteen = tl.full([ROWS], 15.0, tl.float32)
+    scale = tl.div_rn(high, fifteen) - tl.div_rn(low, fifteen)
+    step = 0.5 * scale  # of halves, for the difference of two large numbers may be none
+    has_steps = is_finite & (step > 0)
+    steps = tl.zeros_like(x) + tl.where(has_steps, step, 1.0)[:, None]
+    parts = tl.div_rn(0.5 * x - (0.5 * low)[:, None], steps)
+    parts = tl.minimum(tl.where(has_steps[:, None] & inside, parts, 0.0), 15.0)
+    codes = nearest_integer(parts).to(tl.int32)
+    first, second = tl.split(tl.reshape(codes, [ROWS, BLOCK // 2, 2]))
+    return (first | (second << 4)).to(tl.uint8), tl.where(is_finite, scale, float("nan")), low

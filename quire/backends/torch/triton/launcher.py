@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-import torch
-
+from quire.backends.torch.devices import Device
 from quire.backends.torch.triton.tiles import Tile, Tiles, shipped_tile
+from quire.errors import ConfigError
 
-__all__ = ["Launcher", "architecture_of", "build_options"]
+__all__ = ["Launcher", "build_options", "launcher_of"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,14 @@ def build_options(architecture: str) -> dict[str, Any]:
     return {"enable_fp_fusion": False, **nearest}
 
 
-def architecture_of(device: torch.device) -> str:
-    """The architecture whose tiles fit a device."""
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return "gfx942"
-    return "sm_90" if properties.major >= 9 else "sm_80"
+@cache
+def launcher_of(device: Device) -> Launcher:
+    """The launcher of a device, with the tiles that were measured on it.
+
+    Raises ConfigError for a device on which none of the kernels runs.
+    """
+    if device.triton_architecture is None:
+        raise ConfigError(f"{device.torch_device} runs none of the Triton kernels")
+    from quire.backends.torch.triton.tuner import kept_tiles
+
+    return Launcher(device.triton_architecture, kept_tiles(device.model))

@@ -1,7 +1,7 @@
 """Rotates queries and keys by their positions, and stores keys and values in the paged cache.
 
-A program takes one head of one token: it rotates a query, or rotates and stores a key, or stores a
-value.  Queries and keys are [T, heads * D] with any stride of rows, angles [T, dims] float32 as
+A program takes some heads of one token: it rotates queries, or rotates and stores keys, or stores
+values.  Queries and keys are [T, heads * D] with any stride of rows, angles [T, dims] float32 as
 quire.ops.rope.RopeAngles makes them, slots [T] int32: block * B + place in the block; a token with
 slot -1 is not stored.  The cache is that of attention.py; codes are those of quire/ops/kv_codes.py.
 Source: arXiv:2104.09864.
@@ -14,11 +14,14 @@ import triton
 import triton.language as tl
 
 from quire.backends.torch.triton.attention import CachedHeads
-from quire.backends.torch.triton.codes import row_codes
+from quire.backends.torch.triton.codes import pairs_of_codes, row_codes
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 
 __all__ = ["rotate_and_store", "rotate_kv_write"]
+
+TILE_ELEMENTS = 1024
+"""Heads are taken together up to so many numbers."""
 
 
 def rotate_kv_write(
@@ -38,14 +41,19 @@ def rotate_kv_write(
     As many numbers of each head turn as the angles are wide.  Pairs are (i, i + dims/2), or
     (2i, 2i + 1) if is_interleaved.
     """
-    block_tokens, kv_heads, head_dim = cache.keys.shape[1:]
+    block_tokens, kv_heads = cache.keys.shape[1:3]
+    head_dim = keys.shape[1] // kv_heads
     heads = queries.shape[1] // head_dim
     scales = cache.key_scales
+    block = triton.next_power_of_2(head_dim)
+    together = max(1, TILE_ELEMENTS // block)
+    parts = -(-heads // together) + 2 * -(-kv_heads // together)
     gpu.run(
-        rotate_and_store, (len(queries), heads + 2 * kv_heads), Tile(1, head_dim, 1, 1),
+        rotate_and_store, (len(queries), parts), Tile(together, block, 4, 1),
         queries=queries, keys=keys, values=values, angles=angles, slots=slots, out=out,
         key_cache=cache.keys, value_cache=cache.values,
         key_scales=scales, value_scales=cache.value_scales,
+        key_minimums=cache.key_minimums, value_minimums=cache.value_minimums,
         query_stride=queries.stride(0), key_stride=keys.stride(0), value_stride=values.stride(0),
         angle_stride=angles.stride(0), out_stride=out.stride(0),
         key_block=cache.keys.stride(0), key_slot=cache.keys.stride(1),
@@ -55,18 +63,17 @@ def rotate_kv_write(
         scale_slot=0 if scales is None else scales.stride(1),
         scale_head=0 if scales is None else scales.stride(2),
         HEADS=heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, DIMS=angles.shape[1],
-        INTERLEAVED=is_interleaved, BLOCK_TOKENS=block_tokens,
-        BLOCK_D=triton.next_power_of_2(head_dim),
+        INTERLEAVED=is_interleaved, BLOCK_TOKENS=block_tokens, TOGETHER=together, BLOCK_D=block,
     )  # fmt: skip
 
 
 @triton.jit
 def _rotated(
-    x, angles, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, INTERLEAVED: tl.constexpr,
+    x, angles, is_head, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, INTERLEAVED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The head at x, each number with its partner: a cos - b sin, b cos + a sin."""
-    dim = tl.arange(0, BLOCK_D)
+    """The heads at x [heads, 1], each number with its partner: a cos - b sin, b cos + a sin."""
+    dim = tl.arange(0, BLOCK_D)[None, :]
     turns = dim < DIMS
     half: tl.constexpr = DIMS // 2
     if INTERLEAVED:
@@ -77,8 +84,8 @@ def _rotated(
         is_first = dim < half
         partner = tl.where(is_first, dim + half, dim - half)
         angle = dim % half
-    own = tl.load(x + dim, mask=dim < HEAD_DIM, other=0.0).to(tl.float32)
-    other = tl.load(x + partner, mask=turns, other=0.0).to(tl.float32)
+    own = tl.load(x + dim, mask=is_head & (dim < HEAD_DIM), other=0.0).to(tl.float32)
+    other = tl.load(x + partner, mask=is_head & turns, other=0.0).to(tl.float32)
     cos = tl.load(angles + angle, mask=turns, other=1.0)
     sin = tl.load(angles + half + angle, mask=turns, other=0.0)
     turned = own * cos + tl.where(is_first, -other, other) * sin
@@ -86,55 +93,73 @@ def _rotated(
 
 
 @triton.jit
-def _store(x, numbers, scales, scale_at, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Store a head in the cache, as numbers or as codes and their scale."""
-    dim = tl.arange(0, BLOCK_D)
-    inside = dim < HEAD_DIM
+def _store(
+    x, numbers, scales, minimums, scale_at, is_head, HEAD_DIM: tl.constexpr, TOGETHER: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Store heads in the cache, at numbers [heads, 1], or codes and what they stand for."""
+    dim = tl.arange(0, BLOCK_D)[None, :]
+    inside = is_head & (dim < HEAD_DIM)
+    rows = tl.arange(0, TOGETHER)[:, None] >= 0
     if scales is None:
         tl.store(numbers + dim, x, mask=inside)
+    elif minimums is None:
+        codes, scale = row_codes(x, rows & (dim < HEAD_DIM), numbers.dtype.element_ty)
+        tl.store(numbers + dim, codes, mask=inside)
+        tl.store(scales + scale_at, scale[:, None], mask=is_head)
     else:
-        codes, scale = row_codes(x[None, :], inside[None, :], numbers.dtype.element_ty)
-        tl.store(numbers + dim[None, :], codes, mask=inside[None, :])
-        tl.store(scales + scale_at + tl.arange(0, 1), scale)
+        pairs, scale, minimum = pairs_of_codes(x, HEAD_DIM, TOGETHER, BLOCK_D)
+        place = tl.arange(0, BLOCK_D // 2)[None, :]
+        tl.store(numbers + place, pairs, mask=is_head & (2 * place < HEAD_DIM))
+        tl.store(scales + scale_at, scale[:, None], mask=is_head)
+        tl.store(minimums + scale_at, minimum[:, None], mask=is_head)
 
 
 @triton.jit
 def rotate_and_store(
     queries, keys, values, angles, slots, out, key_cache, value_cache, key_scales, value_scales,
-    query_stride, key_stride, value_stride, angle_stride, out_stride, key_block, key_slot, key_head,
-    value_block, value_slot, value_head, scale_block, scale_slot, scale_head,
+    key_minimums, value_minimums, query_stride, key_stride, value_stride, angle_stride, out_stride,
+    key_block, key_slot, key_head, value_block, value_slot, value_head, scale_block, scale_slot,
+    scale_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
-    INTERLEAVED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_D: tl.constexpr,
+    INTERLEAVED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, TOGETHER: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Token program_id(0); at program_id(1) query heads, then heads of keys, then of values."""
+    QUERY_PARTS: tl.constexpr = (HEADS + TOGETHER - 1) // TOGETHER
+    KV_PARTS: tl.constexpr = (KV_HEADS + TOGETHER - 1) // TOGETHER
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1)
-    dim = tl.arange(0, BLOCK_D)
+    part = tl.program_id(1)
+    each = tl.arange(0, TOGETHER)[:, None]
+    dim = tl.arange(0, BLOCK_D)[None, :]
     angles += token * angle_stride
-    if head < HEADS:
+    if part < QUERY_PARTS:
+        head = part * TOGETHER + each
+        is_head = head < HEADS
         x = _rotated(
-            queries + token * query_stride + head * HEAD_DIM, angles, HEAD_DIM, DIMS, INTERLEAVED,
-            BLOCK_D,
+            queries + token * query_stride + head * HEAD_DIM, angles, is_head, HEAD_DIM, DIMS,
+            INTERLEAVED, BLOCK_D,
         )  # fmt: skip
-        tl.store(out + token * out_stride + head * HEAD_DIM + dim, x, mask=dim < HEAD_DIM)
+        to = out + token * out_stride + head * HEAD_DIM + dim
+        tl.store(to, x, mask=is_head & (dim < HEAD_DIM))
         return
     slot = tl.load(slots + token)
     if slot < 0:
         return
     block = (slot // BLOCK_TOKENS).to(tl.int64)
     place = slot % BLOCK_TOKENS
-    kv_head = (head - HEADS) % KV_HEADS
-    scale_at = block * scale_block + place * scale_slot + kv_head * scale_head
-    if head < HEADS + KV_HEADS:
+    head = (part - QUERY_PARTS) % KV_PARTS * TOGETHER + each
+    is_head = head < KV_HEADS
+    scale_at = block * scale_block + place * scale_slot + head * scale_head
+    if part < QUERY_PARTS + KV_PARTS:
         x = _rotated(
-            keys + token * key_stride + kv_head * HEAD_DIM, angles, HEAD_DIM, DIMS, INTERLEAVED,
-            BLOCK_D,
+            keys + token * key_stride + head * HEAD_DIM, angles, is_head, HEAD_DIM, DIMS,
+            INTERLEAVED, BLOCK_D,
         )  # fmt: skip
-        to = key_cache + block * key_block + place * key_slot + kv_head * key_head
-        _store(x, to, key_scales, scale_at, HEAD_DIM, BLOCK_D)
+        to = key_cache + block * key_block + place * key_slot + head * key_head
+        _store(x, to, key_scales, key_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)
     else:
-        x = tl.load(
-            values + token * value_stride + kv_head * HEAD_DIM + dim, mask=dim < HEAD_DIM, other=0.0
-        ).to(tl.float32)
-        to = value_cache + block * value_block + place * value_slot + kv_head * value_head
-        _store(x, to, value_scales, scale_at, HEAD_DIM, BLOCK_D)
+        at = values + token * value_stride + head * HEAD_DIM + dim
+        x = tl.load(at, mask=is_head & (dim < HEAD_DIM), other=0.0).to(tl.float32)
+        to = value_cache + block * value_block + place * value_slot + head * value_head
+        _store(x, to, value_scales, value_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)

@@ -35,7 +35,7 @@ CLEARLY = 0.95
 TURNS = 7
 VERSION = 1
 ROWS = {"few": (16,), "some": (32, 64), "many": (64, 128, 256)}
-PRODUCTS = ("int4_matmul", "int8_matmul", "float8_matmul", "float_matmul")
+PRODUCTS = ("code_matmul", "float_matmul")
 
 
 def candidates(architecture: str, key: TileKey) -> tuple[Tile, ...]:
