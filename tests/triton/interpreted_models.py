@@ -11,6 +11,7 @@ import numpy as np
 from quire.backends.torch.backend import TorchBackend, chosen_body
 from quire.backends.torch.devices import PLATFORMS, Device
 from quire.backends.torch.executable import TorchExecutable
+from quire.backends.torch.graphs import Recorder
 from quire.backends.torch.triton import bodies
 from quire.graph.program import compile_program
 from quire.ops.batch import Batch
@@ -38,7 +39,9 @@ class Interpreted(Device):
 class InterpretedModel:
     """A model over a paged cache in which every request has blocks of its own, in no order."""
 
-    def __init__(self, loaded: Loaded, kv_format: str = "float32") -> None:
+    def __init__(
+        self, loaded: Loaded, kv_format: str = "float32", recorder: Recorder | None = None
+    ) -> None:
         self.backend = TorchBackend("cpu")
         self.backend.device = Interpreted()
         rows = {name: self.backend.row_format(each.dtype) for name, each in loaded.weights.items()}
@@ -51,7 +54,9 @@ class InterpretedModel:
         )
         self.ropes = RopeTables(loaded.spec.ropes, 2)
         cache = kv_cache(loaded.spec, kv_format, BLOCKS)
-        self.executable = TorchExecutable(self.program, loaded.weights, cache, self.backend.device)
+        self.executable = TorchExecutable(
+            self.program, loaded.weights, cache, self.backend.device, recorder=recorder
+        )
         self.tables = np.random.default_rng(5).permutation(BLOCKS).reshape(4, -1).astype(np.int32)
 
     @cached_property

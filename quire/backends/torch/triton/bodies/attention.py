@@ -26,7 +26,7 @@ def _declines(op: PagedAttention) -> str | None:
     return None
 
 
-@triton_body(PagedAttention, declines=_declines)
+@triton_body(PagedAttention, declines=_declines, captured="never")
 def attend_paged(step: Step, op: PagedAttention, queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """All requests at once, prompts and single tokens alike."""
     gpu, tokens = gpu_of(step), len(queries)

@@ -29,7 +29,7 @@ def _declines(op: MixtureOfExperts) -> str | None:
     return "no Triton body leaves out experts of other ranks" if op.is_part else None
 
 
-@triton_body(MixtureOfExperts, declines=_declines)
+@triton_body(MixtureOfExperts, declines=_declines, captured="never")
 def compute_experts(
     step: Step, op: MixtureOfExperts, x: torch.Tensor, routes: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:

@@ -9,7 +9,7 @@ import torch
 
 from quire.backends.torch import registry
 from quire.backends.torch.devices import Device
-from quire.backends.torch.registry import Compute
+from quire.backends.torch.registry import Captured, Compute
 from quire.backends.torch.step import Step
 from quire.backends.torch.triton.launcher import Launcher, launcher_of
 
@@ -17,11 +17,14 @@ __all__ = ["gpu_of", "rows_like", "triton_body"]
 
 
 def triton_body(
-    *ops: type, declines: Callable[[Any], str | None] = lambda op: None
+    *ops: type,
+    declines: Callable[[Any], str | None] = lambda op: None,
+    captured: Captured = "always",
 ) -> Callable[[Compute], Compute]:
     """Register the decorated function as the Triton body of these op classes.
 
-    declines: why the kernels cannot compute an op on any device; None where they can.
+    declines: why the kernels cannot compute an op on any device; None where they can.  captured:
+    see Body.
     """
 
     def why(op: Any, device: Device) -> str | None:
@@ -29,7 +32,7 @@ def triton_body(
             return f"{device.torch_device} runs no Triton kernels"
         return declines(op)
 
-    return registry.body(*ops, name="triton", declines=why)
+    return registry.body(*ops, name="triton", declines=why, captured=captured)
 
 
 def gpu_of(step: Step) -> Launcher:
