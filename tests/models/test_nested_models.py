@@ -10,6 +10,8 @@ import pytest
 
 from quire.errors import ModelError
 from quire.models.config_reader import read_json
+from quire.models.families.latent import LATENT_TINY
+from quire.models.families.ministral import YARN
 from quire.models.nested_config import NESTED
 from quire.models.registry import build_spec
 from quire.runtime.open_model import tie_missing_head
@@ -24,7 +26,12 @@ TEXT: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", **GEMMA},
     "llama4": {"model_type": "llama4_text", **llama4("x").fields},
     "mistral3": {"model_type": "mistral", **BASE, "head_dim": 16, "sliding_window": None},
-}
+    "mistral3-small-4": {
+        "model_type": "mistral4", **BASE, **LATENT_TINY, "n_routed_experts": 8,
+        "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 1,
+        "rope_parameters": {"type": "yarn", **YARN},
+    },
+}  # fmt: skip
 VISION: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "siglip_vision_model"},
     "llama4": {"model_type": "llama4_vision_model", "vision_output_dim": 32,
@@ -41,8 +48,9 @@ def build(kind: str, directory: Path) -> Any:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     torch.manual_seed(3)
+    text, (kind, *_) = TEXT[kind], kind.split("-")
     vision = {**SMALL, **VISION[kind]}
-    fields = {"text_config": TEXT[kind], "vision_config": vision, "tie_word_embeddings": False}
+    fields = {"text_config": text, "vision_config": vision, "tie_word_embeddings": False}
     if kind == "gemma3":
         fields |= {"mm_tokens_per_image": 4, "tie_word_embeddings": True}
     config = AutoConfig.for_model(kind, **fields)
@@ -79,5 +87,5 @@ def test_text_models_that_are_not_known() -> None:
     values = {"architectures": ["Mistral3ForConditionalGeneration"]}
     with pytest.raises(ModelError, match="text_config is None"):
         build_spec(values)
-    with pytest.raises(ModelError, match="'mamba'; mistral, ministral3 can be run"):
+    with pytest.raises(ModelError, match="'mamba'; mistral, ministral3, mistral4 can be run"):
         build_spec({**values, "text_config": {"model_type": "mamba"}})

@@ -5,16 +5,13 @@ Source: the HunYuanMoEV1ForCausalLM config of transformers.
 
 from __future__ import annotations
 
-from typing import Any
-
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
+from quire.models.families.decoder import TINY, MlpMaker, decoder, rms_norm
 from quire.models.families.experts import expert_mlps, router
-from quire.models.families.parts import activation, gated_mlp, head_dim, num_layers
-from quire.models.families.rope_config import read_rope
+from quire.models.families.hunyuan import hunyuan_attention
+from quire.models.families.parts import activation, gated_mlp, num_layers
 from quire.models.registry import family
-from quire.models.rope import Rope
 from quire.models.spec import MixtureOfExperts, ModelSpec
 
 __all__ = ["hunyuan_v1_moe"]
@@ -28,29 +25,8 @@ MAX_EXPERTS = 1024  # of a layer
 )
 def hunyuan_v1_moe(config: ConfigReader) -> ModelSpec:
     """Hunyuan-A13B."""
-    bias, layers = config.flag("attention_bias"), num_layers(config)
-    attention = grouped_attention(
-        config,
-        qkv_bias=bias,
-        output_bias=bias,
-        qk_norm="heads" if config.flag("use_qk_norm", True) else None,
-        qk_norm_names=("query_layernorm", "key_layernorm"),
-        norm_rotated=True,
-        ropes=(_rope(config),) * layers,
-    )
+    attention = hunyuan_attention(config, rms_norm(config))
     return decoder(config, attention=attention, mlp=_experts(config))
-
-
-def _rope(config: ConfigReader) -> Rope:
-    """An `alpha` stretches the base once and for all, whatever the type is called."""
-    dim = head_dim(config)
-    values: dict[str, Any] = {**config.section("rope_scaling"), **config.section("rope_parameters")}
-    fields = ConfigReader(values, config.architecture)
-    alpha = fields.number("alpha", 0.0, low=0.0, high=1e6)
-    if not alpha:
-        return read_rope(config, dim)
-    theta = fields.number("rope_theta", config.number("rope_theta", 10000.0), low=2.0, high=1e12)
-    return Rope(dim, theta * alpha ** (dim / (dim - 2)))
 
 
 def _experts(config: ConfigReader) -> MlpMaker:

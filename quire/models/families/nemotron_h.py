@@ -31,12 +31,16 @@ __all__ = ["nemotron_h"]
 
 TINY_NEMOTRON: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if key != "num_hidden_layers"},
-    "hybrid_override_pattern": "MM-M*-",
+    "hybrid_override_pattern": "MM-M*E",
     "head_dim": 16,
     "mamba_num_heads": 8,
     "mamba_head_dim": 12,
     "ssm_state_size": 24,
     "n_groups": 2,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "moe_shared_expert_intermediate_size": 64,
 }
 PATTERN = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
 KINDS = {"linear_attention": "mamba", "full_attention": "attention"}
@@ -63,7 +67,7 @@ OF_OTHERS = (
     *("time_step_min", "time_step_max", "time_step_floor", "mamba_ssm_cache_dtype"),
     *("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"),
     *("chunk_size", "expand"),
-    *("n_shared_experts", "moe_shared_expert_overlap"),
+    *("n_shared_experts", "moe_shared_expert_overlap", "intermediate_size"),
 )
 """Keys of training, of other programs, of layers that guess ahead, and of what sizes say too."""
 OF_EXPERTS = (
