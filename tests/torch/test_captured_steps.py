@@ -244,7 +244,8 @@ def test_a_few_calls_are_not_worth_a_graph() -> None:
     for _ in range(3):
         found = steps.run(step_of([3], 5))[len(calls) - 1]
     assert found.tolist() == [[((3 + 5) * 8 + 5) * 2]]
-    assert len(recordings.tapes) == 1 and len(steps._segments) == 3
+    assert len(recordings.tapes) == 1 and len(steps._segments) == 3 and steps.is_of_use
+    assert not captured(calls, least_calls=4)[0].is_of_use
 
 
 @pytest.mark.parametrize(("body", "error"), [(waiting, Waits), (host, AssertionError)])

@@ -77,6 +77,11 @@ class CapturedSteps:
         self._num_steps: Counter[int] = Counter()
         self._sizes: dict[int, _Size] = {}
 
+    @property
+    def is_of_use(self) -> bool:
+        """Whether there is anything to capture."""
+        return any(segment.is_captured for segment in self._segments)
+
     def run(self, step: Step) -> Values:
         """Compute the body; what the head reads of it, valid until the next step."""
         num_tokens = len(step.token_ids)

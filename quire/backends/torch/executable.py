@@ -184,9 +184,10 @@ class TorchExecutable:
     def _captured_steps(self, batch: Batch) -> CapturedSteps | None:
         """What runs the body of a step by replaying it; None where it is run as it is."""
         brings_more = batch.given_rows is not None or batch.axis_positions is not None
-        if not self._captured or brings_more or size_for(batch.num_tokens) is None:
+        if brings_more or size_for(batch.num_tokens) is None:
             return None
-        return self._captured["decode" if batch.num_tokens == batch.num_requests else "mixed"]
+        is_decoding = batch.num_tokens == batch.num_requests
+        return self._captured.get("decode" if is_decoding else "mixed")
 
     def _capture(self, recorder: Recorder | None) -> dict[str, CapturedSteps]:
         """What replays decode steps, and mixed ones; nothing where steps cannot be padded."""
@@ -204,7 +205,8 @@ class TorchExecutable:
             CapturedSteps(self._body, wanted, kind, most, recorder, self.device) for kind in kinds
         )
         has_more = any(call.captured == "decode" for call in self._body)
-        return {"mixed": mixed, "decode": decode if has_more else mixed}
+        steps = {"mixed": mixed, "decode": decode if has_more else mixed}
+        return {kind: each for kind, each in steps.items() if each.is_of_use}
 
     def _arena(self, kv_cache: KvCache, num_blocks: int) -> torch.Tensor:
         if num_blocks == kv_cache.num_blocks and self.device.is_cpu:
