@@ -10,10 +10,11 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from quire.backends.torch.triton import tuner
-from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.launcher import Launcher, launcher_of
 from quire.backends.torch.triton.tiles import ARCHITECTURES, TILES, Tile
 from quire.backends.torch.triton.workloads import MAKERS
 from quire.errors import ConfigError
+from tests.triton.interpreted_models import Interpreted
 
 KEY = ("float_matmul", "few")
 TRIED = (Tile(16, 64), Tile(16, 128), Tile(16, 256), Tile(32, 64))
@@ -65,6 +66,17 @@ def test_keeps_its_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     gpu = Launcher("sm_80", tuner.kept_tiles("a device"))
     assert gpu.tile(*KEY) == tiles[KEY]
     assert gpu.tile("attention", "64") == TILES["sm_80"]["attention", "64"]
+
+
+def test_bodies_take_what_was_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path))
+    device = Interpreted()
+    tuner.write_tiles(tuner.tuned_path(device.model), {KEY: Tile(16, 128, 8, 3)})
+    launcher_of.cache_clear()
+    gpu = launcher_of(device)
+    launcher_of.cache_clear()
+    assert gpu.tile(*KEY) == Tile(16, 128, 8, 3)
+    assert gpu.tile("attention", "64") == TILES[device.triton_architecture]["attention", "64"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"version": 1, "tiles": {"x": {"rows": -1}}}'])
