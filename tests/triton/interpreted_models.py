@@ -40,7 +40,11 @@ class InterpretedModel:
     """A model over a paged cache in which every request has blocks of its own, in no order."""
 
     def __init__(
-        self, loaded: Loaded, kv_format: str = "float32", recorder: Recorder | None = None
+        self,
+        loaded: Loaded,
+        kv_format: str = "float32",
+        recorder: Recorder | None = None,
+        offloaded: Sequence[Sequence[str]] = (),
     ) -> None:
         self.backend = TorchBackend("cpu")
         self.backend.device = Interpreted()
@@ -55,8 +59,9 @@ class InterpretedModel:
         self.ropes = RopeTables(loaded.spec.ropes, 2)
         cache = kv_cache(loaded.spec, kv_format, BLOCKS)
         self.executable = TorchExecutable(
-            self.program, loaded.weights, cache, self.backend.device, recorder=recorder
-        )
+            self.program, loaded.weights, cache, self.backend.device,
+            recorder=recorder, offloaded=offloaded,
+        )  # fmt: skip
         self.tables = np.random.default_rng(5).permutation(BLOCKS).reshape(4, -1).astype(np.int32)
 
     @cached_property

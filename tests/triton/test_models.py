@@ -18,6 +18,7 @@ from quire.graph.ir import Node
 from quire.ops.attention import PagedAttention
 from quire.ops.norm import RmsNorm
 from quire.ops.quantize import Quantized
+from quire.runtime.offload_plan import layer_matrices
 from tests.engine.driving import random_model
 from tests.models.computing import Model, distance
 from tests.triton.interpreted_models import InterpretedModel
@@ -70,6 +71,17 @@ def test_is_the_reference_in_any_batch(name: str) -> None:
         found = crowded.step(prompts, spans)
         parts.append(found[list(spans).index(0)])
     np.testing.assert_array_equal(np.concatenate(parts), alone)
+
+
+def test_experts_that_come_from_the_host_are_found_where_they_are() -> None:
+    """Three layers take turns in two buffers, so each is elsewhere in the next step."""
+    loaded = random_model("Qwen3MoeForCausalLM", "bfloat16", "int4", num_hidden_layers=3)
+    layers = layer_matrices(loaded.spec, dict.fromkeys(loaded.weights, 1))
+    plain, offloaded = InterpretedModel(loaded), InterpretedModel(loaded, offloaded=layers)
+    prompts = [[5, 9, 7, 11]]
+    for span in ((0, 2), (2, 3), (3, 4)):
+        (expected,), (found,) = (each.step(prompts, {0: span}) for each in (plain, offloaded))
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_which_ops_are_left_to_torch() -> None:

@@ -34,11 +34,7 @@ def compute_experts(
     step: Step, op: MixtureOfExperts, x: torch.Tensor, routes: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """In ascending order of experts; those of different makes are computed one by one."""
-    mixtures = _MIXTURES.setdefault(step.weights, {})
-    name = op.experts[0].gate.weight
-    if name not in mixtures:
-        mixtures[name] = _mixture(step.weights, op)
-    mixture = mixtures[name]
+    mixture = _mixture_of(step.weights, op)
     if mixture is None:
         return plain.mixture_of_experts(step, op, x, routes)
     out = rows_like(x, mixture.down.first.num_rows)
@@ -47,6 +43,15 @@ def compute_experts(
         gpu_of(step), x, ids, weights, mixture, op.activation, out, scales_inputs=op.scales_inputs
     )
     return out, x.new_empty(0)
+
+
+def _mixture_of(weights: Weights, op: MixtureOfExperts) -> Mixture | None:
+    if weights.offload is not None:  # they are somewhere else in the next step
+        return _mixture(weights, op)
+    mixtures, name = _MIXTURES.setdefault(weights, {}), op.experts[0].gate.weight
+    if name not in mixtures:
+        mixtures[name] = _mixture(weights, op)
+    return mixtures[name]
 
 
 def _mixture(weights: Weights, op: MixtureOfExperts) -> Mixture | None:
