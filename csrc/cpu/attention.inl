@@ -16,7 +16,7 @@ struct AttentionUnit {
     static constexpr int kGroup = kGroupRows<V>;
     static constexpr int64_t kGroupsInPlace = 4;  // more go through a panel
     static constexpr int64_t kVectorsInPlace = 96 / V::kWidth;
-    static constexpr int64_t kPositionsInPlace = 64;
+    static constexpr int64_t kPositionsInPlace = 128;
     using Query = typename ScoreSteps<V, Cache>::Query;
 
     const quire_op &op;
@@ -257,7 +257,7 @@ struct AttentionUnit {
                     constexpr int M = decltype(count)::value;
                     // Integer sums wait for nothing; products need a register of their own.
                     constexpr int kNumVectors =
-                        Format::kPairs ? (M > 2 ? 2 : 8 / M) : vectors_beside<V, M>();
+                        Format::kPairs ? (M > 2 ? 2 : 8 / M) : scored_vectors<V, M>();
                     scores_in_place<M, kNumVectors>(rows.row, from, smaller(from + step, now->to));
                 });
             }
@@ -362,7 +362,7 @@ struct AttentionUnit {
         };
         for (; d + N * V::kWidth <= D; d += N * V::kWidth) tile(Count<N>(), Count<true>());
         if constexpr (N > 1) {
-            values_in_place<M, N / 2>(rows, d, from, to, sums);
+            values_in_place<M, N == 3 ? 2 : N / 2>(rows, d, from, to, sums);
         } else if (d < D) {
             tile(Count<1>(), Count<false>());
         }
@@ -375,7 +375,7 @@ struct AttentionUnit {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
                     constexpr int M = decltype(count)::value, most = vectors_beside<V, M>();
-                    constexpr int N = most >= 8 ? 8 : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+                    constexpr int N = most >= 8 ? 8 : most >= 4 ? 4 : most;
                     values_in_place<M, N>(rows, 0, p, smaller(p + kPositionsInPlace, end), sums);
                 });
             }

@@ -16,6 +16,15 @@ constexpr int vectors_beside() {
     return kNumSums<V> / M < 8 ? kNumSums<V> / M : 8;
 }
 
+// Fewer where tiles would not fill a chunk: the last one is moved back over the one before.
+template <class V, int M>
+constexpr int scored_vectors() {
+    constexpr int kVectors = kChunk / V::kWidth;
+    int n = vectors_beside<V, M>();
+    while (16 * ((kVectors + n - 1) / n * n - kVectors) > kVectors) n--;
+    return n;
+}
+
 template <int N>
 struct Count {
     static constexpr int value = N;
@@ -73,8 +82,10 @@ QUIRE_INLINE void score_tile(const typename ScoreSteps<V, Cache>::Query *queries
         for (int m = 0; m < M; m++) sums[m][n] = Steps::zero();
     }
     for (int64_t i = 0; i < steps; i++, queries += query_stride) {
-        for (int64_t n = i % kStepsPerLine; ahead && n < N; n += kStepsPerLine) {
-            QUIRE_PREFETCH_L2(ahead[n] + (i - i % kStepsPerLine) * kNumbers);
+        const int64_t line = i & -kStepsPerLine, first = i - line;
+        QUIRE_UNROLL
+        for (int64_t n = 0; n < N; n += kStepsPerLine) {
+            if (ahead && n + first < N) QUIRE_PREFETCH_L2(ahead[n + first] + line * kNumbers);
         }
         if constexpr (M <= N) {
             typename Steps::Sum q[M];

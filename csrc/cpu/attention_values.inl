@@ -47,16 +47,31 @@ QUIRE_NOINLINE void value_tile(const float *weights, const ValueRows<Cache> &val
                 }
                 line += values.stride * sizeof(Cache);
             }
-            typename V::Float v[N];
-            QUIRE_UNROLL
-            for (int n = 0; n < N; n++) {
-                v[n] = Whole ? V::load(value + n * V::kWidth / kPer) : V::load_partial(value, dims);
-            }
-            QUIRE_UNROLL
-            for (int m = 0; m < M; m++) {
-                const typename V::Float w = V::broadcast(weight[m * kChunkRoom]);
+            const auto load = [&](int n) QUIRE_INLINE_LAMBDA {
+                const Cache *numbers = value + n * V::kWidth / kPer;
+                return Whole ? V::load(numbers) : V::load_partial(numbers, dims);
+            };
+            // The side with fewer vectors keeps its registers, the other needs a single one.
+            if constexpr (M < N) {
+                typename V::Float w[M];
                 QUIRE_UNROLL
-                for (int n = 0; n < N; n++) out[m][n] = V::fma(w, v[n], out[m][n]);
+                for (int m = 0; m < M; m++) w[m] = V::broadcast(weight[m * kChunkRoom]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) {
+                    const typename V::Float v = load(n);
+                    QUIRE_UNROLL
+                    for (int m = 0; m < M; m++) out[m][n] = V::fma(w[m], v, out[m][n]);
+                }
+            } else {
+                typename V::Float v[N];
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) v[n] = load(n);
+                QUIRE_UNROLL
+                for (int m = 0; m < M; m++) {
+                    const typename V::Float w = V::broadcast(weight[m * kChunkRoom]);
+                    QUIRE_UNROLL
+                    for (int n = 0; n < N; n++) out[m][n] = V::fma(w, v[n], out[m][n]);
+                }
             }
         }
         from += count;

@@ -9,6 +9,10 @@
 namespace quire {
 namespace {
 
+alignas(64) constexpr int16_t kTwice[32] = {0,  0,  1,  1,  2,  2,  3,  3,  4,  4,  5,
+                                            5,  6,  6,  7,  7,  8,  8,  9,  9,  10, 10,
+                                            11, 11, 12, 12, 13, 13, 14, 14, 15, 15};
+
 struct Avx512Vector {
     static constexpr int kWidth = 16;
     static constexpr int kTileRows = 8, kRegisters = 32;
@@ -22,7 +26,9 @@ struct Avx512Vector {
 
     static QUIRE_INLINE Float widen(__m256i halves, Half) { return _mm512_cvtph_ps(halves); }
     static QUIRE_INLINE Float widen(__m256i halves, BFloat16) {
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+        // One step in place of a widening and a shift, which compete with multiply-adds.
+        const __m512i numbers = _mm512_castsi256_si512(halves), order = _mm512_load_si512(kTwice);
+        return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, order, numbers));
     }
     static QUIRE_INLINE Float widen(__m128i codes) {
         return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
