@@ -216,8 +216,8 @@ class EngineConfig:
         for name in ("cpu_offload_gb", "kv_offloading_size"):
             if getattr(self, name) and backend != "torch":
                 raise ConfigError(
-                    f"{name} is for weights and blocks of other devices, and the {backend} backend "
-                    "has all of them in the host's memory; leave it out"
+                    f"{name} is for weights and blocks of other devices, which only the torch "
+                    f"backend moves, and backend is {backend!r}; leave it out"
                 )
         if self.device not in ("auto", "cpu") and not of_torch:
             raise ConfigError(
