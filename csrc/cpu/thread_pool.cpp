@@ -20,6 +20,11 @@ namespace {
 constexpr auto kSpin = std::chrono::microseconds(30);
 constexpr auto kYield = std::chrono::microseconds(100);
 constexpr int kPausesPerLook = 16;
+constexpr int64_t kMostChunks = 0xffff;
+
+uint64_t share_of(uint32_t job, int64_t first, int64_t last) {
+    return uint64_t(job) << 32 | uint64_t(first) << 16 | uint64_t(last);
+}
 
 void pause() {
 #if defined(__x86_64__) || defined(_M_X64) || defined(__i386__)
@@ -61,7 +66,9 @@ bool spin_until(Done done, std::chrono::microseconds limit) {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads)
-    : num_threads_(num_threads < 1 ? 1 : num_threads), owner_(process_id()) {
+    : shares_(num_threads < 1 ? 1 : num_threads),
+      num_threads_(int(shares_.size())),
+      owner_(process_id()) {
     try {
         threads_.reserve(num_threads_ - 1);
         for (int thread = 1; thread < num_threads_; thread++) {
@@ -120,21 +127,18 @@ void ThreadPool::parallel_for(int64_t num_units, int64_t grain, Function fn, voi
     if (num_units <= 0) return;
     if (grain < 1) grain = 1;
     if (num_threads_ == 1 || num_units <= grain) return fn(context, 0, 0, num_units);
-    const int64_t most_chunks = int64_t(1) << 30;
-    if ((num_units + grain - 1) / grain > most_chunks) grain = num_units / most_chunks + 1;
+    if ((num_units + grain - 1) / grain > kMostChunks) grain = num_units / kMostChunks + 1;
     const int64_t num_chunks = (num_units + grain - 1) / grain;
 
-    // Close the old job, change the fields, open the new one.  Who reads a new field (acquire) also
-    // sees the closed ticket, so nobody can take a chunk of the old job with fields of the new.
-    const uint32_t job = uint32_t(ticket_.load(std::memory_order_relaxed) >> 32);
-    ticket_.store(ticket(job, kClosed), std::memory_order_relaxed);
-    fn_.store(fn, std::memory_order_release);
-    context_.store(context, std::memory_order_release);
-    num_units_.store(num_units, std::memory_order_release);
-    grain_.store(grain, std::memory_order_release);
-    num_chunks_.store(num_chunks, std::memory_order_release);
-    chunks_done_.store(0, std::memory_order_release);
-    ticket_.store(ticket(job + 1, 0));
+    // All shares of the last job are empty, so nobody takes a chunk between its fields and these.
+    const uint32_t job = job_.load(std::memory_order_relaxed) + 1;
+    fn_.store(fn, std::memory_order_relaxed);
+    context_.store(context, std::memory_order_relaxed);
+    num_units_.store(num_units, std::memory_order_relaxed);
+    grain_.store(grain, std::memory_order_relaxed);
+    chunks_done_.store(0, std::memory_order_relaxed);
+    deal(job, num_chunks);
+    job_.store(job);
     if (sleepers_.load() > 0) {
         {
             std::lock_guard<std::mutex> hold(sleep_);
@@ -142,36 +146,57 @@ void ThreadPool::parallel_for(int64_t num_units, int64_t grain, Function fn, voi
         wake_.notify_all();
     }
 
-    take_chunks(0);
+    take_part(job, 0);
     const auto done = [&] { return chunks_done_.load(std::memory_order_acquire) == num_chunks; };
     while (!spin_until(done, kYield)) {
     }
 }
 
-void ThreadPool::take_chunks(int thread) {
-    uint64_t now = ticket_.load(std::memory_order_acquire);
-    while (true) {
-        const int64_t chunk = int64_t(now & 0xffffffffu);
-        const Function fn = fn_.load(std::memory_order_acquire);
-        void *context = context_.load(std::memory_order_acquire);
-        const int64_t num_units = num_units_.load(std::memory_order_acquire);
-        const int64_t grain = grain_.load(std::memory_order_acquire);
-        if (chunk >= num_chunks_.load(std::memory_order_acquire)) return;
-        // Success means that the job is still open, hence that the fields above are its own.
-        if (!ticket_.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel,
-                                           std::memory_order_acquire)) {
-            continue;
-        }
-        const int64_t first = chunk * grain;
-        fn(context, thread, first, first + grain < num_units ? first + grain : num_units);
-        chunks_done_.fetch_add(1, std::memory_order_release);
-        now = ticket_.load(std::memory_order_acquire);
+// The caller begins first, so where shares differ the first ones are larger.
+void ThreadPool::deal(uint32_t job, int64_t num_chunks) {
+    const auto first = [&](int64_t thread) {
+        return (num_chunks * thread + num_threads_ - 1) / num_threads_;
+    };
+    for (int thread = 0; thread < num_threads_; thread++) {
+        shares_[thread].left.store(share_of(job, first(thread), first(thread + 1)),
+                                   std::memory_order_release);
     }
+}
+
+// A chunk of the job, or -1: none is left here, or the job is over.
+int64_t ThreadPool::Share::take(uint32_t job, bool from_front) {
+    uint64_t now = left.load(std::memory_order_acquire);
+    while (true) {
+        const int64_t first = now >> 16 & 0xffff, last = now & 0xffff;
+        if (uint32_t(now >> 32) != job || first == last) return -1;
+        const uint64_t rest =
+            from_front ? share_of(job, first + 1, last) : share_of(job, first, last - 1);
+        if (left.compare_exchange_weak(now, rest, std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+            return from_front ? first : last - 1;
+        }
+    }
+}
+
+void ThreadPool::take_part(uint32_t job, int thread) {
+    const Function fn = fn_.load(std::memory_order_relaxed);
+    void *context = context_.load(std::memory_order_relaxed);
+    const int64_t num_units = num_units_.load(std::memory_order_relaxed);
+    const int64_t grain = grain_.load(std::memory_order_relaxed);
+    int64_t done = 0;
+    for (int i = 0; i < num_threads_; i++) {
+        Share &share = shares_[(thread + i) % num_threads_];
+        for (int64_t chunk; (chunk = share.take(job, i == 0)) >= 0; done++) {
+            const int64_t first = chunk * grain;
+            fn(context, thread, first, first + grain < num_units ? first + grain : num_units);
+        }
+    }
+    if (done) chunks_done_.fetch_add(done, std::memory_order_release);
 }
 
 bool ThreadPool::wait_for_job(uint32_t seen) {
     const auto ready = [&] {
-        return uint32_t(ticket_.load() >> 32) != seen || stop_.load(std::memory_order_relaxed);
+        return job_.load() != seen || stop_.load(std::memory_order_relaxed);
     };
     if (!spin_until(ready, kYield)) {
         std::unique_lock<std::mutex> hold(sleep_);
@@ -185,8 +210,8 @@ bool ThreadPool::wait_for_job(uint32_t seen) {
 void ThreadPool::work(int thread) {
     uint32_t seen = 0;
     while (wait_for_job(seen)) {
-        seen = uint32_t(ticket_.load(std::memory_order_acquire) >> 32);
-        take_chunks(thread);
+        seen = job_.load(std::memory_order_acquire);
+        take_part(seen, thread);
     }
 }
 

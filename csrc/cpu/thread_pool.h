@@ -1,9 +1,10 @@
 // A persistent pool of threads that the caller of a job joins.
 //
-// A job is a range of units cut into chunks of `grain`; each thread takes the next chunk until none
-// is left.  The caller never waits for a thread that took nothing, so a job on a machine whose
-// cores are busy is as fast as the caller alone.  Idle threads spin for some microseconds, then
-// yield, then sleep: an idle pool uses no CPU time.
+// A job is a range of units cut into chunks of `grain`, of which each thread gets a share: chunks
+// side by side, so that its weights are one stream of memory.  It takes them from the front, then
+// what is left at the back of the others' shares.  The caller never waits for a thread that took
+// nothing, so a job on a machine whose cores are busy is as fast as the caller alone.  Idle threads
+// spin for some microseconds, then yield, then sleep: an idle pool uses no CPU time.
 //
 // A child process made by fork() has no pool threads: a pool made before runs all work in its
 // caller.
@@ -63,18 +64,23 @@ class ThreadPool {
     void join_threads();
     void work(int thread);
     bool wait_for_job(uint32_t seen);
-    void take_chunks(int thread);
+    void deal(uint32_t job, int64_t num_chunks);
+    void take_part(uint32_t job, int thread);
 
-    // `ticket_` holds the job's number and the next chunk, so that a late thread can only ever take
-    // a chunk of the job whose fields it has just read.
-    static constexpr uint32_t kClosed = 0xffffffffu;
-    static uint64_t ticket(uint32_t job, uint32_t chunk) { return uint64_t(job) << 32 | chunk; }
+    // What is left of a thread's chunks, and of which job: so a late thread can only ever take a
+    // chunk of the job whose fields it has read.  In a cache line of its own.
+    struct alignas(64) Share {
+        std::atomic<uint64_t> left{0};
 
-    alignas(64) std::atomic<uint64_t> ticket_{0};
-    alignas(64) std::atomic<int64_t> chunks_done_{0};
-    alignas(64) std::atomic<Function> fn_{nullptr};
+        int64_t take(uint32_t job, bool from_front);
+    };
+
+    std::vector<Share> shares_;
+    alignas(64) std::atomic<uint32_t> job_{0};
+    std::atomic<Function> fn_{nullptr};
     std::atomic<void *> context_{nullptr};
-    std::atomic<int64_t> num_units_{0}, grain_{1}, num_chunks_{0};
+    std::atomic<int64_t> num_units_{0}, grain_{1};
+    alignas(64) std::atomic<int64_t> chunks_done_{0};
 
     alignas(64) std::atomic<int> sleepers_{0};
     std::atomic<bool> stop_{false};
