@@ -19,6 +19,7 @@ from tests.models.case import Case
 from tests.models.cases_mixtures import BASE, CASES
 from tests.models.checkpoints import build_oracle, oracle_logits, random_tokens
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
+from tests.models.greedy import assert_greedy
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -39,6 +40,7 @@ class Oracle:
     loaded: Loaded
     tokens: list[int]
     logits: Float32
+    model: Any
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Oracle
             make = deepseek_oracle if case.name.startswith("deepseek") else build_oracle
             model = make(case, directory)
             tokens = random_tokens(case)
-            built[case.name] = Oracle(load(directory), tokens, oracle_logits(model, tokens))
+            logits = oracle_logits(model, tokens)
+            built[case.name] = Oracle(load(directory), tokens, logits, model)
         return built[case.name]
 
     return oracle
@@ -134,6 +137,24 @@ def test_decode_token_by_token(case: Case, backend: str, oracles: Callable[[Case
     oracle = oracles(case)
     logits = Model(oracle.loaded, backend).logits(oracle.tokens, [1] * len(oracle.tokens))
     assert distance(logits, oracle.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@each_family
+def test_64_greedy_tokens(case: Case, backend: str, oracles: Callable[[Case], Oracle]) -> None:
+    write_64_tokens(oracles(case), backend)
+
+
+@each_case
+def test_64_greedy_tokens_of_every_case(case: Case, oracles: Callable[[Case], Oracle]) -> None:
+    write_64_tokens(oracles(case), "native-auto")
+
+
+def write_64_tokens(oracle: Oracle, backend: str) -> None:
+    def expected(prompt: list[int], output: list[int]) -> Float32:
+        return oracle_logits(oracle.model, prompt + output)
+
+    assert_greedy(Model(oracle.loaded, backend), oracle.model, len(oracle.tokens), expected)
 
 
 @each_case
