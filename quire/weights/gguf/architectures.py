@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from quire.weights.gguf import names, rules
 from quire.weights.gguf.names import ATTENTION_BIAS, LATENT_KEYS, TURNED, Names
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "Architecture", "Share"]
 
+Share: TypeAlias = tuple[str, ...]
 Rule: TypeAlias = Callable[[dict[str, Any], Collection[str]], None]
 
 
@@ -26,7 +27,10 @@ class Architecture:
     what config.json says and the metadata leave out.  flags: key of config.json → tensors of which
     one makes it true.  turned: tensors of a layer whose rows are stored for rotations of
     neighbours, head by head, and the key that says how many heads.  layer: names of a layer's
-    tensors beside the usual ones.  norm_offset: what is added to the weights of norms.  rules: see
+    tensors beside the usual ones; layers: what stands before them and the layer's number.  shares:
+    of tensors that hold several modules, the keys whose product says how many rows each has; equal
+    ones if there is none.  tiled: modules whose rows or columns are of value heads, in an order of
+    their own (see held).  norm_offset: what is added to the weights of norms.  rules: see
     quire.weights.gguf.rules.
     """
 
@@ -36,13 +40,17 @@ class Architecture:
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     turned: Mapping[str, str] = field(default_factory=dict)
     layer: Names = field(default_factory=dict)
+    outside: Mapping[str, str] = field(default_factory=dict)
+    layers: str = "model.layers"
+    shares: Mapping[str, tuple[Share, ...]] = field(default_factory=lambda: names.SHARES)
+    tiled: Mapping[str, Literal["rows", "columns"]] = field(default_factory=dict)
     norm_offset: float = 0.0
     rules: tuple[Rule, ...] = ()
 
     @property
     def tensors(self) -> Mapping[str, str]:
         """Tensor outside of layers → module."""
-        return names.TENSORS
+        return {**names.TENSORS, **self.outside}
 
     @property
     def tensors_of_layer(self) -> Names:
@@ -50,10 +58,31 @@ class Architecture:
         return {**names.TENSORS_OF_LAYER, **self.layer}
 
 
-SHARED_MIXTURE: Names = {**names.EXPERTS, **names.SHARED_EXPERTS}
-DEEPSEEK_KEYS = {"expert_count": "n_routed_experts"}
 MATRICES = ("gate", "up", "down")
+SHARED_MIXTURE: Names = {**names.EXPERTS, **names.SHARED_EXPERTS}
+QWEN_MIXTURE: Names = {
+    **names.EXPERTS,
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    **{f"ffn_{each}_shexp": f"mlp.shared_expert.{each}_proj" for each in MATRICES},
+}
+DEEPSEEK_KEYS = {"expert_count": "n_routed_experts"}
+QWEN_MIXTURE_KEYS = {
+    "expert_count": "num_experts",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
+NEMOTRON_KEYS = {
+    **names.MAMBA_SIZES,
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+    "expert_count": "n_routed_experts",
+    "expert_shared_feed_forward_length": "moe_shared_expert_intermediate_size",
+    "moe_latent_size": "moe_latent_size",
+}
 GRANITE_KEYS = {"logit_scale": "logits_scaling"}
+GRANITE_EXPERTS: Names = {
+    "ffn_gate_inp": "block_sparse_moe.router",
+    **{f"ffn_{each}_exps": f"block_sparse_moe.experts.{{}}.{each}_proj" for each in MATRICES},
+}
 POST_NORMS: Names = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -152,12 +181,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         GRANITE_KEYS,
         flags=ATTENTION_BIAS,
         turned=TURNED,
-        layer={
-            "ffn_gate_inp": "block_sparse_moe.router",
-            "ffn_gate_exps": "block_sparse_moe.experts.{}.gate_proj",
-            "ffn_up_exps": "block_sparse_moe.experts.{}.up_proj",
-            "ffn_down_exps": "block_sparse_moe.experts.{}.down_proj",
+        layer=GRANITE_EXPERTS,
+    ),
+    "granitehybrid": Architecture(
+        ("GraniteMoeHybridForCausalLM", "BambaForCausalLM"),
+        {
+            **GRANITE_KEYS,
+            **names.MAMBA_SIZES,
+            "expert_shared_feed_forward_length": "shared_intermediate_size",
+            "rope.scaling.finetuned": "position_embedding_type",
         },
+        turned=TURNED,
+        layer={
+            **names.MAMBA,
+            **GRANITE_EXPERTS,
+            **{f"ffn_{each}_shexp": f"mlp.{each}_proj" for each in MATRICES},
+        },
+        rules=(rules.granite_hybrid,),
     ),
     "hunyuan-dense": Architecture(
         ("HunYuanDenseV1ForCausalLM",),
@@ -217,6 +257,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "mistral3": Architecture(
         ("Ministral3ForCausalLM",), turned=TURNED, rules=(rules.ministral_rope,)
     ),
+    "mistral4": Architecture(
+        ("Mistral4ForCausalLM",),
+        {**DEEPSEEK_KEYS, **LATENT_KEYS},
+        {"norm_topk_prob": False},
+        layer={
+            **SHARED_MIXTURE,
+            **names.LATENT,
+            "ffn_gate_up_exps": ("mlp.experts.{}.gate_proj", "mlp.experts.{}.up_proj"),
+        },
+        rules=(rules.mistral4,),
+    ),
+    **dict.fromkeys(
+        ("nemotron_h", "nemotron_h_moe"),
+        Architecture(
+            ("NemotronHForCausalLM",),
+            NEMOTRON_KEYS,
+            turned=TURNED,
+            layer=names.NEMOTRON,
+            outside={"token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f"},
+            layers="backbone.layers",
+            rules=(rules.nemotron_layers,),
+        ),
+    ),
+    "olmo": Architecture(
+        ("OlmoForCausalLM",), {"attention.layer_norm_epsilon": None}, turned=TURNED
+    ),
     "olmo2": Architecture(
         ("Olmo2ForCausalLM", "Olmo3ForCausalLM"), layer=POST_NORMS, rules=(rules.olmo_windows,)
     ),
@@ -232,16 +298,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "qwen2": Architecture(("Qwen2ForCausalLM",)),
     "qwen2moe": Architecture(
         ("Qwen2MoeForCausalLM",),
-        {
-            "expert_count": "num_experts",
-            "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
-        },
+        QWEN_MIXTURE_KEYS,
         {"norm_topk_prob": False},
-        layer={
-            **names.EXPERTS,
-            "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
-            **{f"ffn_{each}_shexp": f"mlp.shared_expert.{each}_proj" for each in MATRICES},
-        },
+        layer=QWEN_MIXTURE,
     ),
     "qwen3": Architecture(("Qwen3ForCausalLM",), flags=ATTENTION_BIAS),
     "qwen3moe": Architecture(
@@ -250,6 +309,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"norm_topk_prob": True},
         flags=ATTENTION_BIAS,
         layer=names.EXPERTS,
+    ),
+    "qwen3next": Architecture(
+        ("Qwen3NextForCausalLM",),
+        {**QWEN_MIXTURE_KEYS, **names.DELTA_NET_SIZES},
+        layer={**QWEN_MIXTURE, **names.DELTA_NET, "ssm_ba": "linear_attn.in_proj_ba"},
+        shares=names.DELTA_NET_SHARES,
+        norm_offset=1.0,
+        rules=(rules.delta_nets,),
+    ),
+    "qwen35": Architecture(
+        ("Qwen3_5ForCausalLM",),
+        {**names.DELTA_NET_SIZES, "rope.dimension_sections": None},
+        layer=names.DELTA_NET,
+        shares=names.DELTA_NET_SHARES,
+        tiled=names.OF_VALUE_HEADS,
+        norm_offset=1.0,
+        rules=(rules.delta_nets,),
+    ),
+    "qwen35moe": Architecture(
+        ("Qwen3_5MoeForCausalLM",),
+        {**QWEN_MIXTURE_KEYS, **names.DELTA_NET_SIZES, "rope.dimension_sections": None},
+        layer={**QWEN_MIXTURE, **names.DELTA_NET},
+        shares=names.DELTA_NET_SHARES,
+        tiled=names.OF_VALUE_HEADS,
+        norm_offset=1.0,
+        rules=(rules.delta_nets,),
     ),
     "seed_oss": Architecture(
         ("SeedOssForCausalLM",),
