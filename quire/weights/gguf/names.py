@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 __all__ = [
+    "APART",
     "ATTENTION_BIAS",
     "DELTA_NET",
     "DELTA_NET_SHARES",
@@ -108,6 +109,7 @@ TENSORS_OF_LAYER: Names = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+APART: Names = {f"attn_{each}": f"self_attn.{each}_proj" for each in "qkv"}
 FUSED: Names = {
     "attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "ffn_up": ("mlp.gate_proj", "mlp.up_proj"),
