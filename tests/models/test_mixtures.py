@@ -51,7 +51,7 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Oracle
     def oracle(case: Case) -> Oracle:
         if case.name not in built:
             directory = tmp_path_factory.mktemp(case.name)
-            make = deepseek_oracle if case.name.startswith("deepseek") else build_oracle
+            make = deepseek_oracle if case.model_type == "deepseek" else build_oracle
             model = make(case, directory)
             tokens = random_tokens(case)
             logits = oracle_logits(model, tokens)
@@ -139,22 +139,15 @@ def test_decode_token_by_token(case: Case, backend: str, oracles: Callable[[Case
     assert distance(logits, oracle.logits) < TOLERANCE
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
-@each_family
-def test_64_greedy_tokens(case: Case, backend: str, oracles: Callable[[Case], Oracle]) -> None:
-    write_64_tokens(oracles(case), backend)
-
-
 @each_case
-def test_64_greedy_tokens_of_every_case(case: Case, oracles: Callable[[Case], Oracle]) -> None:
-    write_64_tokens(oracles(case), "native-auto")
+def test_64_greedy_tokens(case: Case, oracles: Callable[[Case], Oracle]) -> None:
+    oracle = oracles(case)
 
-
-def write_64_tokens(oracle: Oracle, backend: str) -> None:
     def expected(prompt: list[int], output: list[int]) -> Float32:
         return oracle_logits(oracle.model, prompt + output)
 
-    assert_greedy(Model(oracle.loaded, backend), oracle.model, len(oracle.tokens), expected)
+    model = Model(oracle.loaded, "native-auto")
+    assert_greedy(model, oracle.model, len(oracle.tokens), expected)
 
 
 @each_case
