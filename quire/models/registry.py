@@ -27,6 +27,7 @@ FAMILY_MODULES = (
     "deepseek",
     "deepseek_v2",
     "deepseek_v3",
+    "dots1",
     "ernie",
     "ernie4_5_moe",
     "exaone4",
@@ -40,7 +41,9 @@ FAMILY_MODULES = (
     "granite_moe",
     "hunyuan",
     "hunyuan_v1_moe",
+    "hunyuan_v3",
     "internlm",
+    "jais2",
     "llama",
     "llama4",
     "minicpm3",
@@ -63,7 +66,9 @@ FAMILY_MODULES = (
     "qwen3_next",
     "seed_oss",
     "smollm3",
+    "stablelm",
     "starcoder2",
+    "youtu",
 )
 
 

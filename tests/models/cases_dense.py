@@ -310,6 +310,56 @@ OTHERS = (
         },
     ),
 )
+STABLE = {**BASE, "num_key_value_heads": 2}
+QUARTER = rope("default", partial_rotary_factor=0.25)
+HALF = rope("default", partial_rotary_factor=0.5)
+FURTHER_NORMS = (
+    Case("stablelm", "stablelm", {**STABLE, "rope_parameters": QUARTER}),
+    Case(
+        "stablelm-biases",
+        "stablelm",
+        {**BASE, "use_qkv_bias": True, "num_key_value_heads": 4, "rope_parameters": HALF},
+    ),
+    Case(
+        "stablelm-tied",
+        "stablelm",
+        {
+            **BASE,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "layer_norm_eps": 1e-3,
+            "hidden_act": "gelu",
+            "rope_parameters": rope("default", 5e5, partial_rotary_factor=1.0),
+        },
+    ),
+    Case("jais2", "jais2", {**BASE, "head_dim": 16}),
+    Case(
+        "jais2-no-bias",
+        "jais2",
+        {**BASE, "head_dim": 24, "attention_bias": False, "num_key_value_heads": 4},
+    ),
+    Case(
+        "jais2-tied",
+        "jais2",
+        {
+            **BASE,
+            "head_dim": 16,
+            "mlp_bias": False,
+            "layer_norm_eps": 1e-3,
+            "tie_word_embeddings": True,
+            "rope_parameters": rope("llama3", 5e5, **LLAMA3),
+        },
+    ),
+    granite("hyperclovax", kind="hyperclovax"),
+    granite(
+        "hyperclovax-no-post-norm", kind="hyperclovax", use_post_norm=False, attention_bias=True,
+        tie_word_embeddings=True,
+    ),
+    granite(
+        "hyperclovax-scale", kind="hyperclovax", attention_multiplier=None, head_dim=32,
+        num_key_value_heads=1, mlp_bias=True, rope_parameters=YARN,
+    ),
+)  # fmt: skip
 
 CASES: tuple[Case, ...] = (
     *GEMMAS,
@@ -321,4 +371,5 @@ CASES: tuple[Case, ...] = (
     *SMOLLMS,
     *EXAONES,
     *OTHERS,
+    *FURTHER_NORMS,
 )

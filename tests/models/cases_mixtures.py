@@ -80,9 +80,22 @@ def deepseek(name: str, model_type: str, **fields: Any) -> Case:
         "first_k_dense_replace": 1,
         "head_dim": 16,
     }
+    if model_type == "solar_open":  # has experts in all layers
+        del values["first_k_dense_replace"]
     return Case(name, model_type, {**BASE, **values, **fields})
 
 
+def exaone(name: str, **fields: Any) -> Case:
+    values = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+    return Case(name, "exaone_moe", {**BASE, **values, "sliding_window": 8, **fields})
+
+
+def hunyuan_v3(name: str, **fields: Any) -> Case:
+    values = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+    return Case(name, "hy_v3", {**BASE, **values, "head_dim": 16, **fields})
+
+
+SLIDING, FULL = "sliding_attention", "full_attention"
 GROUPS = {"n_group": 4, "topk_group": 2, "norm_topk_prob": True, "routed_scaling_factor": 2.5}
 
 CASES = (
@@ -108,6 +121,37 @@ CASES = (
              norm_topk_prob=False, n_shared_experts=2),
     deepseek("glm4-moe-dense", "glm4_moe", **{**GROUPS, "topk_group": 1, "n_group": 2},
              first_k_dense_replace=2, partial_rotary_factor=1.0, num_experts_per_tok=4),
+    deepseek("dots1", "dots1", norm_topk_prob=True, sliding_window=8,
+             layer_types=[SLIDING, FULL, SLIDING]),
+    deepseek("dots1-biases", "dots1", **GROUPS, attention_bias=True, sliding_window=None),
+    deepseek("dots1-windows", "dots1", max_window_layers=1, sliding_window=8, n_shared_experts=2,
+             num_key_value_heads=1, tie_word_embeddings=True, routed_scaling_factor=3.0,
+             num_experts_per_tok=1, norm_topk_prob=False),
+    exaone("exaone-moe", sliding_window_pattern=2),
+    exaone("exaone-moe-types", layer_types=[FULL, SLIDING, SLIDING], num_shared_experts=2,
+           mlp_layer_types=["dense", "dense", "sparse"], num_key_value_heads=1, n_group=3,
+           topk_group=2),
+    exaone("exaone-moe-tied", layer_types=[SLIDING, FULL, SLIDING], tie_word_embeddings=True,
+           mlp_layer_types=["sparse"] * 3, num_experts_per_tok=3, norm_topk_prob=False,
+           routed_scaling_factor=1.5, num_key_value_heads=4, head_dim=32),
+    hunyuan_v3("hunyuan-v3"),
+    hunyuan_v3("hunyuan-v3-biases", attention_bias=True, num_shared_experts=2, num_experts=8,
+               num_experts_per_tok=3, mlp_layer_types=["sparse"] * 3),
+    hunyuan_v3("hunyuan-v3-tied", tie_word_embeddings=True, router_scaling_factor=1.3,
+               head_dim=32, num_key_value_heads=1, mlp_layer_types=["dense", "dense", "sparse"]),
+    deepseek("solar-open", "solar_open", **GROUPS),
+    deepseek("solar-open-biases", "solar_open", attention_bias=True, n_group=1, topk_group=1,
+             n_shared_experts=2, norm_topk_prob=False),
+    deepseek("solar-open-wide", "solar_open", **{**GROUPS, "head_dim": 32, "n_group": 2,
+             "topk_group": 1}, num_key_value_heads=1, tie_word_embeddings=True),
+    local("granite-shared", "granitemoeshared", shared_intermediate_size=56,
+          embedding_multiplier=3.0, attention_multiplier=0.2, residual_multiplier=0.5,
+          logits_scaling=4.0),
+    local("granite-shared-bias", "granitemoeshared", shared_intermediate_size=24,
+          attention_bias=True, num_experts_per_tok=1, attention_multiplier=0.3,
+          tie_word_embeddings=True, intermediate_size=40),
+    local("granite-shared-none", "granitemoeshared", shared_intermediate_size=0,
+          num_local_experts=7, num_experts_per_tok=3, attention_multiplier=0.25),
     local("granite-moe", "granitemoe", embedding_multiplier=3.0, attention_multiplier=0.2,
           residual_multiplier=0.5, logits_scaling=4.0),
     local("granite-moe-bias", "granitemoe", attention_bias=True, num_local_experts=7,

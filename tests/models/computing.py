@@ -106,15 +106,19 @@ class Model:
         self.ropes.release(row)
         return np.concatenate(found)
 
-    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The `count` most likely tokens after the prompt, each computed from the cache."""
+    def greedy(self, prompt: Sequence[int], count: int) -> tuple[list[int], Float32]:
+        """The `count` most likely tokens after the prompt, each computed from the cache.
+
+        And the logits [count, V] that each was chosen by.
+        """
         row = self.ropes.take(self.ropes.rope_class(len(prompt)))
-        logits, output = self.step(prompt, 0, row), []
+        logits, output, rows = self.step(prompt, 0, row)[-1], [], []
         for _ in range(count):
-            output.append(int(logits[-1].argmax()))
-            logits = self.step(output[-1:], len(prompt) + len(output) - 1, row)
+            output.append(int(logits.argmax()))
+            rows.append(logits)
+            logits = self.step(output[-1:], len(prompt) + len(output) - 1, row)[-1]
         self.ropes.release(row)
-        return output
+        return output, np.stack(rows)
 
     def step(self, tokens: Sequence[int], start: int, rope_row: int = 0) -> Float32:
         """Compute tokens that stand at `start` and on; the logits of each."""

@@ -30,6 +30,7 @@ from tests.models.checkpoints import (
     random_tokens,
 )
 from tests.models.computing import BACKENDS, Loaded, Model, distance, load, need
+from tests.models.greedy import assert_greedy
 from tests.models.test_oracle import SIGHT, TOLERANCE, Oracle, read_model
 
 pytest.importorskip("torch")
@@ -68,6 +69,15 @@ def _yarn(mscale: float | None, all_dim: float | None) -> dict[str, Any]:
     }}  # fmt: skip
 
 
+def _longrope() -> dict[str, Any]:
+    """Prompts of 40 tokens are beyond the 32 of the original context: the long factors."""
+    factors = {"short_factor": [1.0, 1.2], "long_factor": [1.5, 4.0]}
+    return {
+        "original_max_position_embeddings": 32,
+        "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, **factors},
+    }
+
+
 STEPS = {
     "type": "yarn", "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0,
     "original_max_position_embeddings": 16, "max_position_embeddings": 256,
@@ -84,11 +94,19 @@ EXPERTS = {
 }
 DENSE = EXPERTS | {"first_k_dense_replace": 9}
 GROUPS = {"n_group": 4, "topk_group": 2}
+UNPADDED = {"pad_token_id": None}
+"""Else transformers' Youtu clears the row of that token when it reads a checkpoint."""
 KINDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "minicpm3": (
         MINICPM3 | {"tie_word_embeddings": False},
         MINICPM3 | {"scale_emb": 2.5, "scale_depth": 0.9} | _yarn(None, None),
-        MINICPM3 | {"dim_model_base": 40, "mlp_bias": True},
+        MINICPM3 | {"dim_model_base": 40, "mlp_bias": True} | _longrope(),
+    ),
+    "youtu": (
+        UNPADDED,
+        UNPADDED | {"rope_interleave": False} | _yarn(1.0, 1.0),
+        UNPADDED | {"tie_word_embeddings": False}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
     ),
     "deepseek_v2": (
         DENSE | {"routed_scaling_factor": 2.0},
@@ -152,6 +170,16 @@ def test_logits(case: Case, backend: str, oracles: Oracles) -> None:
         cut = Model(oracle.loaded, backend, threads=2).logits(oracle.tokens, pieces)
         assert distance(cut, oracle.logits) < TOLERANCE
         assert not backend.startswith("native") or np.array_equal(cut, whole)
+
+
+@each_case
+def test_64_greedy_tokens(case: Case, oracles: Oracles) -> None:
+    oracle = oracles(case)
+
+    def expected(prompt: list[int], output: list[int]) -> Any:
+        return oracle_logits(oracle.model, prompt + output)
+
+    assert_greedy(Model(oracle.loaded, "native-auto"), oracle.model, len(oracle.tokens), expected)
 
 
 @pytest.mark.parametrize("kv_format", ["bfloat16", "float16", "int8"])

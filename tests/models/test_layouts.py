@@ -23,6 +23,7 @@ from quire.models.spec import Attention, ModelSpec
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.tensor import RawTensor
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
+from tests.models.greedy import assert_greedy, kept_rotation
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -333,6 +334,7 @@ class Oracle:
     loaded: Loaded
     tokens: list[int]
     logits: Float32
+    model: Any
 
 
 def random_model(case: Case) -> Any:
@@ -390,7 +392,7 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Oracle
             random = np.random.default_rng(0)
             tokens = random.integers(3, case.fields["vocab_size"], case.length).tolist()
             logits = expected(case, model, tokens)
-            built[case.name] = Oracle(case, directory, load(directory), tokens, logits)
+            built[case.name] = Oracle(case, directory, load(directory), tokens, logits, model)
         return built[case.name]
 
     return oracle
@@ -407,6 +409,17 @@ def test_logits(case: Case, backend: str, oracles: Oracles) -> None:
     oracle = oracles(case)
     found = Model(oracle.loaded, backend).logits(oracle.tokens)
     assert distance(found, oracle.logits) < TOLERANCE
+
+
+@each_case
+def test_64_greedy_tokens(case: Case, oracles: Oracles) -> None:
+    oracle = oracles(case)
+
+    def read(prompt: list[int], output: list[int]) -> Float32:
+        with kept_rotation(oracle.model, lambda: expected(case, oracle.model, prompt)):
+            return expected(case, oracle.model, prompt + output)
+
+    assert_greedy(Model(oracle.loaded, "native-auto"), oracle.model, case.length, read)
 
 
 @each_case

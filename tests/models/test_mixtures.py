@@ -19,6 +19,7 @@ from tests.models.case import Case
 from tests.models.cases_mixtures import BASE, CASES
 from tests.models.checkpoints import build_oracle, oracle_logits, random_tokens
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
+from tests.models.greedy import assert_greedy
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -39,6 +40,7 @@ class Oracle:
     loaded: Loaded
     tokens: list[int]
     logits: Float32
+    model: Any
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,11 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], Oracle
     def oracle(case: Case) -> Oracle:
         if case.name not in built:
             directory = tmp_path_factory.mktemp(case.name)
-            make = deepseek_oracle if case.name.startswith("deepseek") else build_oracle
+            make = deepseek_oracle if case.model_type == "deepseek" else build_oracle
             model = make(case, directory)
             tokens = random_tokens(case)
-            built[case.name] = Oracle(load(directory), tokens, oracle_logits(model, tokens))
+            logits = oracle_logits(model, tokens)
+            built[case.name] = Oracle(load(directory), tokens, logits, model)
         return built[case.name]
 
     return oracle
@@ -134,6 +137,17 @@ def test_decode_token_by_token(case: Case, backend: str, oracles: Callable[[Case
     oracle = oracles(case)
     logits = Model(oracle.loaded, backend).logits(oracle.tokens, [1] * len(oracle.tokens))
     assert distance(logits, oracle.logits) < TOLERANCE
+
+
+@each_case
+def test_64_greedy_tokens(case: Case, oracles: Callable[[Case], Oracle]) -> None:
+    oracle = oracles(case)
+
+    def expected(prompt: list[int], output: list[int]) -> Float32:
+        return oracle_logits(oracle.model, prompt + output)
+
+    model = Model(oracle.loaded, "native-auto")
+    assert_greedy(model, oracle.model, len(oracle.tokens), expected)
 
 
 @each_case

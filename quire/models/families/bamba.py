@@ -48,7 +48,10 @@ def bamba(config: ConfigReader) -> ModelSpec:
             f"{layers} layers"
         )
     config.get("z_loss_coefficient")  # of training
-    rope = read_rope(config, parts.head_dim(config), partial=0.5)
+    dim = parts.head_dim(config)
+    if config.get("attn_rotary_emb", dim // 2) != dim // 2:
+        raise ModelError(f"{config.architecture}: attn_rotary_emb is not half of a head of {dim}")
+    rope = read_rope(config, dim, partial=0.5)
     bias, sizes = config.flag("attention_bias"), read_sizes(config)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=[rope] * layers)
 

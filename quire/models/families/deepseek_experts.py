@@ -50,10 +50,14 @@ METHODS = {
 """By the values of topk_method."""
 
 
-def deepseek_experts(config: ConfigReader, choice: Choice = METHODS["greedy"]) -> MlpMaker:
+def deepseek_experts(
+    config: ConfigReader,
+    choice: Choice = METHODS["greedy"],
+    bias_name: str = "gate.e_score_correction_bias",
+) -> MlpMaker:
     """A dense MLP in the first layers, then experts that a token chooses beside the shared ones.
 
-    choice: the default of topk_method.
+    choice: the default of topk_method.  bias_name: of the bias that chooses, if there is one.
     """
     count = expert_count(config, "n_routed_experts", "num_local_experts")
     shared = config.integer("n_shared_experts", 0)
@@ -65,10 +69,9 @@ def deepseek_experts(config: ConfigReader, choice: Choice = METHODS["greedy"]) -
     fields = _fields(config, choice)
 
     def mixture(layer: int, prefix: str) -> MixtureOfExperts:
-        name = prefix + "gate"
-        bias = Weight(name + ".e_score_correction_bias", (count,)) if choice.has_bias else None
+        bias = Weight(prefix + bias_name, (count,)) if choice.has_bias else None
         return MixtureOfExperts(
-            router(config, name, count, top_k, selection_bias=bias, **fields),
+            router(config, prefix + "gate", count, top_k, selection_bias=bias, **fields),
             expert_mlps(config, prefix + "experts.", count, inner, kind=kind),
             gated_mlp(prefix + "shared_experts.", width, shared * inner, kind=kind)
             if shared

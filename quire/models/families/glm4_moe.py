@@ -1,6 +1,8 @@
-"""GLM-4.5: grouped-query attention with partial rotation, and the experts of DeepSeek-V3.
+"""GLM-4.5 and Solar Open: grouped-query attention and the experts of DeepSeek-V3.
 
-Source: the Glm4MoeForCausalLM config of transformers.
+GLM rotates a part of each head.
+
+Source: the Glm4MoeForCausalLM and SolarOpenForCausalLM configs of transformers.
 """
 
 from __future__ import annotations
@@ -8,10 +10,12 @@ from __future__ import annotations
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, grouped_attention
 from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
+from quire.models.families.parts import head_dim, num_layers
+from quire.models.families.rope_config import read_rope
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 
-__all__ = ["glm4_moe"]
+__all__ = ["glm4_moe", "solar_open"]
 
 PARTIAL = {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
 
@@ -23,5 +27,19 @@ def glm4_moe(config: ConfigReader) -> ModelSpec:
         config,
         qkv_bias=config.flag("attention_bias"),
         qk_norm="heads" if config.flag("use_qk_norm") else None,
+    )
+    return decoder(config, attention=attention, mlp=deepseek_experts(config, METHODS["noaux_tc"]))
+
+
+@family("SolarOpenForCausalLM", tiny={**TINY, **TINY_EXPERTS, "head_dim": 16})
+def solar_open(config: ConfigReader) -> ModelSpec:
+    """Solar Open 100B."""
+    dim = head_dim(config, 128)
+    rope = read_rope(config, dim, theta=1e6)
+    attention = grouped_attention(
+        config,
+        qkv_bias=config.flag("attention_bias"),
+        dim=dim,
+        ropes=[rope] * num_layers(config),
     )
     return decoder(config, attention=attention, mlp=deepseek_experts(config, METHODS["noaux_tc"]))

@@ -14,7 +14,7 @@ from quire.models.families.parts import num_layers
 from quire.models.registry import family
 from quire.models.spec import ModelSpec
 
-__all__ = ["glm4_moe_lite"]
+__all__ = ["dense_layers", "glm4_moe_lite"]
 
 TINY_LITE = {**TINY, **LATENT_TINY, **TINY_EXPERTS, "mlp_layer_types": ["dense", "sparse"]}
 del TINY_LITE["first_k_dense_replace"]
@@ -24,7 +24,7 @@ del TINY_LITE["first_k_dense_replace"]
 def glm4_moe_lite(config: ConfigReader) -> ModelSpec:
     """GLM-4.7-Flash."""
     interleaved = config.flag("rope_interleave", True)
-    experts = config.renamed({}, first_k_dense_replace=_dense_layers(config))
+    experts = config.renamed({}, first_k_dense_replace=dense_layers(config))
     return decoder(
         config,
         attention=latent_attention(config, "interleaved" if interleaved else "half"),
@@ -33,7 +33,7 @@ def glm4_moe_lite(config: ConfigReader) -> ModelSpec:
     )
 
 
-def _dense_layers(config: ConfigReader) -> int:
+def dense_layers(config: ConfigReader) -> int:
     """How many layers from the first on have no experts."""
     layers, first = num_layers(config), config.integer("first_k_dense_replace", 1)
     default = ["dense" if layer < first else "sparse" for layer in range(layers)]

@@ -11,14 +11,13 @@ from typing import Any
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families import parts
-from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
-from quire.models.families.granite_moe import granite_experts
+from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.granite_moe import SHARED, shared_mlp
 from quire.models.families.mamba2 import FUSED, Mamba2Config, mamba2, read_sizes
 from quire.models.families.rope_config import read_rope
-from quire.models.places import Layout
 from quire.models.registry import family
 from quire.models.rope import Rope
-from quire.models.spec import GatedMLP, ModelSpec, TokenMixer
+from quire.models.spec import ModelSpec, TokenMixer
 from quire.models.stored_as import stored_as
 
 __all__ = ["granite_hybrid"]
@@ -35,10 +34,7 @@ TINY_GRANITE: dict[str, Any] = {
     "mamba_d_state": 24,
     "mamba_n_groups": 1,
 }
-LAYOUT = Layout(
-    names={"mlp.down_proj": "shared_mlp.output_linear"},
-    fused={"shared_mlp.input_linear": ("mlp.gate_proj", "mlp.up_proj"), **FUSED},
-)
+LAYOUT = replace(SHARED, fused={**SHARED.fused, **FUSED})
 KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_attention": False}
 
 
@@ -64,28 +60,12 @@ def granite_hybrid(config: ConfigReader) -> ModelSpec:
     spec = decoder(
         config,
         attention=mixer,
-        mlp=_shared_mlp(config),
+        mlp=shared_mlp(config),
         embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
         residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
         logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
     )
     return stored_as(spec, LAYOUT)
-
-
-def _shared_mlp(config: ConfigReader) -> MlpMaker:
-    """One gated MLP, and experts beside it where there are any."""
-    width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
-    kind = parts.activation(config)
-
-    def shared(layer: int, prefix: str) -> GatedMLP:
-        return parts.gated_mlp(prefix, width, inner, kind=kind)
-
-    if config.integer("num_local_experts", 8) == 0:
-        config.get("num_experts_per_tok")  # of experts, which no layer has
-        config.get("intermediate_size")
-        return shared
-    experts = granite_experts(config)
-    return lambda layer, prefix: replace(experts(layer, prefix), shared=shared(layer, prefix))
 
 
 def _rope(config: ConfigReader) -> Rope | None:

@@ -1,22 +1,36 @@
 """Granite-MoE: the Llama block with experts and Granite's four multipliers.
 
-Source: the GraniteMoeForCausalLM config of transformers.
+Source: the GraniteMoeForCausalLM and GraniteMoeSharedForCausalLM configs of transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.decoder import TINY, MlpMaker, decoder, grouped_attention
 from quire.models.families.experts import expert_count, expert_mlps, in_stacks, router
-from quire.models.families.parts import activation
-from quire.models.places import Place
+from quire.models.families.parts import activation, gated_mlp
+from quire.models.places import Layout, Place
 from quire.models.registry import family
-from quire.models.spec import MixtureOfExperts, ModelSpec
+from quire.models.spec import GatedMLP, MixtureOfExperts, ModelSpec
+from quire.models.stored_as import stored_as
 
-__all__ = ["granite_experts", "granite_moe"]
+__all__ = ["SHARED", "granite_moe", "granite_moe_shared", "shared_mlp"]
+
+TINY_SHARED: dict[str, Any] = {
+    **TINY,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "shared_intermediate_size": 48,
+}
+SHARED = Layout(
+    names={"mlp.down_proj": "shared_mlp.output_linear"},
+    fused={"shared_mlp.input_linear": ("mlp.gate_proj", "mlp.up_proj")},
+)
+"""How checkpoints store the MLP that every token meets."""
 
 
 @family(
@@ -65,3 +79,31 @@ def granite_experts(config: ConfigReader) -> Callable[[int, str], MixtureOfExper
         return MixtureOfExperts(replace(gate, weight=replace(gate.weight, stored=(place,))), stored)
 
     return mixture
+
+
+@family("GraniteMoeSharedForCausalLM", tiny=TINY_SHARED)
+def granite_moe_shared(config: ConfigReader) -> ModelSpec:
+    """Granite 3 MoE with an expert that every token meets."""
+    if not config.integer("shared_intermediate_size", 0):
+        return granite_moe(config)
+    spec, mlp = granite_moe(config), shared_mlp(config)
+    blocks = tuple(
+        replace(block, mlp=mlp(i, f"model.layers.{i}.mlp.")) for i, block in enumerate(spec.blocks)
+    )
+    return stored_as(replace(spec, blocks=blocks), SHARED)
+
+
+def shared_mlp(config: ConfigReader) -> MlpMaker:
+    """One gated MLP, and experts beside it where there are any."""
+    width, inner = config.positive("hidden_size"), config.positive("shared_intermediate_size")
+    kind = activation(config)
+
+    def shared(layer: int, prefix: str) -> GatedMLP:
+        return gated_mlp(prefix, width, inner, kind=kind)
+
+    if config.integer("num_local_experts", 8) == 0:
+        config.get("num_experts_per_tok")  # of experts, which no layer has
+        config.get("intermediate_size")
+        return shared
+    experts = granite_experts(config)
+    return lambda layer, prefix: replace(experts(layer, prefix), shared=shared(layer, prefix))

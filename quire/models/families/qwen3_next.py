@@ -24,6 +24,7 @@ from quire.models.families.decoder import (
     rms_norm,
 )
 from quire.models.families.delta_net import delta_net, linear_layers
+from quire.models.families.latent import next_token_layers
 from quire.models.families.qwen2_moe import TINY_EXPERTS, qwen_experts
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
@@ -133,7 +134,13 @@ def _hybrid(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
     def attention(layer: int, prefix: str) -> TokenMixer:
         return recurrent(layer, prefix) if linear[layer] else full(layer, prefix)
 
-    return decoder(config, attention=attention, mlp=mlp, norm=rms_norm(config, offset=1.0))
+    return decoder(
+        config,
+        attention=attention,
+        mlp=mlp,
+        norm=rms_norm(config, offset=1.0),
+        unused=next_token_layers(config),
+    )
 
 
 def _gated_attention(config: ConfigReader) -> AttentionMaker:

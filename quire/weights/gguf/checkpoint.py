@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +84,9 @@ class GgufCheckpoint:
         held = self._find(name)
         shape = self._gguf.tensors[held.own].shape
         shape = shape if held.expert is None else shape[1:]
-        return shape if held.rows is None else (held.rows[1] - held.rows[0], *shape[1:])
+        shape = shape if held.rows is None else (held.rows[1] - held.rows[0], *shape[1:])
+        shape = (math.prod(shape),) if held.flat else shape
+        return (shape[0], 1, *shape[1:]) if held.unsqueezed else shape
 
     def tensor(self, name: str) -> RawTensor:
         """Return a tensor of plain numbers; raises CheckpointError for one in blocks."""
@@ -97,6 +101,10 @@ class GgufCheckpoint:
         raw = RawTensor.from_bytes(
             name, tensor.dtype, self.shape(name), self._rows(name).reshape(-1)
         )
+        if held.column_runs:
+            raw = replace(raw, data=_regrouped(raw.data, held.column_runs, axis=1))
+        if held.logarithm:
+            return replace(raw, dtype="F32", data=np.log(-raw.float32()))
         if not held.offset:
             return raw
         return replace(raw, dtype="F32", data=raw.float32() - np.float32(held.offset))
@@ -112,7 +120,9 @@ class GgufCheckpoint:
                 f"{self.origin}: {tensor.name!r:.200} has the shape {list(shape)}, "
                 "a matrix has two axes"
             )
-        return BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
+        matrix = BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
+        runs = self._held[name].column_runs
+        return matrix if runs is None else self._with_columns(matrix, runs)
 
     def matrices(self, wanted: Mapping[str, Weight]) -> dict[str, GgufMatrix]:
         """Those of the wanted weights that are quantized here.
@@ -149,6 +159,8 @@ class GgufCheckpoint:
         rows = raw.reshape(tensor.shape[0 if held.expert is None else 1], -1)
         if held.rows is not None:
             rows = rows[slice(*held.rows)]
+        if held.row_runs:
+            rows = _regrouped(rows, held.row_runs)
         if not held.heads:
             return rows
         if len(rows) % (2 * held.heads):
@@ -158,6 +170,22 @@ class GgufCheckpoint:
             )
         pairs = rows.reshape(held.heads, len(rows) // held.heads // 2, 2, -1)
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(len(rows), -1)
+
+    def _with_columns(self, matrix: QuantizedMatrix, runs: tuple[int, int]) -> QuantizedMatrix:
+        """The matrix with its columns in another order, which must leave groups whole."""
+        size = matrix.shape[1] // math.prod(runs)
+        if size % matrix.group_size:
+            raise CheckpointError(
+                f"{self.origin}: {matrix.name!r} has value heads of {size} columns, which are not "
+                f"whole groups of {matrix.group_size}"
+            )
+        minimums = matrix.minimums
+        return replace(
+            matrix,
+            codes=_regrouped(matrix.codes, runs, axis=1),
+            scales=_regrouped(matrix.scales, runs, axis=1),
+            minimums=None if minimums is None else _regrouped(minimums, runs, axis=1),
+        )
 
     def _joined(self, name: str, keys: str, values: str) -> RawTensor:
         """[H * (N + V), C]: of each head the rows that make its key, then those of its value."""
@@ -183,3 +211,12 @@ class GgufCheckpoint:
             rows = raw.reshape(tensor.shape[0] * tensor.shape[1], -1)
             return BLOCK_FORMATS[tensor.dtype].matrix(own, rows).float32().reshape(tensor.shape)
         return RawTensor.from_bytes(own, tensor.dtype, tensor.shape, raw).float32()
+
+
+def _regrouped(data: npt.NDArray[Any], runs: tuple[int, int], axis: int = 0) -> npt.NDArray[Any]:
+    """n runs of m parts each as m runs of n: all first parts, then all second ones."""
+    shape = data.shape
+    if shape[axis] % math.prod(runs):
+        raise CheckpointError(f"a tensor {list(shape)} is not {runs[0]} times {runs[1]} heads")
+    parts = data.reshape(*shape[:axis], *runs, -1, *shape[axis + 1 :])
+    return np.ascontiguousarray(parts.swapaxes(axis, axis + 1)).reshape(shape)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from quire.errors import CheckpointError
-from quire.weights.gguf.architectures import Architecture
+from quire.weights.gguf.architectures import Architecture, Share
 from quire.weights.gguf.config import NOT_WEIGHTS
 from quire.weights.gguf.model import GgufModel
+from quire.weights.gguf.names import FLAT, LOGARITHMS, UNSQUEEZED
 
 __all__ = ["Held", "find_held"]
 
@@ -17,21 +22,31 @@ OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 KEYS, VALUES = "attn_k_b", "attn_v_b"
 """Latent attention's matrices of keys [H, C, N] and of values [H, V, C], where they are apart."""
 
+Runs = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Held:
     """A tensor `own`, or a part of it; what follows is done in this order.
 
     expert: one of a stack.  rows: from, to.  heads: the rows of so many stand for rotations of
-    neighbours.  offset: what the file adds to the numbers.  values: own holds the keys of latent
-    attention and this tensor its values; the spec has them in one.
+    neighbours.  row_runs, column_runs (n, m): in n runs of m, of which the first of each run belong
+    together, then the second.  offset: what the file adds to the numbers.  logarithm: the file has
+    minus the exponential of the number.  flat: its axes are one here.  unsqueezed: a second axis of
+    one is left out.  values: own holds the keys of latent attention and this tensor its values; the
+    spec has them in one.
     """
 
     own: str
     expert: int | None = None
     rows: tuple[int, int] | None = None
     heads: int = 0
+    row_runs: Runs | None = None
+    column_runs: Runs | None = None
     offset: float = 0.0
+    logarithm: bool = False
+    flat: bool = False
+    unsqueezed: bool = False
     values: str | None = None
 
 
@@ -40,37 +55,64 @@ def find_held(gguf: GgufModel, architecture: Architecture) -> dict[str, Held]:
 
     Raises CheckpointError for a tensor that cannot be the parts that it stands for.
     """
-    layer = architecture.tensors_of_layer
     found = _joined(gguf)
     apart = {each for held in found.values() for each in (held.own, held.values)}
     for own in gguf.tensors:
-        if own in NOT_WEIGHTS or own in apart:
-            continue
-        match = OF_LAYER.fullmatch(own)
-        if match is None:
-            stem, dot, ending = own.rpartition(".")
-            name = architecture.tensors.get(stem)
-            found[f"{name}{dot}{ending}" if name else own] = _plain(gguf, own, architecture)
-            continue
-        prefix, rest = f"model.layers.{match[1]}.", match[2]
-        stem, dot, ending = rest.rpartition(".")
-        modules, suffix = layer.get(rest), ""
-        if modules is None:
-            modules, suffix = layer.get(stem, stem), dot + ending
-        if isinstance(modules, str):
-            held = _plain(gguf, own, architecture, stem)
-            found.update(_stack(gguf, held, prefix + modules + suffix))
-        else:
-            sizes = _sizes(gguf, own, len(modules))
-            for module, rows in zip(modules, sizes, strict=True):
-                found[prefix + module + suffix] = Held(own, rows=rows)
+        if own not in NOT_WEIGHTS and own not in apart:
+            found.update(_weights_in(gguf, own, architecture))
     return found
 
 
-def _plain(gguf: GgufModel, own: str, architecture: Architecture, stem: str = "") -> Held:
-    heads = _count(gguf, architecture.turned[stem]) if stem in architecture.turned else 0
-    is_norm = own.endswith("norm.weight")
-    return Held(own, heads=heads, offset=architecture.norm_offset if is_norm else 0.0)
+def _weights_in(
+    gguf: GgufModel, own: str, architecture: Architecture
+) -> Iterator[tuple[str, Held]]:
+    """What a tensor holds."""
+    match = OF_LAYER.fullmatch(own)
+    if match is None:
+        stem, dot, ending = own.rpartition(".")
+        name = architecture.tensors.get(stem)
+        yield f"{name}{dot}{ending}" if name else own, _plain(own, architecture)
+        return
+    prefix, rest = f"{architecture.layers}.{match[1]}.", match[2]
+    stem, dot, ending = rest.rpartition(".")
+    table, suffix = architecture.tensors_of_layer, dot + ending
+    modules = table.get(stem, stem)
+    if rest in table:
+        modules, suffix = table[rest], ""
+    whole = replace(
+        _plain(own, architecture),
+        logarithm=rest in LOGARITHMS,
+        flat=rest in FLAT,
+        unsqueezed=rest in UNSQUEEZED,
+    )
+    if isinstance(modules, str):
+        heads = _count(gguf, architecture.turned[stem]) if stem in architecture.turned else 0
+        parts = [(modules, replace(whole, heads=heads))]
+    else:
+        sizes = _sizes(gguf, own, architecture.shares.get(stem, ((),) * len(modules)))
+        parts = [
+            (module, replace(whole, rows=rows)) for module, rows in zip(modules, sizes, strict=True)
+        ]
+    for module, held in parts:
+        held = _untiled(gguf, held, module, architecture)
+        yield from _stack(gguf, held, prefix + module + suffix)
+
+
+def _plain(own: str, architecture: Architecture) -> Held:
+    is_norm = own.endswith("norm.weight") and not own.endswith("ssm_norm.weight")
+    return Held(own, offset=architecture.norm_offset if is_norm else 0.0)
+
+
+def _untiled(gguf: GgufModel, held: Held, module: str, architecture: Architecture) -> Held:
+    """With the order of value heads, where the file has first those of one for each key head."""
+    if module not in architecture.tiled:
+        return held
+    heads, groups = _count(gguf, "ssm.time_step_rank"), _count(gguf, "ssm.group_count")
+    if heads % groups:
+        raise CheckpointError(f"{gguf.origin}: {heads} value heads for {groups} key heads")
+    runs = (heads // groups, groups)
+    by_columns = architecture.tiled[module] == "columns"
+    return replace(held, column_runs=runs) if by_columns else replace(held, row_runs=runs)
 
 
 def _stack(gguf: GgufModel, held: Held, name: str) -> Iterator[tuple[str, Held]]:
@@ -79,20 +121,20 @@ def _stack(gguf: GgufModel, held: Held, name: str) -> Iterator[tuple[str, Held]]
         yield name, held
         return
     for expert in range(gguf.tensors[held.own].shape[0]):
-        yield name.format(expert), Held(held.own, expert)
+        yield name.format(expert), replace(held, expert=expert)
 
 
-def _sizes(gguf: GgufModel, own: str, count: int) -> list[tuple[int, int]]:
-    """The rows of gate and up, or of queries, keys and values."""
-    rows, shares = gguf.tensors[own].shape[0], [1] * count
-    if count == 3:
-        shares = [_count(gguf, f"attention.head_count{each}") for each in ("", "_kv", "_kv")]
-    if rows % sum(shares):
+def _sizes(gguf: GgufModel, own: str, shares: Sequence[Share]) -> list[tuple[int, int]]:
+    """The rows of each part, by the share that each has: a product of settings, 1 of none."""
+    shape = gguf.tensors[own].shape
+    rows = shape[1 if len(shape) == 3 else 0]
+    parts = [math.prod(_count(gguf, key) for key in share) for share in shares]
+    if rows % sum(parts):
         raise CheckpointError(
-            f"{gguf.origin}: {own!r:.200} has {rows} rows, which are not {sum(shares)} equal parts"
+            f"{gguf.origin}: {own!r:.200} has {rows} rows, which are not {sum(parts)} equal parts"
         )
-    ends = [rows // sum(shares) * sum(shares[: i + 1]) for i in range(count)]
-    return list(zip([0, *ends], ends, strict=False))
+    ends = [rows // sum(parts) * end for end in itertools.accumulate(parts)]
+    return list(itertools.pairwise([0, *ends]))
 
 
 def _joined(gguf: GgufModel) -> dict[str, Held]:
@@ -108,10 +150,15 @@ def _joined(gguf: GgufModel) -> dict[str, Held]:
 
 
 def _count(gguf: GgufModel, key: str) -> int:
-    """A number of heads; of key and value heads there are as many as of others by default."""
+    """A number of heads or of their rows, in the layers that have any.
+
+    Of key and value heads there are as many as of others by default.
+    """
     prefix = f"{gguf.metadata['general.architecture']}."
     default = gguf.metadata.get(prefix + "attention.head_count")
     count = gguf.metadata.get(prefix + key, default)
+    if isinstance(count, np.ndarray) and count.size:
+        count = count.max().item()
     if type(count) is not int or count < 1:
         raise CheckpointError(f"{gguf.origin}: {prefix}{key} is {count!r:.80}, not a number")
     return count

@@ -6,22 +6,34 @@ Source: the key and tensor names of https://github.com/ggml-org/ggml/blob/master
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 __all__ = [
+    "APART",
     "ATTENTION_BIAS",
+    "DELTA_NET",
+    "DELTA_NET_SHARES",
+    "DELTA_NET_SIZES",
     "EXPERTS",
+    "FLAT",
     "FUSED",
     "KEYS",
     "LATENT",
     "LATENT_KEYS",
+    "LOGARITHMS",
+    "MAMBA",
+    "MAMBA_SIZES",
+    "NEMOTRON",
+    "OF_VALUE_HEADS",
     "REDUNDANT",
     "SANDWICH",
     "SHARED_EXPERTS",
+    "SHARES",
     "SPARSE_BLOCK",
     "TENSORS",
     "TENSORS_OF_LAYER",
     "TURNED",
+    "UNSQUEEZED",
     "Names",
 ]
 
@@ -97,6 +109,7 @@ TENSORS_OF_LAYER: Names = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+APART: Names = {f"attn_{each}": f"self_attn.{each}_proj" for each in "qkv"}
 FUSED: Names = {
     "attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "ffn_up": ("mlp.gate_proj", "mlp.up_proj"),
@@ -145,3 +158,73 @@ LATENT_KEYS: Mapping[str, str | None] = {
 
 ATTENTION_BIAS = {"attention_bias": ("blk.0.attn_q.bias", "blk.0.attn_qkv.bias")}
 TURNED = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}
+
+SHARES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "attn_qkv": (
+        ("attention.head_count",),
+        ("attention.head_count_kv",),
+        ("attention.head_count_kv",),
+    )
+}
+
+# Layers with a state.
+MAMBA: Names = {
+    "ssm_in": "mamba.in_proj",
+    "ssm_conv1d": "mamba.conv1d",
+    "ssm_a": "mamba.A_log",
+    "ssm_d": "mamba.D",
+    "ssm_dt.bias": "mamba.dt_bias",
+    "ssm_norm": "mamba.norm",
+    "ssm_out": "mamba.out_proj",
+}
+NEMOTRON: Names = {
+    **{own: str(module).replace("mamba", "mixer") for own, module in MAMBA.items()},
+    "attn_norm": "norm",
+    **{f"attn_{each}": f"mixer.{each}_proj" for each in "qkv"},
+    "attn_output": "mixer.o_proj",
+    **{f"ffn_{each}": f"mixer.{each}_proj" for each in ("up", "down")},
+    **{f"ffn_{each}_exps": f"mixer.experts.{{}}.{each}_proj" for each in ("up", "down")},
+    **{f"ffn_{each}_shexp": f"mixer.shared_experts.{each}_proj" for each in ("up", "down")},
+    "ffn_gate_inp": "mixer.gate",
+    "exp_probs_b.bias": "mixer.gate.e_score_correction_bias",
+}
+DELTA_NET: Names = {
+    "attn_qkv": ("linear_attn.q_proj", "linear_attn.k_proj", "linear_attn.v_proj"),
+    "attn_gate": "linear_attn.z_proj",
+    "ssm_alpha": "linear_attn.a_proj",
+    "ssm_beta": "linear_attn.b_proj",
+    "ssm_conv1d": ("linear_attn.q_conv", "linear_attn.k_conv", "linear_attn.v_conv"),
+    "ssm_a": "linear_attn.A_log",
+    "ssm_dt.bias": "linear_attn.dt_bias",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+    "post_attention_norm": "post_attention_layernorm",
+}
+DELTA_NET_SHARES: Mapping[str, tuple[tuple[str, ...], ...]] = dict.fromkeys(
+    ("attn_qkv", "ssm_conv1d"),
+    (("ssm.group_count", "ssm.state_size"),) * 2 + (("ssm.inner_size",),),
+)
+OF_VALUE_HEADS: Mapping[str, Literal["rows", "columns"]] = {
+    **{f"linear_attn.{each}_proj": "rows" for each in ("v", "z", "a", "b")},
+    **dict.fromkeys(("linear_attn.v_conv", "linear_attn.A_log", "linear_attn.dt_bias"), "rows"),
+    "linear_attn.out_proj": "columns",
+}
+MAMBA_SIZES: Mapping[str, str] = {
+    f"ssm.{each}": f"ssm.{each}"
+    for each in ("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank")
+}
+DELTA_NET_SIZES: Mapping[str, str | None] = {
+    **MAMBA_SIZES,
+    "ssm.conv_kernel": "linear_conv_kernel_dim",
+    "ssm.state_size": "linear_key_head_dim",
+    "ssm.group_count": "linear_num_key_heads",
+    "ssm.time_step_rank": "linear_num_value_heads",
+    "full_attention_interval": "full_attention_interval",
+    "attention.recurrent_layers": None,
+}
+"""Sizes of layers with a state; quire.weights.gguf.rules makes of them what config.json has."""
+
+LOGARITHMS = frozenset({"ssm_a"})
+FLAT = frozenset({"ssm_a", "ssm_d", "ssm_norm.weight"})
+UNSQUEEZED = frozenset({"ssm_conv1d.weight"})
+"""Tensors of a layer that stand in another way than in checkpoints (see held)."""

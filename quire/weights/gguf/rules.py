@@ -12,12 +12,16 @@ from typing import Any
 __all__ = [
     "alibi_in_13b",
     "deepseek2",
+    "delta_nets",
     "exact_ramp",
     "gemma_scale",
+    "granite_hybrid",
     "latent_sizes",
     "llama4_norms",
     "llama_experts",
     "ministral_rope",
+    "mistral4",
+    "nemotron_layers",
     "olmo_windows",
     "window_pattern",
     "without_next_tokens",
@@ -131,3 +135,97 @@ def exact_ramp(config: Config, tensors: Tensors) -> None:
     """The ends of YaRN's ramp are not rounded to whole pairs."""
     if config.get("rope_scaling", {}).get("rope_type") == "yarn":
         config["rope_scaling"]["truncate"] = False
+
+
+def mistral4(config: Config, tensors: Tensors) -> None:
+    """Files do not say how its queries grow; Mistral Small 4's do by a tenth."""
+    latent_sizes(config, tensors)
+    scaling = config.get("rope_scaling", {})
+    scaling.setdefault("llama_4_scaling_beta", config.pop("attn_scale", 0.1))
+
+
+def delta_nets(config: Config, tensors: Tensors) -> None:
+    """Which layers carry a state, told by their tensors, and the size of their values."""
+    kinds = ("full_attention", "linear_attention")
+    config["layer_types"] = [kinds[f"blk.{i}.ssm_a" in tensors] for i in _layers(config)]
+    config.pop("full_attention_interval", None)
+    heads = config.get("linear_num_value_heads")
+    config["linear_value_head_dim"] = _shared(config.pop("ssm.inner_size", None), heads)
+    config["attention_bias"] = _has_any(tensors, "attn_q.bias")
+
+
+def granite_hybrid(config: Config, tensors: Tensors) -> None:
+    """Granite 4 H, and Bamba, which rotates and has no multipliers."""
+    sizes = _mamba_sizes(config)
+    config.update(
+        mamba_n_heads=sizes["heads"],
+        mamba_d_head=sizes["head_dim"],
+        mamba_d_state=sizes["state_size"],
+        mamba_n_groups=sizes["group_count"],
+        mamba_d_conv=sizes["conv_kernel"],
+        mamba_expand=_shared(sizes["inner_size"], config.get("hidden_size")),
+        mamba_conv_bias=_has_any(tensors, "ssm_conv1d.bias"),
+        attention_bias=_has_any(tensors, "attn_q.bias"),
+    )
+    rotates = config.pop("position_embedding_type", False)
+    attention = [f"blk.{i}.attn_q.weight" in tensors for i in _layers(config)]
+    if rotates and "embedding_multiplier" not in config:
+        config["architectures"] = ["BambaForCausalLM"]
+        config["attn_layer_indices"] = [i for i, found in enumerate(attention) if found]
+        return
+    config["position_embedding_type"] = "rope" if rotates else "nope"
+    config["layer_types"] = ["attention" if found else "mamba" for found in attention]
+    config.setdefault("num_local_experts", 0)
+    if not config["num_local_experts"]:
+        config.setdefault("shared_intermediate_size", config.get("intermediate_size"))
+
+
+def nemotron_layers(config: Config, tensors: Tensors) -> None:
+    """What each layer is, told by its tensors."""
+    sizes = _mamba_sizes(config)
+    config.update(
+        mamba_num_heads=sizes["heads"],
+        mamba_head_dim=sizes["head_dim"],
+        ssm_state_size=sizes["state_size"],
+        n_groups=sizes["group_count"],
+        conv_kernel=sizes["conv_kernel"],
+        use_conv_bias=_has_any(tensors, "ssm_conv1d.bias"),
+        attention_bias=_has_any(tensors, "attn_q.bias"),
+        mlp_bias=_has_any(tensors, "ffn_up.bias"),
+    )
+    kinds = {"ssm_a": "mamba", "attn_q.weight": "attention", "ffn_gate_inp.weight": "moe"}
+    config["layers_block_type"] = [
+        next((kind for end, kind in kinds.items() if f"blk.{i}.{end}" in tensors), "mlp")
+        for i in _layers(config)
+    ]
+    inner = config.get("intermediate_size")
+    if isinstance(inner, list):
+        config["intermediate_size"] = max(inner)
+    for key in ("rope_theta", "partial_rotary_factor"):
+        config.pop(key, None)
+
+
+def _mamba_sizes(config: Config) -> dict[str, Any]:
+    """Those of Mamba 2; key and value heads are counted layer by layer."""
+    names = ("conv_kernel", "state_size", "group_count", "inner_size")
+    sizes = {name: config.pop(f"ssm.{name}", None) for name in names}
+    heads = config.pop("ssm.time_step_rank", None)
+    kv_heads = config.get("num_key_value_heads")
+    if isinstance(kv_heads, list):
+        config["num_key_value_heads"] = max(kv_heads)
+    return {**sizes, "heads": heads, "head_dim": _shared(sizes["inner_size"], heads)}
+
+
+def _layers(config: Config) -> range:
+    layers = config.get("num_hidden_layers")
+    return range(layers if isinstance(layers, int) else 0)
+
+
+def _shared(total: Any, count: Any) -> Any:
+    """The size of one of `count` equal parts; None where a setting is missing."""
+    whole = isinstance(total, int) and isinstance(count, int) and count > 0
+    return total // count if whole else None
+
+
+def _has_any(tensors: Tensors, ending: str) -> bool:
+    return any(name.endswith("." + ending) for name in tensors)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,15 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ModelError
-from quire.models.registry import build_spec
+from quire.models.registry import build_spec, load_families
 from quire.models.rope import Rope
-from quire.models.spec import Attention, MixtureOfExperts, ModelSpec, parts
+from quire.models.spec import ModelSpec
+from quire.models.stored_as import each_weight
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
-from quire.weights.gguf.config import ROPE_FACTORS, gguf_config
+from quire.weights.gguf.config import gguf_config
+from quire.weights.gguf.made import Made, tensors_of
 from quire.weights.gguf.model import GgufModel
-from quire.weights.gguf.names import Names
+from quire.weights.gguf.settings import factors_of, settings_of
 from quire.weights.gguf.write import Value, write_gguf
 from quire.weights.tensor import RawTensor
 
@@ -28,8 +30,16 @@ __all__ = ["difference", "write_model"]
 
 Weight: TypeAlias = RawTensor | QuantizedMatrix
 Bytes = npt.NDArray[np.uint8]
-WRITABLE = ("llama", "qwen2", "qwen3")
+Tensor: TypeAlias = tuple[str, Bytes]
+"""The name of its type, and its bytes [rows, bytes of a row]."""
+
+COMPARED = (
+    *("width", "max_length", "embedding", "blocks", "norm", "head"),
+    *("logit_scale", "logit_cap"),
+)
 QUANTIZATION_VERSION = 2  # of the block formats; there is no other
+IN_FLOAT32 = ("ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight")
+"""Matrices that stand in float32 as vectors do."""
 
 
 def write_model(
@@ -45,141 +55,67 @@ def write_model(
     Quantized matrices keep their codes; plain matrices their format; vectors become float32.
     tokenizer: metadata, from quire.text.gguf_vocabulary.  name: what people call the model.
     Raises ModelError for an architecture or a setting that GGUF has no words for, ValueError for
-    a matrix that fits no block format.
+    a matrix that fits no block format, or not that of those it shares a tensor with.
     """
     key, architecture = _architecture(spec)
-    sources = {_own_name(each, architecture): each for each in spec.weights()}
-    shapes = {own: spec.weights()[source].shape for own, source in sources.items()}
-    factors = _rope_factors(_rope(spec))
-    if factors is not None:
-        shapes[ROPE_FACTORS] = factors.shape
-    turned = _turned(spec, architecture)
+    settings = settings_of(spec, architecture)
+    made, factors = tensors_of(spec, architecture), factors_of(spec)
+    shapes = {own: each.shape for own, each in made.items()}
+    shapes.update({own: each.shape for own, each in factors.items()})
 
-    def read(own: str) -> tuple[str, Bytes]:
-        if own == ROPE_FACTORS:
-            assert factors is not None
-            return "F32", factors.view(np.uint8)
-        dtype, rows = _rows(weights[sources[own]])
-        return dtype, _turn(rows, turned[own]) if own in turned else rows
+    def read(own: str) -> Tensor:
+        if own in factors:
+            return "F32", factors[own].view(np.uint8)
+        return _tensor(own, made[own], weights, settings)
 
-    settings = {f"{key}.{each}": value for each, value in _settings(spec).items()}
     general: dict[str, Value] = {"general.architecture": key, "general.name": name or path.stem}
     general["general.quantization_version"] = QUANTIZATION_VERSION
-    write_gguf(path, {**general, **settings, **tokenizer}, shapes, read)
+    own_settings = {f"{key}.{each}": value for each, value in settings.items()}
+    write_gguf(path, {**general, **own_settings, **tokenizer}, shapes, read)
     _check(path, spec)
 
 
 def _architecture(spec: ModelSpec) -> tuple[str, Architecture]:
-    for key in WRITABLE:
-        if spec.architecture in ARCHITECTURES[key].families:
-            return key, ARCHITECTURES[key]
-    known = ", ".join(name for key in WRITABLE for name in ARCHITECTURES[key].families)
-    raise ModelError(f"{spec.architecture} cannot be written as GGUF; these can: {known}")
+    """That whose files are read as this family, or as one that reads its config alike."""
+    families = load_families()
+    build = families[spec.architecture].build
+    written = {key: each for key, each in ARCHITECTURES.items() if each.settings is not None}
+    for key, architecture in written.items():
+        if any(
+            families[name].build is build for name in (*architecture.families, *architecture.also)
+        ):
+            return key, architecture
+    known = ", ".join(sorted({name for each in written.values() for name in each.families}))
+    raise ModelError(f"{spec.architecture} cannot be written as GGUF; these may be: {known}")
 
 
-def _own_name(name: str, architecture: Architecture) -> str:
-    """What GGUF calls a weight of the spec."""
-    stem, _, ending = name.rpartition(".")
-    pieces = stem.split(".", 3)
-    table: Names = architecture.tensors
-    front = ""
-    if pieces[:2] == ["model", "layers"]:
-        table, front, stem = architecture.tensors_of_layer, f"blk.{pieces[2]}.", pieces[3]
-    for own, module in table.items():
-        if module == stem:
-            return f"{front}{own}.{ending}"
-    raise ModelError(f"GGUF has no name for the weight {name!r} of this architecture")
+def _tensor(
+    own: str, made: Made, weights: Mapping[str, Weight], settings: Mapping[str, Value]
+) -> Tensor:
+    """The rows of all weights that a tensor is made of."""
+    rows = [_rows(own, weights[name], made.offset) for names in made.weights for name in names]
+    kinds = {kind for kind, _ in rows}
+    if len(kinds) > 1:
+        names = ", ".join(name for each in made.weights for name in each)
+        raise ValueError(
+            f"{names:.200} share a tensor, and are stored as {', '.join(sorted(kinds))}: quantize "
+            "all of them alike, or none"
+        )
+    data = rows[0][1] if len(rows) == 1 else np.concatenate([each for _, each in rows])
+    if made.turned is not None:
+        data = _turn(data, int(settings[made.turned]))  # type: ignore[arg-type]
+    return kinds.pop(), data
 
 
-def _rope(spec: ModelSpec) -> Rope:
-    """The rotation of the first block."""
-    rope = spec.attentions[0].rope
-    if rope is None:
-        raise ModelError(f"{spec.architecture} rotates nothing; GGUF has no words for it here")
-    return rope
-
-
-def _settings(spec: ModelSpec) -> dict[str, Value]:
-    """The metadata of the architecture; those of the first block stand for all."""
-    attention, mlp = _attention(spec), spec.blocks[0].mlp
-    if isinstance(mlp, MixtureOfExperts) or any(parts(spec, MixtureOfExperts)):
-        raise ModelError(f"{spec.architecture}: GGUF files with experts are not written")
-    rope = _rope(spec)
-    assert spec.norm is not None and mlp is not None, "every architecture that is written has one"
-    is_linear = rope.scaling.kind == "linear"
-    return {
-        "context_length": rope.scaling.original_length if is_linear else spec.max_length,
-        "embedding_length": spec.width,
-        "block_count": len(spec.blocks),
-        "feed_forward_length": mlp.up.weight.shape[0],
-        "vocab_size": spec.vocab_size,
-        "attention.head_count": attention.heads,
-        "attention.head_count_kv": attention.kv_heads,
-        "attention.key_length": attention.head_dim,
-        "attention.value_length": attention.head_dim,
-        "attention.layer_norm_rms_epsilon": spec.norm.eps,
-        "rope.dimension_count": rope.dims,
-        "rope.freq_base": rope.theta,
-        **_rope_settings(rope),
-    }
-
-
-def _attention(spec: ModelSpec) -> Attention:
-    attention = spec.blocks[0].attention
-    assert isinstance(attention, Attention), "every architecture that GGUF names here has this one"
-    return attention
-
-
-def _rope_settings(rope: Rope) -> dict[str, Value]:
-    scaling = rope.scaling
-    if scaling.kind in ("default", "llama3", "factors"):
-        return {}
-    if scaling.kind == "linear":
-        return {"rope.scaling.type": "linear", "rope.scaling.factor": scaling.factor}
-    if scaling.kind == "yarn":
-        return {
-            "rope.scaling.type": "yarn",
-            "rope.scaling.factor": scaling.factor,
-            "rope.scaling.original_context_length": scaling.original_length,
-            "rope.scaling.yarn_attn_factor": scaling.attention_factor,
-            "rope.scaling.yarn_beta_fast": scaling.beta_fast,
-            "rope.scaling.yarn_beta_slow": scaling.beta_slow,
-        }
-    raise ModelError(f"GGUF has no words for the rope scaling {scaling.kind!r}")
-
-
-def _rope_factors(rope: Rope) -> npt.NDArray[np.float32] | None:
-    """What each frequency is divided by, where a rule decides pair by pair."""
-    if rope.scaling.kind not in ("llama3", "factors"):
-        return None
-    plain = np.array(Rope(rope.dims, rope.theta).inverse_frequencies())
-    factors: npt.NDArray[np.float32] = plain / np.array(rope.inverse_frequencies())
-    return factors.astype(np.float32)
-
-
-def _rows(weight: Weight) -> tuple[str, Bytes]:
-    """The type and the bytes of a weight, [rows, bytes]."""
+def _rows(own: str, weight: Weight, offset: float) -> Tensor:
+    """One weight, as its tensor has it."""
     if isinstance(weight, QuantizedMatrix):
         return block_format_of(weight), encode(weight)
-    if len(weight.shape) == 1:
-        return "F32", weight.float32().view(np.uint8).reshape(weight.shape[0], -1)
+    if len(weight.shape) == 1 or own.endswith(IN_FLOAT32):
+        wide = np.ascontiguousarray(weight.float32() + np.float32(offset))
+        return "F32", wide.view(np.uint8).reshape(weight.shape[0], -1)
     data = np.ascontiguousarray(weight.data)
     return weight.dtype, data.view(np.uint8).reshape(weight.shape[0], -1)
-
-
-def _turned(spec: ModelSpec, architecture: Architecture) -> dict[str, int]:
-    """Tensor whose rows are to be turned → its heads."""
-    attention = _attention(spec)
-    counts = {
-        "attention.head_count": attention.heads,
-        "attention.head_count_kv": attention.kv_heads,
-    }
-    return {
-        f"blk.{layer}.{tensor}.{ending}": counts[key]
-        for layer in range(len(spec.blocks))
-        for tensor, key in architecture.turned.items()
-        for ending in ("weight", "bias")
-    }
 
 
 def _turn(rows: Bytes, heads: int) -> Bytes:
@@ -192,11 +128,16 @@ def _check(path: Path, spec: ModelSpec) -> None:
     """Compare with what the file says; raises ModelError, naming what it cannot say."""
     config = gguf_config(GgufModel(path))
     config.pop("quantization_config", None)
-    again = build_spec(config)
-    for name in ("width", "max_length", "embedding", "blocks", "norm", "head"):
+    again, spec = (_unplaced(each) for each in (build_spec(config), spec))
+    for name in COMPARED:
         if fault := difference(getattr(spec, name), getattr(again, name), name):
             path.unlink()
             raise ModelError(f"GGUF cannot say this of {spec.architecture}: {fault}")
+
+
+def _unplaced(spec: ModelSpec) -> ModelSpec:
+    """The spec without a word on where checkpoints have its weights."""
+    return each_weight(spec, lambda weight: replace(weight, stored=()))
 
 
 def _rotation(rope: Rope) -> tuple[Any, ...]:

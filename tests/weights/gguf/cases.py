@@ -83,19 +83,59 @@ GRANITE = {
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
 }
+MAMBA = {
+    "num_hidden_layers": 3,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 6,
+    "mamba_n_groups": 2,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2**20,
+}
+NEMOTRON = {
+    "head_dim": 8,
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 8,
+    "ssm_state_size": 6,
+    "n_groups": 2,
+    "conv_kernel": 3,
+    "layer_norm_epsilon": 1e-5,
+    "max_position_embeddings": 2**20,
+}
+DELTA_NETS = {
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 4,
+    "linear_value_head_dim": 6,
+    "linear_conv_kernel_dim": 4,
+    "full_attention_interval": 4,
+}
+QWEN_EXPERTS = {
+    "num_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 20,
+    "norm_topk_prob": True,
+}
 
 
 @dataclass(frozen=True)
 class Case:
     """A file, the family that it is of, and what its config.json says beside BASE.
 
-    without: keys of BASE that it does not have.
+    without: keys of BASE that it does not have.  published: what its config.json has in place of
+    the family.
     """
 
     name: str
     family: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+    published: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -159,6 +199,19 @@ CASES = (
         key: value for key, value in GRANITE.items() if "expert" not in key
     }),
     Case("granitemoe", "GraniteMoeForCausalLM", GRANITE),
+    Case("granitehybrid", "GraniteMoeHybridForCausalLM", {
+        **MAMBA, **GRANITE, "layer_types": ["mamba", "attention", "mamba"],
+        "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 24,
+        "position_embedding_type": "nope",
+    }),
+    Case("granitehybrid-experts", "GraniteMoeHybridForCausalLM", {
+        **MAMBA, **GRANITE, "layer_types": ["attention", "mamba", "mamba"],
+        "shared_intermediate_size": 24, "position_embedding_type": "nope",
+        "mamba_conv_bias": False, "tie_word_embeddings": True,
+    }),
+    Case("granitehybrid-bamba", "BambaForCausalLM", {
+        **MAMBA, "attn_layer_indices": [1], "attn_rotary_emb": 4,
+    }),
     Case("hunyuan-dense", "HunYuanDenseV1ForCausalLM", {
         "head_dim": 8, "rope_theta": 1e4, "max_position_embeddings": 262144,
         "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
@@ -191,6 +244,24 @@ CASES = (
         "num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 8, "rotary_dim": 4,
         "scoring_func": "sigmoid",
     }),
+    Case("deepseek2-glm", "Glm4MoeLiteForCausalLM", {
+        **LATENT, **DEEPSEEK, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
+        "num_nextn_predict_layers": 0, "mlp_layer_types": ["dense", "sparse"],
+    }),
+    Case("mistral4", "Mistral4ForCausalLM", {
+        **LATENT, **DEEPSEEK, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 0, "rope_parameters": MISTRAL, "model_type": "mistral4",
+    }, ("rope_theta",), "Mistral3ForConditionalGeneration"),
+    Case("nemotron_h", "NemotronHForCausalLM", {
+        **NEMOTRON, "num_hidden_layers": 5, "hybrid_override_pattern": "M-M*-",
+    }, ("rms_norm_eps", "rope_theta")),
+    Case("nemotron_h_moe", "NemotronHForCausalLM", {
+        **NEMOTRON, "num_hidden_layers": 4, "hybrid_override_pattern": "ME*M",
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+        "moe_shared_expert_intermediate_size": 20, "n_shared_experts": 1, "n_group": 1,
+        "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+    }, ("rms_norm_eps", "rope_theta")),
+    Case("olmo", "OlmoForCausalLM", {}, ("rms_norm_eps",)),
     Case("mistral3", "Ministral3ForCausalLM", {
         "head_dim": 8, "rope_parameters": MISTRAL, "model_type": "ministral3",
     }, ("rope_theta",)),
@@ -216,6 +287,19 @@ CASES = (
         "shared_expert_intermediate_size": 20, "norm_topk_prob": False,
     }),
     Case("qwen3", "Qwen3ForCausalLM", {"head_dim": 16}),
+    Case("qwen35", "Qwen3_5ForCausalLM", {
+        **DELTA_NETS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
+                            "partial_rotary_factor": 0.25},
+    }, ("rope_theta",)),
+    Case("qwen35moe", "Qwen3_5MoeForCausalLM", {
+        **DELTA_NETS, **QWEN_EXPERTS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
+                            "partial_rotary_factor": 0.25},
+    }, ("rope_theta",)),
+    Case("qwen3next", "Qwen3NextForCausalLM", {
+        **DELTA_NETS, **QWEN_EXPERTS, "partial_rotary_factor": 0.25,
+    }),
     Case("qwen3moe", "Qwen3MoeForCausalLM", {
         "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "head_dim": 16,
         "norm_topk_prob": True,

@@ -48,6 +48,7 @@ def write_checkpoint(case: Case, directory: Path) -> None:
         put(tensor, place, values)
     save_file(tensors, directory / "model.safetensors")
     config = {"model_type": "any", **config_of(case)}
+    config["architectures"] = [case.published or case.family]
     (directory / "config.json").write_text(json.dumps(config))
     vocabulary = {str(i): i for i in range(spec.vocab_size)}
     tokenizer = {"model": {"vocab": vocabulary}, "added_tokens": []}
@@ -80,6 +81,7 @@ def convert(directory: Path, path: Path) -> None:
         for name in list(vars(each)):
             if name.startswith(("set_vocab", "_set_vocab")):
                 setattr(each, name, lambda self, *args, **options: None)
+    model_class.no_mtp = True
     if architecture.startswith("BaiChuan"):  # its own one calls itself for ever
         write_apart(model_class)
     with torch.inference_mode():
