@@ -187,7 +187,10 @@ class Scheduler:
                 chunks.clear()
         self._step += 1
         evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
-        plan = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
+        num_tokens = sum([len(each.tokens) for each in chunks])
+        if not self._prefix.saves_evicted:
+            evicted = ()
+        plan = Plan(self._step, tuple(chunks), num_tokens, evicted)
         if chunks:
             self._open.open(plan, self._planned)
         return plan
