@@ -13,10 +13,10 @@ from typing import Any
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
 from quire.control.plan import Update
-from quire.engine import Details, EngineStats, Event
+from quire.engine import EngineStats, Event
 from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import Delta, EmbeddingOutput
+from quire.outputs import Delta, Details, EmbeddingOutput
 from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 from quire.vision.prompt_images import PromptImages

@@ -5,37 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from quire.control.plan import Plan, Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stats import SchedulerStats
-from quire.outputs import RequestMetrics, TokenLogprobs
+from quire.outputs import NO_DETAILS, Details, RequestMetrics, TokenLogprobs
 from quire.runtime.runner import Flight, Runner, StepOutput
 from quire.sampling.state import SamplingState
 from quire.vision.prompt_images import PromptImages
 
-__all__ = ["NOTHING", "Details", "Engine", "EngineStats", "Event"]
-
-
-class Details(NamedTuple):
-    """What there is to say of an update beside its tokens; nothing, most of the time.
-
-    logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
-    None for the first, with the first new token, if asked for.  metrics: with the first new token,
-    and at the end.
-    """
-
-    logprobs: Sequence[TokenLogprobs] | None = None
-    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
-    metrics: RequestMetrics | None = None
-
+__all__ = ["Engine", "EngineStats", "Event"]
 
 Event: TypeAlias = tuple[Update, Details]
 """What happened to one request in one step."""
-
-NOTHING = Details()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +210,7 @@ class Engine:
         return [
             self._event(each, output, now)
             if each.finish_reason is not None or each.request_id in special
-            else (each, NOTHING)
+            else (each, NO_DETAILS)
             for each in updates
         ]
 

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
 from quire.control.plan import Update
-from quire.engine import Details, EngineStats
+from quire.engine import EngineStats
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput
+from quire.outputs import CompletionOutput, Details, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 __all__ = [
+    "NO_DETAILS",
     "CompletionOutput",
     "Delta",
+    "Details",
     "EmbeddingOutput",
     "Logprob",
     "RequestMetrics",
@@ -38,6 +40,22 @@ class RequestMetrics:
     first_token_s: float = 0.0
     finished_s: float = 0.0
     num_preemptions: int = 0
+
+
+class Details(NamedTuple):
+    """What there is to say of a step's new tokens beside them; nothing, most of the time.
+
+    logprobs: one entry per new token, if asked for.  prompt_logprobs: one entry per prompt token,
+    None for the first, with the first new token, if asked for.  metrics: with the first new token,
+    and at the end.
+    """
+
+    logprobs: Sequence[TokenLogprobs] | None = None
+    prompt_logprobs: Sequence[TokenLogprobs | None] | None = None
+    metrics: RequestMetrics | None = None
+
+
+NO_DETAILS = Details()
 
 
 @dataclass(slots=True)

@@ -9,7 +9,25 @@ from quire.control.blocks import BlockPool
 from quire.control.plan import Chunk, Plan
 from quire.control.request import Request
 
-__all__ = ["OpenPlans"]
+__all__ = ["OpenChunks", "OpenPlans"]
+
+
+class OpenChunks(dict[Request, Chunk]):
+    """What the open plan computes of each request; empty where none is open."""
+
+    def can_be_followed(self) -> bool:
+        """Whether a plan may be made although the tokens that these sample are not known yet."""
+        return all(request.plan_ahead or not chunk.samples for request, chunk in self.items())
+
+    def behind(self, request: Request) -> tuple[int, int]:
+        """Where the request's chunk ends, and how many tokens the request has then.
+
+        Both are the same where nothing can be said yet of what follows, or nothing does.
+        """
+        chunk = self[request]
+        end = chunk.start + len(chunk.tokens)
+        known = len(request.tokens) + chunk.samples
+        return (end, end) if chunk.load_keys or known >= request.max_len else (end, known)
 
 
 @dataclass(slots=True)
@@ -53,14 +71,13 @@ class OpenPlans:
                 return
         self._pool.release(request.held_blocks)
 
-    def chunks(self) -> dict[Request, Chunk]:
-        """What the open plan computes of each request; nothing where none is open."""
+    def chunks(self) -> OpenChunks:
+        """What the open plan computes of each request."""
         assert len(self._plans) < 2, "commit a plan before making a third"
-        return {
-            request: chunk
-            for each in self._plans
-            for request, chunk in zip(each.requests, each.plan.chunks, strict=True)
-        }
+        found = OpenChunks()
+        for each in self._plans:
+            found.update(zip(each.requests, each.plan.chunks, strict=True))
+        return found
 
     def waiting_tables(self) -> list[list[int]]:
         """Blocks that were given up and are not back yet."""

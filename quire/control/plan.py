@@ -1,6 +1,6 @@
 """The frozen orders for one step, and what comes back from running them.
 
-What exists once a request and step is a NamedTuple, which is made in a quarter of the time.
+What exists once a request and step is no frozen dataclass, which takes five times as long to make.
 """
 
 from __future__ import annotations
@@ -78,18 +78,14 @@ class Chunk(NamedTuple):
 class Plan:
     """One step: at most one chunk per request, at most the token budget in all.
 
-    evicted: keys and blocks of contents to save in the block store before anything is loaded or
-    computed, for their blocks are others' now.
+    num_tokens: those of all chunks.  evicted: keys and blocks of contents to save in the block
+    store before anything is loaded or computed, for their blocks are others' now.
     """
 
     step: int
     chunks: tuple[Chunk, ...]
+    num_tokens: int
     evicted: Sequence[tuple[bytes, int]] = ()
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens computed in this step."""
-        return sum(len(chunk.tokens) for chunk in self.chunks)
 
 
 Sampled = Mapping[str, Sequence[int]]
@@ -101,7 +97,8 @@ Unloaded = Mapping[str, int]
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
-class Update(NamedTuple):
+@dataclass(slots=True)
+class Update:
     """What one step changed for one request.
 
     finish_reason: "stop", "length", "abort" or "error" when the request is over, else None.

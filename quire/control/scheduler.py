@@ -9,17 +9,10 @@ from quire.control.block_store import BlockStore
 from quire.control.blocks import BlockPool
 from quire.control.deadlines import Deadlines
 from quire.control.drafting import Drafter, Drafting
+from quire.control.holdings import Holdings
 from quire.control.limits import Limits
-from quire.control.open_plans import OpenPlans
-from quire.control.plan import (
-    NOTHING,
-    UNKNOWN_TOKEN,
-    Chunk,
-    Plan,
-    Sampled,
-    Unloaded,
-    Update,
-)
+from quire.control.open_plans import OpenChunks, OpenPlans
+from quire.control.plan import NOTHING, UNKNOWN_TOKEN, Chunk, Plan, Sampled, Unloaded, Update
 from quire.control.policy import Policy, fcfs
 from quire.control.prefix import PrefixCache
 from quire.control.request import Request, RequestState
@@ -27,7 +20,7 @@ from quire.control.state_records import StateRecords
 from quire.control.stats import SchedulerStats
 from quire.control.stop import Finish
 from quire.control.waiting import WaitingQueue
-from quire.control.window import NO_BLOCK, num_passed_blocks
+from quire.control.window import NO_BLOCK
 from quire.errors import RequestError
 
 __all__ = ["Scheduler"]
@@ -121,12 +114,13 @@ class Scheduler:
         self._running: list[Request] = []
         self._deadlines = Deadlines()
         self._open = OpenPlans(self._pool)
-        self._ordered: dict[Request, Chunk] = {}  # what the open plan computes of each request
+        self._holdings = Holdings(self._pool, self._prefix, self._states, self._open, self.limits)
+        self._ordered = OpenChunks()  # what the open plan computes of each request
         self._planned: list[Request] = []  # of the newest plan, in the order of its chunks
         self._now = 0.0
         self._drafting = Drafting(drafter, self.limits, self._pool)
         self._goes_ahead = drafter is None and self._states is None
-        self._step = self._num_submitted = self._num_preemptions = self._num_wasted_tokens = 0
+        self._step = self._num_submitted = self._num_preemptions = 0
 
     @property
     def has_work(self) -> bool:
@@ -180,14 +174,17 @@ class Scheduler:
         chunks: list[Chunk] = []
         if not self._ordered:
             self._fill(chunks)
-        elif self._may_go_ahead():
+        elif self._goes_ahead and self._ordered.can_be_followed():
             try:
                 self._fill(chunks)
             except _NoBlockAheadError:
                 chunks.clear()
         self._step += 1
         evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
-        plan = Plan(self._step, tuple(chunks), evicted if self._prefix.saves_evicted else ())
+        num_tokens = sum([len(each.tokens) for each in chunks])
+        if not self._prefix.saves_evicted:
+            evicted = ()
+        plan = Plan(self._step, tuple(chunks), num_tokens, evicted)
         if chunks:
             self._open.open(plan, self._planned)
         return plan
@@ -216,11 +213,11 @@ class Scheduler:
             if request.state is not running:
                 continue
             if chunk.load_keys:
-                self._take_in_loaded(chunk, request, unloaded.get(request.id))
+                self._holdings.take_in_loaded(chunk, request, unloaded.get(request.id))
                 if request.id in unloaded:
                     continue
             if not chunk.samples:
-                self._advance(request, chunk.start + len(chunk.tokens))
+                self._holdings.advance(request, chunk.start + len(chunk.tokens))
                 continue
             if failed and request.id in failed:
                 updates.append(self._finish(request, (), Finish("error")))
@@ -231,7 +228,7 @@ class Scheduler:
             if chunk.num_drafts:
                 # A right guess is in the cache; a wrong one is not counted and will be overwritten.
                 end += min(self._drafting.count(chunk, request, new_tokens), len(kept))
-            self._advance(request, end)
+            self._holdings.advance(request, end)
             if finish:
                 updates.append(self._finish(request, kept, finish))
             else:
@@ -258,7 +255,7 @@ class Scheduler:
             prefix_hit_tokens=self._prefix.num_hit_tokens,
             store_query_tokens=self._prefix.num_store_query_tokens,
             store_hit_tokens=self._prefix.num_store_hit_tokens,
-            num_wasted_tokens=self._num_wasted_tokens,
+            num_wasted_tokens=self._holdings.num_wasted_tokens,
             num_drafts=self._drafting.num_drafts,
             num_draft_tokens=self._drafting.num_draft_tokens,
             num_accepted_tokens=self._drafting.num_accepted_tokens,
@@ -266,21 +263,12 @@ class Scheduler:
 
     def check(self) -> None:
         """Assert the invariants that hold between any two calls."""
-        held = [request.held_blocks for request in self._running]
-        self._pool.check([*held, *self._open.waiting_tables()])
+        self._holdings.check(self._running)
         assert all(each.state is RequestState.RUNNING for each in self._running)
         assert all(each.state is RequestState.WAITING for each in self._waiting)
         assert not any(each.block_table or each.num_computed for each in self._waiting)
         assert {*self._running, *self._waiting} == {*self._requests.values()}, "a request is lost"
         assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
-        if self._states is not None:
-            self._states.check(self._running)
-
-    def _may_go_ahead(self) -> bool:
-        """Whether a plan may be made although tokens are not known yet."""
-        return self._goes_ahead and all(
-            request.plan_ahead or not chunk.samples for request, chunk in self._ordered.items()
-        )
 
     def _fill(self, chunks: list[Chunk]) -> None:
         """Plan what runs, then what waits, then guesses."""
@@ -306,7 +294,7 @@ class Scheduler:
         tokens, table, size = request.tokens, request.block_table, self.limits.block_tokens
         start, known, room = request.num_computed, len(tokens), len(table) * size
         if self._ordered and request in self._ordered:
-            start, known = self._after(self._ordered[request], request)
+            start, known = self._ordered.behind(request)
         end = known
         if end - start > budget:
             end = start + budget
@@ -322,15 +310,6 @@ class Scheduler:
             self._planned.append(request)
         return end - start
 
-    def _after(self, chunk: Chunk, request: Request) -> tuple[int, int]:
-        """Where an open chunk ends, and how many tokens the request has then.
-
-        Both are the same where nothing can be said yet of what follows, or nothing does.
-        """
-        end = chunk.start + len(chunk.tokens)
-        known = len(request.tokens) + chunk.samples
-        return (end, end) if chunk.load_keys or known >= request.max_len else (end, known)
-
     def _take_blocks(self, request: Request, count: int) -> list[int]:
         """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
         while self._pool.num_free < count and self._running[-1] is not request:
@@ -341,31 +320,12 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         """Give up what the least urgent running request has computed, and let it wait again."""
-        self._give_up_blocks(request)
+        self._stop_running(request)
         self._num_preemptions += 1
         request.num_preemptions += 1
         request.queued_since = self._now
         request.state = RequestState.WAITING
         self._waiting.add(request)
-
-    def _advance(self, request: Request, end: int) -> None:
-        """Note that all before position `end` is computed; blocks may be full now, or passed."""
-        start, size = request.num_computed, self.limits.block_tokens
-        self._num_wasted_tokens += request.advance(end)
-        if end // size > start // size:
-            self._prefix.publish(request, start, end)
-        if self._states is not None:
-            self._states.advance(request, start, end)
-        if self.limits.window is not None:
-            self._release_passed(request)
-
-    def _release_passed(self, request: Request) -> None:
-        """Give back the blocks that no later token of the request sees."""
-        limits, table, start = self.limits, request.block_table, request.num_passed
-        passed = num_passed_blocks(request.num_computed, limits.block_tokens, limits.window)
-        self._pool.release(table[start:passed])
-        table[start:passed] = [NO_BLOCK] * (passed - start)
-        request.num_passed = passed
 
     # The waiting requests.
 
@@ -375,10 +335,7 @@ class Scheduler:
         spare = self._pool.num_free - sum(map(limits.num_blocks_reserved, self._running))
         while self._waiting and budget > 0 and len(self._running) < limits.max_num_seqs:
             request = self._waiting.first
-            hits = self._prefix.find(request)
-            if self._states is not None:
-                hits = self._states.usable(request, hits)
-            stored = self._prefix.find_stored(request, len(hits))
+            hits, stored = self._holdings.find(request)
             start = (len(hits) + len(stored)) * limits.block_tokens
             wanted = min(len(request.tokens) - start, budget)
             whole = limits.enable_chunked_prefill or start + wanted >= request.num_prompt
@@ -388,42 +345,26 @@ class Scheduler:
             spare -= self._pool.count_free(held)
             if spare < 0 or not whole:
                 break
-            self._start(request, hits, passed, len(stored))
+            self._start(request, hits, len(stored))
             budget -= self._schedule(request, budget, chunks)
             if stored:
                 blocks = request.block_table[len(hits) : len(hits) + len(stored)]
                 chunks[-1] = chunks[-1]._replace(load_keys=stored, load_blocks=blocks)
         return budget
 
-    def _start(self, request: Request, hits: list[int], passed: int, num_stored: int) -> None:
+    def _start(self, request: Request, hits: list[int], num_stored: int) -> None:
         """Move a waiting request to the running ones, with the blocks found in the cache.
 
         num_stored: blocks behind them that its first chunk loads.
         """
         self._waiting.remove(request)
         self._running.append(request)
-        self._pool.hold(hits[passed:])
-        if self._states is not None:
-            self._states.start(request, len(hits))
+        self._holdings.start(request, hits, num_stored)
         request.state = RequestState.RUNNING
-        request.block_table = hits + self._pool.take(num_stored)
-        request.num_passed = passed
-        request.num_computed = len(request.block_table) * self.limits.block_tokens
         if request.first_scheduled is None:
             request.first_scheduled = self._now
             request.num_cached_tokens = request.num_computed
             self._prefix.count(request, len(hits))
-
-    def _take_in_loaded(self, chunk: Chunk, request: Request, num_loaded: int | None) -> None:
-        """Publish the blocks that a chunk loaded: all of them if None, else only the first ones."""
-        size = self.limits.block_tokens
-        first = chunk.start - len(chunk.load_keys) * size
-        end = chunk.start if num_loaded is None else first + num_loaded * size
-        self._prefix.publish(request, first, end)
-        request.num_computed = end
-        if request.num_preemptions == 0:  # the first admission, which is what is counted
-            request.num_cached_tokens = end
-            self._prefix.num_store_hit_tokens += end - first
 
     # The end of a request.
 
@@ -431,19 +372,13 @@ class Scheduler:
         if request.state is RequestState.WAITING:
             self._waiting.remove(request)
         else:
-            self._give_up_blocks(request)
+            self._stop_running(request)
         request.state = RequestState.FINISHED
         del self._requests[request.id]
         self._drafting.finish(request)
         self._prefix.finish(request)
         return request.update(tokens, finish)
 
-    def _give_up_blocks(self, request: Request) -> None:
-        """Take a request off the running; its table is replaced, as a plan may still hold it."""
+    def _stop_running(self, request: Request) -> None:
         self._running.remove(request)
-        self._open.release(request)
-        if self._states is not None:
-            self._states.give_up(request)
-        request.block_table, request.num_passed = [], 0
-        request.num_lost = request.num_peak
-        request.num_computed = 0
+        self._holdings.give_up(request)

@@ -35,7 +35,8 @@ class HostBlocks:
     """A BlockStore in host memory; it forgets what was of no use for the longest time.
 
     A block is copied here when the pool gives it up: what is never given up is never copied, and
-    one that comes back needs no second copy.  Every failure means that tokens are computed.
+    one that comes back needs no second copy.  Every failure means that tokens are computed.  Copies
+    have no checksums, unlike files: this memory is trusted as the cache itself is.
     """
 
     outlives_process = False

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quire.control.plan import Update
-from quire.outputs import Delta, RequestMetrics, TokenLogprobs
+from quire.outputs import NO_DETAILS, Delta, Details, TokenLogprobs
 from quire.sampling_params import SamplingParams
 from quire.text.detokenize import make_detokenizer
 from quire.text.stop_strings import StopStringFinder
@@ -55,27 +55,20 @@ class OutputAssembler:
         """Whether the last delta has been returned."""
         return self._last is not None
 
-    def push(
-        self,
-        update: Update,
-        logprobs: Sequence[TokenLogprobs] | None = None,
-        prompt_logprobs: Sequence[TokenLogprobs | None] | None = None,
-        metrics: RequestMetrics | None = None,
-    ) -> Delta:
-        """Add what one step brought.
+    def push(self, update: Update, details: Details = NO_DETAILS) -> Delta:
+        """Add what one step brought; log-probabilities get their tokens' text here.
 
-        logprobs: one entry per token of the update; prompt_logprobs: one per token of the prompt,
-        the first of them None; entries get their tokens' text here.
         The token that ended the completion is in the delta's token_ids but not in its text, unless
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
         if self._last is not None:
-            return replace(self._last, metrics=metrics)
+            return replace(self._last, metrics=details.metrics)
         stop_reason: str | int | None
-        _, tokens, finish_reason, stop_reason, num_cached_tokens = update
-        is_over = finish_reason is not None
-        hide_last = finish_reason == "stop" and not self._show_stop_token
-        shown = tokens[:-1] if hide_last else tokens
+        tokens, finish_reason, stop_reason = update.tokens, update.finish_reason, update.stop_reason
+        logprobs, prompt_logprobs, metrics = details
+        is_over, shown = finish_reason is not None, tokens
+        if finish_reason == "stop" and not self._show_stop_token:
+            shown = tokens[:-1]
         if self._finder is None:
             text = self._detokenizer.push(shown)
             if is_over:
@@ -97,7 +90,7 @@ class OutputAssembler:
             logprobs,
             finish_reason,
             stop_reason,
-            num_cached_tokens,
+            update.num_cached_tokens,
             prompt_logprobs,
             metrics,
         )

@@ -18,6 +18,8 @@ from quire.cli.bench.drafts import DraftCounts
 from quire.cli.bench.figures import METRICS, Distribution, Figures, percentile
 from quire.cli.bench.latency import Iteration, LatencyBench, summarize
 from quire.cli.bench.load import arrival_times
+from quire.cli.bench.serve_options import ServeBench
+from quire.cli.bench.throughput import ThroughputBench
 from quire.cli.main import main
 from quire.errors import ConfigError
 from quire.text.tokenizer import Tokenizer, load_tokenizer
@@ -34,6 +36,10 @@ def outcome(
 ) -> Outcome:
     count = len(arrivals) if tokens is None else tokens
     return Outcome(started, list(arrivals), arrivals[-1] if arrivals else 0.0, 5, count, "", error)
+
+
+def test_benchmarks_sample_alike() -> None:
+    assert ThroughputBench().temperature == ServeBench().temperature == 0.0
 
 
 @given(

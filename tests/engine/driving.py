@@ -14,11 +14,11 @@ from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.state_records import num_records_needed
 from quire.control.stop import StopRules
-from quire.engine import Details, Engine
+from quire.engine import Engine
 from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
 from quire.ops.number_formats import from_float32
-from quire.outputs import TokenLogprobs
+from quire.outputs import Details, TokenLogprobs
 from quire.runtime.image_inputs import Encode
 from quire.runtime.quantize import quantize_weights
 from quire.runtime.rope_tables import RopeTables

@@ -10,7 +10,8 @@ import numpy as np
 
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
-from quire.backends.native.records import RecordWriter
+from quire.backends.native.record_writer import RecordWriter
+from quire.backends.native.records import record_of
 from quire.graph.buffers import BufferPlan, Tensor
 from quire.graph.ir import Node, Value
 from quire.ops.aligned import aligned_zeros
@@ -46,7 +47,7 @@ def run_native(
     for value, rows in given.items():
         views[value][:] = rows
     writer = RecordWriter(BufferPlan(places, end), weights, ())
-    records = (c.Op * len(nodes))(*(writer.record(node) for node in nodes))
+    records = (c.Op * len(nodes))(*(record_of(node, writer) for node in nodes))
     program = c.Program(records, None, len(nodes), 0, arena.ctypes.data)
     program.pool, program.isa = pool.handle, isa
     step = c.Step(num_tokens=num_rows)

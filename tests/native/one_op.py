@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from quire.backends.native import library as c
-from quire.backends.native.records import matrix_of
+from quire.backends.native.record_writer import matrix_of
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.ops.kv_codes import to_codes
 from quire.quant.packed import PackedMatrix

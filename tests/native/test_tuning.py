@@ -9,7 +9,7 @@ import pytest
 
 from quire.backends.native import library as c
 from quire.backends.native import tuner
-from quire.backends.native.records import DTYPE_CODES
+from quire.backends.native.record_writer import DTYPE_CODES
 from quire.backends.native.tuning import Tuning, check_tunings, default_tunings
 from quire.errors import ConfigError
 from quire.quant.packed import INTEGER_DTYPES

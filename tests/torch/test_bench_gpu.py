@@ -1,4 +1,4 @@
-"""bench/gpu.py at toy sizes on the CPU: all parts run, go on where they were, and fill tables."""
+"""bench.gpu at toy sizes on the CPU: all parts run, go on where they were, and fill tables."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from bench import gpu, gpu_end_to_end
-from bench.gpu_models import FORMATS, write_checkpoint
-from bench.gpu_results import Results
-from bench.gpu_table import NOT_YET, render
+from bench.gpu import __main__ as gpu
+from bench.gpu import engine, server
+from bench.gpu.models import FORMATS, write_checkpoint
+from bench.gpu.results import Results
+from bench.gpu.table import NOT_YET, render
 from quire.config import EngineConfig
 from quire.runtime.open_model import open_model
 
@@ -51,8 +52,8 @@ def test_a_part(part: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (values,) = found.values()
         assert values["first_token_s"] > values["ready_s"] > 0
         assert "model" in values["stages"] and "tokenizer" in values["stages"]
-    monkeypatch.setattr(gpu_end_to_end, "Assembly", None)
-    monkeypatch.setattr(gpu_end_to_end, "serving", lambda *anything: None)
+    monkeypatch.setattr(engine, "Assembly", None)
+    monkeypatch.setattr(server, "serving", lambda *anything: None)
     assert run(part, folder) == found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench import gpu_checks
+from bench.gpu import checks
 from quire.backends.torch.matrix import CodedMatrix
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import TILES, Tile
@@ -20,7 +20,7 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "OUTPUTS": 40, "COLUMNS": 96, "ROWS": 101, "HEADS": 6, "KV_HEADS": 2, "DIM": 64,
         "LENGTHS": ((270, 1), (0, 20)), "SAMPLED": 2, "VOCABULARY": 500,
     }.items():  # fmt: skip
-        monkeypatch.setattr(gpu_checks, name, value)
+        monkeypatch.setattr(checks, name, value)
 
 
 def small() -> Launcher:
@@ -28,23 +28,23 @@ def small() -> Launcher:
     return Launcher("sm_80", {**tiles, ("sampling", ""): Tile(1, 512)})
 
 
-@pytest.mark.parametrize("name", gpu_checks.CHECKS)
+@pytest.mark.parametrize("name", checks.CHECKS)
 def test_holds(name: str) -> None:
     torch.manual_seed(0)
-    assert gpu_checks.CHECKS[name](small(), torch.device("cpu")) <= 1
+    assert checks.CHECKS[name](small(), torch.device("cpu")) <= 1
 
 
 def test_sees_a_wrong_product(monkeypatch: pytest.MonkeyPatch) -> None:
     """One weight is off by a step."""
-    multiply: Callable[..., None] = gpu_checks.code_matmul
+    multiply: Callable[..., None] = checks.code_matmul
 
     def wrong(gpu: Launcher, x: torch.Tensor, weight: CodedMatrix, out: torch.Tensor) -> None:
         weight.codes[0, 0, 0] ^= 4
         multiply(gpu, x, weight, out)
         weight.codes[0, 0, 0] ^= 4
 
-    monkeypatch.setattr(gpu_checks, "code_matmul", wrong)
-    assert gpu_checks.CHECKS["code_matmul, int4"](small(), torch.device("cpu")) > 1
+    monkeypatch.setattr(checks, "code_matmul", wrong)
+    assert checks.CHECKS["code_matmul, int4"](small(), torch.device("cpu")) > 1
 
 
 def test_sees_rows_that_depend_on_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,5 +54,5 @@ def test_sees_rows_that_depend_on_others(monkeypatch: pytest.MonkeyPatch) -> Non
         shift = 1e-7 if len(x) > 1 else 0.0
         out.copy_(x.float() @ weight.float().T + shift)
 
-    monkeypatch.setattr(gpu_checks, "float_matmul", product)
-    assert gpu_checks.CHECKS["float_matmul"](small(), torch.device("cpu")) == math.inf
+    monkeypatch.setattr(checks, "float_matmul", product)
+    assert checks.CHECKS["float_matmul"](small(), torch.device("cpu")) == math.inf

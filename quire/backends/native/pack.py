@@ -8,7 +8,7 @@ import numpy as np
 
 from quire.backends.executable import StoredWeight
 from quire.backends.native import library as c
-from quire.backends.native.records import DTYPE_CODES
+from quire.backends.native.record_writer import DTYPE_CODES
 from quire.quant.packed import PackedDtype, PackedMatrix, packed_bytes
 
 __all__ = ["pack_to_nearest"]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
 from quire.backends.native import library as c
-from quire.backends.native.records import BODIES, DTYPE_CODES, ROW_DTYPES, RecordWriter
+from quire.backends.native.record_writer import DTYPE_CODES, ROW_DTYPES, RecordWriter
+from quire.backends.native.records import BODIES, record_of
 from quire.backends.native.sample_rows import SampleTable
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.graph.ir import Node
@@ -184,7 +185,7 @@ class NativeExecutable:
         )
 
     def _records(self, nodes: Iterable[Node]) -> Any:
-        records = [self._writer.record(node) for node in nodes]
+        records = [record_of(node, self._writer) for node in nodes]
         return (c.Op * len(records))(*records)
 
     def _bind(self) -> Any:

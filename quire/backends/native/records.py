@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from ctypes import c_void_p, pointer
+from collections.abc import Callable, Mapping
+from ctypes import c_void_p
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.native import library as c
-from quire.graph.buffers import BufferPlan, Tensor
+from quire.backends.native.record_writer import ROW_DTYPES, RecordWriter
 from quire.graph.ir import Node
 from quire.models.attention_rules import QueryRule
 from quire.models.spec import ExpertGroups, Scoring
 from quire.ops.activation import ACTIVATIONS, Activate, GatedActivation
 from quire.ops.attention import PagedAttention
-from quire.ops.column_order import ColumnOrder
 from quire.ops.convolution import ShortConvolution
 from quire.ops.elementwise import Add, GateRows, ScaleLogits
 from quire.ops.embedding import EmbeddingLookup, GivenRows
@@ -25,21 +20,14 @@ from quire.ops.experts import MixtureOfExperts
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import MatMul
 from quire.ops.norm import AddNorm, LayerNorm, NormAdd, NormOp, RmsNorm
-from quire.ops.op import Float32
-from quire.ops.quantize import Quantize, Quantized, RowFormat
+from quire.ops.quantize import Quantize, Quantized
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 from quire.ops.rope import KvWrite, RopeAngles, Rotate, RotateKvWrite
 from quire.ops.routing import RouteTokens
 from quire.ops.selection import Columns, SelectRows
-from quire.quant.packed import PackedMatrix
 
-__all__ = ["BODIES", "DTYPE_CODES", "ROW_DTYPES", "RecordWriter", "heads_at_once", "matrix_of"]
+__all__ = ["BODIES", "heads_at_once", "record_of"]
 
-DTYPE_CODES = {
-    "F32": c.F32, "F16": c.F16, "BF16": c.BF16, "F8_E4M3": c.FLOAT8,
-    "INT4": c.INT4, "INT8": c.INT8, "TABLE4": c.TABLE4,
-}  # fmt: skip
-ROW_DTYPES: Mapping[RowFormat, int] = {"float32": c.F32, "bfloat16": c.BF16, "int8": c.INT8}
 MOST_HEADS = 64
 """Heads of latent attention that one unit of work takes at most."""
 PAIRINGS = {"half": 0, "interleaved": 1}
@@ -55,113 +43,11 @@ SCORINGS: Mapping[Scoring, int] = {
 GROUP_SCORES = {"max": c.GROUP_MAX, "top2_sum": c.GROUP_TOP2_SUM}
 
 
-class RecordWriter:
-    """Fills op records; keeps alive all that a record points to."""
-
-    def __init__(
-        self, buffers: BufferPlan, weights: LoadedWeights, frequencies: tuple[Float32, ...]
-    ) -> None:
-        self._buffers = buffers
-        self._weights = weights
-        self._frequencies = frequencies
-        self._vectors: dict[tuple[str, float], Float32] = {}
-        self.kept: list[Any] = []
-        self.expert_usage: dict[int, npt.NDArray[np.int64]] = {}
-        self._layer = -1
-
-    def record(self, node: Node) -> Any:
-        """The record of one node."""
-        record, self._layer = c.Op(), node.layer
-        for i, value in enumerate(node.inputs):
-            record.inputs[i] = _tensor(self._buffers.tensors[value])
-        for i, value in enumerate(node.outputs):
-            record.outputs[i] = _tensor(self._buffers.tensors[value])
-        for value in (*node.inputs, *node.outputs[:1]):
-            if value.format != "float32":
-                record.row_dtype = ROW_DTYPES[value.format]
-        BODIES[type(node.op)](self, record, node.op)
-        return record
-
-    def matrix(self, name: str) -> Any:
-        """A weight as it stands in memory."""
-        weight = self._weights[name]
-        matrix = matrix_of(weight)
-        matrix.data = self._keep(weight).ctypes.data
-        return matrix
-
-    def vector(self, name: str, offset: float = 0.0) -> int:
-        """The address of a float32 copy of a bias or norm weight, plus `offset`."""
-        if (name, offset) not in self._vectors:
-            values = np.ascontiguousarray(self._weights[name].float32())
-            self._vectors[name, offset] = values + np.float32(offset) if offset else values
-        return int(self._vectors[name, offset].ctypes.data)
-
-    def ones(self, width: int) -> int:
-        """The address of ones: the weight of a norm that has none."""
-        self.kept.append(np.ones(width, np.float32))
-        return int(self.kept[-1].ctypes.data)
-
-    def joined(self, names: Sequence[str]) -> Float32:
-        """Weights one after another on their first axis, as float32."""
-        return np.concatenate([self._weights[name].float32() for name in names])
-
-    def constants(self, values: Sequence[float] | Float32) -> int:
-        """The address of some float32 numbers."""
-        self.kept.append(np.array(values, np.float32, order="C"))
-        return int(self.kept[-1].ctypes.data)
-
-    def indices(self, values: tuple[int, ...]) -> int:
-        """The address of some int32 numbers."""
-        self.kept.append(np.array(values, np.int32))
-        return int(self.kept[-1].ctypes.data)
-
-    def order(self, order: ColumnOrder | None) -> int | None:
-        """The address of an order of columns."""
-        if order is None:
-            return None
-        self.kept.append(order.columns)
-        return int(order.columns.ctypes.data)
-
-    def order_of(self, name: str) -> int | None:
-        """The address of the order in which a matrix has its columns."""
-        weight = self._weights[name]
-        return self.order(weight.order if isinstance(weight, PackedMatrix) else None)
-
-    def usage_counts(self, num_experts: int) -> int:
-        """The address where the tokens that this layer's experts meet are counted."""
-        self.expert_usage[self._layer] = np.zeros(num_experts, np.int64)
-        return int(self.expert_usage[self._layer].ctypes.data)
-
-    def frequencies(self, table: int) -> int:
-        """The address of a table of inverse frequencies and factors."""
-        return int(self._frequencies[table].ctypes.data)
-
-    def pointer_to(self, struct: Any) -> Any:
-        """A pointer to a struct that lives as long as the records."""
-        self.kept.append(struct)
-        return pointer(struct)
-
-    def _keep(self, weight: StoredWeight) -> np.ndarray[Any, Any]:
-        data = weight.data
-        if not data.flags.c_contiguous or data.ctypes.data % 4:
-            data = np.ascontiguousarray(data).copy()
-        self.kept.append(data)
-        return data
-
-
-def matrix_of(weight: StoredWeight) -> Any:
-    """The record of a weight, which says everything of it but where it stands."""
-    rows, cols = weight.shape
-    matrix = c.Matrix(None, rows, cols, DTYPE_CODES[weight.dtype])
-    if isinstance(weight, PackedMatrix):
-        matrix.group_size, matrix.has_zero_points = weight.group_size, weight.has_zero_points
-        matrix.has_minimums, matrix.exponent = weight.has_minimums, weight.exponent
-        matrix.table[: len(weight.table)] = weight.table
-    return matrix
-
-
-def _tensor(tensor: Tensor) -> Any:
-    return c.Tensor(tensor.offset, tensor.stride, tensor.width)
+def record_of(node: Node, writer: RecordWriter) -> Any:
+    """The record of one node."""
+    record = writer.blank(node)
+    BODIES[type(node.op)](writer, record, node.op)
+    return record
 
 
 def _embedding(writer: RecordWriter, record: Any, op: EmbeddingLookup) -> None:

@@ -16,7 +16,7 @@ from itertools import cycle
 from typing import Any
 
 from quire.backends.native import library as c
-from quire.backends.native.records import DTYPE_CODES, ROW_DTYPES
+from quire.backends.native.record_writer import DTYPE_CODES, ROW_DTYPES
 from quire.backends.native.tuning import Tuning, Tunings, tuning_records
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import row_floats

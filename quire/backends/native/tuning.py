@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
 from quire.backends.native import library as c
-from quire.backends.native.records import DTYPE_CODES
+from quire.backends.native.record_writer import DTYPE_CODES
 from quire.errors import ConfigError
 
 __all__ = ["Tuning", "Tunings", "check_tunings", "default_tunings", "tuning_records"]

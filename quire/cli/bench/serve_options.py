@@ -52,7 +52,7 @@ class ServeBench:
         default=60.0, metadata={"help": "seconds to wait for the server"}
     )
     ignore_eos: bool = field(default=False, metadata={"help": "always generate the full length"})
-    temperature: float = field(default=0.0, metadata={"help": "0 takes the likeliest token"})
+    temperature: float = field(default=0.0, metadata={"help": "0, greedy: the likeliest token"})
     top_p: float | None = field(default=None, metadata={"help": "sampling"})
     extra_body: Mapping[str, Any] = field(
         default_factory=dict, metadata={"help": "further fields of every request"}

@@ -27,7 +27,7 @@ class ThroughputBench:
     """What is sampled and where the figures go; the requests are a Dataset."""
 
     n: int = field(default=1, metadata={"help": "completions of each prompt"})
-    temperature: float = field(default=1.0, metadata={"help": "0 takes the likeliest token"})
+    temperature: float = field(default=0.0, metadata={"help": "0, greedy: the likeliest token"})
     output_json: str | None = field(default=None, metadata={"help": "file for the figures"})
 
 

@@ -1,34 +1,18 @@
-"""What the GPU at hand does: whether its kernels are right, how fast they are, and whole models.
-
-    python -m bench.gpu PART [--results FILE] [--minutes 8]
-    python -m bench.gpu decode --device cpu --shape tiny      to see that it works, without a GPU
-
-ceilings, correctness, kernels, tune     of the Triton kernels; only on a GPU
-decode, prefill, serve, start            of whole models with random weights; see gpu_end_to_end
-show, table                              what was found, here and in docs/performance.md
-
-A part writes what it finds to the file as it finds it, and begins nothing new when its minutes are
-over: run again, it goes on where it was.  Weights and inputs are made on the device.  ceilings
-measures what the others are compared with: bytes a second of a copy, operations a second of
-torch's own product.
-"""
+"""Parts that measure the Triton kernels of a GPU: the ceilings, correctness, speed, the tiles."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.gpu_results import Results
-from quire.backends.torch.devices import find_device
-from quire.backends.torch.triton.launcher import Launcher, launcher_of
+from bench.gpu.checks import CHECKS
+from bench.gpu.results import Results
+from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import TILES
 from quire.backends.torch.triton.tuner import (
     fastest_tile,
@@ -37,6 +21,8 @@ from quire.backends.torch.triton.tuner import (
     write_tiles,
 )
 from quire.backends.torch.triton.workloads import workload
+
+__all__ = ["PARTS"]
 
 REPEATS, WARM_UPS = 20, 3
 COPY_BYTES, PRODUCT = 2 << 30, 8192
@@ -87,8 +73,6 @@ def ceilings(results: Results, gpu: Launcher, device: torch.device) -> None:
 
 def correctness(results: Results, gpu: Launcher, device: torch.device) -> None:
     """Fresh random inputs: attention and products against torch in float64, and alone = batched."""
-    from bench.gpu_checks import CHECKS
-
     for name, check in CHECKS.items():
         for seed in range(SEEDS):
 
@@ -146,45 +130,3 @@ PARTS = {
     "kernels": kernels,
     "tune": tune,
 }
-WHOLE_MODELS = ("decode", "prefill", "serve", "start")
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Run one part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("part", choices=[*PARTS, *WHOLE_MODELS, "show", "table"])
-    parser.add_argument("--results", type=Path, default=Path("gpu-results.json"))
-    parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--shape", default="llama-3-8b", help="or tiny")
-    parser.add_argument("--page", type=Path, default=PAGE)
-    arguments = parser.parse_args(argv)
-    results = Results(arguments.results, arguments.minutes * 60)
-    if arguments.part == "table":
-        from bench.gpu_table import write_page
-
-        write_page(arguments.page, results.found)
-    elif arguments.part == "show":
-        print(json.dumps(results.found, indent=2))
-    elif not _has_device(arguments.part, arguments.device):
-        print("no GPU that torch can use: nothing was measured")
-    elif arguments.part in WHOLE_MODELS:
-        from bench import gpu_end_to_end
-
-        folder = arguments.results.absolute().with_suffix(".models")
-        getattr(gpu_end_to_end, arguments.part)(results, arguments.shape, arguments.device, folder)
-    else:
-        device = torch.device("cuda")
-        PARTS[arguments.part](results, launcher_of(find_device("cuda")), device)
-
-
-def _has_device(part: str, device: str) -> bool:
-    """Whether a part can run: those of kernels only on a GPU."""
-    return torch.cuda.is_available() or (part in WHOLE_MODELS and device != "cuda")
-
-
-if __name__ == "__main__":
-    main()

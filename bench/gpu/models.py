@@ -1,4 +1,4 @@
-"""The models of bench/gpu.py: directories with a config and a tokenizer; weights are made up."""
+"""The models of bench.gpu: directories with a config and a tokenizer; weights are made up."""
 
 from __future__ import annotations
 

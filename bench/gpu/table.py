@@ -1,4 +1,4 @@
-"""Writes what bench/gpu.py found into docs/performance.md."""
+"""Writes what bench.gpu found into docs/performance.md."""
 
 from __future__ import annotations
 

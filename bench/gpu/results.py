@@ -1,4 +1,4 @@
-"""What bench/gpu.py found, in a file that is written after each finding; a limit on its time."""
+"""What bench.gpu found, in a file that is written after each finding; a limit on its time."""
 
 from __future__ import annotations
 

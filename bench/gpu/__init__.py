@@ -1,0 +1,1 @@
+"""What the GPU at hand does: `python -m bench.gpu`."""
