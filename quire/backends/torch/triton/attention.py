@@ -29,6 +29,7 @@ from quire.backends.torch.triton.launcher import Launcher
 
 __all__ = [
     "CHUNK",
+    "LOG2E",
     "AttentionInputs",
     "AttentionRules",
     "CachedHeads",

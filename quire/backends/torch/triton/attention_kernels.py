@@ -7,7 +7,7 @@ import triton.language as tl
 
 from quire.backends.torch.triton.codes import number_of_e4m3
 
-__all__ = ["attend_tiles", "merge_chunks"]
+__all__ = ["attend_tiles", "merge_chunks", "merged"]
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def _first_seen(position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _merged(top, total, values, more_top, more_total, more_values):
+def merged(top, total, values, more_top, more_total, more_values):
     """Two partial results as one; a row without a score in either stays as it is."""
     new = tl.maximum(top, more_top)
     safe = tl.where(new == float("-inf"), 0.0, new)
@@ -242,7 +242,7 @@ def attend_tiles(
         if SPLIT:
             top, total, acc = more_top, more_total, more
         else:
-            top, total, acc = _merged(top, total, acc, more_top, more_total, more)
+            top, total, acc = merged(top, total, acc, more_top, more_total, more)
     if SPLIT:
         row = (tl.program_id(2).to(tl.int64) * tokens + wide_token) * (KV_HEADS * GROUP) + head
         tl.store(partial + row[:, None] * HEAD_DIM + dim[None, :], acc, mask=inside)
@@ -281,7 +281,7 @@ def merge_chunks(
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     for _ in range(lowest_first // KEY_CHUNK, highest // KEY_CHUNK + 1):
-        top, total, acc = _merged(
+        top, total, acc = merged(
             top, total, acc,
             tl.load(sums + 2 * row, mask=is_row, other=0.0),
             tl.load(sums + 2 * row + 1, mask=is_row, other=1.0),
