@@ -22,10 +22,14 @@ __all__ = ["Program", "StepLimits", "compile_program"]
 
 @dataclass(frozen=True, slots=True)
 class StepLimits:
-    """The most that one step may hold: tokens, and logit rows computed at a time."""
+    """The most that one step may hold: tokens, and logit rows computed at a time.
+
+    length: of a request, in tokens; 0: what the model is made for.
+    """
 
     tokens: int
     logit_rows: int
+    length: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,11 @@ class Batch:
         """R."""
         return len(self.query_start) - 1
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether each request has a single token."""
+        return bool((np.diff(self.query_start) == 1).all())
+
     def request_of_token(self) -> Int32:
         """[T]: the request each token belongs to."""
         counts = np.diff(self.query_start)

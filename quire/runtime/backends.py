@@ -15,6 +15,7 @@ from typing import TypeAlias
 from quire.backends.executable import Backend, Executable, LoadedWeights
 from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
+from quire.backends.torch.graph_memory import NOTHING, GraphEstimate, estimate
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.program import Program
@@ -44,8 +45,8 @@ TORCH_LOGIT_ROWS = 128
 """More, as each of its calls costs the same whatever the rows."""
 TEMPORARIES_OF_TORCH = 3
 """Its bodies make values of their own: room for so many times what a Program plans."""
-RESERVED_BYTES = 640 * 1024**2
-"""Of a device: a workspace of cuBLAS, modules of kernels, and what captured steps keep."""
+RESERVED_BYTES = 256 * 1024**2
+"""Of a device: a workspace of cuBLAS, modules of kernels, and what torch rounds up."""
 RESERVED_SHARE = 16
 """Of a small device no more than this part is kept free for them."""
 DEVICE_CURES = (
@@ -87,7 +88,8 @@ class Room:
     default_kv_bytes: see plan_memory.  logit_rows: computed at a time.  temporaries: what values
     take there, as a multiple of what a Program plans.
     reads_mapped: weights may stay in their files.  reserved_bytes, cures: see plan_memory.
-    sizes: of each weight there, where matrices may stay on the host instead.
+    sizes: of each weight there, where matrices may stay on the host instead.  captures: whether
+    steps are captured.
     """
 
     free_bytes: int
@@ -100,10 +102,15 @@ class Room:
     reserved_bytes: int = 0
     cures: str = CURES
     sizes: Mapping[str, int] = field(default_factory=dict)
+    captures: bool = False
 
     def activation_bytes(self, program: Program) -> int:
         """What the values of a Program take."""
         return program.buffers.arena_floats * 4 * self.temporaries
+
+    def graphs(self, program: Program) -> GraphEstimate:
+        """What captured steps of a Program take at most."""
+        return estimate(program) if self.captures else NOTHING
 
 
 def room_of(
@@ -155,6 +162,7 @@ def room_of(
         reserved_bytes=min(RESERVED_BYTES, free // RESERVED_SHARE),
         cures=DEVICE_CURES,
         sizes=sizes,
+        captures=device.captures,
     )
 
 
@@ -166,11 +174,12 @@ def binder(
     streamed: AbstractSet[str],
     states: RecurrentStates,
     offloaded: Sequence[Collection[str]] = (),
+    graph_bytes: int = 0,
 ) -> Bind:
     """What binds a Program of these weights to its backend.
 
     streamed: the weights that every step reads whole.  offloaded: matrices that stay on the host,
-    by layer.
+    by layer.  graph_bytes: that captured steps may take.
     """
     threads = config.threads or machine.cores
     if isinstance(backend, NativeBackend):
@@ -194,7 +203,9 @@ def binder(
         read = _read_by(program, weights)
         if not isinstance(program.spec, ModelSpec):  # a tower, which stays whole
             return TorchExecutable(program, read, cache, device)
-        return TorchExecutable(program, read, cache, device, states, offloaded=offloaded)
+        return TorchExecutable(
+            program, read, cache, device, states, offloaded=offloaded, graph_bytes=graph_bytes
+        )
 
     return bound
 

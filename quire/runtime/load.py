@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.backends.executable import Backend, Executable, LoadedWeights
+from quire.backends.torch.graph_memory import GraphEstimate
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.ir import Node
@@ -26,6 +27,7 @@ from quire.runtime.block_stores import BlockStore, open_store
 from quire.runtime.huge_pages import is_mapped
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import (
+    MIB,
     MemoryPlan,
     least_beside_weights,
     plan_memory,
@@ -95,14 +97,17 @@ def load_model(config: EngineConfig) -> LoadedModel:
         free = room.free_bytes - plan.num_bytes(room.temporaries)
         room = replace(room, free_bytes=free)
     offload = _plan_offload(config, room, spec, layout, compiler, machine)
-    room = replace(room, weight_bytes=offload.on_device)
+    captures = room.captures and not offload.layers
+    room = replace(room, weight_bytes=offload.on_device, captures=captures)
     memory, mapped = _plan_memory(config, model, room, layout, compiler)
-    program = compiler.compiled(memory.max_num_batched_tokens)
+    program = compiler.compiled(memory.max_num_batched_tokens, memory.max_model_len)
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks, room.on_host)
     states = RecurrentStates(memory.num_state_records, spec.state_floats, room.on_host)
     streamed = {linear.weight.name for linear in spec.linears()} - mapped
-    bound = binder(backend, config, machine, weights, streamed, states, offload.layers)
+    bound = binder(
+        backend, config, machine, weights, streamed, states, offload.layers, memory.graphs
+    )
     executable = _bind(backend, bound, program, cache, ropes, memory)
     return LoadedModel(
         model.directory,
@@ -160,9 +165,9 @@ class _Compiler:
         """Whether the backend computes a node as it is."""
         return self._backend.declines(node) is None
 
-    def compiled(self, tokens: int) -> Program:
-        """The Program for steps of so many tokens at most."""
-        limits = StepLimits(tokens, min(self._logit_rows, tokens))
+    def compiled(self, tokens: int, length: int = 0) -> Program:
+        """The Program for steps of so many tokens at most.  length: see StepLimits."""
+        limits = StepLimits(tokens, min(self._logit_rows, tokens), length)
         return compile_program(self._spec, limits, self.has_body, self.row_formats, self._orders)
 
 
@@ -200,6 +205,10 @@ def _plan_memory(
         in_files = set()
     expert_bytes = sum(weights[name].data.nbytes for name in in_files)
     placement = place_weights(config, room.free_bytes, room.weight_bytes, expert_bytes)
+
+    def graphs_of(tokens: int) -> GraphEstimate:
+        return room.graphs(compiler.compiled(tokens, config.max_model_len or spec.max_length))
+
     memory = plan_memory(
         _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
         room.free_bytes,
@@ -212,12 +221,23 @@ def _plan_memory(
         room.default_kv_bytes,
         room.reserved_bytes,
         room.cures,
+        lambda tokens: graphs_of(tokens).num_bytes,
     )
+    if memory.graphs:
+        estimate = graphs_of(memory.max_num_batched_tokens)
+        line = _captured_line(memory.graphs, estimate)
+        memory = replace(memory, notes=(*memory.notes, line))
     if not placement.mapped:
         return memory, set()
     note = placement.note(memory.kv_cache, memory.activations)
     logger.warning(note)
     return replace(memory, notes=(*memory.notes, note)), in_files
+
+
+def _captured_line(planned: int, estimate: GraphEstimate) -> str:
+    """How the plan came to what captured steps may take."""
+    less = "" if planned >= estimate.num_bytes else "; sizes that find no room run as they are"
+    return f"captured steps: {planned / MIB:,.0f} MiB, of at most {estimate.line}{less}"
 
 
 def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> EngineConfig:

@@ -28,6 +28,8 @@ STATE_SHARE = 0.5
 """The most of what weights and activations leave that records of recurrent state take."""
 DEFAULT_STATE_BYTES = 4 * 1024**3
 """What they take when there is room for more."""
+GRAPH_SHARE = 0.125
+"""The most of what is left for the KV cache that captured steps get."""
 CURES = "free some memory, raise memory_utilization, lower max_model_len, or choose a smaller model"
 SMALLEST_STEP = 32
 """The token budget below which the plan does not shrink a step to save activation memory."""
@@ -39,7 +41,8 @@ class MemoryPlan:
 
     free: what was free when the plan was made.  usable: the part that may be used.
     num_state_records: records of recurrent state, of state_bytes each; they are enough for
-    max_num_seqs requests.  reserved: for what a device's libraries and captured steps take.
+    max_num_seqs requests.  reserved: for what a device's libraries take.  graphs: what captured
+    steps may take.
     """
 
     free: int
@@ -56,6 +59,7 @@ class MemoryPlan:
     num_state_records: int = 0
     state_bytes: int = 0
     reserved: int = 0
+    graphs: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,7 +87,11 @@ class MemoryPlan:
 
     @property
     def _others(self) -> str:
-        found = {"recurrent states": self.state_records, "libraries and graphs": self.reserved}
+        found = {
+            "recurrent states": self.state_records,
+            "captured steps": self.graphs,
+            "libraries": self.reserved,
+        }
         return "".join(f"{name} {_mib(size)} + " for name, size in found.items() if size)
 
     @property
@@ -97,8 +105,8 @@ class MemoryPlan:
 
     @property
     def _rest(self) -> int:
-        used = self.weights + self.activations + self.kv_cache + self.state_records + self.reserved
-        return max(self.usable - used, 0)
+        used = self.weights + self.activations + self.kv_cache + self.state_records
+        return max(self.usable - used - self.reserved - self.graphs, 0)
 
 
 def plan_memory(
@@ -113,6 +121,7 @@ def plan_memory(
     default_kv_bytes: int = DEFAULT_KV_BYTES,
     reserved_bytes: int = 0,
     cures: str = CURES,
+    graph_bytes: Callable[[int], int] = lambda tokens: 0,
 ) -> MemoryPlan:
     """Fit weights, activations and KV cache into the usable share of the free memory.
 
@@ -124,6 +133,8 @@ def plan_memory(
     cache at most; where that is too little for max_num_seqs requests, fewer run at once.
     default_kv_bytes: what the cache takes where there is more room and nobody said how much.
     reserved_bytes: that nothing here may use.  cures: what to do where nothing fits.
+    graph_bytes: the most that captured steps of so many tokens take; they get GRAPH_SHARE of what
+    is left for more KV blocks than are needed at most, and do with less.
     Raises CapacityError with the numbers when nothing fits, ConfigError for a length above
     model_length.
     """
@@ -156,10 +167,13 @@ def plan_memory(
                 f"requests at once cut from {config.max_num_seqs} to {max_num_seqs} to fit their "
                 "recurrent states"
             )
+    spare = room - needed * layout.bytes_per_block
+    graphs = max(0, min(graph_bytes(budget), int(spare * GRAPH_SHARE)))
+    room -= graphs
     num_blocks = _num_blocks(config, room, layout, at_once, default_kv_bytes)
     length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
     if num_blocks < needed or (config.max_model_len is not None and length < wanted):
-        libraries = f"libraries and graphs {_mib(reserved_bytes)}, " if reserved_bytes else ""
+        libraries = f"libraries {_mib(reserved_bytes)}, " if reserved_bytes else ""
         raise CapacityError(
             f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
             f"memory_utilization {usable / max(free_bytes, 1):.3g}), but weights need "
@@ -184,6 +198,7 @@ def plan_memory(
         num_records,
         state_bytes,
         reserved_bytes,
+        graphs,
         tuple(notes),
     )
 

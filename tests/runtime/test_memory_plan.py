@@ -45,10 +45,26 @@ def test_what_libraries_take_is_kept_free_and_said() -> None:
         )
 
     assert planned(0).num_blocks - planned(30 * KIB).num_blocks == 30
-    assert "libraries and graphs 0.0 MiB" in planned(30 * KIB).lines()[0]
+    assert "libraries 0.0 MiB" in planned(30 * KIB).lines()[0]
     assert "libraries" not in planned(0).lines()[0]
-    with pytest.raises(CapacityError, match=r"libraries and graphs 0\.1 MiB, .*; pray$"):
+    with pytest.raises(CapacityError, match=r"libraries 0\.1 MiB, .*; pray$"):
         planned(100 * KIB)
+
+
+def test_captured_steps_get_what_they_take_or_a_share_of_what_is_spare() -> None:
+    config = EngineConfig("demo", memory_utilization=1.0, max_model_len=160)
+
+    def planned(graphs: int, free: int = 100 * KIB) -> MemoryPlan:
+        return plan_memory(
+            config, free, 0, 10**6, LAYOUT, lambda n: 0, graph_bytes=lambda tokens: graphs
+        )
+
+    assert planned(4 * KIB).graphs == 4 * KIB and planned(4 * KIB).num_blocks == 96
+    assert planned(40 * KIB).graphs == 90 * KIB // 8  # ten blocks are needed
+    assert "captured steps 0.0 MiB" in planned(4 * KIB).lines()[0]
+    assert planned(40 * KIB, 10 * KIB).graphs == 0 and planned(1, 10 * KIB).num_blocks == 10
+    with pytest.raises(CapacityError):
+        planned(40 * KIB, 9 * KIB)
 
 
 def test_every_request_at_full_length_is_all_that_is_useful() -> None:

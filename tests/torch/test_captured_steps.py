@@ -14,6 +14,7 @@ import torch
 from quire.backends.torch.calls import Call
 from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.executable import TorchExecutable
+from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.padding import SIZES, padded, size_for
 from quire.backends.torch.step import Step
 from quire.engine import Engine
@@ -196,20 +197,34 @@ def chain(*bodies: tuple[Any, Any]) -> list[Call]:
 
 def step_of(ids: list[int], position: int) -> Any:
     positions = np.arange(position, position + len(ids), dtype=np.int32)
+    batch = SimpleNamespace(positions=positions, is_decoding=False)
     nothing: Any = SimpleNamespace()
     tensors = (torch.tensor(ids), torch.from_numpy(positions).long())
     return Step(
-        SimpleNamespace(positions=positions), strict_device(), nothing, nothing,  # type: ignore[arg-type]
+        batch, strict_device(), nothing, nothing,  # type: ignore[arg-type]
         *tensors, *tensors, tensors[0][:0], nothing,
     )  # fmt: skip
 
 
 def captured(
-    calls: list[Call], kind: str = "mixed", least_calls: int = 1
+    calls: list[Call],
+    kind: str = "mixed",
+    least_calls: int = 1,
+    memory: GraphMemory | None = None,
 ) -> tuple[CapturedSteps, Recordings]:
     recordings = Recordings()
     wanted = {calls[-1].outputs[0]}
-    steps = CapturedSteps(calls, wanted, kind, 8, recordings, strict_device(), least_calls)
+    steps = CapturedSteps(
+        calls,
+        wanted,
+        kind,
+        8,
+        64,
+        recordings,
+        strict_device(),
+        memory or GraphMemory(),
+        least_calls,
+    )
     return steps, recordings
 
 
@@ -263,10 +278,27 @@ def test_a_body_that_sends_arrays_of_its_own_is_refused() -> None:
         steps.run(step_of([1], 0))
 
 
-def test_memory_of_captures_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = iter([(1000, 2000), (900, 2000)])
+def test_captures_end_where_their_memory_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a device tells counts, not what was thought before."""
+    free = iter([(1000, 2000), (900, 2000), (900, 2000), (750, 2000)])
     monkeypatch.setattr("tests.torch.strict_device.StrictDevice.free_memory", lambda _: next(free))
+    memory = GraphMemory(380)
+    steps, _ = captured(chain((double, "always")), memory=memory)
+    for tokens in (1, 2, 3):
+        for _ in range(3):
+            found = steps.run(step_of([7] * tokens, 0))[1]
+            assert found.tolist() == [[14.0]] * tokens
+    assert (steps.num_graphs, memory.used, memory.largest) == (2, 250, 150)
+
+
+def test_a_device_without_room_for_graphs_computes_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Recordings, compute: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Recordings, "record", refuse)
     steps, _ = captured(chain((double, "always")))
     for _ in range(3):
-        steps.run(step_of([1], 0))
-    assert (steps.num_graphs, steps.num_bytes) == (1, 100)
+        assert steps.run(step_of([7], 0))[1].tolist() == [[14.0]]
+    assert not steps._memory.has_room and not steps._sizes

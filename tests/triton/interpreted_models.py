@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -52,7 +53,7 @@ class InterpretedModel:
         rows = {name: self.backend.row_format(each.dtype) for name, each in loaded.weights.items()}
         self.program = compile_program(
             loaded.spec,
-            LIMITS,
+            replace(LIMITS, length=BLOCKS // 4 * 16),
             lambda node: self.backend.declines(node) is None,
             rows,
             column_orders(loaded.weights),

@@ -42,7 +42,7 @@ def empty(*shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
 
 
 def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
-    """Numbers and codes, grouped queries; a split one."""
+    """Numbers and codes, grouped queries; whole, and in chunks that programs share."""
     size, _, format = shapes.partition(", ")
     dim = int(size)
     queries = empty(64, 32, dim, dtype=torch.bfloat16)
@@ -53,10 +53,10 @@ def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
         scales = None if what == "numbers" else empty(1000, 16, 8, dtype=torch.float32)
         minimums = scales if what == "int4" else None
         cache = attention.CachedHeads(heads, heads, scales, scales, minimums, minimums)
-        chunks = 8 if what == "numbers" and dim == 128 else 0
-        step = attention.AttentionInputs(*table, chunks=chunks)
         rules = attention.AttentionRules(0.1)
-        attention.attend(gpu, queries, cache, step, rules, queries)
+        for chunks in (0, 50):
+            step = attention.AttentionInputs(*table, chunks=chunks, programs=8)
+            attention.attend(gpu, queries, cache, step, rules, queries)
         yield what
 
 
@@ -70,7 +70,7 @@ def attend_latents(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
         out = empty(64, 128 * 512, dtype=torch.float32)
         for chunks in (0, 8) if what == "numbers" else (0,):
             table = (empty(64), empty(65), empty(64, 512), empty(64, 2))
-            step = attention.AttentionInputs(*table, chunks=chunks)
+            step = attention.AttentionInputs(*table, chunks=chunks, programs=4)
             latent_attention.attend_latents(gpu, queries, cache, step, 128, 0.1, out)
         if scales is not None:
             write_latents(gpu, cache, out)

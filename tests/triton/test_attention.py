@@ -93,24 +93,28 @@ class World:
         env = Environment(batch, cache, weights or {})
         return self.op.reference(env, queries.reshape(len(queries), -1))[0]
 
+    def inputs(self, batch: Batch, tokens: int, factors: list[float] | None) -> AttentionInputs:
+        return AttentionInputs(
+            torch.from_numpy(batch.positions.copy()),
+            torch.from_numpy(batch.query_start),
+            torch.from_numpy(batch.block_tables.copy()),
+            torch.from_numpy(query_tiles(batch.query_start, tokens)),
+            None if factors is None else torch.tensor(factors, dtype=torch.float32),
+        )
+
     def computed(
         self, queries: np.ndarray, batch: Batch, dtype: torch.dtype, split: bool,
-        gpu: Launcher = SMALL, sinks=None,
+        gpu: Launcher = SMALL, sinks=None, programs: int = 0,
     ) -> np.ndarray:  # fmt: skip
         op = self.op
         is_int4 = self.format == "int4"
         tokens = tokens_per_tile(gpu, op.heads, op.kv_heads, op.head_dim, is_int4)
         rule = op.query_rule
         factors = None if rule is None else [rule.at(int(p)) for p in batch.positions]
+        step = self.inputs(batch, tokens, factors)
+        split = split and not op.bidirectional
         chunks = num_chunks(0, int(batch.positions.max())) if split else 0
-        step = AttentionInputs(
-            torch.from_numpy(batch.positions),
-            torch.from_numpy(batch.query_start),
-            torch.from_numpy(batch.block_tables),
-            torch.from_numpy(query_tiles(batch.query_start, tokens)),
-            None if factors is None else torch.tensor(factors, dtype=torch.float32),
-            chunks,
-        )
+        step = replace(step, chunks=chunks, programs=programs)
         rules = AttentionRules(
             op.scale, op.window or 0, op.chunk or 0, op.softcap or 0.0, op.bidirectional,
             torch.tensor(op.slopes) if op.slopes else None, sinks,
@@ -239,6 +243,37 @@ def test_large_scores() -> None:
     for split in (False, True):
         found = world.computed(queries, batch, torch.bfloat16, split)
         assert np.abs(found - world.expected(queries, batch)).max() < 0.1
+
+
+def test_any_number_of_programs_shares_the_chunks() -> None:
+    """And partial results may stand in as many places as a tile sees chunks, and no more."""
+    world = World(plain(window=600), [(1500, 1), (3, 1), (900, 2)], "float16")
+    batch = world.batch([0, 1, 2])
+    queries = world.queries(batch, torch.float16)
+    whole = world.computed(queries, batch, torch.float16, False)
+    for programs in (1, 2, 3, 99):
+        found = world.computed(queries, batch, torch.float16, True, programs=programs)
+        assert np.array_equal(whole, found)
+    inputs = world.inputs(batch, 1, None)
+    step = replace(inputs, chunks=4, programs=2)  # chunks 3 to 5 and 1 to 3
+    out = torch.full(queries.shape, 7.0)
+    rules = AttentionRules(world.op.scale, 600)
+    attend(SMALL, torch.from_numpy(queries).half(), world.cached(), step, rules, out)
+    assert np.array_equal(out.numpy().reshape(len(out), -1), whole)
+
+
+@pytest.mark.parametrize("chunks", [0, 2])
+def test_tokens_of_nobody_read_nothing(chunks: int) -> None:
+    """A captured step is padded with them; their tables lead nowhere."""
+    world = World(plain(), [(300, 1), (20, 1)], "float16")
+    batch = world.batch([0, 1])
+    queries = torch.from_numpy(world.queries(batch, torch.float16)).half()
+    inputs = replace(world.inputs(batch, 1, None), chunks=chunks)
+    rules, outs = AttentionRules(world.op.scale), torch.full((2, *queries.shape), 7.0)
+    attend(SMALL, queries, world.cached(), inputs, rules, outs[0])
+    inputs.positions[1], inputs.block_tables[1] = -1, 2**30
+    attend(SMALL, queries, world.cached(), inputs, rules, outs[1])
+    assert torch.equal(outs[1, 0], outs[0, 0]) and outs[0, 1].all() and not outs[1, 1].any()
 
 
 def test_padded_tiles_are_skipped() -> None:

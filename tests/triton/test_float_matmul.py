@@ -8,7 +8,7 @@ import torch
 
 from quire.backends.torch.matrix import FloatMatrix, Matrix, as_matrix
 from quire.backends.torch.triton.expert_tiles import expert_tiles
-from quire.backends.torch.triton.experts import Mixture, expert_matrices, mixture_of_experts
+from quire.backends.torch.triton.experts import mixture_of_experts, mixtures_of
 from quire.backends.torch.triton.float_matmul import float_matmul
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
@@ -20,6 +20,7 @@ from quire.ops.op import Environment
 from quire.quant.packing import pack_matrix
 from tests.engine import test_packed_layouts as layouts
 
+SHAPES = ((32, 64), (32, 64), (64, 32))
 STEPS = {torch.float32: 2**-21, torch.float16: 2**-20, torch.bfloat16: 2**-20}
 NONE = np.zeros(0, np.int32)
 
@@ -87,12 +88,13 @@ def coded(weights: np.ndarray, kind: tuple[str, int, int]) -> tuple[Matrix, np.n
         (20, 3, True, None),
         (20, 3, False, ("mxfp4", 4, 32)),
         (1, 2, True, ("minimums", 4, 32)),
+        (20, 3, False, "both"),
     ],
 )
 def test_mixture(
-    rows: int, top_k: int, scales_inputs: bool, kind: tuple[str, int, int] | None
+    rows: int, top_k: int, scales_inputs: bool, kind: tuple[str, int, int] | str | None
 ) -> None:
-    """Experts that nobody chose, and one that everybody did; of numbers, and of codes."""
+    """Experts that nobody chose, and one that everybody did; of numbers, of codes, of both."""
     experts, width, hidden = 6, 64, 32
     rng = np.random.default_rng(0)
     others = [rng.permutation(np.arange(1, experts - 1))[: top_k - 1] for _ in range(rows)]
@@ -106,7 +108,11 @@ def test_mixture(
         if kind is None:
             matrices[p] = [FloatMatrix(torch.from_numpy(each)) for each in stacks[p]]
         else:
-            found = [coded(each, kind) for each in stacks[p]]
+            found = [
+                coded(each, ("mxfp4", 4, 32) if kind == "both" else kind) for each in stacks[p]
+            ]
+            if kind == "both":
+                found[::2] = [(FloatMatrix(torch.from_numpy(x)), x) for x in stacks[p][::2]]
             matrices[p], stacks[p] = [each for each, _ in found], np.stack([x for _, x in found])
     biases = {p: numbers(experts, shapes[p][0], seed=i + 9).numpy() for i, p in enumerate(parts)}
     weights = {f"{p}{e}": stacks[p][e] for p in parts for e in range(experts)}
@@ -121,9 +127,10 @@ def test_mixture(
     env = Environment(Batch(NONE, NONE, NONE, NONE, NONE, NONE, ()), None, weights)  # type: ignore[arg-type]
     x = numbers(rows, width, seed=5)
     expected = op.reference(env, x.numpy(), np.concatenate([ids, routed], 1, dtype=np.float32))[0]
-    made = [expert_matrices(matrices[p], list(torch.from_numpy(biases[p]))) for p in parts]
-    assert None not in made
-    mine = Mixture(*made)  # type: ignore[arg-type]
+    mine = mixtures_of(
+        [[(matrices[p][e], torch.from_numpy(biases[p][e])) for p in parts] for e in range(experts)]
+    )
+    assert len(mine) == (2 if kind == "both" else 1)
     out, alone = torch.empty(rows, width), torch.empty(1, width)
     given = torch.from_numpy(ids), torch.from_numpy(routed)
     rest = (mine, op.activation)
@@ -135,8 +142,29 @@ def test_mixture(
     assert torch.equal(alone[0], out[-1])
 
 
-def test_experts_of_different_makes_are_no_stack() -> None:
+def test_experts_of_other_ranks_add_nothing() -> None:
+    """Each rank has half of them, and both together what one with all of them has."""
+    parts = [
+        [(FloatMatrix(numbers(*shape, seed=3 * e + i)), None) for i, shape in enumerate(SHAPES)]
+        for e in range(6)
+    ]
+    ids = torch.tensor([[0, 2], [1, 5], [3, 4]])
+    x, weights, outs = numbers(3, 64), torch.rand(3, 2), torch.full((3, 3, 64), torch.nan)
+    for out, first, some in zip(outs, (0, 0, 3), (parts, parts[:3], parts[3:]), strict=True):
+        mixture_of_experts(
+            small(16, 32), x, ids - first, weights, mixtures_of(some), GatedActivation("silu"), out,
+            is_part=len(some) < 6,
+        )  # fmt: skip
+    torch.testing.assert_close(outs[1] + outs[2], outs[0])
+    assert torch.equal(outs[1, 0], outs[0, 0]) and not outs[1, 2].any() and outs[1, 1].any()
+
+
+def test_experts_of_one_make_stand_together() -> None:
     narrow, wide = (FloatMatrix(torch.zeros(4, 8, dtype=t)) for t in (torch.float16, torch.float32))
-    assert expert_matrices([narrow, narrow], [None, None]) is not None
-    assert expert_matrices([narrow, wide], [None, None]) is None
-    assert expert_matrices([narrow, narrow], [None, torch.zeros(4)]) is None
+    bias = torch.zeros(4)
+    same, other, biased = [(narrow, None)] * 3, [(wide, None)] * 3, [(narrow, bias)] * 3
+    assert [each.members for each in mixtures_of([same, same])] == [None]
+    found = [each.members for each in mixtures_of([same, other, biased, same])]
+    assert [each.tolist() for each in found if each is not None] == [
+        [True, False, False, True], [False, True, False, False], [False, False, True, False],
+    ]  # fmt: skip

@@ -20,7 +20,7 @@ from tests.triton.interpreted_models import Interpreted
 pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)
 
-BODY = "quire.backends.torch.triton.bodies.latent"
+STEP = "quire.backends.torch.triton.bodies.attention_step"
 Span = tuple[int, int]
 KNOWN = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2, "int8": 2e-2}
 """Format of the cache → what rounding of queries and weights to it may change."""
@@ -108,7 +108,7 @@ def test_bits_hang_on_nothing_else(format: str, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(together, alone)
     pieces = [world.attended({2: (20, 22), 0: span})[1] for span in ((254, 257), (257, 258))]
     np.testing.assert_array_equal(np.concatenate(pieces), alone[:4])
-    monkeypatch.setattr(f"{BODY}.MOST_PARTIAL_BYTES", 0)
+    monkeypatch.setattr(f"{STEP}.PARTIAL_BYTES", 0)
     np.testing.assert_array_equal(world.attended({0: (254, 262)})[0], alone)
     assert np.abs(alone - world.expected({0: (254, 262)})).max() < KNOWN[format]
 

@@ -18,8 +18,9 @@ import torch
 
 from quire.backends.torch.calls import Call, Values, run_calls
 from quire.backends.torch.devices import Device
+from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.graphs import Recorder, Replay
-from quire.backends.torch.step import FixedStep, Step
+from quire.backends.torch.step import FixedStep, Step, WideRooms
 
 __all__ = ["CapturedSteps"]
 
@@ -54,9 +55,10 @@ class CapturedSteps:
     """Runs the body of steps of a Program.
 
     calls: the body's.  wanted: values that the head reads.  kind: of the steps; where each request
-    has a single token, more bodies can be captured.  most_tokens: of a step.  least_calls: of a
-    segment that is captured.
-    num_graphs, num_bytes: what was recorded, and the memory that went with it, where it is known.
+    has a single token, more bodies can be captured.  most_tokens: of a step.  end: no request has a
+    token at this position.  memory: what graphs may take; where it is used up, sizes that were not
+    captured are run as they are.  least_calls: of a segment that is captured.
+    num_graphs: how many were recorded.
     """
 
     def __init__(
@@ -65,11 +67,15 @@ class CapturedSteps:
         wanted: Collection[int],
         kind: str,
         most_tokens: int,
+        end: int,
         recorder: Recorder,
         device: Device,
+        memory: GraphMemory,
         least_calls: int = LEAST_CALLS,
     ) -> None:
-        self.num_graphs = self.num_bytes = 0
+        self.num_graphs = 0
+        self._memory = memory
+        self._rooms = WideRooms(most_tokens, end)
         self._segments = _segments(_runs(calls, {"always", kind}, least_calls), wanted)
         self._borders = _Borders(self._segments, wanted, most_tokens, device)
         self._recorder = recorder
@@ -90,12 +96,16 @@ class CapturedSteps:
         if size is not None:
             size.step.load(step)
             return self._replay(size, step)
-        if self._num_steps[num_tokens] == 1:
-            values: Values = {}
-            for segment in self._segments:
-                run_calls(segment.calls, step, values)
-            return values
-        return self._record(step)
+        if self._num_steps[num_tokens] > 1 and self._memory.has_room:
+            try:
+                return self._record(step)
+            except torch.OutOfMemoryError:
+                logger.warning("no memory to capture steps of %d tokens, or others", num_tokens)
+                self._memory.close()
+        values: Values = {}
+        for segment in self._segments:
+            run_calls(segment.calls, step, values)
+        return values
 
     def _replay(self, size: _Size, step: Step) -> Values:
         for place, replay in enumerate(size.replays):
@@ -108,7 +118,7 @@ class CapturedSteps:
     def _record(self, step: Step) -> Values:
         """Run each segment, then record it, then do what was recorded: some do not on recording."""
         started, before = time.monotonic(), self._device.free_memory()
-        size = _Size(FixedStep.like(step), [])
+        size = _Size(FixedStep.like(step, self._rooms), [])
         for segment in self._segments:
             place = len(size.replays)
             self._compute(place, size.step if segment.is_captured else step)
@@ -123,11 +133,16 @@ class CapturedSteps:
         self._sizes[len(step.token_ids)] = size
         after = self._device.free_memory()
         used = before[0] - after[0] if before is not None and after is not None else 0
-        self.num_bytes += used
+        self._memory.note(used)
         logger.info(
-            "captured steps of %d tokens: %d graphs in all, %.0f MiB more, %.2f s",
-            len(step.token_ids), self.num_graphs, used / 2**20, time.monotonic() - started,
+            "captured steps of %d tokens: %d graphs, %.0f MiB more, %.0f of %s MiB used, %.2f s",
+            len(step.token_ids), len(size.replays) - size.replays.count(None), used / 2**20,
+            self._memory.used / 2**20, _mib(self._memory.planned), time.monotonic() - started,
         )  # fmt: skip
+        if not self._memory.has_room:
+            logger.warning(
+                "captured steps have taken what was planned; other sizes run as they are"
+            )
         return self._borders.left(len(step.token_ids))
 
     def _compute(self, place: int, step: Step) -> None:
@@ -187,6 +202,10 @@ class _Borders:
         room = torch.zeros(shape, dtype=torch.uint8, device=self._device)
         self._rooms.append((room, last_read))
         return room
+
+
+def _mib(planned: int | None) -> str:
+    return "any" if planned is None else f"{planned / 2**20:.0f}"
 
 
 def _runs(

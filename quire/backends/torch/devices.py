@@ -119,6 +119,11 @@ class Device:
         has_all = all(hasattr(module, name) for name in names)
         return module if has_all and self.platform.name not in ("cpu", "mps", "xla") else None
 
+    @property
+    def captures(self) -> bool:
+        """Whether what it is given to do can be recorded: by CUDA graphs, also of ROCm."""
+        return self.platform.name == "cuda"
+
     def free_memory(self) -> tuple[int, int] | None:
         """Free and total bytes; None where the device does not tell, and on CPUs."""
         module = _module(self.platform)

@@ -16,6 +16,7 @@ from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.calls import Call, Values, run_calls
 from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.devices import Device
+from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.graphs import Recorder, find_recorder
 from quire.backends.torch.host_copies import Arriving, HostCopies
 from quire.backends.torch.kv_cache import DeviceKvCache
@@ -65,7 +66,8 @@ class TorchExecutable:
     kv_cache, states: on a CPU their arenas are used where they are; other devices have some of
     their own, and these may be empty.  ranks: those that share the work, if the graph has
     collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has.
-    With one there is a block more, which is nobody's.
+    With one there is a block more, which is nobody's.  graph_bytes: that captured steps may take;
+    None: as many as they need.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class TorchExecutable:
         ranks: Group | None = None,
         offloaded: Sequence[Collection[str]] = (),
         recorder: Recorder | None = None,
+        graph_bytes: int | None = None,
     ) -> None:
         recorder = recorder or find_recorder(device)
         self.program = program
@@ -87,14 +90,16 @@ class TorchExecutable:
         self._states = _on_device(states, device)
         linears = {linear.weight.name for linear in program.spec.linears()}
         self._weights = Weights(weights, linears, device, offloaded)
+        spare = -1 if recorder is None else kv_cache.num_blocks
         num_blocks = kv_cache.num_blocks + (recorder is not None)
         arena = self._arena(kv_cache, num_blocks)
-        self._cache = DeviceKvCache(kv_cache.layout, num_blocks, arena)
+        self._cache = DeviceKvCache(kv_cache.layout, num_blocks, arena, spare)
         self._numbers: dict[Value, int] = {}
         nodes = list(program.graph)
         first_of_head = next(i for i, node in enumerate(nodes) if _is_head(node))
         self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
         self._head = self._bind(nodes[first_of_head:], ())
+        self._graph_memory = GraphMemory(graph_bytes)
         self._captured = self._capture(recorder)
         self._slots = SlotStates()
         self._latest = LatestTokens(device.torch_device)
@@ -117,7 +122,7 @@ class TorchExecutable:
     def captured(self) -> tuple[int, int]:
         """How many graphs were captured so far, and the memory that went with them, in bytes."""
         steps = set(self._captured.values())
-        return sum(each.num_graphs for each in steps), sum(each.num_bytes for each in steps)
+        return sum(each.num_graphs for each in steps), self._graph_memory.used
 
     @property
     def overlaps(self) -> bool:
@@ -167,7 +172,7 @@ class TorchExecutable:
         captured = self._captured_steps(batch)
         size = size_for(batch.num_tokens)
         if captured is not None and size is not None:
-            batch = padded(batch, size, self.kv_cache.num_blocks)
+            batch = padded(batch, size, self._cache.spare)
         step = start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
         self._latest.fill_in(batch, step.token_ids)
         values: Values = {}
@@ -186,23 +191,23 @@ class TorchExecutable:
         brings_more = batch.given_rows is not None or batch.axis_positions is not None
         if brings_more or size_for(batch.num_tokens) is None:
             return None
-        is_decoding = batch.num_tokens == batch.num_requests
-        return self._captured.get("decode" if is_decoding else "mixed")
+        return self._captured.get("decode" if batch.is_decoding else "mixed")
 
     def _capture(self, recorder: Recorder | None) -> dict[str, CapturedSteps]:
         """What replays decode steps, and mixed ones; nothing where steps cannot be padded."""
         spec = self.program.spec
-        can_be_padded = isinstance(spec, ModelSpec) and not (
-            spec.state_floats or spec.bidirectional
-        )
-        if recorder is None or not can_be_padded or self._ranks or self._weights.offload:
+        if recorder is None or not isinstance(spec, ModelSpec):
+            return {}
+        if spec.state_floats or spec.bidirectional or self._ranks or self._weights.offload:
             return {}
         made = {each for call in self._head for each in call.outputs}
         wanted = {each for call in self._head for each in call.inputs} - made
         most = size_for(min(self.program.limits.tokens, SIZES[-1])) or SIZES[-1]
-        kinds = ("mixed", "decode")
+        end = self.program.limits.length or spec.max_length
+        memory, kinds = self._graph_memory, ("mixed", "decode")
         mixed, decode = (
-            CapturedSteps(self._body, wanted, kind, most, recorder, self.device) for kind in kinds
+            CapturedSteps(self._body, wanted, kind, most, end, recorder, self.device, memory)
+            for kind in kinds
         )
         has_more = any(call.captured == "decode" for call in self._body)
         steps = {"mixed": mixed, "decode": decode if has_more else mixed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
@@ -26,16 +27,32 @@ class Recorder(Protocol):
 
 
 class CudaGraphs:
-    """Graphs of CUDA or ROCm, which share memory for what none of them leaves behind."""
+    """Graphs of CUDA or ROCm, which share memory for what none of them leaves behind.
 
-    def __init__(self) -> None:
+    torch.cuda.graph would wait for the device before each and give what torch keeps free back to
+    it: that was taken at start for the values of steps, and there are hundreds of graphs.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device.torch_device
+        self._stream = torch.cuda.Stream(self._device)
         self._pool: Any = None
 
     def record(self, compute: Callable[[], None]) -> Replay:
         """See Recorder."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            compute()
+        now = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(now)
+        with torch.cuda.stream(self._stream):
+            graph.capture_begin(self._pool, capture_error_mode="thread_local")
+            try:
+                compute()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # what went wrong is told, not this
+                    graph.capture_end()
+                raise
+            graph.capture_end()
+        now.wait_stream(self._stream)
         self._pool = graph.pool()
         replay: Replay = graph.replay
         return replay
@@ -43,4 +60,4 @@ class CudaGraphs:
 
 def find_recorder(device: Device) -> Recorder | None:
     """What records work on a device; None where nothing does."""
-    return CudaGraphs() if device.platform.name == "cuda" else None
+    return CudaGraphs(device) if device.captures else None

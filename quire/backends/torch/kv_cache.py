@@ -42,11 +42,15 @@ class CachedLatents(NamedTuple):
 class DeviceKvCache:
     """The arena [bytes] of a layout on a device.
 
-    blocks: of each layer [num_blocks, bytes], views of the arena.
+    blocks: of each layer [num_blocks, bytes], views of the arena.  spare: the block that is
+    nobody's, where tokens stand that pad a step; -1 where steps are not padded.
     """
 
-    def __init__(self, layout: KvLayout, num_blocks: int, arena: torch.Tensor) -> None:
+    def __init__(
+        self, layout: KvLayout, num_blocks: int, arena: torch.Tensor, spare: int = -1
+    ) -> None:
         self.layout = layout
+        self.spare = spare
         self.blocks = [
             arena[start : start + size * num_blocks].view(num_blocks, size)
             for start, size in zip(

@@ -16,7 +16,7 @@ from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.weights import Weights
 from quire.ops.batch import Batch
 
-__all__ = ["FixedStep", "Group", "Step", "start_step"]
+__all__ = ["FixedStep", "Group", "Step", "WideRooms", "start_step"]
 
 Found = TypeVar("Found")
 Make: TypeAlias = Callable[[Batch], np.ndarray]
@@ -53,6 +53,16 @@ class Step:
     _kept: dict[object, object] = field(default_factory=dict)
     _arrays: dict[object, tuple[Make, torch.Tensor]] = field(default_factory=dict)
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether each request has a single token."""
+        return self.once("is decoding", lambda: self.batch.is_decoding)
+
+    @property
+    def end(self) -> int:
+        """All tokens stand at positions before this one; in a captured step those of every step."""
+        return self.once("end", lambda: int(self.batch.positions.max()) + 1)
+
     def put(self, array: np.ndarray) -> torch.Tensor:
         """An array of the host, on the device."""
         return sent(array, self.device.torch_device)
@@ -63,11 +73,12 @@ class Step:
             self._kept[key] = make()
         return self._kept[key]  # type: ignore[return-value]
 
-    def array(self, key: object, make: Make) -> torch.Tensor:
+    def array(self, key: object, make: Make, most: int = 0) -> torch.Tensor:
         """What `make` makes of the batch, on the device, made once a step.
 
         In a captured step, for every batch: its shape may depend only on how many tokens and
-        requests there are.
+        requests there are.  most: or it has so many columns or fewer, and then what stands behind
+        them may be anything.
         """
         if key not in self._arrays:
             array = sent(make(self.batch), self.device.torch_device)
@@ -84,6 +95,24 @@ class _NoBatch:
         raise AssertionError(f"a captured body reads {name} of the batch; use Step.array")
 
 
+@dataclass(frozen=True, slots=True)
+class WideRooms:
+    """Where arrays stand that are wide: one place for all sizes of captured steps.
+
+    rows: of the largest step.  end: no request has a token at this position.
+    """
+
+    rows: int
+    end: int
+    places: dict[object, torch.Tensor] = field(default_factory=dict)
+
+    def take(self, key: object, array: torch.Tensor, most: int) -> torch.Tensor:
+        """Room [rows of the array, most] of its dtype."""
+        if key not in self.places:
+            self.places[key] = array.new_zeros((self.rows, most))
+        return self.places[key][: len(array)]
+
+
 class FixedStep(Step):
     """A step whose tensors stay where they are, for bodies that are captured.
 
@@ -91,7 +120,7 @@ class FixedStep(Step):
     """
 
     @classmethod
-    def like(cls, step: Step) -> FixedStep:
+    def like(cls, step: Step, rooms: WideRooms) -> FixedStep:
         """With copies of a step's tensors."""
         ids, positions, blocks, slots = (
             each.clone() for each in (step.token_ids, step.positions, step.blocks, step.slots)
@@ -103,10 +132,23 @@ class FixedStep(Step):
             ids, positions, blocks, slots, rows, step.states, step.ranks,
         )  # fmt: skip
         found._newest, found._recorded = step.batch, {}
+        found._is_decoding, found._rooms = step.is_decoding, rooms
         return found
 
     _newest: Batch
     _recorded: dict[object, object]
+    _is_decoding: bool
+    _rooms: WideRooms
+
+    @property
+    def is_decoding(self) -> bool:
+        """See Step."""
+        return self._is_decoding
+
+    @property
+    def end(self) -> int:
+        """See Step."""
+        return self._rooms.end
 
     def load(self, step: Step) -> None:
         """Take in the numbers of another step of as many tokens."""
@@ -119,17 +161,19 @@ class FixedStep(Step):
         ):
             mine.copy_(its)
         for make, array in self._arrays.values():
-            array.copy_(sent(make(step.batch), self.device.torch_device))
+            _fill(array, sent(make(step.batch), self.device.torch_device))
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """Refused: a replay would not do it again."""
         raise AssertionError("a captured body sends an array of its own; use Step.array")
 
-    def array(self, key: object, make: Make) -> torch.Tensor:
+    def array(self, key: object, make: Make, most: int = 0) -> torch.Tensor:
         """See Step."""
         if key not in self._arrays:
             array = sent(make(self._newest), self.device.torch_device)
-            self._arrays[key] = make, array.clone()
+            room = self._rooms.take(key, array, most) if most else torch.empty_like(array)
+            self._arrays[key] = make, room
+            _fill(room, array)
         return self._arrays[key][1]
 
     def forget_kept(self) -> None:
@@ -139,6 +183,13 @@ class FixedStep(Step):
     def keep(self) -> None:
         """After it: what was made is made again by each replay."""
         self._recorded = dict(self._kept)
+
+
+def _fill(room: torch.Tensor, array: torch.Tensor) -> None:
+    """Write an array into a room, which may have more columns."""
+    assert array.shape[1:] <= room.shape[1:], f"{tuple(array.shape)} into {tuple(room.shape)}"
+    narrow = room[:, : array.shape[1]] if array.ndim == 2 else room
+    narrow.copy_(array)
 
 
 def start_step(

@@ -4,8 +4,8 @@ A program takes a tile of rows, each a token of one request with one query head,
 kv head.  Keys are cut in chunks at multiples of 256 positions.  A chunk gives a partial result by
 itself: weighted values, the largest score and the sum of weights.  Partial results are merged from
 the oldest on, by the program itself or, where few programs would leave most of the device idle, by
-a second kernel after as many programs as there are chunks.  Both compute the same bits, and so does
-every tile: key blocks that a row does not see change nothing.
+a second kernel after several programs that share the chunks.  Both compute the same bits, however
+many programs there are, and so does every tile: key blocks that a row does not see change nothing.
 
 Shapes: queries and outputs [T, H, D], D contiguous; keys and values [blocks, B, K, D], their scales
 [blocks, B, K], in any strides but that of D.  Scores are float32 and exponents of 2.
@@ -26,10 +26,12 @@ import triton
 
 from quire.backends.torch.triton.attention_kernels import attend_tiles, merge_chunks
 from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.tiles import Tile
 
 __all__ = [
     "CHUNK",
     "LOG2E",
+    "MERGE",
     "AttentionInputs",
     "AttentionRules",
     "CachedHeads",
@@ -41,6 +43,9 @@ __all__ = [
 
 CHUNK = 256
 """Positions of a chunk of keys, as on CPUs."""
+
+MERGE = Tile(1, 1, 2, 1)
+"""Of the second kernel: a head of a token for each program."""
 
 LOG2E = math.log2(math.e)
 
@@ -81,8 +86,10 @@ class AttentionRules:
 class AttentionInputs:
     """A step, all int32 on the device: positions [T], query_start [R + 1], block_tables [R, any].
 
+    A token at position -1 is nobody's: its output is 0, and no table is read for it.
     tiles: [tiles, 2], see query_tiles.  factors: [T] float32, what queries are multiplied by.
-    chunks: 0, or how many programs share the keys of a tile, see num_chunks.
+    chunks: 0, or the most chunks that a tile sees, see num_chunks, whose partial results are kept;
+    not for bidirectional rules.  programs: how many share the chunks of a tile; 0: one for each.
     """
 
     positions: torch.Tensor
@@ -91,12 +98,13 @@ class AttentionInputs:
     tiles: torch.Tensor
     factors: torch.Tensor | None = None
     chunks: int = 0
+    programs: int = 0
 
 
 def query_tiles(query_start: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[np.int32]:
     """[tiles, 2]: the request and the first token of every tile of at most so many tokens.
 
-    A row with request -1 is skipped: captured steps pad their tiles with it.
+    A row with request -1 is skipped.
     """
     rows = [
         (request, first)
@@ -139,35 +147,28 @@ def attend(
     group = heads // kv_heads
     tile = gpu.tile("attention", _shape_class(head_dim, cache.key_minimums is not None))
     tile_heads = min(group, tile.rows)
-    grid = (len(step.tiles), kv_heads * -(-group // tile_heads), max(1, step.chunks))
-    shape = (max(1, step.chunks), tokens, heads)
-    partial = queries.new_empty((*shape, head_dim) if step.chunks else 0, dtype=torch.float32)
-    sums = queries.new_empty((*shape, 2) if step.chunks else 0, dtype=torch.float32)
+    programs = min(step.programs, step.chunks) or step.chunks
+    grid = (len(step.tiles), kv_heads * -(-group // tile_heads), max(1, programs))
+    shape = (step.chunks, tokens, heads)
     shared = {
         "out": out,
-        "partial": partial,
-        "sums": sums,
+        "partial": queries.new_empty((*shape, head_dim), dtype=torch.float32),
+        "sums": queries.new_empty((*shape, 2), dtype=torch.float32),
         "sinks": rules.sinks,
         "positions": step.positions,
-        "query_start": step.query_start,
-        "tiles": step.tiles,
         "tokens": tokens,
+        "chunks": step.chunks,
         "out_stride": out.stride(0),
-        "KV_HEADS": kv_heads,
-        "GROUP": group,
-        "TILE_HEADS": tile_heads,
         "HEAD_DIM": head_dim,
         "KEY_CHUNK": CHUNK,
         "WINDOW": rules.window,
         "CHUNK": rules.chunk,
-        "BIDIRECTIONAL": rules.bidirectional,
-        "BLOCK_M": tile.rows,
         "BLOCK_D": max(16, triton.next_power_of_2(head_dim)),
     }
     cap = rules.softcap
     gpu.run(
-        attend_tiles, grid, tile, **shared, queries=queries,
-        keys=cache.keys, values=cache.values,
+        attend_tiles, grid, tile, **shared, query_start=step.query_start, tiles=step.tiles,
+        queries=queries, keys=cache.keys, values=cache.values,
         key_scales=cache.key_scales, value_scales=cache.value_scales,
         key_minimums=cache.key_minimums, value_minimums=cache.value_minimums,
         block_tables=step.block_tables, factors=step.factors, slopes=rules.slopes,
@@ -177,11 +178,13 @@ def attend(
         key_head=cache.keys.stride(2), value_block=cache.values.stride(0),
         value_slot=cache.values.stride(1), value_head=cache.values.stride(2),
         scale_block=_stride(cache.key_scales, 0), scale_slot=_stride(cache.key_scales, 1),
-        scale_head=_stride(cache.key_scales, 2),
-        BLOCK_TOKENS=block_tokens, CAPPED=cap != 0, SPLIT=step.chunks > 0, BLOCK_N=tile.columns,
+        scale_head=_stride(cache.key_scales, 2), KV_HEADS=kv_heads, GROUP=group,
+        TILE_HEADS=tile_heads, BIDIRECTIONAL=rules.bidirectional, BLOCK_TOKENS=block_tokens,
+        CAPPED=cap != 0, SPLIT=step.chunks > 0, BLOCK_M=tile.rows, BLOCK_N=tile.columns,
     )  # fmt: skip
     if step.chunks:
-        gpu.run(merge_chunks, grid[:2], tile, **shared, CHUNKS=step.chunks)
+        assert not rules.bidirectional, "what a token sees does not hang on its position alone"
+        gpu.run(merge_chunks, (tokens, heads), MERGE, **shared, HEADS=heads)
 
 
 def _stride(scales: torch.Tensor | None, axis: int) -> int:

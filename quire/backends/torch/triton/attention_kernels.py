@@ -34,13 +34,13 @@ def merged(top, total, values, more_top, more_total, more_values):
 
 @triton.jit
 def _result(top, total, values, sinks, heads, is_row):
-    """Values over the sum of weights, to which the sinks belong."""
+    """Values over the sum of weights, to which the sinks belong; 0 of a row that sees nothing."""
     if sinks is not None:
         sink = tl.load(sinks + heads, mask=is_row, other=0.0) * 1.4426950408889634
         new = tl.maximum(top, sink)
         values = values * tl.exp2(top - new)[:, None]
         total = tl.fma(total, tl.exp2(top - new), tl.exp2(sink - new))
-    return values / total[:, None]
+    return values / tl.where(total == 0.0, 1.0, total)[:, None]
 
 
 @triton.jit
@@ -50,7 +50,8 @@ def _rows_of_tile(
     BIDIRECTIONAL: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Of this program: request, kv head; of each row token, head, whether it is one, and what it
-    sees: positions first .. last; and the first and the last of all rows."""
+    sees: positions first .. last; and the first and the last of all rows.  A token that is nobody's
+    stands at -1."""
     request = tl.load(tiles + 2 * tl.program_id(0))
     start = tl.load(tiles + 2 * tl.program_id(0) + 1)
     end = tl.load(query_start + tl.maximum(request, 0) + 1)
@@ -186,24 +187,25 @@ def _attend_chunk(
 @triton.jit
 def attend_tiles(
     out, partial, sums, sinks, queries, keys, values, key_scales, value_scales, key_minimums,
-    value_minimums, positions, query_start, tiles, block_tables, factors, slopes, tokens, scale,
-    cap, out_stride, query_stride, table_stride, key_block, key_slot, key_head, value_block,
+    value_minimums, positions, query_start, tiles, block_tables, factors, slopes, tokens, chunks,
+    scale, cap, out_stride, query_stride, table_stride, key_block, key_slot, key_head, value_block,
     value_slot, value_head, scale_block, scale_slot, scale_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr, BLOCK_TOKENS: tl.constexpr, CAPPED: tl.constexpr,
     SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Tile program_id(0), head program_id(1); SPLIT: the chunk at program_id(2) only."""
+    """Tile program_id(0), head program_id(1); SPLIT: every so many chunks from the one at
+    program_id(2) on, whose results stand in `partial` at their number modulo `chunks`."""
     request, kv_head, token, head, is_row, at, first, last, lowest_first, highest, lowest = (
         _rows_of_tile(
             tiles, query_start, positions, KV_HEADS, GROUP, TILE_HEADS, WINDOW, CHUNK,
             BIDIRECTIONAL, BLOCK_M,
         )
     )  # fmt: skip
-    chunk = lowest_first // KEY_CHUNK + tl.program_id(2)
-    end = highest // KEY_CHUNK + 1
-    if (request < 0) | (chunk >= end):
+    chunk = tl.maximum(lowest_first, 0) // KEY_CHUNK + tl.program_id(2)
+    end = (highest + KEY_CHUNK) // KEY_CHUNK
+    if (request < 0) | (SPLIT & (chunk >= end)):
         return
     dim = tl.arange(0, BLOCK_D)
     inside = is_row[:, None] & (dim < HEAD_DIM)[None, :]
@@ -230,9 +232,7 @@ def attend_tiles(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    if SPLIT:
-        end = chunk + 1
-    for each in range(chunk, end):
+    for each in range(chunk, end, tl.num_programs(2) if SPLIT else 1):
         more_top, more_total, more = _attend_chunk(
             query, each, table, keys, values, key_scales, value_scales, key_minimums,
             value_minimums, at, first, last, lowest_first, highest, lowest, row_scale, cap, slope,
@@ -240,15 +240,14 @@ def attend_tiles(
             KEY_CHUNK, HEAD_DIM, WINDOW, CHUNK, CAPPED, BLOCK_M, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         if SPLIT:
-            top, total, acc = more_top, more_total, more
+            place = (each % chunks).to(tl.int64) * tokens + wide_token
+            row = place * (KV_HEADS * GROUP) + head
+            tl.store(partial + row[:, None] * HEAD_DIM + dim[None, :], more, mask=inside)
+            tl.store(sums + 2 * row, more_top, mask=is_row)
+            tl.store(sums + 2 * row + 1, more_total, mask=is_row)
         else:
             top, total, acc = merged(top, total, acc, more_top, more_total, more)
-    if SPLIT:
-        row = (tl.program_id(2).to(tl.int64) * tokens + wide_token) * (KV_HEADS * GROUP) + head
-        tl.store(partial + row[:, None] * HEAD_DIM + dim[None, :], acc, mask=inside)
-        tl.store(sums + 2 * row, top, mask=is_row)
-        tl.store(sums + 2 * row + 1, total, mask=is_row)
-    else:
+    if not SPLIT:
         acc = _result(top, total, acc, sinks, head, is_row)
         tl.store(
             out + (wide_token * out_stride + head * HEAD_DIM)[:, None] + dim[None, :],
@@ -258,37 +257,28 @@ def attend_tiles(
 
 @triton.jit
 def merge_chunks(
-    out, partial, sums, sinks, positions, query_start, tiles, tokens, out_stride,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
-    KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
-    BIDIRECTIONAL: tl.constexpr, CHUNKS: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    out, partial, sums, sinks, positions, tokens, chunks, out_stride,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr,
+    CHUNK: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The partial results of a tile's chunks, from the oldest on."""
-    request, _, token, head, is_row, _, _, _, lowest_first, highest, _ = (
-        _rows_of_tile(
-            tiles, query_start, positions, KV_HEADS, GROUP, TILE_HEADS, WINDOW, CHUNK,
-            BIDIRECTIONAL, BLOCK_M,
-        )
-    )  # fmt: skip
-    if request < 0:
-        return
-    dim = tl.arange(0, BLOCK_D)
-    inside = is_row[:, None] & (dim < HEAD_DIM)[None, :]
-    wide_token = token.to(tl.int64)
-    row = wide_token * (KV_HEADS * GROUP) + head
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for _ in range(lowest_first // KEY_CHUNK, highest // KEY_CHUNK + 1):
+    """The partial results of token program_id(0) and head program_id(1), from the oldest on."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) + tl.arange(0, 1)
+    dim = tl.arange(0, BLOCK_D)[None, :]
+    in_head = dim < HEAD_DIM
+    is_row = head >= 0
+    to = out + token * out_stride + head[:, None] * HEAD_DIM + dim
+    top = tl.full([1], float("-inf"), tl.float32)
+    total = tl.zeros([1], tl.float32)
+    acc = tl.zeros([1, BLOCK_D], tl.float32)
+    at = tl.load(positions + token)
+    first = tl.maximum(_first_seen(at, WINDOW, CHUNK), 0)
+    for chunk in range(first // KEY_CHUNK, (at + KEY_CHUNK) // KEY_CHUNK):
+        row = ((chunk % chunks).to(tl.int64) * tokens + token) * HEADS + head
         top, total, acc = merged(
             top, total, acc,
-            tl.load(sums + 2 * row, mask=is_row, other=0.0),
-            tl.load(sums + 2 * row + 1, mask=is_row, other=1.0),
-            tl.load(partial + row[:, None] * HEAD_DIM + dim[None, :], mask=inside, other=0.0),
+            tl.load(sums + 2 * row),
+            tl.load(sums + 2 * row + 1),
+            tl.load(partial + row[:, None] * HEAD_DIM + dim, mask=in_head, other=0.0),
         )  # fmt: skip
-        row += tokens * (KV_HEADS * GROUP)
-    acc = _result(top, total, acc, sinks, head, is_row)
-    tl.store(
-        out + (wide_token * out_stride + head * HEAD_DIM)[:, None] + dim[None, :], acc, mask=inside
-    )
+    tl.store(to, _result(top, total, acc, sinks, head, is_row), mask=in_head)

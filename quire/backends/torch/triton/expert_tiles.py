@@ -28,6 +28,15 @@ class ExpertTiles:
     shapes whose tile this is.
     """
 
+    def of(self, members: torch.Tensor | None) -> ExpertTiles:
+        """The same where tiles of other experts are skipped.  members: bool [X]; None: all."""
+        if members is None:
+            return self
+        expert = self.tiles[:, :1]
+        is_one = members[expert.clamp(min=0).long()] & (expert >= 0)
+        kept = torch.cat([torch.where(is_one, expert, -1), self.tiles[:, 1:]], dim=1)
+        return ExpertTiles(self.order, kept, self.shapes)
+
     order: torch.Tensor
     tiles: torch.Tensor
     shapes: str
@@ -64,14 +73,19 @@ def offsets_of(tensors: Sequence[Sequence[torch.Tensor | None]]) -> list[list[in
 
 
 def expert_tiles(gpu: Launcher, kernel: str, ids: torch.Tensor, experts: int) -> ExpertTiles:
-    """The tiles of a kernel for ids int [rows, top_k]; their number depends on the shapes alone."""
+    """The tiles of a kernel for ids int [rows, top_k]; their number depends on the shapes alone.
+
+    What is no id of the X experts is an expert of other ranks, and has no tile.
+    """
     pairs = ids.numel()
     shapes = row_class(-(-pairs // experts))
     size = gpu.tile(kernel, shapes).rows
     flat = ids.reshape(-1).long()
+    flat = torch.where((flat >= 0) & (flat < experts), flat, experts)
     order = torch.argsort(flat, stable=True)
-    counts = torch.zeros(experts, dtype=torch.long, device=ids.device)
+    counts = torch.zeros(experts + 1, dtype=torch.long, device=ids.device)
     counts.scatter_add_(0, flat, torch.ones_like(flat))
+    counts = counts[:experts]
     ends, tile_ends = counts.cumsum(0), ((counts + size - 1) // size).cumsum(0)
     tile = torch.arange(pairs // size + min(pairs, experts), device=ids.device)
     expert = torch.searchsorted(tile_ends, tile, right=True)

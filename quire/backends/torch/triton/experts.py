@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 
+from quire.backends.torch.host_copies import sent
 from quire.backends.torch.matrix import CodedMatrix, FloatMatrix, Matrix
 from quire.backends.torch.triton.activation import gated_activation
 from quire.backends.torch.triton.code_matmul import (
@@ -25,7 +27,11 @@ from quire.backends.torch.triton.float_matmul import expert_matmul
 from quire.backends.torch.triton.launcher import Launcher
 from quire.ops.activation import GatedActivation
 
-__all__ = ["ExpertMatrices", "Mixture", "expert_matrices", "mixture_of_experts"]
+__all__ = ["ExpertMatrices", "ExpertParts", "Mixture", "mixture_of_experts", "mixtures_of"]
+
+
+ExpertParts: TypeAlias = Sequence[tuple[Matrix, torch.Tensor | None]]
+"""Gate, up and down of an expert, each with its bias."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +59,40 @@ class ExpertMatrices:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The experts of a layer: gate and up [F, E], down [E, F]."""
+    """Experts of one make: gate and up [F, E], down [E, F].
+
+    members: bool [X], which of the layer's experts these are; None: all.
+    """
 
     gate: ExpertMatrices
     up: ExpertMatrices
     down: ExpertMatrices
+    members: torch.Tensor | None = None
 
 
-def expert_matrices(
-    matrices: Sequence[Matrix], biases: Sequence[torch.Tensor | None]
-) -> ExpertMatrices | None:
-    """The matrices of the experts as kernels find them; None if they are not all of one make."""
-    first = matrices[0]
-    if len({_make(each) for each in matrices}) > 1 or len({each is None for each in biases}) > 1:
-        return None
+def mixtures_of(experts: Sequence[ExpertParts]) -> tuple[Mixture, ...]:
+    """The experts of a layer as kernels find them, those of one make together."""
+    makes: dict[object, list[int]] = {}
+    for place, parts in enumerate(experts):
+        makes.setdefault(tuple(_make(*part) for part in parts), []).append(place)
+    return tuple(_mixture(experts, places) for places in makes.values())
+
+
+def _mixture(experts: Sequence[ExpertParts], places: Sequence[int]) -> Mixture:
+    """Others than those at these places count as the first one; nobody reads them there."""
+    is_member = np.isin(np.arange(len(experts)), places)
+    kept = [experts[place if is_member[place] else places[0]] for place in range(len(experts))]
+    gate, up, down = (_matrices([parts[which] for parts in kept]) for which in range(3))
+    members = None if is_member.all() else sent(is_member, gate.offsets.device)
+    return Mixture(gate, up, down, members)
+
+
+def _matrices(parts: ExpertParts) -> ExpertMatrices:
+    first, bias = parts[0]
     assert isinstance(first, FloatMatrix | CodedMatrix)
-    tensors = [(*_tensors(each), bias) for each, bias in zip(matrices, biases, strict=True)]
-    device = tensors[0][0].device
-    return ExpertMatrices(first, biases[0], torch.tensor(offsets_of(tensors), device=device))
+    tensors = [(*_tensors(matrix), bias) for matrix, bias in parts]
+    offsets = sent(np.array(offsets_of(tensors), np.int64), tensors[0][0].device)
+    return ExpertMatrices(first, bias, offsets)
 
 
 def _tensors(matrix: Matrix) -> tuple[Any, ...]:
@@ -81,14 +103,15 @@ def _tensors(matrix: Matrix) -> tuple[Any, ...]:
     return tensors_of(matrix)
 
 
-def _make(matrix: Matrix) -> object:
+def _make(matrix: Matrix, bias: torch.Tensor | None) -> object:
     """Equal of matrices that one start of a kernel can multiply."""
     if isinstance(matrix, FloatMatrix):
-        return matrix.numbers.shape, matrix.numbers.dtype
+        return bias is None, matrix.numbers.shape, matrix.numbers.dtype
     assert isinstance(matrix, CodedMatrix)
-    facts = (matrix.zeros is None, matrix.minimums is None, matrix.middle, matrix.factor)
+    facts = (bias is None, matrix.zeros is None, matrix.minimums is None, matrix.middle)
     table = None if matrix.table is None else tuple(matrix.table.tolist())
-    return matrix.shape, matrix.group_size, matrix.kind, facts, table, matrix.dtype
+    make = matrix.shape, matrix.group_size, matrix.kind, facts, matrix.factor, table, matrix.dtype
+    return (*make, matrix.has_pairs)
 
 
 def mixture_of_experts(
@@ -96,37 +119,40 @@ def mixture_of_experts(
     x: torch.Tensor,
     ids: torch.Tensor,
     weights: torch.Tensor,
-    experts: Mixture,
+    mixtures: Sequence[Mixture],
     activation: GatedActivation,
     out: torch.Tensor,
     *,
     scales_inputs: bool = False,
+    is_part: bool = False,
 ) -> None:
     """out [rows, E] = what quire.ops.experts.MixtureOfExperts says of x [rows, E].
 
-    ids: int [rows, top_k], ascending.  weights: float32 [rows, top_k].
+    ids: int [rows, top_k], ascending.  weights: float32 [rows, top_k].  is_part: ids may be no
+    expert's, which then adds nothing.
     """
     rows, top_k = ids.shape
-    count = experts.gate.offsets.shape[1]
-    tiles = {
-        each.kernel: expert_tiles(gpu, each.kernel, ids, count)
-        for each in (experts.gate, experts.up, experts.down)
-    }
-    order = tiles[experts.gate.kernel].order
+    count = mixtures[0].gate.offsets.shape[1]
+    kernels = {part.kernel for each in mixtures for part in (each.gate, each.up, each.down)}
+    tiles = {each: expert_tiles(gpu, each, ids, count) for each in sorted(kernels)}
+    order = next(iter(tiles.values())).order
     row = order // top_k
     factors = weights.reshape(-1)[order.long()]
-    width = experts.gate.first.num_rows
-    both = x.new_empty((2, rows * top_k, width), dtype=torch.float32)
-    for to, matrices in zip(both, (experts.gate, experts.up), strict=True):
-        scaled = factors if scales_inputs else None
-        _product(gpu, x, matrices, to, tiles, in_rows=row, factors=scaled)
-    hidden = x.new_empty((rows * top_k, width), dtype=experts.down.dtype)
-    gated_activation(gpu, activation, both[0], both[1], hidden)
-    sums = x.new_empty((top_k, rows, out.shape[1]), dtype=torch.float32)
-    _product(
-        gpu, hidden, experts.down, sums.view(rows * top_k, -1), tiles,
-        out_rows=order % top_k * rows + row, factors=None if scales_inputs else factors,
-    )  # fmt: skip
+    in_front, behind = (factors, None) if scales_inputs else (None, factors)
+    room = x.new_zeros if is_part else x.new_empty
+    sums = room((top_k, rows, out.shape[1]), dtype=torch.float32)
+    for each in mixtures:
+        mine = {name: some.of(each.members) for name, some in tiles.items()}
+        width = each.gate.first.num_rows
+        both = x.new_empty((2, rows * top_k, width), dtype=torch.float32)
+        for to, matrices in zip(both, (each.gate, each.up), strict=True):
+            _product(gpu, x, matrices, to, mine, in_rows=row, factors=in_front)
+        hidden = x.new_empty((rows * top_k, width), dtype=each.down.dtype)
+        gated_activation(gpu, activation, both[0], both[1], hidden)
+        _product(
+            gpu, hidden, each.down, sums.view(rows * top_k, -1), mine,
+            out_rows=order % top_k * rows + row, factors=behind,
+        )  # fmt: skip
     add_partial_sums(gpu, sums, out, None)
 
 

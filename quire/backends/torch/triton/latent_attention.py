@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import triton
 
-from quire.backends.torch.triton.attention import CHUNK, LOG2E, AttentionInputs
+from quire.backends.torch.triton.attention import CHUNK, LOG2E, MERGE, AttentionInputs
 from quire.backends.torch.triton.attention_kernels import merge_chunks
 from quire.backends.torch.triton.latent_attention_kernels import attend_latent_tiles
 from quire.backends.torch.triton.launcher import Launcher
@@ -58,18 +58,19 @@ def attend_latents(
     rope_dims = cache.rows.shape[2] - rank
     tile = latent_tile(gpu, queries.dtype)
     tile_heads = min(heads, tile.rows)
-    grid = (len(step.tiles), -(-heads // tile_heads), max(1, step.chunks))
-    shape = (max(1, step.chunks), tokens, heads)
-    partial = queries.new_empty((*shape, rank) if step.chunks else 0, dtype=torch.float32)
-    sums = queries.new_empty((*shape, 2) if step.chunks else 0, dtype=torch.float32)
+    programs = min(step.programs, step.chunks) or step.chunks
+    grid = (len(step.tiles), -(-heads // tile_heads), max(1, programs))
+    shape = (step.chunks, tokens, heads)
+    partial = queries.new_empty((*shape, rank), dtype=torch.float32)
+    sums = queries.new_empty((*shape, 2), dtype=torch.float32)
     width = max(16, triton.next_power_of_2(rank))
     scales = cache.scales
     gpu.run(
         attend_latent_tiles, grid, tile, out=out, partial=partial, sums=sums, queries=queries,
         rows=cache.rows, scales=scales, positions=step.positions, query_start=step.query_start,
         tiles=step.tiles, block_tables=step.block_tables, factors=step.factors, tokens=tokens,
-        scale=scale * LOG2E, out_stride=out.stride(0), query_stride=queries.stride(0),
-        table_stride=step.block_tables.stride(0),
+        chunks=step.chunks, scale=scale * LOG2E, out_stride=out.stride(0),
+        query_stride=queries.stride(0), table_stride=step.block_tables.stride(0),
         row_block=cache.rows.stride(0),
         scale_block=0 if scales is None else scales.stride(0),
         HEADS=heads, TILE_HEADS=tile_heads, RANK=rank, ROPE_DIMS=rope_dims, KEY_CHUNK=CHUNK,
@@ -78,9 +79,7 @@ def attend_latents(
     )  # fmt: skip
     if step.chunks:
         gpu.run(
-            merge_chunks, grid[:2], tile, out=out, partial=partial, sums=sums, sinks=None,
-            positions=step.positions, query_start=step.query_start, tiles=step.tiles,
-            tokens=tokens, out_stride=out.stride(0), KV_HEADS=1, GROUP=heads,
-            TILE_HEADS=tile_heads, HEAD_DIM=rank, KEY_CHUNK=CHUNK, WINDOW=0, CHUNK=0,
-            BIDIRECTIONAL=False, CHUNKS=step.chunks, BLOCK_M=tile.rows, BLOCK_D=width,
+            merge_chunks, (tokens, heads), MERGE, out=out, partial=partial, sums=sums, sinks=None,
+            positions=step.positions, tokens=tokens, chunks=step.chunks, out_stride=out.stride(0),
+            HEADS=heads, HEAD_DIM=rank, KEY_CHUNK=CHUNK, WINDOW=0, CHUNK=0, BLOCK_D=width,
         )  # fmt: skip

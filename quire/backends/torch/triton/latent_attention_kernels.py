@@ -73,12 +73,15 @@ def _attend_chunk(
 @triton.jit
 def attend_latent_tiles(
     out, partial, sums, queries, rows, scales, positions, query_start, tiles, block_tables, factors,
-    tokens, scale, out_stride, query_stride, table_stride, row_block, scale_block,
+    tokens, chunks, scale, out_stride, query_stride, table_stride, row_block, scale_block,
     HEADS: tl.constexpr, TILE_HEADS: tl.constexpr, RANK: tl.constexpr, ROPE_DIMS: tl.constexpr,
     KEY_CHUNK: tl.constexpr, BLOCK_TOKENS: tl.constexpr, SPLIT: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    """Tile program_id(0), heads from program_id(1) * TILE_HEADS on; SPLIT: chunk program_id(2)."""
+    """Tile program_id(0), heads from program_id(1) * TILE_HEADS on; SPLIT: as attend_tiles has it.
+
+    A token that is nobody's stands at -1.
+    """
     request = tl.load(tiles + 2 * tl.program_id(0))
     first = tl.load(tiles + 2 * tl.program_id(0) + 1)
     tile_tokens: tl.constexpr = BLOCK_M // TILE_HEADS
@@ -92,8 +95,8 @@ def attend_latent_tiles(
     lowest = tl.load(positions + first)
     highest = tl.load(positions + end_token - 1)
     chunk = tl.program_id(2)
-    end = highest // KEY_CHUNK + 1
-    if (request < 0) | (chunk >= end):
+    end = (highest + KEY_CHUNK) // KEY_CHUNK
+    if (request < 0) | (SPLIT & (chunk >= end)):
         return
     dim, turned = tl.arange(0, BLOCK_C), tl.arange(0, BLOCK_P)
     inside = is_row[:, None] & (dim < RANK)[None, :]
@@ -111,25 +114,21 @@ def attend_latent_tiles(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, BLOCK_C], tl.float32)
-    if SPLIT:
-        end = chunk + 1
-    for each in range(chunk, end):
+    for each in range(chunk, end, tl.num_programs(2) if SPLIT else 1):
         more_top, more_total, more = _attend_chunk(
             query, rotated_query, each, table, rows, scales, last, highest, lowest, row_scale,
-            row_block, scale_block, BLOCK_TOKENS, KEY_CHUNK, RANK, ROPE_DIMS,
-            BLOCK_M, BLOCK_N, BLOCK_C, BLOCK_P,
+            row_block, scale_block, BLOCK_TOKENS, KEY_CHUNK, RANK, ROPE_DIMS, BLOCK_M, BLOCK_N,
+            BLOCK_C, BLOCK_P,
         )  # fmt: skip
         if SPLIT:
-            top, total, acc = more_top, more_total, more
+            place = ((each % chunks).to(tl.int64) * tokens + wide_token) * HEADS + head
+            tl.store(partial + place[:, None] * RANK + dim[None, :], more, mask=inside)
+            tl.store(sums + 2 * place, more_top, mask=is_row)
+            tl.store(sums + 2 * place + 1, more_total, mask=is_row)
         else:
             top, total, acc = merged(top, total, acc, more_top, more_total, more)
-    if SPLIT:
-        place = (chunk.to(tl.int64) * tokens + wide_token) * HEADS + head
-        tl.store(partial + place[:, None] * RANK + dim[None, :], acc, mask=inside)
-        tl.store(sums + 2 * place, top, mask=is_row)
-        tl.store(sums + 2 * place + 1, total, mask=is_row)
-    else:
+    if not SPLIT:
+        acc /= tl.where(total == 0.0, 1.0, total)[:, None]  # 0 where nothing is seen
         tl.store(
-            out + (wide_token * out_stride + head * RANK)[:, None] + dim[None, :],
-            acc / total[:, None], mask=inside,
-        )  # fmt: skip
+            out + (wide_token * out_stride + head * RANK)[:, None] + dim[None, :], acc, mask=inside
+        )

@@ -26,14 +26,13 @@ def _declines(op: PagedAttention) -> str | None:
     return None
 
 
-@triton_body(PagedAttention, declines=_declines, captured="never")
+@triton_body(PagedAttention, declines=_declines, captured="decode")
 def attend_paged(step: Step, op: PagedAttention, queries: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """All requests at once, prompts and single tokens alike."""
     gpu, tokens = gpu_of(step), len(queries)
     slopes = None
     if op.slopes:
-        make = lambda: step.put(np.array(op.slopes, np.float32))  # noqa: E731
-        slopes = step.once(("slopes", op.slopes), make)
+        slopes = step.array(("slopes", op.slopes), lambda _: np.array(op.slopes, np.float32))
     rules = AttentionRules(
         op.scale, op.window or 0, op.chunk or 0, op.softcap or 0.0, op.bidirectional, slopes,
         None if op.sinks is None else step.weights.vector(op.sinks),

@@ -1,6 +1,7 @@
 """What attention and the writing of keys read of a step, put on the device once for all layers.
 
-Only this reads the host's arrays of a step, so a captured one has its numbers changed here.
+Where each request has one token, that is the step's tensors and arrays of shapes that hang on the
+number of tokens alone, so that a captured step can be given others.
 """
 
 from __future__ import annotations
@@ -9,20 +10,24 @@ import numpy as np
 import torch
 
 from quire.backends.torch.arrays import DTYPES
+from quire.backends.torch.graph_memory import PARTIAL_BYTES
 from quire.backends.torch.kv_cache import CachedHeads as DeviceHeads
 from quire.backends.torch.step import Step
 from quire.backends.torch.triton.attention import (
+    CHUNK,
     AttentionInputs,
     CachedHeads,
-    num_chunks,
     query_tiles,
 )
 from quire.ops.attention import PagedAttention
+from quire.ops.batch import Batch
 
 __all__ = ["attention_inputs", "cached_heads", "query_dtype", "slots"]
 
 ENOUGH_PROGRAMS = 256
 """With fewer, programs share the keys of a tile: devices have about a hundred processors."""
+SHARED_PROGRAMS = 512
+"""About so many then: chunks are of one size, and two programs for a processor hide what waits."""
 
 
 def query_dtype(step: Step) -> torch.dtype:
@@ -51,43 +56,73 @@ def _views(step: Step, heads: DeviceHeads) -> CachedHeads:
 
 
 def slots(step: Step) -> torch.Tensor:
-    """[T] int32: where each token's keys stand, block * B + place in the block."""
+    """[T] int32: where each token's keys stand, block * B + place in the block; nobody's at -1."""
     size = step.kv_cache.layout.block_tokens
-    return step.once("triton slots", lambda: (step.blocks * size + step.slots).int())
+    return step.once("triton slots", lambda: _of_somebody(step, step.blocks * size + step.slots))
+
+
+def _of_somebody(step: Step, numbers: torch.Tensor) -> torch.Tensor:
+    """Numbers [T] as int32, -1 of tokens that pad a step."""
+    spare = step.kv_cache.spare
+    return (numbers if spare < 0 else torch.where(step.blocks == spare, -1, numbers)).int()
 
 
 def attention_inputs(step: Step, op: PagedAttention, tile_tokens: int) -> AttentionInputs:
-    """The step as attention with a rule reads it, in tiles of so many tokens."""
-    batch = step.batch
-    positions, starts, tables = step.once(
-        "triton batch",
-        lambda: tuple(
-            step.put(each) for each in (batch.positions, batch.query_start, batch.block_tables)
-        ),
+    """The step as attention with a rule reads it, in tiles of so many tokens at most."""
+    size = step.kv_cache.layout.block_tokens
+
+    def tables(batch: Batch) -> np.ndarray:
+        """As wide as the longest request of this batch needs them."""
+        return np.ascontiguousarray(batch.block_tables[:, : batch.positions.max() // size + 1])
+
+    starts, tiles = _single_tokens(step) if step.is_decoding else _tiles(step, tile_tokens)
+    chunks = _chunks_of_tile(step.end, op, 1 if step.is_decoding else tile_tokens)
+    programs = max(1, len(tiles) * op.kv_heads)
+    partial_bytes = chunks * len(step.token_ids) * op.heads * (op.head_dim + 2) * 4
+    is_shared = programs < ENOUGH_PROGRAMS and partial_bytes <= PARTIAL_BYTES
+    return AttentionInputs(
+        step.once("triton positions", lambda: _of_somebody(step, step.positions)),
+        starts,
+        step.array("triton tables", tables, -(-step.end // size)),
+        tiles,
+        _factors(step, op),
+        chunks if is_shared and chunks > 1 and not op.bidirectional else 0,
+        -(-SHARED_PROGRAMS // programs),
     )
-    tiles = step.once(
-        ("triton tiles", tile_tokens), lambda: step.put(query_tiles(batch.query_start, tile_tokens))
-    )
-    factors = step.once(("triton factors", op.query_rule), lambda: _factors(step, op))
-    chunks = 0
-    if len(tiles) * op.kv_heads < ENOUGH_PROGRAMS:
-        chunks = step.once(
-            ("triton chunks", op.window, op.chunk, op.bidirectional), lambda: _chunks(step, op)
+
+
+def _single_tokens(step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+    """query_start and tiles where each request has one token."""
+
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
+        starts = torch.arange(
+            len(step.token_ids) + 1, dtype=torch.int32, device=step.token_ids.device
         )
-    return AttentionInputs(positions, starts, tables, tiles, factors, chunks if chunks > 1 else 0)
+        return starts, torch.stack([starts[:-1], starts[:-1]], dim=1)
+
+    return step.once("triton single tokens", make)
 
 
-def _chunks(step: Step, op: PagedAttention) -> int:
-    """The most chunks of keys that a request's tokens see."""
-    starts, positions = step.batch.query_start, step.batch.positions.astype(np.int64)
-    some = np.flatnonzero(np.diff(starts))
-    first, last = positions[starts[some]], positions[starts[some + 1] - 1]
-    seen = op.first_seen(last if op.bidirectional else first)
-    return max((num_chunks(*each) for each in zip(seen, last, strict=True)), default=0)
+def _tiles(step: Step, tile_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of any requests, which only the host knows."""
+    batch = step.batch
+    starts = step.once("triton starts", lambda: step.put(batch.query_start))
+    make = lambda: step.put(query_tiles(batch.query_start, tile_tokens))  # noqa: E731
+    return starts, step.once(("triton tiles", tile_tokens), make)
+
+
+def _chunks_of_tile(end: int, op: PagedAttention, tokens: int) -> int:
+    """The most chunks of keys that tokens side by side see, all before a position."""
+    seen = min(op.window or end, op.chunk or end) + tokens - 1
+    return min(-(-end // CHUNK), (seen + CHUNK - 2) // CHUNK + 1)
 
 
 def _factors(step: Step, op: PagedAttention) -> torch.Tensor | None:
     rule = op.query_rule
     if rule is None:
         return None
-    return step.put(np.array([rule.at(int(each)) for each in step.batch.positions], np.float32))
+
+    def make(batch: Batch) -> np.ndarray:
+        return np.array([rule.at(int(each)) for each in batch.positions], np.float32)
+
+    return step.array(("triton factors", rule), make)

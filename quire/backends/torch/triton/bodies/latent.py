@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from quire.backends.torch.matrix import CodedMatrix
@@ -28,8 +26,6 @@ from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, Laten
 __all__ = ["attend_latent", "project_queries", "project_values", "write_latent"]
 
 LARGEST_ROTATED = 64
-MOST_PARTIAL_BYTES = 2**28
-"""Of the results of chunks that wait to be merged; above it a program walks all keys of a tile."""
 
 
 def _declines(op: LatentAttention) -> str | None:
@@ -72,7 +68,7 @@ def project_queries(
     return (out,)
 
 
-@triton_body(LatentAttention, declines=_declines, captured="never")
+@triton_body(LatentAttention, declines=_declines, captured="decode")
 def attend_latent(
     step: Step, op: LatentAttention, queries: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -85,8 +81,6 @@ def attend_latent(
     as_paged = PagedAttention(op.layer, op.heads, parts, width, op.scale, query_rule=op.query_rule)
     inputs = attention_inputs(step, as_paged, rows // tile_heads)
     out = rows_like(queries, op.heads * op.rank)
-    if inputs.chunks * out.nbytes > MOST_PARTIAL_BYTES:
-        inputs = replace(inputs, chunks=0)
     cache = _cached_rows(step, op.layer, op.rank)
     attend_latents(gpu, queries, cache, inputs, op.heads, op.scale, out)
     return (out,)
