@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from quire.backends.torch.devices import Device
 from quire.ops.batch import Batch
 from quire.ops.convolution import ShortConvolution
 from quire.ops.kv_cache import KvLayout
 from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
-from tests.torch.one_op import Both
+from tests.torch.one_op import CPU, Both
 
 pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)
@@ -62,7 +63,9 @@ def batch(starts: Sequence[int], uses: Sequence[Sequence[int]]) -> Batch:
     return Batch(rows, rows, rows, start, tables, rows[:0], (), states=states)
 
 
-def both(name: str, starts: Sequence[int], uses: Sequence[Sequence[int]]) -> tuple[Any, Any, Any]:
+def both(
+    name: str, starts: Sequence[int], uses: Sequence[Sequence[int]], device: Device = CPU
+) -> tuple[Any, Any, Any]:
     """The op, both of its bodies over random records, and inputs."""
     op, shapes, widths, floats = LAYERS[name]
     random = np.random.default_rng(1)
@@ -71,7 +74,7 @@ def both(name: str, starts: Sequence[int], uses: Sequence[Sequence[int]]) -> tup
     records = normal(8, BEFORE + floats + AFTER)
     layout = KvLayout((), 16, "float32")
     inputs = [normal(starts[-1], width) for width in widths]
-    return op, Both(layout, batch(starts, uses), 1, weights, records), inputs
+    return op, Both(layout, batch(starts, uses), 1, weights, records, device), inputs
 
 
 def near(actual: np.ndarray, expected: np.ndarray) -> bool:
@@ -118,6 +121,31 @@ def test_a_mark_leaves_what_a_piece_leaves(name: str) -> None:
     held = slice(BEFORE, -AFTER)
     assert near(bodies.records[1, held], bodies.records[2, held])
     assert not near(bodies.records[0, held], bodies.records[2, held])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_no_number_stays_behind(name: str) -> None:
+    """It spoils what follows it, no token before it and no other request."""
+    places, uses = (0, 40, 60), ((-1, 0, 0, -1), (1, 1, 0, -1))
+    op, bodies, inputs = both(name, places, uses)
+    (clean,) = bodies.torch(op, *inputs)
+    op, bodies, inputs = both(name, places, uses)
+    inputs[0][30] = np.nan
+    (found,) = bodies.torch(op, *inputs)
+    others = np.r_[:30, 40:60]
+    np.testing.assert_array_equal(found[others], clean[others])
+    assert np.isnan(found[30]).all()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gates_that_are_shut_or_open(name: str) -> None:
+    """Of a state that is gone in a token, sums of logarithms say nothing about what follows."""
+    op, bodies, inputs = both(name, (0, 90), ((2, 0, 0, -1),))
+    for gates in inputs[1:]:
+        gates[::7] *= 60
+        gates[1::7] = -60
+    (found,), (expected,) = bodies.torch(op, *inputs), bodies.reference(op, *inputs)
+    assert near(found, expected) and near(bodies.records, bodies.env.states.arena)
 
 
 @pytest.mark.parametrize("name", LAYERS)

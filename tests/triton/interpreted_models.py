@@ -16,6 +16,7 @@ from quire.backends.torch.graphs import Recorder
 from quire.backends.torch.triton import bodies
 from quire.graph.program import compile_program
 from quire.ops.batch import Batch
+from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
 from quire.runtime.rope_tables import RopeTables
 from tests.models.computing import LIMITS, Loaded, kv_cache
@@ -61,6 +62,7 @@ class InterpretedModel:
         cache = kv_cache(loaded.spec, kv_format, BLOCKS)
         self.executable = TorchExecutable(
             self.program, loaded.weights, cache, self.backend.device,
+            RecurrentStates(4, loaded.spec.state_floats, on_host=False),
             recorder=recorder, offloaded=offloaded,
         )  # fmt: skip
         self.tables = np.random.default_rng(5).permutation(BLOCKS).reshape(4, -1).astype(np.int32)
@@ -86,5 +88,11 @@ class InterpretedModel:
             self.tables[list(spans)],
             np.arange(len(tokens), dtype=np.int32),
             self.ropes.arrays,
+            states=np.array([_use(which, *span) for which, span in spans.items()], np.int32),
         )
         return np.split(self.executable.logits(batch), np.cumsum(counts)[:-1])
+
+
+def _use(which: int, first: int, end: int) -> tuple[int, int, int, int]:
+    """The records of a request: it has one of its own."""
+    return (which if first else -1, which, 0, -1)

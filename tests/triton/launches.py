@@ -6,6 +6,7 @@ Run by test_ahead.py: python -m tests.triton.launches ARCHITECTURE, without TRIT
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -20,10 +21,15 @@ from quire.backends.torch.triton import (
     draw,
     expert_tiles,
     float_matmul,
+    head_matmul,
+    latent_attention,
+    latent_rows,
     logit_changes,
     logprobs,
     norm,
+    recurrence,
     rope_kv_write,
+    short_convolution,
 )
 from quire.backends.torch.triton.ahead import AheadLauncher
 from quire.backends.torch.triton.tiles import TILES
@@ -52,6 +58,47 @@ def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
             step = attention.AttentionInputs(*table, chunks=chunks, programs=8)
             attention.attend(gpu, queries, cache, step, rules, queries)
         yield what
+
+
+def attend_latents(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
+    """Numbers and codes, of 128 heads; a split one."""
+    kinds = {"numbers": torch.bfloat16, "int8": torch.int8}
+    for what, dtype in ({"float32": torch.float32} if shapes else kinds).items():
+        scales = empty(1000, 2, 16, dtype=torch.float32) if what == "int8" else None
+        cache = latent_attention.CachedRows(empty(1000, 16, 576, dtype=dtype), 512, scales)
+        queries = empty(64, 128 * 576, dtype=torch.float32 if shapes else torch.bfloat16)
+        out = empty(64, 128 * 512, dtype=torch.float32)
+        for chunks in (0, 8) if what == "numbers" else (0,):
+            table = (empty(64), empty(65), empty(64, 512), empty(64, 2))
+            step = attention.AttentionInputs(*table, chunks=chunks, programs=4)
+            latent_attention.attend_latents(gpu, queries, cache, step, 128, 0.1, out)
+        if scales is not None:
+            write_latents(gpu, cache, out)
+        yield what
+
+
+def write_latents(gpu: AheadLauncher, cache: latent_attention.CachedRows, x: torch.Tensor) -> None:
+    """Codes; rotated queries."""
+    angles, heads = empty(64, 64, dtype=torch.float32), x.unflatten(1, (128, -1))
+    latent_rows.write_latents(gpu, x[:, :512], x[:, :64], angles, empty(64), cache)
+    latent_rows.rotate_heads(gpu, heads[..., 448:], angles, heads[..., 448:])
+
+
+def recur(gpu: AheadLauncher) -> Iterator[str]:
+    """Qwen3-Next's delta rule and Granite's Mamba, with their convolutions."""
+    wide, one = torch.float32, empty(32, dtype=torch.float32)
+    step = short_convolution.RecurrentStep(
+        empty(64, 10**6, dtype=wide), 64, empty(512), empty(65), empty(64, 4)
+    )
+    x, gate, out = (empty(512, width, dtype=wide) for width in (8192, 32, 4096))
+    short_convolution.convolve(gpu, x, empty(8192, 4, dtype=wide), None, step, x)
+    yield "convolution"
+    heads = recurrence.Heads(16, 32, 128, 128, one, one)
+    recurrence.follow_delta_rule(gpu, x, gate, gate, heads, step, out)
+    yield "delta rule"
+    heads = recurrence.Heads(1, 128, 256, 64, one, one)
+    recurrence.follow_scan(gpu, x, gate, one, (0.0, math.inf), heads, step, x)
+    yield "scan"
 
 
 def rows(gpu: AheadLauncher) -> Iterator[str]:
@@ -133,6 +180,11 @@ def multiply_floats(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     x, out = empty(rows, 4096, dtype=half), empty(rows, 6144, dtype=half)
     float_matmul.float_matmul(gpu, x, empty(6144, 4096, dtype=half), out)
     yield "dense"
+    if shapes != "some":
+        queries, matrices = empty(rows, 128, 192, dtype=half), empty(128, 256, 512, dtype=half)
+        latents = empty(rows, 128, 576, dtype=half)[..., :512]
+        head_matmul.head_matmul(gpu, queries[..., :128], matrices[:, :128].mT, latents)
+        yield "heads"
     weight, out = empty(1024, 4096, dtype=half), empty(4 * rows, 1024, dtype=half)
     float_matmul.expert_matmul(gpu, x, weight, groups_of(shapes, rows, 2), out)
     yield "experts"
@@ -163,6 +215,7 @@ TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
     "code_matmul": multiply_codes,
     "add_segments": add_segments,
     "float_matmul": multiply_floats,
+    "latent_attention": attend_latents,
     "sampling": sample,
 }
 """Those with tiles in the table, by their names there."""
@@ -173,6 +226,7 @@ def main(architecture: str) -> None:
     for kernel, shapes in TILES[architecture]:
         show(kernel, shapes, AheadLauncher(architecture), TILED[kernel])
     show("rows", "", AheadLauncher(architecture), lambda gpu, _: rows(gpu))
+    show("recurrent", "", AheadLauncher(architecture), lambda gpu, _: recur(gpu))
 
 
 def show(

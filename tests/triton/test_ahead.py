@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from quire.backends.torch.triton.tiles import ARCHITECTURES, SHARED_BYTES, TILES
+from quire.backends.torch.triton.tuner import ATTENTION
 
 ROOT = Path(__file__).parents[2]
 MOST_REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 512}
@@ -52,7 +53,7 @@ def test_products_add_in_one_order(
     kinds: dict[tuple[str, str], set[str]] = {}
     for each in compiled[architecture]:
         # The tile of attention follows the size of heads, which no two steps of a model differ in.
-        shapes = each["shapes"] if each["body"] == "attention" else ""
+        shapes = each["shapes"] if each["body"] in ATTENTION else ""
         name = (f"{each['kernel']} {shapes}", each["what"])
         kinds.setdefault(name, set()).update(kind_of(product) for product in each["products"])
     assert kinds

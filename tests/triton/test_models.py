@@ -38,6 +38,8 @@ class Case(NamedTuple):
     bound: float = 1e-5
 
 
+LINEAR_AND_FULL = ["linear_attention", "linear_attention", "full_attention", "full_attention"]
+MAMBA_AND_FULL = ["mamba", "attention", "attention", "attention"]
 CASES = {
     "llama": Case("LlamaForCausalLM"),
     "qwen2, biases": Case("Qwen2ForCausalLM", kv_format="int8", bound=0.05),
@@ -47,6 +49,11 @@ CASES = {
     "gpt-oss, sinks": Case("GptOssForCausalLM"),
     "mixtral": Case("MixtralForCausalLM"),
     "qwen3-moe of 4 bits": Case("Qwen3MoeForCausalLM", {}, "bfloat16", "int4", "bfloat16", 0.2),
+    "deepseek-v2, latents": Case("DeepseekV2ForCausalLM", {"first_k_dense_replace": 2}),
+    "minicpm3, latents": Case("MiniCPM3ForCausalLM", kv_format="int8", bound=0.05),
+    "qwen3.5, delta nets": Case("Qwen3_5ForCausalLM", {"layer_types": LINEAR_AND_FULL}),
+    "granite 4, mamba": Case("GraniteMoeHybridForCausalLM", {"layer_types": MAMBA_AND_FULL}),
+    "nemotron-h, mamba": Case("NemotronHForCausalLM", {"hybrid_override_pattern": "M-*"}),
     "olmo2 of 8 bits": Case("Olmo2ForCausalLM", {}, "bfloat16", "int8", "float16", 0.1),
 }
 LENGTHS = (14, 11)
@@ -90,8 +97,8 @@ def test_which_ops_are_left_to_torch() -> None:
         model = InterpretedModel(random_model(case.family, case.dtype, case.quantization))
         left |= set(model.bodies["torch"])
     assert left == {
-        "Add", "Columns", "EmbeddingLookup", "Quantize", "RopeAngles", "RouteTokens", "ScaleLogits",
-        "SelectRows",
+        "Activate", "Add", "Columns", "EmbeddingLookup", "KvWrite", "Quantize", "RopeAngles",
+        "RouteTokens", "ScaleLogits", "SelectRows",
     }  # fmt: skip
 
 

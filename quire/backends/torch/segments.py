@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -10,17 +11,36 @@ import torch
 
 from quire.backends.torch.step import Step
 
-__all__ = ["Int64", "Segments", "rounds"]
+__all__ = ["PIECE", "Int64", "Piece", "Segments", "pieces", "rounds"]
 
 Int64 = npt.NDArray[np.int64]
 
 
+PIECE = 64
+"""Tokens of a run that are computed at once, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Up to L tokens of each of some runs, the next ones.
+
+    runs: which.  rows: [r, L], of the step; anything where is_token, [r, L], is False.  tokens:
+    [n], those of r * L that there are.  to: [n], their rows.
+    """
+
+    runs: slice
+    rows: torch.Tensor
+    is_token: torch.Tensor
+    tokens: torch.Tensor
+    to: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """R runs of tokens, the longest first, and their N tokens: the first of each run, the second...
+    """R runs of tokens, the longest first, and their N tokens, run by run.
 
     starts, counts: [R], rows of the step, on the host.  run, offset: [N], where each token stands,
-    there as well.  rows: [N], of the step.  together: how many runs have a first token, a second...
+    there as well.  rows: [N], of the step.
     read, write: [R], the records that a run follows on and leaves.
     """
 
@@ -28,7 +48,6 @@ class Segments:
     counts: Int64
     run: Int64
     offset: Int64
-    together: tuple[int, ...]
     rows: torch.Tensor
     read: torch.Tensor
     write: torch.Tensor
@@ -56,7 +75,34 @@ def _segments(step: Step, segments: Int64) -> Segments:
     longest = np.argsort(-counts, kind="stable")
     starts, _, read, write = segments[longest].T
     counts = counts[longest]
-    offset, run = np.nonzero(np.arange(counts[0])[:, None] < counts)
-    together = tuple(np.bincount(offset).tolist())
+    run, offset = np.nonzero(np.arange(counts[0]) < counts[:, None])
     rows, read, write = (step.put(each.copy()) for each in (starts[run] + offset, read, write))
-    return Segments(starts, counts, run, offset, together, rows, read, write)
+    return Segments(starts, counts, run, offset, rows, read, write)
+
+
+def pieces(step: Step, index: int) -> list[Piece]:
+    """The tokens of the step's rounds()[index] in running order, made once a step.
+
+    Runs of one token, of which a step may have many, are not brought to the length of others.
+    """
+    return step.once(("pieces", index), lambda: _pieces(step, rounds(step)[index]))
+
+
+def _pieces(step: Step, segments: Segments) -> list[Piece]:
+    counts = segments.counts
+    ends = [0, int((counts > 1).sum()), len(counts)]
+    return [
+        _piece(step, segments, slice(first, first + int((counts[first:end] > start).sum())), start)
+        for first, end in pairwise(ends)
+        for start in range(0, int(counts[first:end].max(initial=0)), PIECE)
+    ]
+
+
+def _piece(step: Step, segments: Segments, runs: slice, start: int) -> Piece:
+    counts = segments.counts[runs, None]
+    offsets = start + np.arange(min(PIECE, counts.max() - start))
+    is_token = offsets < counts
+    rows = segments.starts[runs, None] + np.minimum(offsets, counts - 1)
+    tokens = np.flatnonzero(is_token)
+    arrays = rows, is_token, tokens, rows.reshape(-1)[tokens]
+    return Piece(runs, *(step.put(each) for each in arrays))

@@ -49,6 +49,7 @@ def latent_attention(
     step: Step, op: LatentAttention, queries: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
     """Group by group of requests; all heads share the rows as one kv head."""
+    queries = queries.float()  # what projected them may have rounded them
     out = queries.new_empty((len(queries), op.heads * op.rank))
 
     def read(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -35,8 +35,8 @@ PRODUCTS = re.compile(r"\b(?:wgmma\.mma_async|mma)\.sync\.aligned[.\w]*|\bv_mfma
 class Compiled:
     """What became of one kernel, specialised for its arguments.
 
-    shared: bytes of shared memory of a program.  registers: of a thread.  spilled: bytes (AMD:
-    registers) of a thread that had no room in registers.  products: the matrix instructions in it.
+    shared: bytes of shared memory of a program.  registers: of a thread.  spilled: bytes of a
+    thread that had no room there.  products: the matrix instructions in it.
     """
 
     kernel: str
@@ -93,7 +93,8 @@ def _facts(name: str, tile: Tile, built: Any) -> Compiled:
     products = frozenset(PRODUCTS.findall(text))
     if "amdgcn" in built.asm:
         registers = _number(r"\.vgpr_count:\s+(\d+)", text)
-        spilled = _number(r"\.vgpr_spill_count:\s+(\d+)", text)
+        # What went to AMD's accumulators instead is in registers still.
+        spilled = _number(r"\.private_segment_fixed_size:\s+(\d+)", text)
     else:
         usage = _resource_usage(built.asm["cubin"])
         registers = _number(r"\bREG:(\d+)", usage)

@@ -30,6 +30,8 @@ from quire.backends.torch.triton.tiles import Tile
 
 __all__ = [
     "CHUNK",
+    "LOG2E",
+    "MERGE",
     "AttentionInputs",
     "AttentionRules",
     "CachedHeads",

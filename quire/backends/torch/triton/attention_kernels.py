@@ -7,7 +7,7 @@ import triton.language as tl
 
 from quire.backends.torch.triton.codes import number_of_e4m3
 
-__all__ = ["attend_tiles", "merge_chunks"]
+__all__ = ["attend_tiles", "merge_chunks", "merged"]
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def _first_seen(position, WINDOW: tl.constexpr, CHUNK: tl.constexpr):
 
 
 @triton.jit
-def _merged(top, total, values, more_top, more_total, more_values):
+def merged(top, total, values, more_top, more_total, more_values):
     """Two partial results as one; a row without a score in either stays as it is."""
     new = tl.maximum(top, more_top)
     safe = tl.where(new == float("-inf"), 0.0, new)
@@ -246,7 +246,7 @@ def attend_tiles(
             tl.store(sums + 2 * row, more_top, mask=is_row)
             tl.store(sums + 2 * row + 1, more_total, mask=is_row)
         else:
-            top, total, acc = _merged(top, total, acc, more_top, more_total, more)
+            top, total, acc = merged(top, total, acc, more_top, more_total, more)
     if not SPLIT:
         acc = _result(top, total, acc, sinks, head, is_row)
         tl.store(
@@ -275,7 +275,7 @@ def merge_chunks(
     first = tl.maximum(_first_seen(at, WINDOW, CHUNK), 0)
     for chunk in range(first // KEY_CHUNK, (at + KEY_CHUNK) // KEY_CHUNK):
         row = ((chunk % chunks).to(tl.int64) * tokens + token) * HEADS + head
-        top, total, acc = _merged(
+        top, total, acc = merged(
             top, total, acc,
             tl.load(sums + 2 * row),
             tl.load(sums + 2 * row + 1),

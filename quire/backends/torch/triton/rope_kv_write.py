@@ -18,7 +18,7 @@ from quire.backends.torch.triton.codes import pairs_of_codes, row_codes
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 
-__all__ = ["rotate_and_store", "rotate_kv_write"]
+__all__ = ["rotate_and_store", "rotate_kv_write", "rotated"]
 
 TILE_ELEMENTS = 1024
 """Heads are taken together up to so many numbers."""
@@ -68,7 +68,7 @@ def rotate_kv_write(
 
 
 @triton.jit
-def _rotated(
+def rotated(
     x, angles, is_head, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr, INTERLEAVED: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -136,7 +136,7 @@ def rotate_and_store(
     if part < QUERY_PARTS:
         head = part * TOGETHER + each
         is_head = head < HEADS
-        x = _rotated(
+        x = rotated(
             queries + token * query_stride + head * HEAD_DIM, angles, is_head, HEAD_DIM, DIMS,
             INTERLEAVED, BLOCK_D,
         )  # fmt: skip
@@ -152,7 +152,7 @@ def rotate_and_store(
     is_head = head < KV_HEADS
     scale_at = block * scale_block + place * scale_slot + head * scale_head
     if part < QUERY_PARTS + KV_PARTS:
-        x = _rotated(
+        x = rotated(
             keys + token * key_stride + head * HEAD_DIM, angles, is_head, HEAD_DIM, DIMS,
             INTERLEAVED, BLOCK_D,
         )  # fmt: skip

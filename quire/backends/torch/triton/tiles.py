@@ -76,6 +76,8 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64, int4"): Tile(32, 16, 8, 1),
             ("attention", "128, int4"): Tile(32, 16, 8, 1),
             ("attention", "256, int4"): Tile(16, 16, 8, 1),
+            ("latent_attention", ""): Tile(16, 32, 8, 2),
+            ("latent_attention", "float32"): Tile(16, 16, 8, 1),
         },
     ),
     "sm_90": _tiles(
@@ -88,6 +90,8 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64, int4"): Tile(32, 16, 8, 1),
             ("attention", "128, int4"): Tile(32, 16, 8, 1),
             ("attention", "256, int4"): Tile(16, 16, 8, 1),
+            ("latent_attention", ""): Tile(16, 32, 8, 2),
+            ("latent_attention", "float32"): Tile(16, 16, 8, 1),
         },
     ),
     "gfx942": _tiles(
@@ -100,6 +104,8 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64, int4"): Tile(64, 32, 4, 2),
             ("attention", "128, int4"): Tile(32, 16, 4, 2),
             ("attention", "256, int4"): Tile(32, 16, 4, 1),
+            ("latent_attention", ""): Tile(16, 32, 4, 1),
+            ("latent_attention", "float32"): Tile(16, 16, 4, 1),
         },
     ),
 }

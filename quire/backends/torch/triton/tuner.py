@@ -36,6 +36,7 @@ TURNS = 7
 VERSION = 1
 ROWS = {"few": (16,), "some": (32, 64), "many": (64, 128, 256)}
 PRODUCTS = ("code_matmul", "float_matmul")
+ATTENTION = ("attention", "latent_attention")
 
 
 def candidates(architecture: str, key: TileKey) -> tuple[Tile, ...]:
@@ -46,7 +47,7 @@ def candidates(architecture: str, key: TileKey) -> tuple[Tile, ...]:
         # 64 outputs and 4 warps at least: below, sm_90 would take other instructions.
         cuts = product(ROWS[shapes], (64, 128), (4, 8), (2, 3, 4))
         others = [Tile(*each) for each in cuts]
-    elif kernel == "attention":  # other cuts would add in another order
+    elif kernel in ATTENTION:  # other cuts would add in another order
         others = [replace(shipped, stages=stages) for stages in (1, 2, 3, 4)]
     else:  # sums of segments go one after the other, and those of weights are exact
         others = [replace(shipped, columns=n, warps=w) for n in (512, 1024, 4096) for w in (4, 8)]

@@ -21,6 +21,7 @@ from quire.backends.torch.triton.attention import (
 from quire.backends.torch.triton.code_matmul import add_partial_sums, code_matmul
 from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.float_matmul import float_matmul
+from quire.backends.torch.triton.latent_attention import CachedRows, attend_latents
 from quire.backends.torch.triton.launcher import Launcher
 
 __all__ = ["Workload", "workload"]
@@ -28,6 +29,7 @@ __all__ = ["Workload", "workload"]
 ROWS = {"few": 8, "some": 64, "many": 2048}
 OUTPUTS, COLUMNS, GROUP = 6144, 4096, 128
 REQUESTS, CONTEXT, BLOCK_TOKENS, HEADS, KV_HEADS = 32, 2048, 16, 32, 8
+RANK, ROTATED = 512, 64
 SAMPLED, VOCABULARY = 32, 151936
 
 
@@ -102,6 +104,29 @@ def _attention(shapes: str, device: torch.device) -> Workload:
     return Workload(start, moved, 4 * REQUESTS * CONTEXT * HEADS * dim)
 
 
+def _latent_attention(shapes: str, device: torch.device) -> Workload:
+    """A token of each of 32 requests behind 2048 others, with 32 heads."""
+    blocks, width = CONTEXT // BLOCK_TOKENS, RANK + ROTATED
+    dtype = torch.float32 if shapes else torch.bfloat16
+    shape = (REQUESTS * blocks, BLOCK_TOKENS, width)
+    cache = CachedRows(torch.randn(shape, dtype=dtype, device=device), RANK)
+    queries = torch.randn(REQUESTS, HEADS * width, dtype=dtype, device=device)
+    out = torch.empty(REQUESTS, HEADS * RANK, device=device)
+    starts = np.arange(REQUESTS + 1, dtype=np.int32)
+    tables = torch.randperm(REQUESTS * blocks, device=device).int().view(REQUESTS, blocks)
+    positions = torch.full((REQUESTS,), CONTEXT - 1, dtype=torch.int32, device=device)
+    step = AttentionInputs(
+        positions, torch.from_numpy(starts).to(device), tables,
+        torch.from_numpy(query_tiles(starts, 1)).to(device), chunks=num_chunks(0, CONTEXT - 1),
+    )  # fmt: skip
+    flops = 2 * REQUESTS * CONTEXT * HEADS * (RANK + width)
+    return Workload(
+        lambda gpu: attend_latents(gpu, queries, cache, step, HEADS, RANK**-0.5, out),
+        cache.rows.nbytes + queries.nbytes + out.nbytes,
+        flops,
+    )
+
+
 def _add_segments(shapes: str, device: torch.device) -> Workload:
     sums = torch.randn(4, ROWS["few"], OUTPUTS, device=device)
     out = torch.empty(ROWS["few"], OUTPUTS, device=device)
@@ -121,6 +146,7 @@ def _sampling(shapes: str, device: torch.device) -> Workload:
 
 MAKERS: dict[str, Callable[[str, torch.device], Workload]] = {
     "attention": _attention,
+    "latent_attention": _latent_attention,
     "code_matmul": _products_of_codes,
     "float_matmul": _products_of_floats,
     "add_segments": _add_segments,

@@ -6,10 +6,22 @@ from quire.backends.torch.triton.bodies import (
     activation,
     attention,
     experts,
+    latent,
     linear,
     norm,
     quantized,
+    recurrent,
     rope,
 )
 
-__all__ = ["activation", "attention", "experts", "linear", "norm", "quantized", "rope"]
+__all__ = [
+    "activation",
+    "attention",
+    "experts",
+    "latent",
+    "linear",
+    "norm",
+    "quantized",
+    "recurrent",
+    "rope",
+]
