@@ -106,9 +106,20 @@ def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert len(shown.splitlines()) == len(found["kernels"]) + 3
 
 
+def test_kernels_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--kernels", "attention", "rows", "--kv-formats", "int4", "fp8", "--threads", "1"]
+    assert main(["bench", "kernel", "demo", *options]) == 0
+    found = [line.split()[:2] for line in capsys.readouterr().out.splitlines()[2:-1]]
+    assert {tuple(each) for each in found} == {
+        ("attention", "int4"), ("attention", "fp8"), ("rms_norm", "float32"),
+        ("add_rms_norm", "float32"), ("quantize", "float32"), ("gated", "float32"),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--kernels", "norm"], "--kernels has 'norm'; choose from linear, experts"),
         (["--formats", "int3"], "'int3'; choose from float32, float16"),
         (["--kv-formats", "int3"], "--kv-formats has 'int3'; choose from float32"),
         (["--rows", "0"], "--rows has 0; give 1 or more"),

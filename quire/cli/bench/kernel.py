@@ -45,6 +45,10 @@ class KernelBench:
         default=(),
         metadata={"help": "of the KV cache (default: the model's own and int8)"},
     )
+    kernels: tuple[str, ...] = field(
+        default=(),
+        metadata={"help": "linear experts attention rows sampler (default: all)"},
+    )
     json: str | None = field(default=None, metadata={"help": "file for the figures"})
 
 
@@ -62,7 +66,7 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.cli.bench.kernels.machine import Machine
     from quire.cli.bench.kernels.measurement import HEADINGS
     from quire.cli.bench.kernels.shapes import KernelShapes
-    from quire.cli.bench.kernels.suite import cases
+    from quire.cli.bench.kernels.suite import KERNELS, cases
     from quire.ops.kv_cache import KV_FORMATS
     from quire.runtime.machine import inspect_machine
 
@@ -71,6 +75,8 @@ def run(namespace: argparse.Namespace) -> int:
     kv_formats = bench.kv_formats or (spec.dtype, "int8")
     _check("--formats", formats, tuple(FORMATS))
     _check("--kv-formats", kv_formats, KV_FORMATS)
+    kernels = bench.kernels or KERNELS
+    _check("--kernels", kernels, KERNELS)
     if min(rows) < 1:
         raise UsageError(f"--rows has {min(rows)}; give 1 or more")
     config = engine_config(namespace)
@@ -80,7 +86,7 @@ def run(namespace: argparse.Namespace) -> int:
         machine.calibrate()
     print(f"{name}, {c.ISA_NAMES[machine.isa]}, {threads} threads", HEADINGS, sep="\n")
     found = []
-    for case in cases(machine, KernelShapes.of(spec), formats, rows, kv_formats):
+    for case in cases(machine, KernelShapes.of(spec), formats, rows, kv_formats, kernels):
         found.append(case.measure(machine, SECONDS))
         print(found[-1].line(machine.rates), flush=True)
     barrier = min(machine.barrier_s() for _ in range(20))

@@ -15,7 +15,10 @@ from quire.models.spec import LatentAttention
 from quire.runtime.backends import MAX_LOGIT_ROWS
 from quire.weights.tensor import STORED_AS
 
-__all__ = ["cases"]
+__all__ = ["KERNELS", "cases"]
+
+KERNELS = ("linear", "experts", "attention", "rows", "sampler")
+"""What can be timed by itself; rows: ops that do little with each number of a row."""
 
 ATTENTIONS = (
     (1, 1, 1024), (1, 1, 8192), (1, 4, 8192), (8, 1, 1024), (1, 512, 512), (1, 512, 4096),
@@ -31,22 +34,41 @@ def cases(
     formats: Sequence[str],
     rows: Sequence[int],
     kv_formats: Sequence[str],
+    kernels: Sequence[str] = KERNELS,
 ) -> Iterator[Case]:
-    """Each is made when it is asked for.  formats, rows: of the linear layers."""
+    """Each is made when asked for.  formats, rows: of the linear layers; kernels: of KERNELS."""
+    if "linear" in kernels:
+        yield from _linears(machine, shapes, formats, rows)
+    if "experts" in kernels:
+        for format in formats:
+            for layer in shapes.experts:
+                for count in rows:
+                    yield experts(machine, format, count, layer)
+    if "attention" in kernels:
+        for kv_format in kv_formats:
+            for each in shapes.attentions:
+                for requests, tokens, context in ATTENTIONS:
+                    yield attention(machine, kv_format, each, requests, tokens, context)
+        yield from _latent_projections(machine, shapes, formats, rows)
+    if "rows" in kernels:
+        yield from _row_ops(machine, shapes, formats)
+    if "sampler" in kernels:
+        for count in SAMPLER_ROWS:
+            for name in SAMPLINGS:
+                yield sampler(machine, name, shapes.vocab_size, count)
+
+
+def _linears(
+    machine: Machine, shapes: KernelShapes, formats: Sequence[str], rows: Sequence[int]
+) -> Iterator[Case]:
     for format in formats:
         for shape in shapes.linears:
             for count in rows:
                 if not shape.in_head or count <= MAX_LOGIT_ROWS:  # more are never computed at once
                     yield linear(machine, format, count, shape)
-    for format in formats:
-        for layer in shapes.experts:
-            for count in rows:
-                yield experts(machine, format, count, layer)
-    for kv_format in kv_formats:
-        for each in shapes.attentions:
-            for requests, tokens, context in ATTENTIONS:
-                yield attention(machine, kv_format, each, requests, tokens, context)
-    yield from _latent_projections(machine, shapes, formats, rows)
+
+
+def _row_ops(machine: Machine, shapes: KernelShapes, formats: Sequence[str]) -> Iterator[Case]:
     for count in ROW_OP_ROWS:
         yield row_op(machine, "rms_norm", c.OP_NORM, count, shapes.width, 2)
         yield row_op(machine, "add_rms_norm", c.OP_ADD_NORM, count, shapes.width, 4)
@@ -54,9 +76,6 @@ def cases(
             yield row_op(machine, "quantize", c.OP_QUANTIZE, count, shapes.width, 2)
         for width in shapes.gated_widths:
             yield row_op(machine, "gated", c.OP_GATED, count, width, 3)
-    for count in SAMPLER_ROWS:
-        for name in SAMPLINGS:
-            yield sampler(machine, name, shapes.vocab_size, count)
 
 
 def _latent_projections(
