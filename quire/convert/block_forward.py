@@ -20,6 +20,7 @@ from quire.ops.batch import Batch
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
 from quire.ops.op import Environment, Float32
+from quire.ops.recurrent_state import RecurrentStates
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.tensor import RawTensor
 
@@ -50,6 +51,7 @@ class BlockForward:
         self._ropes = RopeTables(spec.ropes, 1)
         # Ops are given a cache because their contract says so; none of them reads it here.
         self._no_cache = KvCache(KvLayout((KvLayerShape(1, 2),), 16, "float32"), 1)
+        self._states = RecurrentStates(1, spec.state_floats)
         self._hidden = self._hidden_values()
 
     def embed(self, table: RawTensor, sequences: Sequence[npt.NDArray[np.int32]]) -> Stream:
@@ -122,7 +124,7 @@ class BlockForward:
         self, tokens: npt.NDArray[np.int32], weights: Mapping[str, Float32]
     ) -> Environment:
         batch = Batch.single(tokens.tolist(), 0, [0], self._ropes.arrays)
-        return Environment(batch, self._no_cache, weights)
+        return Environment(batch, self._no_cache, weights, states=self._states)
 
     def _hidden_values(self) -> list[Value]:
         """The one value that goes into each block, and the one behind the last."""

@@ -5,10 +5,11 @@ norm → gate, up       the same
 v    → o              rows of v / s,   columns of o * s (attention mixes tokens, not channels)
 up   → down           rows of up / s,  columns of down * s (the gate multiplies, up is linear)
 norm → query_down, key_value_down; query_norm → query; latent_norm → key_value   (latent attention)
+norm → all that a layer with a state reads; Mamba's own norm → output
 
 Every expert of a mixture has an up and a down of its own; all, and the router, read one norm.
 
-A part without its norm, or without a gate, has fewer.
+A part without its norm, or without a gate of its own, has fewer; a block may lack a part.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.spec import (
     MLP,
     Attention,
     Block,
     GatedMLP,
-    LatentAttention,
     Linear,
     MixtureOfExperts,
     Norm,
+    TokenMixer,
     Weight,
     parts,
     readers,
@@ -78,39 +80,50 @@ class Folding:
 
 def foldings(block: Block) -> tuple[Folding, ...]:
     """Every folding of a block, in the order of computation."""
-    attention, mlp = block.attention, block.mlp
-    assert isinstance(attention, Attention | LatentAttention) and mlp is not None, "see open_source"
-    mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)
-    found = (
-        *_of_attention(block.attention_norm, attention),
-        _of_norm(block.mlp_norm, readers(mlp)),
-        *(Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)),
-    )
+    mlp = block.mlp
+    found = [] if block.attention is None else _of_mixer(block.attention_norm, block.attention)
+    if mlp is not None:
+        mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)
+        found += [
+            _of_norm(block.mlp_norm, readers(mlp)),
+            *(Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)),
+        ]
     return tuple(each for each in found if each is not None)
 
 
-def _of_attention(norm: Norm | None, part: Attention | LatentAttention) -> list[Folding | None]:
+def _of_mixer(norm: Norm | None, part: TokenMixer) -> list[Folding | None]:
     if isinstance(part, Attention):
         group = part.heads // part.kv_heads
         shared = (part.kv_heads, group, part.head_dim) if group > 1 else None
+        gate = () if part.gate is None else (part.gate,)
         return [
-            _of_norm(norm, (part.query, part.key, part.value)),
+            _of_norm(norm, (part.query, part.key, part.value, *gate)),
             Folding(part.value, (part.output,), shared),
         ]
-    first = part.query if part.query_down is None else part.query_down
+    if isinstance(part, GatedDeltaNet):
+        first = (part.query, part.key, part.value, part.gate)
+        return [_of_norm(norm, (*first, part.beta, part.decay))]
+    if isinstance(part, Mamba2):
+        first = (part.gate, part.value, part.key, part.query)
+        return [_of_norm(norm, (*first, part.step)), _of_norm(part.norm, (part.output,))]
+    down = part.query if part.query_down is None else part.query_down
     return [
-        _of_norm(norm, (first, part.key_value_down)),
+        _of_norm(norm, (down, part.key_value_down)),
         None if part.query_down is None else _of_norm(part.query_norm, (part.query,)),
         _of_norm(part.latent_norm, (part.key_value,)),
     ]
 
 
 def _is_linear_in_up(mlp: GatedMLP | MLP) -> bool:
-    return isinstance(mlp, GatedMLP) and mlp.activation != "clamped_swiglu"
+    own_gate = isinstance(mlp, GatedMLP) and mlp.gate.weight.name != mlp.up.weight.name
+    return own_gate and mlp.activation != "clamped_swiglu"
 
 
 def _of_norm(norm: Norm | None, targets: tuple[Linear, ...]) -> Folding | None:
-    return None if norm is None or norm.weight is None else Folding(norm, targets)
+    """None without a weight to fold; a matrix that is both gate and up is one target."""
+    if norm is None or norm.weight is None:
+        return None
+    return Folding(norm, tuple({each.weight.name: each for each in targets}.values()))
 
 
 def fold(

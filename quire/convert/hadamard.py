@@ -117,10 +117,11 @@ class HadamardRotation:
 
 def _check(spec: ModelSpec) -> None:
     """Raises ConfigError for a model that a rotation would change, or whose parts are unknown."""
-    if any(parts(spec, LatentAttention)):
+    gated = any(each.gate for each in parts(spec, Attention))
+    if any(parts(spec, LatentAttention)) or spec.state_floats or gated:
         raise ConfigError(
-            f"{spec.architecture} has latent attention, which is not rotated here; leave hadamard "
-            "out"
+            f"{spec.architecture} has layers with latents, a state or a gate on their heads, which "
+            "are not rotated here; leave hadamard out"
         )
     before = (spec.norm, *(n for b in spec.blocks for n in (b.attention_norm, b.mlp_norm)))
     others = tuple(

@@ -66,11 +66,6 @@ def open_source(config: EngineConfig) -> Source:
         )
     checkpoint = open_checkpoint(directory)
     spec = tie_missing_head(read_spec(config, directory), checkpoint)
-    if spec.state_floats:
-        raise ConfigError(
-            f"{config.model} has recurrent layers, which are not calibrated here; serve it with "
-            "--quantization int4 or int8, which rounds while it is loaded"
-        )
     refuse_vision(spec)
     weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory

@@ -14,7 +14,7 @@ from quire.convert.foldings import fold, foldings
 from quire.convert.hadamard import HadamardRotation, Rotation
 from quire.convert.source import Source, open_source
 from quire.errors import ConfigError
-from tests.convert.tiny import EXPERTS, LATENT, write_tiny
+from tests.convert.tiny import DELTA_NETS, EXPERTS, LATENT, MAMBA, write_tiny
 from tests.models.computing import Model, distance, load
 
 TOKENS = [np.arange(5, 45, dtype=np.int32), np.arange(300, 320, dtype=np.int32)]
@@ -27,6 +27,8 @@ CASES = {
     "experts": EXPERTS,
     "latent": {**LATENT},
     "latent queries": {**LATENT, "q_lora_rank": 24},
+    "delta nets": DELTA_NETS,
+    "mamba": MAMBA,
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 
@@ -71,10 +73,11 @@ def test_folding_changes_nothing(name: str, tmp_path: Path) -> None:
     source = opened(tmp_path, name)
     stored_as = {name: source.format_of(name) for name in source.weights}
     expected = logits(source, lambda layer, weights: None)
-    for index in range(len(foldings(source.spec.blocks[0]))):
+    for index in range(max(len(foldings(block)) for block in source.spec.blocks)):
 
         def change(layer: int, weights: dict, index: int = index) -> None:
-            folding = foldings(source.spec.blocks[layer])[index]
+            found = foldings(source.spec.blocks[layer])
+            folding = found[index % len(found)]
             width = weights[folding.source.weight.name].shape[0]
             scales = np.exp(np.random.default_rng(layer).standard_normal(width))
             fold(folding, scales.astype(np.float32), weights, stored_as)
@@ -92,7 +95,10 @@ def test_a_folding_of_other_columns_would_be_seen(tmp_path: Path) -> None:
     assert worst(logits(source, change), expected) > 1e-4
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "latent" not in name])
+UNROTATED = ("latent", "latent queries", "delta nets", "mamba")
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name not in UNROTATED])
 def test_rotation_changes_nothing(name: str, tmp_path: Path) -> None:
     source = opened(tmp_path, name)
     rotation = HadamardRotation(source.spec, seed=4)
@@ -103,9 +109,10 @@ def test_rotation_changes_nothing(name: str, tmp_path: Path) -> None:
     assert worst(rotated, expected) < 3e-5
 
 
-def test_latent_attention_is_not_rotated(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", UNROTATED)
+def test_other_layers_are_not_rotated(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="leave hadamard out"):
-        HadamardRotation(opened(tmp_path, "latent").spec, seed=4)
+        HadamardRotation(opened(tmp_path, name).spec, seed=4)
 
 
 @pytest.mark.parametrize("width", [1, 7, 12, 64, 96])

@@ -18,7 +18,7 @@ from quire.convert.run import quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.stored_model import open_stored_model
 from quire.weights.checkpoint import open_checkpoint
-from tests.convert.tiny import LATENT, write_tiny
+from tests.convert.tiny import DELTA_NETS, LATENT, MAMBA, write_tiny
 
 BAICHUAN: dict[str, Any] = {
     **{"architectures": ["BaichuanForCausalLM"], "model_max_length": 256},
@@ -27,7 +27,10 @@ BAICHUAN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("family", "algorithm"), [(BAICHUAN, "rtn"), (LATENT, "awq+gptq")])
+@pytest.mark.parametrize(
+    ("family", "algorithm"),
+    [(BAICHUAN, "rtn"), (LATENT, "awq+gptq"), (DELTA_NETS, "gptq"), (MAMBA, "rtn")],
+)
 def test_what_is_written_is_read_and_serves_what_the_report_says(
     family: dict[str, Any], algorithm: str, text: str, asked: Quantization, tmp_path: Path
 ) -> None:
@@ -39,7 +42,7 @@ def test_what_is_written_is_read_and_serves_what_the_report_says(
         EngineConfig(str(model)), asked, tmp_path / "q", show_progress=False, measure_speed=False
     )
     names = open_checkpoint(tmp_path / "q").names
-    assert "model.layers.0.self_attn.q_proj.weight_packed" in names
+    assert any(name.endswith(".q_proj.weight_packed") for name in names)
     served, original = (
         ServedModel(EngineConfig(str(each), kv_cache_dtype="float32"), 64)
         for each in (tmp_path / "q", model)

@@ -41,6 +41,21 @@ EXPERTS: Mapping[str, Any] = {
     "moe_intermediate_size": 48,
     "shared_expert_intermediate_size": 80,
 }
+DELTA_NETS: Mapping[str, Any] = {
+    **{
+        "architectures": ["Qwen3_5ForCausalLM"],
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    **{"linear_num_key_heads": 2, "linear_num_value_heads": 4, "head_dim": 16},
+    **{"linear_key_head_dim": 16, "linear_value_head_dim": 16},
+}
+MAMBA: Mapping[str, Any] = {
+    **{"architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "ME*", "n_groups": 2},
+    **{"num_hidden_layers": 3, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 16},
+    **{"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    **{"moe_shared_expert_intermediate_size": 64, "rms_norm_eps": ..., "layer_norm_epsilon": 1e-5},
+    **{"dtype": "float32"},
+}
 LATENT: Mapping[str, Any] = {
     "architectures": ["DeepseekV2ForCausalLM"],
     "q_lora_rank": None,

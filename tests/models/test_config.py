@@ -215,6 +215,22 @@ def test_the_tiny_configs_are_read_in_full(
 
 
 @pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [
+        ("StableLmForCausalLM", {"use_parallel_residual": True}),
+        ("StableLmForCausalLM", {"qk_layernorm": True}),
+        ("HYV3ForCausalLM", {"mlp_bias": True}),
+        ("BambaForCausalLM", {"attn_rotary_emb": 16}),
+    ],
+)
+def test_what_a_family_does_not_compute_is_refused(
+    architecture: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(ModelError, match=next(iter(changes))):
+        build_spec(tiny(architecture, **changes))
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "vocab_size",

@@ -57,14 +57,14 @@ def granite_moe(config: ConfigReader) -> ModelSpec:
     return decoder(
         config,
         attention=attention,
-        mlp=granite_experts(config),
+        mlp=_granite_experts(config),
         embedding_scale=config.number("embedding_multiplier", 1.0, low=1e-6, high=1e6),
         residual_scale=config.number("residual_multiplier", 1.0, low=1e-6, high=1e6),
         logit_scale=1 / config.number("logits_scaling", 1.0, low=1e-6, high=1e6),
     )
 
 
-def granite_experts(config: ConfigReader) -> Callable[[int, str], MixtureOfExperts]:
+def _granite_experts(config: ConfigReader) -> Callable[[int, str], MixtureOfExperts]:
     """Experts stored in two tensors, weighed by a softmax over those chosen."""
     count = expert_count(config, "num_local_experts")
     top_k, inner = config.positive("num_experts_per_tok"), config.positive("intermediate_size")
@@ -105,5 +105,5 @@ def shared_mlp(config: ConfigReader) -> MlpMaker:
         config.get("num_experts_per_tok")  # of experts, which no layer has
         config.get("intermediate_size")
         return shared
-    experts = granite_experts(config)
+    experts = _granite_experts(config)
     return lambda layer, prefix: replace(experts(layer, prefix), shared=shared(layer, prefix))
