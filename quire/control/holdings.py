@@ -90,7 +90,7 @@ class Holdings:
         held = [request.held_blocks for request in running]
         self._pool.check([*held, *self._open.waiting_tables()])
         if self._states is not None:
-            self._states.check(list(running))
+            self._states.check(running)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""
