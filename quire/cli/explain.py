@@ -16,7 +16,7 @@ from quire.cli.values import human_integer
 if TYPE_CHECKING:
     from quire.backends.executable import Backend
     from quire.config import EngineConfig
-    from quire.graph.explain import BodyChoice, Explanation
+    from quire.graph.explanation import BodyChoice, Explanation
     from quire.graph.ir import Node
     from quire.models.spec import ModelSpec
 
@@ -148,7 +148,7 @@ def _tuning(config: EngineConfig, used: Sequence[str]) -> str:
 
 def _choose(backend: Backend, node: Node) -> BodyChoice:
     """What a backend would run for a node, or why it has nothing."""
-    from quire.graph.explain import BodyChoice
+    from quire.graph.explanation import BodyChoice
 
     reason = backend.declines(node)
     if reason is not None:
