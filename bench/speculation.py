@@ -100,7 +100,7 @@ def measure(
         config.max_num_seqs,
         enable_prefix_caching=False,
         window=assembly.model.spec.window,
-        drafter=load_speculator(method, config.num_speculative_tokens),
+        drafter=load_speculator(method, config.max_drafts),
     )
     engine = Engine(scheduler, runner)
     seconds, generated, turns = 0.0, 0, 0

@@ -231,7 +231,7 @@ def _engine(config: EngineConfig, model: LoadedModel) -> Engine:
         model.fingerprint,
         config.enable_chunked_prefill and not whole,
         window=model.spec.window,
-        drafter=load_speculator(config.speculative, config.num_speculative_tokens),
+        drafter=load_speculator(config.speculative, config.max_drafts),
         store=model.store,
         num_state_records=memory.num_state_records or None,
     )

@@ -87,7 +87,6 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = self._draining = False
         self._stats = self._engine.stats()
-        self._idle = asyncio.Event()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="quire-engine", daemon=True)
         self._thread.start()

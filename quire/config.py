@@ -26,6 +26,8 @@ Source = Literal["huggingface", "modelscope"]
 Speculation = Literal["off", "ngram", "suffix"]
 Task = Literal["auto", "generate", "embed", "score"]
 
+DEFAULT_DRAFTS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -110,8 +112,8 @@ class EngineConfig:
         default="off",
         metadata={"help": "guess tokens from the text (ngram) and past outputs too (suffix)"},
     )
-    num_speculative_tokens: int = field(
-        default=8, metadata={"help": "most tokens guessed per request and step"}
+    num_speculative_tokens: int | None = field(
+        default=None, metadata={"help": "most tokens guessed per request and step; auto is 8"}
     )
     threads: int | None = field(
         default=None, metadata={"help": "compute threads; default: the cores this process may use"}
@@ -155,10 +157,10 @@ class EngineConfig:
                 allowed = ", ".join(get_args(kind))
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}")
         counts = ("max_num_seqs", "max_num_batched_tokens", "max_num_queued_reqs")
-        for name in (*counts, "num_speculative_tokens"):
+        for name in counts:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         sizes = ("max_model_len", "kv_cache_memory_bytes", "prefix_cache_disk_bytes")
-        for name in (*sizes, "threads"):
+        for name in (*sizes, "num_speculative_tokens", "threads"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "1 or more")
         _require(self.block_size in (16, 32), "block_size", self.block_size, "16 or 32")
@@ -172,6 +174,8 @@ class EngineConfig:
             )
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
+        if self.num_speculative_tokens is not None and self.speculative == "off":
+            raise ConfigError("num_speculative_tokens bounds what speculative guesses; set that")
         offload, kept = self.cpu_offload_gb, self.kv_offloading_size
         _require(offload is None or offload >= 0, "cpu_offload_gb", offload, "0 or more")
         _require(kept is None or kept > 0, "kv_offloading_size", kept, "more than 0")
@@ -193,6 +197,11 @@ class EngineConfig:
         return tuple(option.name for option in fields(cls))
 
     @property
+    def max_drafts(self) -> int:
+        """Most tokens guessed per request and step; 0 without speculation."""
+        return 0 if self.speculative == "off" else self.num_speculative_tokens or DEFAULT_DRAFTS
+
+    @property
     def backend_in_use(self) -> Literal["native", "reference", "torch", "transformers"]:
         """The backend that "auto" means for a model that Quire has a family for."""
         if self.backend != "auto":
@@ -208,7 +217,7 @@ class EngineConfig:
                 "out one of them"
             )
         of_torch = backend in ("torch", "transformers")
-        if self.instruction_set != "auto" and of_torch:
+        if self.instruction_set != "auto" and backend != "native":
             raise ConfigError(
                 f"instruction_set is {self.instruction_set!r}, which is for the native backend, "
                 f"not for {backend}; leave out one of them"

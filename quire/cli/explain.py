@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from quire.cli.values import human_integer
 if TYPE_CHECKING:
     from quire.backends.executable import Backend
     from quire.config import EngineConfig
-    from quire.graph.explain import BodyChoice, Explanation
+    from quire.graph.explanation import BodyChoice, Explanation
     from quire.graph.ir import Node
     from quire.models.spec import ModelSpec
 
@@ -83,7 +84,7 @@ def run(namespace: argparse.Namespace) -> int:
         spec,
         kv_layout(config, spec),
         weight_format,
-        _Chooser(backend).choose,
+        partial(_choose, backend),
         context,
         tokens,
         bits,
@@ -145,19 +146,14 @@ def _tuning(config: EngineConfig, used: Sequence[str]) -> str:
     return "\n".join([f"Tuning for {threads} threads: {chosen.source}", *table(tunings)])
 
 
-class _Chooser:
-    """Asks the backend of a config what it would run."""
+def _choose(backend: Backend, node: Node) -> BodyChoice:
+    """What a backend would run for a node, or why it has nothing."""
+    from quire.graph.explanation import BodyChoice
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def choose(self, node: Node) -> BodyChoice:
-        from quire.graph.explain import BodyChoice
-
-        reason = self._backend.declines(node)
-        if reason is not None:
-            return BodyChoice(node.name, None, reason)
-        return BodyChoice(node.name, self._backend.body(node), self._backend.passed_over(node))
+    reason = backend.declines(node)
+    if reason is not None:
+        return BodyChoice(node.name, None, reason)
+    return BodyChoice(node.name, backend.body(node), backend.passed_over(node))
 
 
 def model_directory(config: EngineConfig) -> Path:

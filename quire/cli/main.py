@@ -20,7 +20,7 @@ COMMANDS: Mapping[str, Command] = {
         "quire.cli.evaluate", "measure a model on texts and tasks, or against another"
     ),
     "convert": Command("quire.cli.convert", "write a quantized checkpoint in another format"),
-    "bench": Command("quire.cli.bench", "measure latency, throughput, or a running server"),
+    "bench": Command("quire.cli.bench", "measure latency, throughput, a server or the kernels"),
     "show": Command("quire.cli.show", "show what a model is made of, and its memory"),
     "explain": Command("quire.cli.explain", "show a model's ops, kernels, bytes and FLOPs"),
     "tune": Command("quire.cli.tune", "measure which cut of the kernels' work is fastest here"),

@@ -35,7 +35,7 @@ class Holdings:
         self._prefix = prefix
         self._states = states
         self._open = open_plans
-        self._limits = limits
+        self._block_tokens, self._window = limits.block_tokens, limits.window
 
     def find(self, request: Request) -> tuple[list[int], list[bytes]]:
         """What is computed of a waiting request: blocks of the pool, then keys of the store."""
@@ -52,11 +52,11 @@ class Holdings:
             self._states.start(request, len(hits))
         request.block_table = hits + self._pool.take(num_stored)
         request.num_passed = passed
-        request.num_computed = len(request.block_table) * self._limits.block_tokens
+        request.num_computed = len(request.block_table) * self._block_tokens
 
     def take_in_loaded(self, chunk: Chunk, request: Request, num_loaded: int | None) -> None:
         """Publish the blocks that a chunk loaded: all of them if None, else only the first ones."""
-        size = self._limits.block_tokens
+        size = self._block_tokens
         first = chunk.start - len(chunk.load_keys) * size
         end = chunk.start if num_loaded is None else first + num_loaded * size
         self._prefix.publish(request, first, end)
@@ -67,13 +67,13 @@ class Holdings:
 
     def advance(self, request: Request, end: int) -> None:
         """Note that all before position `end` is computed; blocks may be full now, or passed."""
-        start, size = request.num_computed, self._limits.block_tokens
+        start, size = request.num_computed, self._block_tokens
         self.num_wasted_tokens += request.advance(end)
         if end // size > start // size:
             self._prefix.publish(request, start, end)
         if self._states is not None:
             self._states.advance(request, start, end)
-        if self._limits.window is not None:
+        if self._window is not None:
             self._release_passed(request)
 
     def give_up(self, request: Request) -> None:
@@ -90,12 +90,12 @@ class Holdings:
         held = [request.held_blocks for request in running]
         self._pool.check([*held, *self._open.waiting_tables()])
         if self._states is not None:
-            self._states.check(list(running))
+            self._states.check(running)
 
     def _release_passed(self, request: Request) -> None:
         """Give back the blocks that no later token of the request sees."""
-        limits, table, start = self._limits, request.block_table, request.num_passed
-        passed = num_passed_blocks(request.num_computed, limits.block_tokens, limits.window)
+        table, start = request.block_table, request.num_passed
+        passed = num_passed_blocks(request.num_computed, self._block_tokens, self._window)
         self._pool.release(table[start:passed])
         table[start:passed] = [NO_BLOCK] * (passed - start)
         request.num_passed = passed

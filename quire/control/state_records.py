@@ -7,6 +7,7 @@ keys: the record behind a prefix has the key of the prefix's last block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from quire.control.blocks import BlockPool
@@ -113,7 +114,7 @@ class StateRecords:
             mine |= {held.use.write, held.use.kept}
         self._pool.release([record for record in sorted(mine) if record != NO_RECORD])
 
-    def check(self, running: list[Request]) -> None:
+    def check(self, running: Sequence[Request]) -> None:
         """Assert that the running requests hold what is held."""
         assert set(self._held) == set(running), "records of requests that do not run"
         tables = []

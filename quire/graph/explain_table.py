@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quire.graph.explain import Explanation, Group, OpLine, Work
+from quire.graph.explanation import Explanation, Group, OpLine, Work
 
 __all__ = ["render"]
 

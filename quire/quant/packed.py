@@ -216,8 +216,10 @@ def pack(
     wide = np.full((panels * PANEL_ROWS, padded(cols)), 1 << (BITS[dtype] - 1), np.uint8)
     wide[:rows, :cols] = codes
     per_group: list[np.ndarray] = [scales.astype(np.float16)]
-    per_group += [each for each in (zeros,) if each is not None]
-    per_group += [each.astype(np.float16) for each in (minimums,) if each is not None]
+    if zeros is not None:
+        per_group.append(zeros)
+    if minimums is not None:
+        per_group.append(minimums.astype(np.float16))
     pieces: list[Bytes] = []
     start = group = 0
     for blocks, count in block_groups(cols, group_size):

@@ -155,8 +155,7 @@ class _Compiler:
         backend: Backend,
         max_logit_rows: int,
     ) -> None:
-        per_request = 1 if config.speculative == "off" else 1 + config.num_speculative_tokens
-        self._logit_rows = min(config.max_num_seqs * per_request, max_logit_rows)
+        self._logit_rows = min(config.max_num_seqs * (1 + config.max_drafts), max_logit_rows)
         self._spec, self._backend = spec, backend
         self._orders = column_orders(weights)
         self.row_formats = {name: backend.row_format(each.dtype) for name, each in weights.items()}

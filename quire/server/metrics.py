@@ -92,9 +92,9 @@ class ServerMetrics:
         self._queries = count("prefix_cache_queries", "Prompt tokens looked up in the cache.")
         self._hits = count("prefix_cache_hits", "Prompt tokens found in the cache.")
         self._store_queries = count(
-            "external_prefix_cache_queries", "Prompt tokens then looked up on disk."
+            "external_prefix_cache_queries", "Prompt tokens then looked up on disk or on the host."
         )
-        self._store_hits = count("external_prefix_cache_hits", "Prompt tokens loaded from disk.")
+        self._store_hits = count("external_prefix_cache_hits", "Prompt tokens loaded from there.")
         self._preemptions = count("num_preemptions", "Times a request lost its KV blocks.")
         self._wasted = count("wasted_tokens", "Tokens computed again after a preemption.")
         self._drafts = count("spec_decode_num_drafts", "Times that tokens were guessed.")

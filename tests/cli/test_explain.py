@@ -13,8 +13,9 @@ from quire.backends.native.library import ISA_NAMES, available_isas
 from quire.backends.reference.executable import ReferenceBackend
 from quire.cli.main import main
 from quire.config import EngineConfig
-from quire.graph.explain import BodyChoice, Explanation, Step, Work, explain
+from quire.graph.explain import explain
 from quire.graph.explain_table import render
+from quire.graph.explanation import BodyChoice, Explanation, Step, Work
 from quire.graph.ir import Node
 from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families

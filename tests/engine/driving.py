@@ -134,7 +134,12 @@ class Bench:
         executable = bind(
             self.loaded, self.backend, cache, ropes, world.threads, limits, num_records or 0
         )
-        scheduler = Scheduler(
+        runner = Runner(executable, ropes, encode=self.encode)
+        return Engine(self.scheduler(world, num_records), runner, plans_ahead=world.plans_ahead)
+
+    def scheduler(self, world: Circumstances, num_state_records: int | None = None) -> Scheduler:
+        """A fresh scheduler."""
+        return Scheduler(
             world.num_blocks,
             BLOCK,
             world.token_budget,
@@ -142,13 +147,11 @@ class Bench:
             enable_prefix_caching=world.prefix_caching,
             enable_chunked_prefill=world.chunked_prefill,
             lookahead_tokens=world.lookahead_tokens,
-            window=spec.window,
+            window=self.loaded.spec.window,
             drafter=None if world.drafter is None else world.drafter(),
-            num_state_records=num_records,
+            num_state_records=num_state_records,
             blocks_per_checkpoint=2,
         )
-        runner = Runner(executable, ropes, encode=self.encode)
-        return Engine(scheduler, runner, plans_ahead=world.plans_ahead)
 
     def run(self, jobs: Sequence[Job], world: Circumstances) -> Run:
         """Run jobs together, each from its arrival on; the engine must end clean."""

@@ -87,4 +87,6 @@ def test_options_are_checked() -> None:
     with pytest.raises(ConfigError, match="choose one of off, ngram, suffix"):
         EngineConfig("demo", speculative="draft")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_speculative_tokens is 0"):
-        EngineConfig("demo", num_speculative_tokens=0)
+        EngineConfig("demo", speculative="suffix", num_speculative_tokens=0)
+    with pytest.raises(ConfigError, match="num_speculative_tokens bounds what speculative"):
+        EngineConfig("demo", num_speculative_tokens=4)

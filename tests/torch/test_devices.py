@@ -106,6 +106,7 @@ def test_which_backend_is_meant(options: dict[str, str], backend: str) -> None:
         {"backend": "reference", "device": "xpu"},
         {"backend": "torch", "tuning": "somewhere.json"},
         {"device": "cuda", "instruction_set": "avx2"},
+        {"backend": "reference", "instruction_set": "avx2"},
     ],
 )
 def test_what_a_backend_would_not_heed_is_refused(options: dict[str, str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from quire.backends.torch.devices import find_device
 from quire.backends.transformers.build import WrappedModel, build, read_settings
 from quire.backends.transformers.executable import TransformersExecutable
-from quire.control.scheduler import Scheduler
 from quire.engine import Engine
 from quire.ops.kv_cache import KvCache, KvLayout
 from quire.runtime.rope_tables import RopeTables
@@ -71,14 +70,5 @@ class WrappedBench(Bench):
 
     def engine(self, world: Circumstances) -> Engine:
         """A fresh engine."""
-        scheduler = Scheduler(
-            world.num_blocks,
-            BLOCK,
-            world.token_budget,
-            world.max_num_seqs,
-            enable_prefix_caching=world.prefix_caching,
-            enable_chunked_prefill=world.chunked_prefill,
-            lookahead_tokens=world.lookahead_tokens,
-        )
         runner = Runner(executable(self.model, num_blocks=world.num_blocks), RopeTables((), 0))
-        return Engine(scheduler, runner)
+        return Engine(self.scheduler(world), runner)

@@ -93,7 +93,6 @@ class _Bench:
         self._pool, self._isa = pool, isa
         self._memory = aligned_zeros(max(MEMORY_BYTES, 8 * self._matrix_bytes))
         self._memory[:] = FILL
-        self._next = 0
 
     @property
     def _matrix_bytes(self) -> int:
