@@ -204,8 +204,9 @@ def binder(
         if not isinstance(program.spec, ModelSpec):  # a tower, which stays whole
             return TorchExecutable(program, read, cache, device)
         return TorchExecutable(
-            program, read, cache, device, states, offloaded=offloaded, graph_bytes=graph_bytes
-        )
+            program, read, cache, device, states, offloaded=offloaded,
+            graph_bytes=graph_bytes, enforce_eager=config.enforce_eager,
+        )  # fmt: skip
 
     return bound
 

@@ -97,7 +97,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         free = room.free_bytes - plan.num_bytes(room.temporaries)
         room = replace(room, free_bytes=free)
     offload = _plan_offload(config, room, spec, layout, compiler, machine)
-    captures = room.captures and not offload.layers
+    captures = room.captures and not offload.layers and not config.enforce_eager
     room = replace(room, weight_bytes=offload.on_device, captures=captures)
     memory, mapped = _plan_memory(config, model, room, layout, compiler)
     program = compiler.compiled(memory.max_num_batched_tokens, memory.max_model_len)
@@ -138,7 +138,7 @@ def _bind(
     from quire.backends.torch.device_memory import claim, within_memory
 
     assert isinstance(backend, TorchBackend)
-    with within_memory(backend.device, memory.lines()[0]):
+    with backend.device.current(), within_memory(backend.device, memory.lines()[0]):
         executable = bound(program, cache, ropes)
         claim(memory.activations, backend.device)
     return executable

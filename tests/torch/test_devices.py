@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,20 @@ def test_arrays_that_torch_cannot_share_are_copied() -> None:
         found = as_tensor(array, torch.device("cpu"))
         np.testing.assert_array_equal(found.numpy(), array)
     assert devices.PLATFORMS[-1].name == "cpu"
+
+
+def test_the_device_of_a_number_is_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton starts kernels on the current one, wherever their tensors are."""
+    entered: list[int] = []
+
+    @contextmanager
+    def enter(index: int) -> Iterator[None]:
+        entered.append(index)
+        yield
+        entered.append(-1)
+
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    with Device(PLATFORMS[0], 1).current():
+        assert entered == [1]
+    with Device(PLATFORMS[0]).current(), find_device("cpu").current():
+        assert entered == [1, -1]
