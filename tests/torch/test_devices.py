@@ -16,6 +16,7 @@ from quire.backends.torch import devices
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import TorchBackend
 from quire.backends.torch.devices import PLATFORMS, Device, available, find_device
+from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.registry import Body, bodies_of, body
 from quire.cli.main import main
 from quire.config import EngineConfig
@@ -27,6 +28,7 @@ from quire.runtime.load import load_model
 from quire.runtime.machine import inspect_machine
 from quire.runtime.open_model import read_spec
 from quire.weights.hub import DEMO
+from tests.torch.strict_device import Recordings
 
 pytestmark = pytest.mark.oracle
 
@@ -139,6 +141,24 @@ def test_a_device_gives_all_its_memory_to_the_cache(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Device, "free_memory", lambda self: None)
     with pytest.raises(ConfigError, match="set kv_cache_memory_bytes"):
         room_of(backend, config, inspect_machine(), {}, spec)
+
+
+def test_captured_steps_are_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the arithmetic, and for nobody who wants none."""
+    monkeypatch.setattr(Device, "is_cpu", False)
+    monkeypatch.setattr(Device, "captures", True)
+    monkeypatch.setattr(Device, "free_memory", lambda self: (2**28, 2**28))
+    monkeypatch.setattr("quire.backends.torch.executable.find_recorder", lambda _: Recordings())
+    for eager in (False, True):
+        config = EngineConfig(
+            "demo", backend="torch", device="cpu", kv_cache_memory_bytes=2**22, enforce_eager=eager
+        )
+        loaded = load_model(config)
+        executable, memory = loaded.executable, loaded.memory
+        assert isinstance(executable, TorchExecutable)
+        text = "\n".join(memory.lines())
+        assert bool(memory.graphs) is bool(executable._captured) is ("24 KiB" in text) is not eager
+        assert executable._graph_memory.planned == memory.graphs <= 2**25
 
 
 def test_a_device_with_less_memory_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def estimate(program: Program) -> GraphEstimate:
     sizes = [size for size in SIZES if size <= (size_for(most) or most)]
     kernels = KINDS * len(sizes) * sum(KERNELS.get(type(op), 2) for op in ops)
     values = VALUES * 4 * program.buffers.arena_floats * most // program.limits.tokens
-    tables = most * (program.limits.length or spec.max_length)  # for blocks of four tokens
+    tables = most * (program.limits.length or spec.max_length) // 4  # an int32 for 16 tokens
     chunks = PARTIAL_BYTES if any(isinstance(op, ATTENTION) for op in ops) else 0
     return GraphEstimate(kernels, values + tables + chunks)
 
