@@ -37,7 +37,7 @@ def head_matmul(gpu: Launcher, x: torch.Tensor, weight: torch.Tensor, out: torch
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def multiply_heads(
     x, weight, out, rows, outputs, columns, x_row, x_head, x_column, weight_head, weight_output,
     weight_column, out_row, out_head, out_column,

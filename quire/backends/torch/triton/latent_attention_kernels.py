@@ -70,7 +70,7 @@ def _attend_chunk(
     return top, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "chunks", "table_stride"])
 def attend_latent_tiles(
     out, partial, sums, queries, rows, scales, positions, query_start, tiles, block_tables, factors,
     tokens, chunks, scale, out_stride, query_stride, table_stride, row_block, scale_block,

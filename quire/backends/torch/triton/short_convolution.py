@@ -69,7 +69,7 @@ def convolve(
     gpu.run(keep_inputs, (len(step.states), columns), Tile(1, CHANNELS, 4, 1), **shared)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def convolve_rows(
     x, weight, bias, out, records, request_of, starts, states, state_start, rows, channels,
     x_stride, out_stride, record_stride, TAPS: tl.constexpr, ROWS: tl.constexpr,

@@ -90,7 +90,7 @@ TILES: Mapping[str, Tiles] = {
             ("attention", "64, int4"): Tile(32, 16, 8, 1),
             ("attention", "128, int4"): Tile(32, 16, 8, 1),
             ("attention", "256, int4"): Tile(16, 16, 8, 1),
-            ("latent_attention", ""): Tile(16, 32, 8, 2),
+            ("latent_attention", ""): Tile(16, 32, 8, 3),
             ("latent_attention", "float32"): Tile(16, 16, 8, 1),
         },
     ),
