@@ -56,7 +56,8 @@ def attend(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
         minimums = scales if what == "int4" else None
         cache = attention.CachedHeads(heads, heads, scales, scales, minimums, minimums)
         rules = attention.AttentionRules(0.1)
-        for chunks in (0, 50):
+        # Shared chunks of numbers take fewer registers than whole walks, in every tile.
+        for chunks in (0, 50) if what != "numbers" or dim == 128 else (0,):
             step = attention.AttentionInputs(*table, chunks=chunks, programs=8)
             attention.attend(gpu, queries, cache, step, rules, queries)
         yield what

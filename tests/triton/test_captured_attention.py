@@ -54,11 +54,10 @@ FAR = 1000
 STEPS = (
     {0: 3, 1: 9, 2: 17},
     {0: 4, 1: FAR, 2: 18},
-    {2: 255, 3: 0},
     {2: FAR - 10, 3: 1, 0: 15},
     {3: 2, 1: FAR - 6, 0: 16, 2: FAR + 3},
 )
-"""Requests and where they stand: the second is recorded, and replayed but for the one of two."""
+"""Requests and where they stand; the second step is recorded, the others replayed."""
 
 
 def source(step: Step, op: Any) -> tuple[torch.Tensor, ...]:
