@@ -61,7 +61,7 @@ class RequestStream:
         completion = self.unfinished.get(update.request_id)
         if completion is None:
             return False
-        delta = completion.delta(update, details)
+        delta = completion.assembler.push(update, details)
         if delta.finish_reason is not None:
             del self.unfinished[update.request_id]
         self._arrived.append(delta)

@@ -9,12 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from quire.control.plan import Update
 from quire.control.request import Request
 from quire.control.stop import StopRules
 from quire.errors import RequestError
 from quire.models.wrapped import ServedSpec
-from quire.outputs import NO_DETAILS, Delta, Details
 from quire.runtime.rope_tables import RopeTables
 from quire.sampling.state import GrammarState, SamplingState
 from quire.sampling_params import SamplingParams, StructuredOutput
@@ -33,10 +31,6 @@ class Completion:
     state: SamplingState
     assembler: OutputAssembler
     images: PromptImages | None = None
-
-    def delta(self, update: Update, details: Details = NO_DETAILS) -> Delta:
-        """The text and facts that an event of this request adds."""
-        return self.assembler.push(update, details)
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ class LLM:
     ) -> None:
         request_id = update.request_id
         completion, output = open_requests[request_id]
-        delta = completion.delta(update, details)
+        delta = completion.assembler.push(update, details)
         output.add(delta)
         if delta.finish_reason is None:
             return

@@ -143,7 +143,7 @@ class StepProfiler:
         events = engine.step()
         start = time.thread_time()
         for update, details in events:
-            completions[update.request_id].delta(update, details)
+            completions[update.request_id].assembler.push(update, details)
         self._spent["text"] = time.thread_time() - start
 
     def _note(self, step: Callable[[], None], profile: Profile) -> None:

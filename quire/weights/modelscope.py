@@ -1,12 +1,8 @@
-"""Downloads a repository of the ModelScope hub through its REST API.
-
-    GET /api/v1/models/{org}/{name}/repo/files?Revision=…&Recursive=true   the listing
-    GET /api/v1/models/{org}/{name}/repo?Revision=…&FilePath=…             one file's bytes
+"""Downloads a repository of the ModelScope hub.
 
 A file is written as `.<digest>.part`, which a later run continues, and is checked against the
 listing's size and SHA-256; when all are whole they are renamed, and the listing is kept beside
 them.  A lock file keeps runs that start together from downloading twice.
-Source: the `modelscope_hub` client, and https://modelscope.cn/docs.
 """
 
 from __future__ import annotations
@@ -16,18 +12,20 @@ import http.client
 import json
 import logging
 import os
-import re
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from quire.errors import ModelError
-from quire.weights.hub_files import choose_files
+from quire.weights.modelscope_repository import (
+    CHUNK_BYTES,
+    Repository,
+    RepositoryFile,
+    UnreachableError,
+    chunks,
+)
 
 __all__ = ["ENDPOINT", "download"]
 
@@ -37,11 +35,8 @@ ENDPOINT = "https://modelscope.cn"
 CACHE = Path(".cache", "quire", "modelscope")  # in the home directory
 LISTING = ".listing.json"
 LOCK = ".lock"
-MAX_LISTING_BYTES = 64_000_000
-CHUNK_BYTES = 1 << 20
 ATTEMPTS = 4
 FIRST_PAUSE_S = 1.0
-TIMEOUT_S = 30
 
 
 def download(
@@ -57,17 +52,16 @@ def download(
     revision: "master" if None.  Raises ModelError with the cure.
     """
     revision = revision or "master"
-    directory = (
-        cache_dir or Path.home() / CACHE
-    ) / f"{model.replace('/', '--')}@{_file_name(revision)}"
+    name = f"{model.replace('/', '--')}@{_file_name(revision)}"
+    directory = (cache_dir or Path.home() / CACHE) / name
     if offline:
         if _is_complete(directory):
             return directory
         raise ModelError(f"{model}: not in {directory}, or not all of it; run once online")
-    repository = _Repository(endpoint.rstrip("/"), model, revision, token)
+    repository = Repository(endpoint.rstrip("/"), model, revision, token)
     try:
         _update(repository, directory)
-    except _Unreachable as error:
+    except UnreachableError as error:
         if not _is_complete(directory):
             raise ModelError(
                 f"{model}: cannot be downloaded from {repository.endpoint} ({error}); check the "
@@ -82,103 +76,12 @@ def download(
     return directory
 
 
-class _Unreachable(Exception):
-    """The hub did not answer, or not to the end; asking again may help."""
-
-
-IN_A_FOLDER = re.compile(r"[0-9]+_[A-Za-z]+/config\.json")
-"""What sentence-transformers keeps in folders."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file of a listing; size None and sha256 "" mean that the hub did not say."""
-
-    name: str
-    size: int | None
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Repository:
-    """One revision of one model on a hub."""
-
-    endpoint: str
-    model: str
-    revision: str
-    token: str | None
-
-    def files(self) -> list[_File]:
-        """Ask the hub for the listing and choose what Quire uses."""
-        with self.open("/files", {"Recursive": "true"}) as response:
-            raw = b"".join(_chunks(response, MAX_LISTING_BYTES))
-        try:
-            answer = json.loads(raw)
-            if not answer.get("Success", True):
-                raise self.absent(str(answer.get("Message")))
-            listed = [_listed(entry) for entry in answer["Data"]["Files"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(
-                f"{self.model}: {self.endpoint} answers something that is not a listing of "
-                "files; check MODELSCOPE_ENDPOINT"
-            ) from error
-        by_name = {file.name: file for file in listed if file is not None}
-        return [by_name[name] for name in choose_files(by_name)]
-
-    def open(self, path: str, query: dict[str, str], start: int = 0) -> http.client.HTTPResponse:
-        """Send one GET request, for the bytes from `start`."""
-        parameters = urllib.parse.urlencode({"Revision": self.revision, **query})
-        url = f"{self.endpoint}/api/v1/models/{self.model}/repo{path}?{parameters}"
-        try:
-            request = urllib.request.Request(url, headers={"User-Agent": "quire"})
-            if start:
-                request.add_header("Range", f"bytes={start}-")
-            if self.token:  # kept from the storage hosts that the hub redirects to
-                request.add_unredirected_header("Authorization", f"Bearer {self.token}")
-                request.add_unredirected_header("Cookie", f"m_session_id={self.token}")
-            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
-            return response
-        except urllib.error.HTTPError as error:
-            raise self.explained(error) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _Unreachable(str(error)) from error
-
-    def explained(self, error: urllib.error.HTTPError) -> Exception:
-        """Say what an HTTP error means for the user."""
-        if error.code in (401, 403):
-            return ModelError(
-                f"{self.model}: private or gated on {self.endpoint} (HTTP {error.code}); accept "
-                "its terms there and pass a token of that account"
-            )
-        if error.code in (400, 404):
-            return self.absent(f"HTTP {error.code}")
-        return _Unreachable(f"HTTP {error.code}")
-
-    def absent(self, answer: str) -> ModelError:
-        """Say that the hub has no such thing."""
-        return ModelError(
-            f"{self.model}: no such model on {self.endpoint}, or no revision {self.revision!r} of "
-            f"it ({answer:.200}); check the spelling (org/name), or pass a token if it is private"
-        )
-
-
 def _file_name(revision: str) -> str:
     """Spell a revision such as `refs/pr/1` as part of a file name."""
     return urllib.parse.quote(revision, safe="")
 
 
-def _listed(entry: dict[str, Any]) -> _File | None:
-    """Read one entry of a listing; None for folders and for files inside them, but for a few."""
-    name, size, sha256 = entry["Path"], entry.get("Size"), entry.get("Sha256") or ""
-    is_plain = not name.startswith(".") and not set(name) & set("/\\:\0")
-    if entry.get("Type") == "tree" or not (is_plain or IN_A_FOLDER.fullmatch(name)):
-        return None
-    known = isinstance(size, int) and size >= 0
-    valid = isinstance(sha256, str) and re.fullmatch(r"[0-9a-fA-F]{64}", sha256)
-    return _File(name, size if known else None, sha256.lower() if valid else "")
-
-
-def _update(repository: _Repository, directory: Path) -> None:
+def _update(repository: Repository, directory: Path) -> None:
     """Download what the directory lacks or has in an older version.
 
     Nothing is replaced before everything has arrived, so a broken update leaves the old snapshot.
@@ -199,14 +102,14 @@ def _update(repository: _Repository, directory: Path) -> None:
         _write_listing(directory, files)
 
 
-def _is_current(path: Path, file: _File, kept: list[_File]) -> bool:
+def _is_current(path: Path, file: RepositoryFile, kept: list[RepositoryFile]) -> bool:
     """Say whether the file is there as listed; one that the kept listing has is not read again."""
     if file in kept:
         return _has_size(path, file)
     return bool(file.sha256) and _is_whole(path, file)
 
 
-def _download(repository: _Repository, file: _File, directory: Path) -> Path:
+def _download(repository: Repository, file: RepositoryFile, directory: Path) -> Path:
     """Download one file, continuing after what an earlier run left, and return where it is."""
     identity = hashlib.blake2b(repr(file).encode(), digest_size=16).hexdigest()
     part = directory / f".{identity}.part"
@@ -214,7 +117,7 @@ def _download(repository: _Repository, file: _File, directory: Path) -> Path:
         try:
             _continue(repository, file, part)
             break
-        except _Unreachable:
+        except UnreachableError:
             if attempt == ATTEMPTS - 1:
                 raise
             time.sleep(FIRST_PAUSE_S * 2**attempt)
@@ -227,7 +130,7 @@ def _download(repository: _Repository, file: _File, directory: Path) -> Path:
     return part
 
 
-def _continue(repository: _Repository, file: _File, part: Path) -> None:
+def _continue(repository: Repository, file: RepositoryFile, part: Path) -> None:
     """Receive the bytes of a file that its part lacks; all of them if its size is unknown."""
     with part.open("ab") as out:
         if file.size is None:
@@ -240,29 +143,15 @@ def _continue(repository: _Repository, file: _File, part: Path) -> None:
                 out.truncate(start := 0)
             size = int(response.headers.get("Content-Length") or 0) + start
             with _progress(file, start) as bar:
-                for chunk in _chunks(response):
+                for chunk in chunks(response):
                     bar.update(out.write(chunk))
         out.flush()
         os.fsync(out.fileno())
         if out.tell() < (size if file.size is None else file.size):
-            raise _Unreachable(f"{file.name} was cut off at byte {out.tell()}")
+            raise UnreachableError(f"{file.name} was cut off at byte {out.tell()}")
 
 
-def _chunks(response: http.client.HTTPResponse, limit: int | None = None) -> Iterator[bytes]:
-    """Yield the body of a response, at most `limit` bytes of it."""
-    left = limit
-    while left is None or left > 0:
-        try:
-            chunk = response.read(CHUNK_BYTES if left is None else min(left, CHUNK_BYTES))
-        except (OSError, http.client.HTTPException) as error:
-            raise _Unreachable(str(error)) from error
-        if not chunk:
-            return
-        left = None if left is None else left - len(chunk)
-        yield chunk
-
-
-def _progress(file: _File, start: int) -> Any:
+def _progress(file: RepositoryFile, start: int) -> Any:
     """Show how far one file is, on the terminal and under the rules of the other hub's bars."""
     # Imported here: 0.24 s that only a download waits for.
     from huggingface_hub.utils.tqdm import tqdm
@@ -271,12 +160,12 @@ def _progress(file: _File, start: int) -> Any:
     return bar(total=file.size, initial=start, unit="B", unit_scale=True, desc=file.name)
 
 
-def _has_size(path: Path, file: _File) -> bool:
+def _has_size(path: Path, file: RepositoryFile) -> bool:
     """Say whether the file is there with the listed size."""
     return path.is_file() and file.size in (None, path.stat().st_size)
 
 
-def _is_whole(path: Path, file: _File) -> bool:
+def _is_whole(path: Path, file: RepositoryFile) -> bool:
     """Say whether the file is there with the listed size and content."""
     if not _has_size(path, file):
         return False
@@ -295,15 +184,15 @@ def _is_complete(directory: Path) -> bool:
     return bool(kept) and all(_has_size(directory / file.name, file) for file in kept)
 
 
-def _read_listing(directory: Path) -> list[_File]:
+def _read_listing(directory: Path) -> list[RepositoryFile]:
     """Return the listing of a snapshot that was finished; empty if none was."""
     try:
-        return [_File(**entry) for entry in json.loads((directory / LISTING).read_bytes())]
+        return [RepositoryFile(**entry) for entry in json.loads((directory / LISTING).read_bytes())]
     except (OSError, ValueError, TypeError):
         return []
 
 
-def _write_listing(directory: Path, files: list[_File]) -> None:
+def _write_listing(directory: Path, files: list[RepositoryFile]) -> None:
     """Record that a snapshot is finished."""
     temporary = directory / f"{LISTING}.{os.getpid()}"
     with temporary.open("w") as out:
