@@ -1,4 +1,4 @@
-"""Says in GGUF's metadata what a tokenizer.json says, for byte-level BPE."""
+"""Says in GGUF's metadata what a tokenizer.json says, for byte-level BPE and SentencePiece."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 import tokenizers
 
 from quire.errors import CheckpointError
+from quire.text.gguf_pieces import pieces_of
 from quire.text.gguf_tokenizer import PREFIX, SPECIALS, TEMPLATE
 from quire.text.hf_tokenizer import HFTokenizer, read_tokenizer_json
 from quire.text.pre_tokenizers import GPT_2, PRE_TOKENIZERS, PreTokenizer
 from quire.text.sentencepiece_proto import CONTROL, NORMAL, UNUSED, USER_DEFINED
-from quire.text.tokenizer_config import TokenizerConfig, read_tokenizer_config
+from quire.text.tokenizer import Tokenizer, load_tokenizer
+from quire.text.tokenizer_config import AddedToken, TokenizerConfig, read_tokenizer_config
 
 __all__ = ["gguf_vocabulary"]
 
@@ -24,15 +26,43 @@ def gguf_vocabulary(directory: Path, vocab_size: int) -> dict[str, Any]:
     """The metadata of the tokenizer in a directory, ready for a GGUF file.
 
     vocab_size: of the model; tokens that the tokenizer lacks up to there are made up and unused.
-    Raises CheckpointError for a tokenizer of another kind than byte-level BPE, or with a
-    pre-tokenizer that GGUF has no name for.
+    Byte-level BPE is told by its tokenizer.json, SentencePiece by its tokenizer.model.
+    Raises CheckpointError for a tokenizer of another kind, or with a pre-tokenizer that GGUF has no
+    name for.
     """
-    path, config = directory / "tokenizer.json", read_tokenizer_config(directory)
-    backend = read_tokenizer_json(path)
-    tokenizer = HFTokenizer(backend, config, str(path))  # adds what the config declares
-    state = json.loads(backend.to_str())
-    if state["model"]["type"] != "BPE" or (state["decoder"] or {}).get("type") != "ByteLevel":
-        raise CheckpointError(f"{path} is not byte-level BPE, the one kind that is written as GGUF")
+    config, tokenizer = read_tokenizer_config(directory), load_tokenizer(directory)
+    vocabulary = _vocabulary(directory, config, vocab_size)
+    return {**vocabulary, **_special_tokens(tokenizer), **_chat_templates(config)}
+
+
+def _vocabulary(directory: Path, config: TokenizerConfig, vocab_size: int) -> dict[str, Any]:
+    """The tokens, and what cuts a text into them."""
+    path, pieces = directory / "tokenizer.json", directory / "tokenizer.model"
+    added = config.added_tokens
+    if path.is_file():
+        backend = read_tokenizer_json(path)
+        HFTokenizer(backend, config, str(path))  # adds what the config declares
+        state = json.loads(backend.to_str())
+        if _is_byte_level(state):
+            return _byte_level(path, backend, state, vocab_size)
+        found = backend.get_added_tokens_decoder().items()
+        added = {number: AddedToken(token.content, token.special) for number, token in found}
+    if not pieces.is_file():
+        raise CheckpointError(
+            f"{path} is not byte-level BPE, and there is no tokenizer.model beside it: other "
+            "tokenizers are not written as GGUF"
+        )
+    return pieces_of(pieces, added, vocab_size)
+
+
+def _is_byte_level(state: Mapping[str, Any]) -> bool:
+    decoder = state["decoder"] or {}
+    return state["model"]["type"] == "BPE" and decoder.get("type") == "ByteLevel"
+
+
+def _byte_level(
+    path: Path, backend: tokenizers.Tokenizer, state: Mapping[str, Any], vocab_size: int
+) -> dict[str, Any]:
     tokens, types = _tokens(backend, vocab_size)
     merges = state["model"]["merges"]
     return {
@@ -41,8 +71,6 @@ def gguf_vocabulary(directory: Path, vocab_size: int) -> dict[str, Any]:
         PREFIX + "tokens": tokens,
         PREFIX + "token_type": types,
         PREFIX + "merges": [each if isinstance(each, str) else " ".join(each) for each in merges],
-        **_special_tokens(tokenizer, config),
-        **_chat_templates(config),
     }
 
 
@@ -57,11 +85,12 @@ def _tokens(backend: tokenizers.Tokenizer, size: int) -> tuple[list[str], np.nda
     return tokens, types
 
 
-def _special_tokens(tokenizer: HFTokenizer, config: TokenizerConfig) -> dict[str, Any]:
+def _special_tokens(tokenizer: Tokenizer) -> dict[str, Any]:
     """The ids of the named ones, and which of them stand around a text."""
     found: dict[str, Any] = {}
     for name, key in SPECIALS.items():
-        ids = tokenizer.encode(config.special_tokens.get(name, ""), add_special_tokens=False)
+        text = tokenizer.special_tokens_map.get(name, "")
+        ids = tokenizer.encode(text, add_special_tokens=False)
         if len(ids) == 1:
             found[PREFIX + key] = ids[0]
     plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")

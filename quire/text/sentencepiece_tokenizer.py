@@ -15,7 +15,7 @@ from quire.text.tokenizer_family import TokenizerFamily, complete
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-__all__ = ["SentencePieceTokenizer", "read_proto"]
+__all__ = ["SPACE", "SentencePieceTokenizer", "open_model", "read_proto"]
 
 SPACE = "▁"
 # Protocol buffers merge on concatenation: normalizer_spec { add_dummy_prefix: false }.
@@ -176,6 +176,11 @@ def read_proto(path: Path) -> bytes:
     if not proto:  # the library takes this for "load a model later"
         raise CheckpointError(f"{path} is empty; download it again")
     return proto
+
+
+def open_model(path: Path) -> SentencePieceProcessor:
+    """The library's view of a tokenizer.model.  Raises CheckpointError if it is damaged."""
+    return _processor(str(path), read_proto(path))
 
 
 def _processor(origin: str, proto: bytes) -> SentencePieceProcessor:

@@ -74,10 +74,13 @@ def pairs(
         else:
             metadata = gguf_vocabulary(directories[kind], load(kind).vocab_size)
         found[kind] = load(kind), load_tokenizer(save(place, metadata))
+    place, size = tmp_path_factory.mktemp("pieces"), load("sentencepiece").vocab_size
+    pieces = save(place, gguf_vocabulary(directories["sentencepiece"], size))
+    found["pieces"] = load("sentencepiece"), load_tokenizer(pieces)
     return found
 
 
-EACH = pytest.mark.parametrize("kind", ["byte_level", "demo", "sentencepiece"])
+EACH = pytest.mark.parametrize("kind", ["byte_level", "demo", "sentencepiece", "pieces"])
 
 
 def same(pair: tuple[Tokenizer, Tokenizer], text: str) -> None:
