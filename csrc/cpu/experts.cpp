@@ -206,13 +206,17 @@ class ExpertWorker {
 
 bool ExpertPlan::sort(const quire_op &op, const Run &run) {
     const int32_t num_experts = op.experts->num_experts, k = op.experts->top_k;
+    const auto find = [&](float id) -> ExpertRows * {  // null: it is of another rank
+        const int64_t e = int64_t(id) - op.experts->first;
+        return e >= 0 && e < num_experts ? &experts[e] : nullptr;
+    };
     experts.assign(num_experts, {});
     rows.resize(run.num_rows * k);
     for (int32_t t = 0; t < run.num_rows; t++) {
         const float *ids = run.row(op.in[1], t);
         for (int32_t j = 0; j < k; j++) {
-            if (!(ids[j] >= 0.0f && ids[j] < float(num_experts))) return false;
-            experts[int64_t(ids[j])].num_rows++;
+            if (!(ids[j] >= 0.0f && ids[j] < float(op.experts->num_routed))) return false;
+            if (ExpertRows *expert = find(ids[j])) expert->num_rows++;
         }
     }
     int32_t used = 0, first = 0;
@@ -223,7 +227,9 @@ bool ExpertPlan::sort(const quire_op &op, const Run &run) {
     }
     for (int32_t t = 0; t < run.num_rows; t++) {
         const float *ids = run.row(op.in[1], t);
-        for (int32_t j = 0; j < k; j++) rows[experts[int64_t(ids[j])].first_row++] = {t, j};
+        for (int32_t j = 0; j < k; j++) {
+            if (ExpertRows *expert = find(ids[j])) rows[expert->first_row++] = {t, j};
+        }
     }
     for (int32_t e = 0; e < num_experts; e++) {
         experts[e].first_row -= experts[e].num_rows;

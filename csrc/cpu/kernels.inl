@@ -62,7 +62,8 @@ size_t scratch_bytes(const quire_op &op, const Run &run) {
         case QUIRE_OP_LATENT_WRITE:
             return sizeof(float) * op.rope_dims;
         case QUIRE_OP_LATENT_QUERIES:
-            return sizeof(float) * kGroupRows<V> * kChunkRoom;
+        case QUIRE_OP_LATENT_VALUES:
+            return projection_scratch_bytes<V>(op, run);
         case QUIRE_OP_CONVOLUTION:
             return sizeof(float) * kStripChannels;
         case QUIRE_OP_RECURRENCE:

@@ -18,6 +18,7 @@ namespace {
 
 constexpr int32_t kLanes = 16;  // of the widest instruction set: a block holds whole vectors
 constexpr int64_t kInlineFloats = 16384;  // less work than that is not worth a second thread
+constexpr int64_t kHiddenStreams = 4;     // gate and up of the end of an expert and of the next
 
 class Walk {
   public:
@@ -80,19 +81,40 @@ class Walk {
         const Kernel kernel = kernel_of(op);
         if (!kernel) return QUIRE_BAD_OP;
         if (op.kind == QUIRE_OP_EMBEDDING && !rows_fit(op)) return QUIRE_BAD_TOKEN;
-        if (attends(op)) {
+        if (op.kind == QUIRE_OP_ATTENTION || op.kind == QUIRE_OP_LATENT_ATTENTION) {
             const int32_t size = program_.block_tokens;
             if (size % kLanes || chunk_positions(size) > kChunkRoom) return QUIRE_BAD_OP;
-            if (!plan_attention(op)) return QUIRE_NO_MEMORY;
+            return run_attention(kernel, op.kind == QUIRE_OP_ATTENTION ? op : in_parts(op));
         }
         if (!pool_.reserve_scratch(scratch_bytes(op))) return QUIRE_NO_MEMORY;
         int64_t units, grain;
         plan_units(op, &units, &grain);
         run_units(kernel, op, units, grain);
-        if (attends(op)) {
-            run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
-        }
         return QUIRE_OK;
+    }
+
+    int32_t run_attention(Kernel kernel, const quire_op &op) {
+        if (!plan_attention(op) || !pool_.reserve_scratch(scratch_bytes(op))) {
+            return QUIRE_NO_MEMORY;
+        }
+        const bool is_small = plan_.work * op.head_dim < kInlineFloats * 4;
+        const int64_t units = run_.num_spans * op.kv_heads;
+        run_units(kernel, op, units, is_small ? units : 1);
+        run_units(kernels_.merge_attention, op, run_.num_split_tiles * op.kv_heads, 1);
+        return QUIRE_OK;
+    }
+
+    // Latent attention with its heads cut into so many parts that all threads have some, where the
+    // step's tokens and chunks are fewer: every part reads the rows again, from a cache.
+    quire_op in_parts(const quire_op &op) {
+        plan_.cut(op, program_, step_, pool_.num_threads());
+        const int64_t spans = int64_t(plan_.spans.size());
+        quire_op cut = op;
+        while (cut.kv_heads * spans < pool_.num_threads() && cut.kv_heads < op.heads) {
+            do cut.kv_heads++;
+            while (op.heads % cut.kv_heads);
+        }
+        return cut;
     }
 
     Kernel kernel_of(const quire_op &op) const {
@@ -119,9 +141,11 @@ class Walk {
         if (!pool_.reserve_scratch(expert_scratch_bytes(op, run_))) return QUIRE_NO_MEMORY;
         const quire_matrix &matrix = op.experts->matrices[0];
         int64_t units = hidden_units(op, run_);
-        run_units(expert_hidden, op, units, product_grain(matrix, units, hidden_bytes(op, run_)));
+        run_units(expert_hidden, op, units,
+                  product_grain(matrix, units, hidden_bytes(op, run_), kHiddenStreams));
         units = sum_units(op);
-        run_units(expert_sums, op, units, product_grain(matrix, units, sum_bytes(op, run_)));
+        run_units(expert_sums, op, units,
+                  product_grain(matrix, units, sum_bytes(op, run_), run_.num_experts));
         return QUIRE_OK;
     }
 
@@ -129,10 +153,6 @@ class Walk {
         pool_.parallel_for(units, grain, [&](int thread, int64_t first, int64_t last) {
             kernel(op, run_, pool_.scratch(thread), first, last);
         });
-    }
-
-    static bool attends(const quire_op &op) {
-        return op.kind == QUIRE_OP_ATTENTION || op.kind == QUIRE_OP_LATENT_ATTENTION;
     }
 
     bool rows_fit(const quire_op &op) const {
@@ -171,9 +191,6 @@ class Walk {
                 bytes += matrix_bytes(op.parts[i]);
             }
             *grain = product_grain(op.parts[0], *units, bytes);
-        } else if (attends(op)) {
-            *units = run_.num_spans * op.kv_heads;
-            *grain = plan_.work * op.head_dim < kInlineFloats * 4 ? *units : 1;
         } else if (op.kind == QUIRE_OP_CONVOLUTION) {
             *units = kernels_.convolution_units(op, run_);
             *grain = 1 + kInlineFloats * *units / (run_.num_rows * op.in[0].cols * 16 + 1);
@@ -186,7 +203,8 @@ class Walk {
         } else if (op.kind == QUIRE_OP_LATENT_QUERIES || op.kind == QUIRE_OP_LATENT_VALUES) {
             *units = kernels_.projection_units(op, run_);
             const int64_t products = op.in[0].cols / op.heads * op.out[0].cols * run_.num_rows;
-            *grain = products < kInlineFloats * 8 ? *units : 1;
+            const int64_t fair = *units / (4 * int64_t(pool_.num_threads()));
+            *grain = products < kInlineFloats * 8 ? *units : fair;  // neighbours are one stream
         } else {
             *units = run_.num_rows;
             const int64_t cols = op.out[0].cols > op.in[0].cols ? op.out[0].cols : op.in[0].cols;
@@ -194,12 +212,14 @@ class Walk {
         }
     }
 
-    // Units of products that read so many bytes of weights in all.
-    int64_t product_grain(const quire_matrix &matrix, int64_t units, int64_t bytes) const {
+    // Units of products that read so many bytes of weights in all, in streams of neighbours.  The
+    // hardware reads on behind the end of each: so they should be long.
+    int64_t product_grain(const quire_matrix &matrix, int64_t units, int64_t bytes,
+                          int64_t streams = 1) const {
         if (bytes * run_.num_rows < kInlineFloats * 8) return units;
         const int64_t per_unit = 1 + bytes / (units ? units : 1);
         const int64_t fair = units / (4 * int64_t(pool_.num_threads()));
-        const int64_t grain = run_.tunings[matrix.dtype].chunk_bytes / per_unit;
+        const int64_t grain = streams * run_.tunings[matrix.dtype].chunk_bytes / per_unit;
         return grain < fair ? grain : fair;
     }
 

@@ -133,7 +133,9 @@ enum quire_op_kind {
 
     /* Latent attention: a token's cache is one row [C + P], C = head_dim and P = rope_dims, which is
      * the key of every head; its first C numbers are the value.  parts[0] is [H * (N + V), C]: for
-     * each head the N rows that make keys of latents, then the V rows that make values. */
+     * each head the N rows that make keys of latents, then the V rows that make values.  In a packed
+     * format it is [H * C, N] for queries, each head's key rows turned, and [H * V, C] for values; C and V
+     * are then multiples of 16, and each head's input is rounded as QUANTIZE does it. */
     QUIRE_OP_LATENT_WRITE = 40,     /* stores in0 [T, C] and rope(in1 [T, P]); in2: the angles */
     QUIRE_OP_LATENT_QUERIES = 41,   /* of each head of in0 [T, H * (N + P)]: out0 [T, H * (C + P)]
                                        is the N times its key rows, and rope(the P); in1: angles */
@@ -219,6 +221,8 @@ typedef struct {
     int32_t num_experts, top_k;
     int32_t hidden_dtype;  /* of the rows that meet `down` */
     int32_t scales_inputs; /* the weight multiplies what gate and up give, not what down gives */
+    int32_t first;         /* the id of the first; those of others add nothing here */
+    int32_t num_routed;    /* ids are below it */
 } quire_experts;
 
 /* Heads with a state S, [key_dim][value_dim], side by side at float `state` of a request's record.

@@ -77,7 +77,7 @@ def run(namespace: argparse.Namespace) -> int:
     found = stored_formats(spec, quantization, directory)
     bits, packed = found.packed_bits, found.packed_as
     if config.quantization != "auto":
-        bits = packed_bits(spec, config.quantization)
+        bits = packed_bits(spec, config.quantization, config.backend_in_use != "torch")
         packed = packed_formats(spec, config.quantization)
     backend = choose_backend(config)
     explanation = explain(

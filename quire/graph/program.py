@@ -12,7 +12,7 @@ from quire.graph.optimize import optimize
 from quire.graph.passes.decompose import decompose
 from quire.graph.passes.insert_collectives import insert_collectives
 from quire.graph.passes.quantize_inputs import quantize_inputs
-from quire.models.spec import ModelSpec, VisionTower
+from quire.models.spec import LatentAttention, ModelSpec, VisionTower, parts
 from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import RowFormat
 from quire.ops.selection import Columns
@@ -78,8 +78,9 @@ def compile_program(
     if rank is not None:
         assert isinstance(spec, ModelSpec), "each rank has all of a vision tower"
         graph = insert_collectives(graph, spec, rank)
-    linears = {linear.weight.name for linear in spec.linears()}
-    formats = {name: each for name, each in (row_formats or {}).items() if name in linears}
+    matrices = {linear.weight.name for linear in spec.linears()}
+    matrices |= {name for each in parts(spec, LatentAttention) for name in each.halves}
+    formats = {name: each for name, each in (row_formats or {}).items() if name in matrices}
     graph = quantize_inputs(graph, formats, orders)
     graph = decompose(optimize(graph), has_body)
     rows = {"tokens": limits.tokens, "outputs": limits.logit_rows}

@@ -12,7 +12,10 @@ from quire.models.attention_rules import QueryRule
 from quire.models.linear import Linear, Norm, Weight
 from quire.models.rope import Rope
 
-__all__ = ["Attention", "AttentionPart", "LatentAttention"]
+__all__ = ["KEYS", "VALUES", "Attention", "AttentionPart", "LatentAttention"]
+
+KEYS, VALUES = ".keys", ".values"
+"""What the names of the halves of a LatentAttention's key_value end with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,17 @@ class LatentAttention:
     rope: Rope
     query_rule: QueryRule | None = None
     reach: ClassVar[None] = None
+
+    @property
+    def halves(self) -> dict[str, tuple[int, int]]:
+        """The names and shapes of key_value in two: keys [H * rank, N] and values [H * V, rank].
+
+        Each head's keys are turned, so that both are matrices as those of other linear layers are,
+        an output's weights in a row.  They are stored so where they are integers.
+        """
+        name = self.key_value.weight.name
+        keys, values = self.heads * self.rank, self.heads * self.value_dims
+        return {name + KEYS: (keys, self.key_dims), name + VALUES: (values, self.rank)}
 
 
 AttentionPart: TypeAlias = Attention | LatentAttention

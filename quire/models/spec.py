@@ -177,6 +177,12 @@ class ModelSpec:
         return frozenset(each.key_value.weight.name for each in latents)
 
     @property
+    def latent_halves(self) -> dict[str, tuple[int, int]]:
+        """The names and shapes of float_matrices in two, as integers would be stored."""
+        latents = parts(self, LatentAttention)
+        return {name: shape for each in latents for name, shape in each.halves.items()}
+
+    @property
     def expert_matrices(self) -> frozenset[str]:
         """The matrices that only the tokens read which a router sends there."""
         experts = (part.experts for part in parts(self, MixtureOfExperts))

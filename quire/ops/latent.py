@@ -2,9 +2,10 @@
 
 A head's keys and values are products of the latent and of two matrices, both in one weight
 [H * (N + V), C] of the checkpoint: for each head N rows that make its key, then V rows that make
-its value.  Nothing is ever expanded: queries go through the first matrix to meet latents as they
-are cached, and what comes out of the softmax goes through the second.  So every token is computed
-by the same sums, whether it stands in a long prompt or is the next one.
+its value.  Where these are integers, both are weights of their own, each head's keys turned:
+[H * C, N] and [H * V, C].  Nothing is ever expanded: queries go through the first matrix to meet
+latents as they are cached, and what comes out of the softmax goes through the second.  So every
+token is computed by the same sums, whether it stands in a long prompt or is the next one.
 
 Notation: C rank of the latent, P rotated dims, N dims of a key that are not rotated, V of a value.
 Source: arXiv:2405.04434, section 2.1 and appendix C.
@@ -12,14 +13,17 @@ Source: arXiv:2405.04434, section 2.1 and appendix C.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from quire.models.attention import KEYS, VALUES
 from quire.models.attention_rules import QueryRule
 from quire.ops.latent_cache import read_latents, write_latent
 from quire.ops.op import Cost, Environment, Float32
+from quire.ops.quantize import Quantize, RowFormat
 from quire.ops.rope import Rotate
 
 __all__ = ["LatentAttention", "LatentQueries", "LatentValues", "LatentWrite"]
@@ -68,7 +72,8 @@ class LatentWrite:
 class LatentQueries:
     """[T, H * (C + P)]: of each head's query [N + P], the N through its key matrix, the P rotated.
 
-    Inputs: queries [T, H * (N + P)] and the angles.
+    Inputs: queries [T, H * (N + P)] and the angles.  apart: what each head's N are rounded to
+    where the weight holds the turned keys alone; None: it holds keys and values.
     """
 
     weight: str
@@ -77,18 +82,29 @@ class LatentQueries:
     value_dims: int
     rope_dims: int
     pairing: Pairing
+    apart: RowFormat | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """A latent and a rotated part per head."""
         return (self.heads * (self.rank + self.rope_dims),)
+
+    def with_halves(self, formats: Mapping[str, RowFormat]) -> LatentQueries:
+        """The same with the turned keys, if formats, of inputs by weight, has them."""
+        name = self.weight + KEYS
+        return replace(self, weight=name, apart=formats[name]) if name in formats else self
 
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Head by head: q [N] @ keys [N, C]."""
         rows = inputs[0].shape[0]
         queries = inputs[0].reshape(rows, self.heads, -1)  # [T, H, N + P]
         dims = queries.shape[2] - self.rope_dims
-        matrices = env.weights[self.weight].reshape(self.heads, -1, self.rank)[:, :dims]
-        latent = np.einsum("thn,hnc->thc", queries[:, :, :dims], matrices)
+        keys = env.weights[self.weight]
+        if self.apart is None:
+            matrices = keys.reshape(self.heads, -1, self.rank)[:, :dims]
+        else:
+            matrices = keys.reshape(self.heads, self.rank, dims).transpose(0, 2, 1)
+        rounded = _rounded(env, queries[:, :, :dims], self.apart)
+        latent = np.einsum("thn,hnc->thc", rounded, matrices)
         rotate = Rotate(self.heads, self.rope_dims, self.pairing)
         (rotated,) = rotate.reference(env, queries[:, :, dims:].reshape(rows, -1), inputs[1])
         both = (latent, rotated.reshape(rows, self.heads, -1))
@@ -161,20 +177,29 @@ class LatentAttention:
 
 @dataclass(frozen=True, slots=True)
 class LatentValues:
-    """[T, H * V] = each head's latent [C] through its value matrix; input [T, H * C]."""
+    """[T, H * V] = each head's latent [C] through its value matrix; input [T, H * C].
+
+    apart: what each head's latent is rounded to where the weight holds the values alone.
+    """
 
     weight: str
     heads: int
     value_dims: int
+    apart: RowFormat | None = None
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """The values of the heads."""
         return (self.heads * self.value_dims,)
 
+    def with_halves(self, formats: Mapping[str, RowFormat]) -> LatentValues:
+        """The same with the values alone, if formats, of inputs by weight, has them."""
+        name = self.weight + VALUES
+        return replace(self, weight=name, apart=formats[name]) if name in formats else self
+
     def reference(self, env: Environment, *inputs: Float32) -> tuple[Float32, ...]:
         """Head by head: values [V, C] @ latent [C]."""
         rows = inputs[0].shape[0]
-        latents = inputs[0].reshape(rows, self.heads, -1)  # [T, H, C]
+        latents = _rounded(env, inputs[0].reshape(rows, self.heads, -1), self.apart)  # [T, H, C]
         matrices = env.weights[self.weight].reshape(self.heads, -1, latents.shape[2])
         values = np.einsum("thc,hvc->thv", latents, matrices[:, -self.value_dims :])
         return (values.reshape(rows, -1).astype(np.float32),)
@@ -189,3 +214,11 @@ class LatentValues:
     def weight_names(self) -> tuple[str, ...]:
         """The matrices of keys and values."""
         return (self.weight,)
+
+
+def _rounded(env: Environment, x: Float32, format: RowFormat | None) -> Float32:
+    """Heads' rows [T, H, any], each by itself, as the kernels read them."""
+    if format is None or format == "float32":
+        return x
+    (rounded,) = Quantize(format).reference(env, x.reshape(-1, x.shape[2]))
+    return rounded.reshape(x.shape)

@@ -178,7 +178,8 @@ def _read_weights(
         from quire.runtime.quantize import quantize_weights
 
         kept = None if config.load_format == "dummy" else directory
-        weights = quantize_weights(weights, spec, config.quantization, kept, threads)
+        cuts = config.backend_in_use != "torch"
+        weights = quantize_weights(weights, spec, config.quantization, kept, threads, cuts)
     return _in_dtype(weights, config.dtype)
 
 

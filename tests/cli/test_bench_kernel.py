@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from quire.backends.native import library as c
-from quire.cli.bench.kernels.cases import attention, linear
+from quire.cli.bench.kernels.cases import attention, latent_projection, linear
+from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.formats import FORMATS
 from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.measurement import Measurement
 from quire.cli.bench.kernels.shapes import QWEN2_5_0_5B, KernelShapes, LinearShape
 from quire.cli.main import main
-from quire.models.registry import build_spec
+from quire.models.registry import build_spec, load_families
+from quire.models.spec import LatentAttention
 
 RATES = {"read": 10e9, "fma": 100e9, "int8": 400e9}
 BITS = {
@@ -82,6 +84,22 @@ def test_attention_over_codes_counts_their_scales(machine: Machine) -> None:
     case = attention(machine, "int8", shape, requests=1, tokens=1, context=32)
     assert case.num_bytes == 32 * 2 * (2 * 64 + 2 * 4)
     case.calls[-1]()
+
+
+@pytest.mark.parametrize(("format", "bits"), [("bfloat16", 16), ("int4", 4.5), ("int8", 8.125)])
+def test_a_model_s_projections_of_latents_and_its_experts_run(
+    format: str, bits: float, machine: Machine
+) -> None:
+    tiny = {**load_families()["DeepseekV2ForCausalLM"].tiny, "v_head_dim": 16}
+    tiny |= {"qk_nope_head_dim": 128, "kv_lora_rank": 128}
+    shapes = KernelShapes.of(build_spec({**tiny, "architectures": ["DeepseekV2ForCausalLM"]}))
+    (latent,), layer = shapes.attentions, shapes.experts[0]
+    assert isinstance(latent, LatentAttention)
+    for kind, out in ((c.OP_LATENT_QUERIES, 128), (c.OP_LATENT_VALUES, 16)):
+        case = latent_projection(machine, kind, format, 3, latent)
+        assert case.num_bytes == latent.heads * out * 128 * bits / 8
+        case.calls[-1]()
+    experts(machine, format, 3, layer).calls[-1]()
 
 
 def test_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

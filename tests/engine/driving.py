@@ -95,7 +95,11 @@ class Run:
 
 
 def random_model(
-    architecture: str, dtype: str = "float32", quantization: str = "auto", **changes: Any
+    architecture: str,
+    dtype: str = "float32",
+    quantization: str = "auto",
+    cuts_latents: bool = False,
+    **changes: Any,
 ) -> Loaded:
     """A small model of an architecture with random weights, stored in a dtype or quantized."""
     tiny = load_families()[architecture].tiny
@@ -105,7 +109,8 @@ def random_model(
         for name, array in random_weights(spec).items()
     }
     if quantization != "auto":
-        return Loaded(spec, quantize_weights(weights, spec, quantization, None, threads=1))
+        rounded = quantize_weights(weights, spec, quantization, None, 1, cuts_latents)
+        return Loaded(spec, rounded)
     return Loaded(spec, weights)
 
 

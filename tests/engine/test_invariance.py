@@ -84,6 +84,8 @@ INTEGER_MODELS: Mapping[str, dict[str, Any]] = {
     "latent, int4": {
         "architecture": "DeepseekV3ForCausalLM",
         "quantization": "int4",
+        "cuts_latents": True,
+        "v_head_dim": 16,
         "num_hidden_layers": 1,
         "first_k_dense_replace": 1,
     },

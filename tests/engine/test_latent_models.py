@@ -16,6 +16,7 @@ from quire.models.config_reader import read_json
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import LatentAttention, parts
 from quire.runtime.load import kv_layout
+from quire.runtime.open_model import open_model
 from quire.runtime.quantize import quantize_weights
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.hub import DEMO
@@ -24,7 +25,7 @@ from tests.engine.driving import random_model
 from tests.engine.test_loading import reconfigure
 from tests.engine.test_quantized_checkpoints import floats, read, write_checkpoint
 from tests.engine.test_stored_prefix import generate, start, stop, yields
-from tests.models.computing import Model, distance
+from tests.models.computing import Loaded, Model, distance
 from tests.quant.layers import WRITERS
 
 PROMPT = list(range(3, 43))
@@ -103,12 +104,54 @@ def test_a_quantized_checkpoint(kind: str, tmp_path: Path, monkeypatch: Any) -> 
 
 
 @pytest.mark.parametrize("scheme", ["int4", "int8"])
-def test_rounding_at_load_leaves_the_floats(scheme: str) -> None:
-    loaded = random_model("DeepseekV2ForCausalLM")
-    rounded = quantize_weights(loaded.weights, loaded.spec, scheme, None, 1)
+@pytest.mark.parametrize(("value_dims", "cuts_latents"), [(12, True), (16, False)])
+def test_rounding_at_load_leaves_what_cannot_be_cut(
+    scheme: str, value_dims: int, cuts_latents: bool
+) -> None:
+    loaded = random_model("DeepseekV2ForCausalLM", v_head_dim=value_dims)
+    rounded = quantize_weights(loaded.weights, loaded.spec, scheme, None, 1, cuts_latents)
     kept = {name for name, weight in rounded.items() if weight.dtype == "F32"}
     linears = {linear.weight.name for linear in loaded.spec.linears()}
     assert kept & linears == loaded.spec.float_matrices
+    assert not loaded.spec.latent_halves.keys() & rounded.keys()
+
+
+@pytest.mark.parametrize(("scheme", "near"), [("int4", 0.13), ("int8", 0.005)])
+@pytest.mark.parametrize("architecture", ["DeepseekV2ForCausalLM", "MiniCPM3ForCausalLM"])
+def test_keys_and_values_are_rounded_apart(scheme: str, near: float, architecture: str) -> None:
+    """Each half is nearly the float matrix's, and kernels compute what the reference says."""
+    loaded = random_model(architecture, v_head_dim=16, qk_nope_head_dim=40)
+    spec = loaded.spec
+    rounded = quantize_weights(loaded.weights, spec, scheme, None, 1, True)
+    assert spec.latent_halves.keys() <= rounded.keys() and not spec.float_matrices & rounded.keys()
+    for part in parts(spec, LatentAttention):
+        whole = loaded.weights[part.key_value.weight.name].float32()
+        of_heads = whole.reshape(part.heads, -1, part.rank)
+        keys, values = (rounded[name] for name in part.halves)
+        turned = keys.float32().reshape(part.heads, part.rank, -1).swapaxes(1, 2)
+        joined = values.float32().reshape(part.heads, -1, part.rank)
+        assert {keys.dtype, values.dtype} == {scheme.upper()}
+        assert np.abs(np.concatenate([turned, joined], 1) - of_heads).max() < near * whole.max()
+    model = Loaded(spec, rounded)
+    expected = Model(model, "reference").logits(PROMPT)
+    for isa in ("native-portable", "native-auto"):  # a code may round to its neighbour
+        assert distance(Model(model, isa).logits(PROMPT), expected) < 0.02
+
+
+def test_a_quantized_start_maps_the_halves(tmp_path: Path, monkeypatch: Any) -> None:
+    """Both starts give the same tokens, and only the first one packs."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    changes = {"architecture": "DeepseekV3ForCausalLM", "v_head_dim": 16, "num_hidden_layers": 2}
+    write_checkpoint(tmp_path / "m", lambda _: None, {}, **changes)
+    reconfigure(tmp_path / "m", quantization_config=...)
+    config = EngineConfig(str(tmp_path / "m"), quantization="int4", threads=1, max_model_len=64)
+    directory = tmp_path / "m"
+    first = open_model(config, directory, 1)
+    monkeypatch.setattr("quire.runtime.quantize.pack_to_nearest", None)
+    second = open_model(config, directory, 1)
+    for name in first.spec.latent_halves:
+        assert first.weights[name].dtype == "INT4"
+        np.testing.assert_array_equal(first.weights[name].data, second.weights[name].data)
 
 
 # --- files

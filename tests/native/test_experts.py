@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +64,17 @@ class Layer:
         formats = {name: backend.row_format(w.dtype) for name, w in self.weights.items()}
         self.nodes = quantize_inputs(graph, formats).nodes
         self.out = out
+
+    def part(self, first, last):
+        """The same without the other experts."""
+        *before, node = self.nodes
+        mixture = isinstance(node.op, MixtureOfExperts)
+        whole = node.op if mixture else node.op.op
+        op = replace(whole, experts=whole.experts[first:last], first=first, num_routed=EXPERTS)
+        op = op if mixture else replace(node.op, op=op)
+        part = copy(self)
+        part.nodes = (*before, replace(node, op=op))
+        return part
 
     def native(self, pool, isa, x, routes):
         given = {self.x: x, self.routes: routes}
@@ -146,6 +158,24 @@ def test_experts_nobody_chose_are_not_read(pool, isa, rng):
     assert np.isfinite(layer.native(pool, isa, x, routes)).all()
     routes[2, TOP_K - 1] = 5
     assert np.isnan(layer.native(pool, isa, x, routes)[2]).all()
+
+
+@pytest.mark.parametrize("dtype", ["F32", "INT4"])
+def test_parts_of_the_experts_add_up(pool, isa, rng, dtype):
+    """Each as its reference; what experts of other ranks say is left out, also where it is all."""
+    whole = Layer(rng, isa, dtype)
+    x, routes = rows_of(rng, 9, 64), random_routes(rng, 9)
+    total = np.zeros_like(x)
+    for first, last in ((0, 2), (2, EXPERTS)):
+        part = whole.part(first, last)
+        assert_near(part.native(pool, isa, x, routes), part.reference(x, routes), dtype)
+        total += part.native(pool, isa, x, routes)
+    assert_near(total, whole.native(pool, isa, x, routes), "F32")
+    others = np.array([[0, 1, 2, 1, 1, 1]], np.float32)
+    assert not whole.part(3, EXPERTS).native(pool, isa, x[:1], others).any()
+    others[0, 2] = EXPERTS
+    with pytest.raises(EngineError):
+        whole.part(3, EXPERTS).native(pool, isa, x[:1], others)
 
 
 @pytest.mark.parametrize("wrong", [-1, EXPERTS, np.nan, 1e30])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from quire.ops.kv_cache import KvCache, KvLayout, rounded_to_cache
 from quire.ops.latent import LatentQueries, LatentValues, LatentWrite
 from quire.ops.latent_cache import LatentLayerShape, read_latents, write_latent
 from quire.ops.op import Environment
+from quire.quant.round_to_nearest import round_to_nearest
 from tests.native import numbers
-from tests.native.one_op import Batch, add_part, run
+from tests.native.one_op import Batch, add_packed_part, add_part, run
 
 DTYPES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.KV_INT8}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -256,23 +258,62 @@ def test_projections(pool, isa, rng, weight_dtype, heads, rank, rope, keys, valu
         np.testing.assert_allclose(out, expected, 1e-5, 1e-5)
 
 
-@pytest.mark.parametrize("weight_dtype", [c.F32, c.BF16])
+@pytest.mark.parametrize("dtype, group_size", [("INT4", 32), ("INT8", 128)])
+@pytest.mark.parametrize("heads, rank, rope, keys, values", [
+    (1, 32, 8, 16, 16), (3, 48, 16, 40, 80), (4, 16, 2, 5, 32), (2, 64, 16, 300, 48),
+])  # fmt: skip
+def test_projections_through_integers(
+    pool, isa, rng, dtype, group_size, heads, rank, rope, keys, values
+):
+    """Keys, turned, and values are matrices of their own; heads' inputs are rounded."""
+    halves = [rng.standard_normal(shape).astype("f4") / rank
+              for shape in ((heads * rank, keys), (heads * values, rank))]  # fmt: skip
+    packed = [round_to_nearest("w", half, dtype, group_size) for half in halves]
+    for tokens in (1, 2, 9, 70):
+        queries = rng.standard_normal((tokens, heads * (keys + rope))).astype("f4")
+        angles = rng.standard_normal((tokens, rope)).astype("f4")
+        latents = rng.standard_normal((tokens, heads * rank)).astype("f4")
+        ops = (
+            LatentQueries("w", heads, rank, values, rope, "half", apart="int8"),
+            LatentValues("w", heads, values, apart="int8"),
+        )
+        records = (
+            c.Op(kind=c.OP_LATENT_QUERIES, heads=heads, head_dim=rank, rope_dims=rope),
+            c.Op(kind=c.OP_LATENT_VALUES, heads=heads),
+        )
+        inputs = ([queries, angles], [latents])
+        for op, record, matrix, each in zip(ops, records, packed, inputs, strict=True):
+            add_packed_part(record, matrix)
+            widths = op.widths(*(array.shape[1] for array in each))
+            (out,) = run(pool, isa, record, each, widths)
+            env = Environment(None, None, {"w": matrix.float32()})  # type: ignore[arg-type]
+            np.testing.assert_allclose(out, *op.reference(env, *each), 1e-5, 2e-5)
+
+
+@pytest.mark.parametrize("weight_dtype", [c.F32, c.BF16, c.INT4, c.INT8])
 def test_a_row_gives_the_same_bits_in_every_batch(pools, isa, rng, weight_dtype):
-    heads, rank, rope, keys, values = 3, 80, 8, 48, 40
-    weight = numbers.store(
-        rng.standard_normal((heads * (keys + values), rank)).astype("f4"), weight_dtype
-    )
+    heads, rank, rope, keys, values = 3, 80, 8, 48, 48
+    if weight_dtype in (c.INT4, c.INT8):
+        kind = ("INT4", 32) if weight_dtype == c.INT4 else ("INT8", 128)
+        shapes = (heads * rank, keys), (heads * values, rank)
+        halves = [round_to_nearest("w", rng.standard_normal(each).astype("f4"), *kind)
+                  for each in shapes]  # fmt: skip
+        give_keys, give_values = (functools.partial(add_packed_part, weight=w) for w in halves)
+    else:
+        whole = rng.standard_normal((heads * (keys + values), rank)).astype("f4")
+        stored = numbers.store(whole, weight_dtype)
+        give_keys = give_values = functools.partial(add_part, weight=stored, dtype=weight_dtype)
     queries = rng.standard_normal((150, heads * (keys + rope))).astype("f4")
     angles = rng.standard_normal((150, rope)).astype("f4")
     latents = rng.standard_normal((150, heads * rank)).astype("f4")
 
     def both(threads, rows):
         op = c.Op(kind=c.OP_LATENT_QUERIES, heads=heads, head_dim=rank, rope_dims=rope)
-        add_part(op, weight, weight_dtype)
+        give_keys(op)
         inputs = [queries[rows], angles[rows]]
         (first,) = run(pools[threads], isa, op, inputs, [heads * (rank + rope)])
         op = c.Op(kind=c.OP_LATENT_VALUES, heads=heads)
-        add_part(op, weight, weight_dtype)
+        give_values(op)
         (second,) = run(pools[threads], isa, op, [latents[rows]], [heads * values])
         return np.concatenate([first, second], axis=1)
 

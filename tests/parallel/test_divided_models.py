@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native.program import NativeBackend
 from quire.errors import ConfigError
-from quire.graph.lower import lower
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec, Weight, parts
 from quire.ops.batch import Batch
@@ -96,12 +94,6 @@ def test_experts_that_two_ranks_share_unevenly() -> None:
             Rank(0, 8),
             whole_experts=True,
         )
-
-
-def test_a_part_of_the_experts_has_no_native_body() -> None:
-    share = divide(tiny("MixtralForCausalLM"), Rank(0, 2), whole_experts=True)
-    reasons = {NativeBackend("portable").declines(node) for node in lower(share.spec)}
-    assert reasons == {None, "no C++ body for a part of the experts"}
 
 
 def test_norms_of_whole_rows_with_keys_on_several_ranks() -> None:

@@ -152,6 +152,8 @@ class Experts(ctypes.Structure):
         ("top_k", c_int32),
         ("hidden_dtype", c_int32),
         ("scales_inputs", c_int32),
+        ("first", c_int32),
+        ("num_routed", c_int32),
     ]
 
 

@@ -19,7 +19,6 @@ from quire.graph.ir import Node
 from quire.graph.program import Program
 from quire.ops.aligned import aligned_zeros
 from quire.ops.batch import Batch
-from quire.ops.experts import MixtureOfExperts
 from quire.ops.kv_cache import KvCache
 from quire.ops.op import Float32
 from quire.ops.quantize import RowFormat
@@ -59,8 +58,6 @@ class NativeBackend:
 
     def declines(self, node: Node) -> str | None:
         """A reason for an op without a record."""
-        if isinstance(node.op, MixtureOfExperts) and node.op.is_part:
-            return "no C++ body for a part of the experts"
         return None if type(node.op) in BODIES else f"no C++ body for {node.name}"
 
     @property

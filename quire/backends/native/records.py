@@ -232,6 +232,8 @@ def _experts(writer: RecordWriter, record: Any, op: MixtureOfExperts) -> None:
         top_k=op.top_k,
         hidden_dtype=ROW_DTYPES[op.hidden_format],
         scales_inputs=op.scales_inputs,
+        first=op.first,
+        num_routed=max(op.num_routed, op.first + len(op.experts)),
     )
     record.experts = writer.pointer_to(experts)
 

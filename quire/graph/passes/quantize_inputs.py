@@ -4,7 +4,8 @@
     x → matmul k (int4)       ⇒                     x' → matmul k (int4)
     x → matmul router (f32)            x → matmul router (f32)
 
-Experts read x' too, whichever of them a token meets, and round their hidden rows themselves.  It
+Experts read x' too, whichever of them a token meets, and round their hidden rows themselves, as
+the projections of latent attention round each head's numbers.  It
 runs before matrices are merged: those that read x and those that read x' stay apart, and so do
 those whose columns stand in different orders, for each order makes an x' of its own.
 """
@@ -18,6 +19,7 @@ from quire.errors import ModelError
 from quire.graph.ir import Graph, Node, Value
 from quire.ops.column_order import ColumnOrder
 from quire.ops.experts import MixtureOfExperts
+from quire.ops.latent import LatentQueries, LatentValues
 from quire.ops.linear import LinearPart, MatMul
 from quire.ops.quantize import Quantize, RowFormat
 
@@ -63,6 +65,8 @@ def quantize_inputs(
             op = replace(node.op, hidden_format=hidden)
             rounding = replace(node, op=op, outputs=(node.outputs[0], room))
             return rounded(rounding, _format_of(first, formats), None)
+        if isinstance(node.op, LatentQueries | LatentValues):
+            return (replace(node, op=node.op.with_halves(formats)),)
         return (node,)
 
     return graph.rewrite(change)

@@ -167,19 +167,24 @@ def _work(shape: AttentionPart) -> _Work:
 def latent_projection(
     machine: Machine, kind: int, format: str, rows: int, shape: LatentAttention
 ) -> Case:
-    """Every head's queries through its key matrix, or its latents through its value matrix."""
+    """Every head's queries through its key matrix, or its latents through its value matrix.
+
+    In integers these are matrices of their own, else parts of one.
+    """
     name, out = {
         c.OP_LATENT_QUERIES: ("latent_queries", shape.key_dims),
         c.OP_LATENT_VALUES: ("latent_values", shape.value_dims),
     }[kind]
     heads, rank, dims = shape.heads, shape.rank, shape.rope.dims
-    wide, matrix_rows = rank + dims, heads * (shape.key_dims + shape.value_dims)
+    wide, half = rank + dims, heads * out
     inputs, outputs = (
         (heads * (out + dims), heads * wide)
         if kind == c.OP_LATENT_QUERIES
         else (heads * rank, heads * out)
     )
-    matrix = c.Matrix(None, matrix_rows, rank, FORMATS[format])
+    whole = (heads * (shape.key_dims + shape.value_dims), rank)
+    apart = (heads * rank, out) if kind == c.OP_LATENT_QUERIES else (half, rank)
+    matrix = FORMATS[format].matrix(*(apart if FORMATS[format].is_integer else whole))
     size = int(c.load().quire_matrix_bytes(ctypes.byref(matrix)))
     memory = machine.memory(size)
     arena = activations(rows * (inputs + dims + outputs))
@@ -194,10 +199,11 @@ def latent_projection(
         )
         op.outputs[0] = c.Tensor(rows * (inputs + dims), outputs, outputs)
         calls.append(bind(machine, op, arena, c.Step(num_tokens=rows), memory))
-    half = heads * out
     operations = 2 * rows * half * rank
     shown = f"{heads} x {out} x {rank}"
-    return Case(name, format, rows, shown, calls, size * half / matrix_rows, operations)
+    read = size * half * rank / (matrix.rows * matrix.cols)
+    peak = PEAKS[c.INT8 if FORMATS[format].is_integer else c.F32]
+    return Case(name, format, rows, shown, calls, read, operations, peak)
 
 
 def row_op(machine: Machine, name: str, kind: int, rows: int, width: int, streams: int) -> Case:

@@ -56,7 +56,13 @@ def experts(machine: Machine, format: str, rows: int, shape: ExpertShape) -> Cas
         routes[:, shape.top_k :] = 1 / shape.top_k
         used.append(len(np.unique(order)))
         described = c.Experts(
-            layers[i % len(layers)], None, None, shape.count, shape.top_k, row_dtype
+            layers[i % len(layers)],
+            None,
+            None,
+            shape.count,
+            shape.top_k,
+            row_dtype,
+            num_routed=shape.count,
         )
         op = c.Op(kind=c.OP_EXPERTS, row_dtype=row_dtype, experts=ctypes.pointer(described))
         op.inputs[0] = c.Tensor(0, width, shape.width)

@@ -13,6 +13,7 @@ from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
 from quire.models.spec import LatentAttention
 from quire.runtime.backends import MAX_LOGIT_ROWS
+from quire.runtime.quantize import SCHEMES
 from quire.weights.tensor import STORED_AS
 
 __all__ = ["KERNELS", "cases"]
@@ -81,8 +82,8 @@ def _row_ops(machine: Machine, shapes: KernelShapes, formats: Sequence[str]) -> 
 def _latent_projections(
     machine: Machine, shapes: KernelShapes, formats: Sequence[str], rows: Sequence[int]
 ) -> Iterator[Case]:
-    """What stands before and behind latent attention, which has float matrices only."""
-    for format in (each for each in formats if each in STORED_AS):
+    """What stands before and behind latent attention, in the formats that loading makes of it."""
+    for format in (each for each in formats if each in (*STORED_AS, *SCHEMES)):
         for shape in shapes.attentions:
             if isinstance(shape, LatentAttention):
                 for kind in (c.OP_LATENT_QUERIES, c.OP_LATENT_VALUES):
