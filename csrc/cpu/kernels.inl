@@ -37,6 +37,13 @@
 #include "attention_memory.inl"
 #include "attention_rules.inl"
 //
+#include "attention_unit.inl"
+//
+#include "attention_blocks.inl"
+//
+#include "attention_keys.inl"
+#include "attention_sums.inl"
+//
 #include "attention.inl"
 #include "logits.inl"
 #include "matmul.inl"

@@ -34,9 +34,11 @@ void linear(const quire_op &op, const Run &run, char *, int64_t first, int64_t l
                         ? run.kernels->bfloat16s.linear_part(op, run, i, column, from, to)
                         : float_part<FloatProducts<V, BFloat16>>(op, run, i, column, from, to);
                     break;
-                case QUIRE_FLOAT8:
-                    float_part<FloatProducts<V, Float8>>(op, run, i, column, from, to);
+                case QUIRE_FLOAT8: {
+                    [[maybe_unused]] typename V::Subnormals are_numbers;
+                    float_part<Float8Products<V>>(op, run, i, column, from, to);
                     break;
+                }
                 default:
                     run.kernels->integers.linear_part(op, run, i, column, from, to);
             }

@@ -43,6 +43,32 @@ struct FloatProducts {
     static QUIRE_INLINE Vector add(Vector x, Vector w, Vector sum) { return V::fma(x, w, sum); }
 };
 
+// Floats of 8 bits, read as what they are of kTinyUnit.  If that is much, inputs take 2^64 of it on
+// and sums the rest: so inputs are below 2^64, and what is below 2^-93 of a scale may be lost.
+template <class V_>
+struct Float8Products : FloatProducts<V_, Float8> {
+    using V = V_;
+    using Vector = typename V::Float;
+    static constexpr float kHalfUnit = 18446744073709551616.0f;  // 2^64
+    static constexpr bool kRaises = V::kTinyUnit > kHalfUnit;
+    static constexpr float kSumUnit = kRaises ? V::kTinyUnit / kHalfUnit : V::kTinyUnit;
+
+    static QUIRE_INLINE Vector raise(Vector x) {
+        return kRaises ? V::mul(x, V::broadcast(kHalfUnit)) : x;
+    }
+    static QUIRE_INLINE Vector load(const float *from) { return raise(V::load(from)); }
+    static QUIRE_INLINE Vector load(const Float8 *from) { return V::load_tiny(from); }
+    static QUIRE_INLINE Vector load_once(const Float8 *from) { return V::load_tiny(from); }
+    static QUIRE_INLINE Vector load_partial(const float *from, int64_t n) {
+        return raise(V::load_partial(from, n));
+    }
+    static QUIRE_INLINE Vector load_partial(const Float8 *from, int64_t n) {
+        Float8 codes[V::kWidth] = {};
+        memcpy(codes, from, size_t(n));
+        return V::load_tiny(codes);
+    }
+};
+
 // Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
 // Where memory is the limit and weights come a cache line at a time, one row after the other is
 // faster: to the hardware that is one long stream.
@@ -177,7 +203,7 @@ void product_tile(const Product<P> &p, int64_t m, int64_t n) {
             group.clear();
             group.walk(x + k, p.x_stride, w + k, p.depth, smaller(p.group, p.depth - k),
                        next ? next + k * N : nullptr);
-            tile.add(group, p.scales + n * p.groups + g, p.groups, kFloat8Unit);
+            tile.add(group, p.scales + n * p.groups + g, p.groups, P::kSumUnit);
         }
     } else {
         tile.walk(x, p.x_stride, w, p.depth, p.depth, next);

@@ -18,11 +18,21 @@ alignas(32) constexpr int8_t kHighHalves[32] = {-1, -1, 0,  1,  -1, -1, 2,  3,  
                                                 5,  -1, -1, 6,  7,  -1, -1, 8,  9,  -1, -1,
                                                 10, 11, -1, -1, 12, 13, -1, -1, 14, 15};
 
+constexpr int32_t kTinyBits = int32_t(0x87f00000);  // of a Float8 as a float32 of 2^-120 of it
+
+// While it lives subnormal numbers are no zeros, whatever the process has told the processor.
+struct WithSubnormals {
+    const unsigned before = _mm_getcsr();
+    WithSubnormals() { _mm_setcsr(before & ~0x8040u); }
+    ~WithSubnormals() { _mm_setcsr(before); }
+};
+
 struct Avx2Vector {
     static constexpr int kWidth = 8;
     static constexpr int kTileRows = 4, kRegisters = 16;
 
     using Float = __m256;
+    using Subnormals = WithSubnormals;
 
     static QUIRE_INLINE Float broadcast(float value) { return _mm256_set1_ps(value); }
     static QUIRE_INLINE Float zero() { return _mm256_setzero_ps(); }
@@ -67,6 +77,14 @@ struct Avx2Vector {
         const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)from));
         return _mm256_cvtph_ps(
             _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(int16_t(0xbfff))));
+    }
+
+    // Sign, exponent and fraction to their places: half the time of a conversion.
+    static constexpr float kTinyUnit = 1.329227995784916e36f;  // 2^120
+    static QUIRE_INLINE Float load_tiny(const Float8 *from) {
+        const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from));
+        const __m256i bits = _mm256_set1_epi32(kTinyBits);
+        return _mm256_castsi256_ps(_mm256_and_si256(_mm256_slli_epi32(wide, 20), bits));
     }
 
     template <class T>

@@ -81,6 +81,10 @@ struct Avx512Vector {
         return widen8(_mm_loadu_si128((const __m128i *)from));
     }
     static QUIRE_INLINE Float load_once(const Float8 *from) { return load(from); }
+    // As in Avx2Vector a row would take an eighth less, but four rows or more a tenth more.
+    struct Subnormals {};
+    static constexpr float kTinyUnit = kFloat8Unit;
+    static QUIRE_INLINE Float load_tiny(const Float8 *from) { return load(from); }
     static QUIRE_INLINE Float load_partial(const Float8 *from, int64_t n) {
         return widen8(_mm_maskz_loadu_epi8(mask(n), from));
     }

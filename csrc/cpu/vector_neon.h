@@ -52,6 +52,10 @@ struct NeonVector {
         const uint32x4_t codes = vshlq_u32(vdupq_n_u32(four), vld1q_s32(shifts));
         return vcvtq_f32_u32(vandq_u32(codes, vdupq_n_u32(15)));
     }
+    struct Subnormals {};
+    static constexpr float kTinyUnit = kFloat8Unit;
+    static QUIRE_INLINE Float load_tiny(const Float8 *from) { return load(from); }
+
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);

@@ -6,6 +6,8 @@
 //   kRegisters                how many values of type Float the processor holds
 //   load, store               unaligned, from and to float, Half and BFloat16; load from Code8, Code4
 //                             (kWidth / 2 of them) and Float8
+//   load_tiny                 from Float8 in the fewest steps; times kTinyUnit it is the number.  It
+//                             may be subnormal: while a Subnormals lives these are numbers as others
 //   load_once                 the same load, for weights that come from memory and meet few rows
 //   load_partial              the first n < kWidth lanes from memory, zeros above; reads no further
 //   store_partial             the first n lanes; writes no further
@@ -60,6 +62,10 @@ struct PortableVector {
         QUIRE_LANES out.lane[i] = float(from[i / 2].pair >> i % 2 * 4 & 15);
         return out;
     }
+    struct Subnormals {};
+    static constexpr float kTinyUnit = kFloat8Unit;
+    static QUIRE_INLINE Float load_tiny(const Float8 *from) { return load(from); }
+
     template <class T>
     static QUIRE_INLINE Float load_once(const T *from) {
         return load(from);

@@ -44,6 +44,27 @@ def test_every_code_is_exact(pool, isa, rng):
     assert numbers.same_bits(out, np.broadcast_to(weight.float32().T, (3, 256)) + np.float32(0))
 
 
+@pytest.mark.parametrize("exponent", [-60, 60])
+def test_inputs_may_be_small_and_large(pool, isa, rng, exponent):
+    weight = random_float8(rng, (29, 300), 128)
+    for m in (1, 4, 9):
+        x = rng.standard_normal((m, 300)).astype(np.float32) * np.float32(2.0**exponent)
+        check(linear(pool, isa, x, weight), x, weight)
+
+
+def test_small_codes_count_where_the_process_takes_subnormals_for_zero(pools, isa, rng):
+    torch = pytest.importorskip("torch")
+    codes = np.array([[1, 2, 3, 4, 5, 6, 7, 0x87]], np.uint8)
+    weight, x = random_float8(rng, (1, 8), 32, codes), np.ones((1, 8), np.float32)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor knows no such mode")
+    try:
+        check(linear(pools[1], isa, x, weight), x, weight)
+        assert (torch.tensor(1e-39) * 2).item() == 0  # and the mode is still there
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_beside_other_formats(pool, isa, rng):
     x = rng.standard_normal((6, 40)).astype(np.float32)
     weight, plain = (
