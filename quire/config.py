@@ -80,6 +80,12 @@ class EngineConfig:
             " step; auto: those that do not fit it"
         },
     )
+    enforce_eager: bool = field(
+        default=False,
+        metadata={
+            "help": "never capture steps as graphs of a device; slower on CUDA, same outputs"
+        },
+    )
     kv_offloading_size: float | None = field(
         default=None,
         metadata={"help": "GiB of host memory for KV blocks that a device's cache gives up"},

@@ -77,8 +77,6 @@ def add_refusals(parser: argparse.ArgumentParser) -> None:
     for name, reason in SWITCHES.items():
         refusal = Refusal((name,), (), reason)
         parser.add_argument(name, action=_Refuse, refusal=refusal, nargs=0, help=argparse.SUPPRESS)
-    # Steps are never captured or compiled, so this one already holds.
-    parser.add_argument("--enforce-eager", action="store_true", help=argparse.SUPPRESS)
 
 
 class _Refuse(argparse.Action):

@@ -15,7 +15,6 @@ from typing import TypeAlias
 from quire.backends.executable import Backend, Executable, LoadedWeights
 from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
-from quire.backends.torch.graph_memory import NOTHING, GraphEstimate, estimate
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.program import Program
@@ -107,10 +106,6 @@ class Room:
     def activation_bytes(self, program: Program) -> int:
         """What the values of a Program take."""
         return program.buffers.arena_floats * 4 * self.temporaries
-
-    def graphs(self, program: Program) -> GraphEstimate:
-        """What captured steps of a Program take at most."""
-        return estimate(program) if self.captures else NOTHING
 
 
 def room_of(
@@ -204,8 +199,9 @@ def binder(
         if not isinstance(program.spec, ModelSpec):  # a tower, which stays whole
             return TorchExecutable(program, read, cache, device)
         return TorchExecutable(
-            program, read, cache, device, states, offloaded=offloaded, graph_bytes=graph_bytes
-        )
+            program, read, cache, device, states, offloaded=offloaded,
+            graph_bytes=graph_bytes, enforce_eager=config.enforce_eager,
+        )  # fmt: skip
 
     return bound
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quire.backends.executable import Backend, Executable, LoadedWeights
-from quire.backends.torch.graph_memory import GraphEstimate
+from quire.backends.torch.graph_memory import NOTHING, GraphEstimate, estimate
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.graph.ir import Node
@@ -97,7 +98,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
         free = room.free_bytes - plan.num_bytes(room.temporaries)
         room = replace(room, free_bytes=free)
     offload = _plan_offload(config, room, spec, layout, compiler, machine)
-    captures = room.captures and not offload.layers
+    captures = room.captures and not offload.layers and not config.enforce_eager
     room = replace(room, weight_bytes=offload.on_device, captures=captures)
     memory, mapped = _plan_memory(config, model, room, layout, compiler)
     program = compiler.compiled(memory.max_num_batched_tokens, memory.max_model_len)
@@ -138,7 +139,7 @@ def _bind(
     from quire.backends.torch.device_memory import claim, within_memory
 
     assert isinstance(backend, TorchBackend)
-    with within_memory(backend.device, memory.lines()[0]):
+    with backend.device.current(), within_memory(backend.device, memory.lines()[0]):
         executable = bound(program, cache, ropes)
         claim(memory.activations, backend.device)
     return executable
@@ -206,9 +207,7 @@ def _plan_memory(
     expert_bytes = sum(weights[name].data.nbytes for name in in_files)
     placement = place_weights(config, room.free_bytes, room.weight_bytes, expert_bytes)
 
-    def graphs_of(tokens: int) -> GraphEstimate:
-        return room.graphs(compiler.compiled(tokens, config.max_model_len or spec.max_length))
-
+    graphs_of = _graph_estimates(config, room, spec, layout, compiler)
     memory = plan_memory(
         _with_cache_of_a_step(config, spec, layout) if spec.bidirectional else config,
         room.free_bytes,
@@ -224,8 +223,7 @@ def _plan_memory(
         lambda tokens: graphs_of(tokens).num_bytes,
     )
     if memory.graphs:
-        estimate = graphs_of(memory.max_num_batched_tokens)
-        line = _captured_line(memory.graphs, estimate)
+        line = _captured_line(memory.graphs, graphs_of(memory.max_num_batched_tokens))
         memory = replace(memory, notes=(*memory.notes, line))
     if not placement.mapped:
         return memory, set()
@@ -234,10 +232,21 @@ def _plan_memory(
     return replace(memory, notes=(*memory.notes, note)), in_files
 
 
-def _captured_line(planned: int, estimate: GraphEstimate) -> str:
+def _graph_estimates(
+    config: EngineConfig, room: Room, spec: ModelSpec, layout: KvLayout, compiler: _Compiler
+) -> Callable[[int], GraphEstimate]:
+    """What captured steps take at most, by the tokens of the largest step."""
+    if not room.captures:
+        return lambda tokens: NOTHING
+    most_tokens = room.free_bytes // layout.bytes_per_block * layout.block_tokens
+    length = min(config.max_model_len or spec.max_length, most_tokens)
+    return lambda tokens: estimate(compiler.compiled(tokens, length))
+
+
+def _captured_line(planned: int, most: GraphEstimate) -> str:
     """How the plan came to what captured steps may take."""
-    less = "" if planned >= estimate.num_bytes else "; sizes that find no room run as they are"
-    return f"captured steps: {planned / MIB:,.0f} MiB, of at most {estimate.line}{less}"
+    less = "" if planned >= most.num_bytes else "; sizes that find no room run as they are"
+    return f"captured steps: {planned / MIB:,.0f} MiB, of at most {most.line}{less}"
 
 
 def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayout) -> EngineConfig:

@@ -226,4 +226,4 @@ def test_quantization(flag: str) -> None:
 
 
 def test_what_already_holds_is_accepted() -> None:
-    assert parse_engine("demo", "--enforce-eager") == EngineConfig("demo")
+    assert parse_engine("demo", "--enforce-eager") == EngineConfig("demo", enforce_eager=True)

@@ -138,6 +138,15 @@ def test_sizes_are_captured_when_they_come_a_second_time() -> None:
     assert counts == [0, once, once, 2 * once, 2 * once, 2 * once]
 
 
+def test_nothing_is_captured_for_those_who_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, _, _ = prepared("llama")
+    plain: Any = bench.engine(replace(CROWDED, plans_ahead=False)).runner.executable
+    monkeypatch.setattr("quire.backends.torch.executable.find_recorder", lambda _: Recordings())
+    parts = plain.program, bench.loaded.weights, plain.kv_cache, strict_device()
+    captures = [TorchExecutable(*parts, enforce_eager=each)._captured for each in (False, True)]
+    assert captures[0] and not captures[1]
+
+
 def test_sizes() -> None:
     assert SIZES[:6] == (1, 2, 4, 8, 16, 24) and SIZES[-1] == 512
     assert len(SIZES) < 30 and list(SIZES) == sorted(set(SIZES))

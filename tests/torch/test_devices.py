@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from quire.backends.torch import devices
 from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import TorchBackend
 from quire.backends.torch.devices import PLATFORMS, Device, available, find_device
+from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.registry import Body, bodies_of, body
 from quire.cli.main import main
 from quire.config import EngineConfig
@@ -25,6 +28,7 @@ from quire.runtime.load import load_model
 from quire.runtime.machine import inspect_machine
 from quire.runtime.open_model import read_spec
 from quire.weights.hub import DEMO
+from tests.torch.strict_device import Recordings
 
 pytestmark = pytest.mark.oracle
 
@@ -139,6 +143,24 @@ def test_a_device_gives_all_its_memory_to_the_cache(monkeypatch: pytest.MonkeyPa
         room_of(backend, config, inspect_machine(), {}, spec)
 
 
+def test_captured_steps_are_in_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the arithmetic, and for nobody who wants none."""
+    monkeypatch.setattr(Device, "is_cpu", False)
+    monkeypatch.setattr(Device, "captures", True)
+    monkeypatch.setattr(Device, "free_memory", lambda self: (2**28, 2**28))
+    monkeypatch.setattr("quire.backends.torch.executable.find_recorder", lambda _: Recordings())
+    for eager in (False, True):
+        config = EngineConfig(
+            "demo", backend="torch", device="cpu", kv_cache_memory_bytes=2**22, enforce_eager=eager
+        )
+        loaded = load_model(config)
+        executable, memory = loaded.executable, loaded.memory
+        assert isinstance(executable, TorchExecutable)
+        text = "\n".join(memory.lines())
+        assert bool(memory.graphs) is bool(executable._captured) is ("24 KiB" in text) is not eager
+        assert executable._graph_memory.planned == memory.graphs <= 2**25
+
+
 def test_a_device_with_less_memory_than_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's numbers at the start, not torch's in traffic."""
 
@@ -203,3 +225,20 @@ def test_arrays_that_torch_cannot_share_are_copied() -> None:
         found = as_tensor(array, torch.device("cpu"))
         np.testing.assert_array_equal(found.numpy(), array)
     assert devices.PLATFORMS[-1].name == "cpu"
+
+
+def test_the_device_of_a_number_is_the_threads_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton starts kernels on the current one, wherever their tensors are."""
+    entered: list[int] = []
+
+    @contextmanager
+    def enter(index: int) -> Iterator[None]:
+        entered.append(index)
+        yield
+        entered.append(-1)
+
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    with Device(PLATFORMS[0], 1).current():
+        assert entered == [1]
+    with Device(PLATFORMS[0]).current(), find_device("cpu").current():
+        assert entered == [1, -1]

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -31,8 +32,9 @@ from quire.backends.torch.triton import (
     rope_kv_write,
     short_convolution,
 )
-from quire.backends.torch.triton.ahead import AheadLauncher
-from quire.backends.torch.triton.tiles import TILES
+from quire.backends.torch.triton.ahead import AheadLauncher, specialised
+from quire.backends.torch.triton.launcher import Launcher
+from quire.backends.torch.triton.tiles import TILES, Tile
 from quire.ops.activation import GatedActivation
 
 
@@ -221,8 +223,51 @@ TILED: dict[str, Callable[[AheadLauncher, str], Iterator[str]]] = {
 """Those with tiles in the table, by their names there."""
 
 
+class Noting(Launcher):
+    """Notes what kernels would be compiled for, and compiles nothing."""
+
+    def __init__(self, architecture: str) -> None:
+        super().__init__(architecture)
+        object.__setattr__(self, "variants", {})
+
+    def run(self, kernel: Any, grid: tuple[int, ...], tile: Tile, /, **arguments: Any) -> None:
+        found = self.variants.setdefault(kernel.__name__, set())  # type: ignore[attr-defined]
+        found.add(repr(specialised(kernel, arguments)))
+
+
+def variants(architecture: str) -> dict[str, int]:
+    """Kernel → how often it is compiled for steps of 1, 7 and 16 tokens with few or many keys."""
+    gpu, others, half = Noting(architecture), Noting(architecture), torch.bfloat16
+    heads, rules = empty(1000, 16, 8, 128, dtype=half), attention.AttentionRules(0.1)
+    cache = attention.CachedHeads(heads, heads)
+    for rows, chunks in ((1, 3), (7, 16), (16, 50)):
+        x, weight, out = (
+            empty(*shape, dtype=half) for shape in ((rows, 4096), (1024, 4096), (rows, 1024))
+        )
+        float_matmul.float_matmul(gpu, x, weight, out)
+        code_matmul.code_matmul(gpu, x, coded("integers", 1024), out)
+        norm.norm(gpu, x, norm.NormRule("rms", 1e-6, empty(4096, dtype=half)), x)
+        q = empty(rows, 32, 128, dtype=half)
+        table = (empty(rows), empty(rows + 1), empty(rows, chunks), empty(rows, 2))
+        step = attention.AttentionInputs(*table, chunks=chunks, programs=8)
+        attention.attend(gpu, q, cache, step, rules, q)
+        latents, x = empty(rows, 32 * 576, dtype=half), empty(rows, 8192, dtype=torch.float32)
+        cached = latent_attention.CachedRows(empty(1000, 16, 576, dtype=half), 512)
+        latent_attention.attend_latents(others, latents, cached, step, 32, 0.1, latents)
+        head_matmul.head_matmul(others, q, empty(32, 64, 128, dtype=half), q[..., :64])
+        records, requests = empty(9, 10**6, dtype=torch.float32), empty(rows, 4)
+        known = short_convolution.RecurrentStep(records, 64, empty(rows), empty(rows + 1), requests)
+        short_convolution.convolve(others, x, empty(8192, 4, dtype=torch.float32), None, known, x)
+    found: dict[str, int] = {}
+    for launcher in (gpu, others):  # each for one model
+        for name, kinds in launcher.variants.items():  # type: ignore[attr-defined]
+            found[name] = max(found.get(name, 0), len(kinds))
+    return found
+
+
 def main(architecture: str) -> None:
-    """One JSON line for each compiled kernel."""
+    """One JSON line for each compiled kernel; and how often each is compiled."""
+    print(json.dumps({"variants": variants(architecture)}))
     for kernel, shapes in TILES[architecture]:
         show(kernel, shapes, AheadLauncher(architecture), TILED[kernel])
     show("rows", "", AheadLauncher(architecture), lambda gpu, _: rows(gpu))

@@ -36,8 +36,18 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_steps_of_other_sizes_compile_nothing(
+    compiled: dict[str, list[dict[str, Any]]], architecture: str
+) -> None:
+    """A kernel is compiled once for a model, not again when the batch or a context has grown."""
+    variants = compiled[architecture][0]["variants"]
+    assert set(variants) > {"attend_tiles", "merge_chunks", "multiply_floats", "add_segments"}
+    assert set(variants.values()) == {1}, variants
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_fits(compiled: dict[str, list[dict[str, Any]]], architecture: str) -> None:
-    found = compiled[architecture]
+    found = compiled[architecture][1:]
     assert {(each["body"], each["shapes"]) for each in found} >= set(TILES[architecture])
     for each in found:
         assert each["shared"] <= SHARED_BYTES[architecture], each
@@ -51,7 +61,7 @@ def test_products_add_in_one_order(
 ) -> None:
     """Tiles for few and for many rows use the same instructions on the same numbers."""
     kinds: dict[tuple[str, str], set[str]] = {}
-    for each in compiled[architecture]:
+    for each in compiled[architecture][1:]:
         # The tile of attention follows the size of heads, which no two steps of a model differ in.
         shapes = each["shapes"] if each["body"] in ATTENTION else ""
         name = (f"{each['kernel']} {shapes}", each["what"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -123,6 +124,19 @@ class Device:
     def captures(self) -> bool:
         """Whether what it is given to do can be recorded: by CUDA graphs, also of ROCm."""
         return self.platform.name == "cuda"
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Inside, this device is the thread's own, which Triton's kernels and pinned memory are of.
+
+        torch itself follows its tensors.
+        """
+        enter = getattr(_module(self.platform), "device", None)
+        if self.index is None or enter is None:
+            yield
+            return
+        with enter(self.index):
+            yield
 
     def free_memory(self) -> tuple[int, int] | None:
         """Free and total bytes; None where the device does not tell, and on CPUs."""

@@ -67,7 +67,7 @@ class TorchExecutable:
     their own, and these may be empty.  ranks: those that share the work, if the graph has
     collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has.
     With one there is a block more, which is nobody's.  graph_bytes: that captured steps may take;
-    None: as many as they need.
+    None: as many as they need.  enforce_eager: without a recorder there is none.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class TorchExecutable:
         offloaded: Sequence[Collection[str]] = (),
         recorder: Recorder | None = None,
         graph_bytes: int | None = None,
+        enforce_eager: bool = False,
     ) -> None:
-        recorder = recorder or find_recorder(device)
+        if recorder is None and not enforce_eager:
+            recorder = find_recorder(device)
         self.program = program
         self.kv_cache = kv_cache
         self.device = device
@@ -143,7 +145,7 @@ class TorchExecutable:
         rows = self._slots.rows(batch)
         found: list[DrawnRows] = []
         start = 0
-        with torch.inference_mode():
+        with self.device.current(), torch.inference_mode():
             for logits, before in self._logits(batch):
                 some = rows[start : start + len(logits)]
                 found.append(draw_rows(logits, some, before, self.device))
@@ -155,7 +157,7 @@ class TorchExecutable:
 
     def logits(self, batch: Batch) -> npt.NDArray[np.float32]:
         """See Executable."""
-        with torch.inference_mode():
+        with self.device.current(), torch.inference_mode():
             found = [np.asarray(logits.cpu().numpy()) for logits, _ in self._logits(batch)]
         empty = np.empty((0, self.program.logits.width), np.float32)
         return np.concatenate([empty, *found])

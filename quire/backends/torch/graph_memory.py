@@ -9,14 +9,16 @@ from quire.graph.program import Program
 from quire.models.spec import ModelSpec
 from quire.ops.attention import PagedAttention
 from quire.ops.experts import MixtureOfExperts
+from quire.ops.latent import LatentAttention
 
 __all__ = ["NOTHING", "PARTIAL_BYTES", "GraphEstimate", "GraphMemory", "estimate"]
 
 MIB = 1024**2
 KERNEL_BYTES = 24 * 1024
 """Of a device, for each kernel of a graph.  Assumed: no device has been asked yet."""
-KERNELS = {MixtureOfExperts: 30, PagedAttention: 5}
+KERNELS = {MixtureOfExperts: 30, PagedAttention: 5, LatentAttention: 5}
 """Of an op; others have two on average."""
+ATTENTION = PagedAttention | LatentAttention
 KINDS = 2
 """Decoding steps have graphs of their own."""
 VALUES = 4
@@ -62,8 +64,8 @@ def estimate(program: Program) -> GraphEstimate:
     sizes = [size for size in SIZES if size <= (size_for(most) or most)]
     kernels = KINDS * len(sizes) * sum(KERNELS.get(type(op), 2) for op in ops)
     values = VALUES * 4 * program.buffers.arena_floats * most // program.limits.tokens
-    tables = most * (program.limits.length or spec.max_length)  # for blocks of four tokens
-    chunks = PARTIAL_BYTES if any(isinstance(op, PagedAttention) for op in ops) else 0
+    tables = most * (program.limits.length or spec.max_length) // 4  # an int32 for 16 tokens
+    chunks = PARTIAL_BYTES if any(isinstance(op, ATTENTION) for op in ops) else 0
     return GraphEstimate(kernels, values + tables + chunks)
 
 

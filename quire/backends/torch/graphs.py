@@ -29,8 +29,8 @@ class Recorder(Protocol):
 class CudaGraphs:
     """Graphs of CUDA or ROCm, which share memory for what none of them leaves behind.
 
-    torch.cuda.graph would wait for the device before each and give what torch keeps free back to
-    it: that was taken at start for the values of steps, and there are hundreds of graphs.
+    torch.cuda.graph would give what torch keeps free back to the device before each: that was
+    taken at start for the values of steps, and there are hundreds of graphs.
     """
 
     def __init__(self, device: Device) -> None:
@@ -42,6 +42,7 @@ class CudaGraphs:
         """See Recorder."""
         graph = torch.cuda.CUDAGraph()
         now = torch.cuda.current_stream(self._device)
+        torch.cuda.synchronize(self._device)  # while nothing is captured, memory may be freed
         self._stream.wait_stream(now)
         with torch.cuda.stream(self._stream):
             graph.capture_begin(self._pool, capture_error_mode="thread_local")

@@ -17,7 +17,7 @@ from triton.compiler import ASTSource
 from quire.backends.torch.triton.launcher import Launcher, build_options
 from quire.backends.torch.triton.tiles import Tile
 
-__all__ = ["AheadLauncher", "Compiled", "compile_ahead"]
+__all__ = ["AheadLauncher", "Compiled", "compile_ahead", "specialised"]
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -62,16 +62,29 @@ class AheadLauncher(Launcher):
 def compile_ahead(
     kernel: Any, tile: Tile, architecture: str, arguments: dict[str, Any]
 ) -> Compiled:
-    """Compile one kernel as a start with these arguments would.
+    """Compile one kernel as a start with these arguments would."""
+    source = ASTSource(kernel, *specialised(kernel, arguments))
+    options = {"num_warps": tile.warps, "num_stages": tile.stages, **build_options(architecture)}
+    built = triton.compile(source, target=TARGETS[architecture], options=options)
+    return _facts(kernel.__name__, tile, built)
+
+
+def specialised(
+    kernel: Any, arguments: dict[str, Any]
+) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], Any]]:
+    """What Triton compiles a kernel for: types, constants, and what is divisible.
 
     Triton builds one specialisation for integers that are 1, and another for addresses and
     integers that are multiples of 16; tensors on "meta" count as allocated by torch, at such.
     """
-    constant = {kernel.arg_names[i] for i in kernel.constexprs}
-    signature, constants, attributes = {}, {}, {}
-    for place, name in enumerate(kernel.arg_names):
+    signature: dict[str, str] = {}
+    constants: dict[str, Any] = {}
+    attributes: dict[tuple[int], Any] = {}
+    for place, (name, param) in enumerate(zip(kernel.arg_names, kernel.params, strict=True)):
         value = arguments[name]
-        if name in constant or value is None or (type(value) is int and value == 1):
+        if param.do_not_specialize and type(value) is int:
+            signature[name] = "i32" if abs(value) < 2**31 else "i64"
+        elif param.is_constexpr or value is None or (type(value) is int and value == 1):
             signature[name], constants[name] = "constexpr", value
         elif isinstance(value, torch.Tensor):
             signature[name] = POINTERS[value.dtype]
@@ -82,10 +95,7 @@ def compile_ahead(
                 attributes[(place,)] = [["tt.divisibility", 16]]
         else:
             signature[name] = "fp32"
-    source = ASTSource(kernel, signature, constants, attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages, **build_options(architecture)}
-    built = triton.compile(source, target=TARGETS[architecture], options=options)
-    return _facts(kernel.__name__, tile, built)
+    return signature, constants, attributes
 
 
 def _facts(name: str, tile: Tile, built: Any) -> Compiled:

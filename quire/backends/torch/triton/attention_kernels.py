@@ -184,7 +184,7 @@ def _attend_chunk(
     return top, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "chunks", "table_stride"])
 def attend_tiles(
     out, partial, sums, sinks, queries, keys, values, key_scales, value_scales, key_minimums,
     value_minimums, positions, query_start, tiles, block_tables, factors, slopes, tokens, chunks,
@@ -255,7 +255,7 @@ def attend_tiles(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "chunks"])
 def merge_chunks(
     out, partial, sums, sinks, positions, tokens, chunks, out_stride,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr,

@@ -180,7 +180,7 @@ def _facts(
     return scale, zero, minimum
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def multiply_codes(
     x, codes, scales, zeros, minimums, table, bias, out, sums, tiles, offsets, in_rows, out_rows,
     factors, experts, rows, outputs, columns, steps, segment_steps, factor, x_stride, out_stride,
@@ -267,7 +267,7 @@ def multiply_codes(
         tl.store(out + to, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def add_segments(
     sums, bias, out, rows, outputs, out_stride, SEGMENTS: tl.constexpr, BLOCK_N: tl.constexpr
 ):

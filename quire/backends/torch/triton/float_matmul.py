@@ -73,7 +73,7 @@ def _multiply(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def multiply_floats(
     x, weight, bias, out, tiles, offsets, in_rows, out_rows, factors, experts, rows, outputs,
     columns, x_stride, weight_stride, out_stride, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,

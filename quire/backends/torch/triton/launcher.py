@@ -1,4 +1,8 @@
-"""Starts kernels: which tile they take on this device, and with which options they are compiled."""
+"""Starts kernels: which tile they take on this device, and with which options they are compiled.
+
+A kernel names in do_not_specialize what changes from step to step: each value that Triton makes a
+specialisation for is compiled, in traffic, when it first comes.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _normed(x, inside, weight, bias, place, eps, offset, WIDTH: tl.constexpr, LA
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def norm_rows(
     x, residual, sum_out, out, weight, bias, first_weight, first_bias, segments,
     eps, offset, first_eps, first_offset, scale, x_stride, residual_stride, sum_stride, out_stride,
