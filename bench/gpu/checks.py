@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from bench.gpu.layer_checks import delta_rule, latents
 from quire.backends.torch.matrix import CodedMatrix, as_matrix
 from quire.backends.torch.triton.attention import (
     AttentionInputs,
@@ -179,5 +180,7 @@ CHECKS: dict[str, Callable[[Launcher, torch.device], float]] = {
     "float_matmul": floats,
     "code_matmul, int4": int4,
     "code_matmul, float8": float8,
+    "latent_attention": latents,
+    "delta_rule": delta_rule,
     "sampling": sampling,
 }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.gpu import checks
+from bench.gpu import checks, layer_checks
 from quire.backends.torch.matrix import CodedMatrix
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import TILES, Tile
@@ -21,6 +21,11 @@ def little_work(monkeypatch: pytest.MonkeyPatch) -> None:
         "LENGTHS": ((270, 1), (0, 20)), "SAMPLED": 2, "VOCABULARY": 500,
     }.items():  # fmt: skip
         monkeypatch.setattr(checks, name, value)
+    for name, value in {
+        "KNOWN": 260, "NEW": 3, "LATENT_HEADS": 3, "RANK": 32, "ROTATED": 16, "TOKENS": 6,
+        "KEY_HEADS": 1, "HEADS": 2, "HEAD_DIM": 8,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(layer_checks, name, value)
 
 
 def small() -> Launcher:
