@@ -172,6 +172,16 @@ def test_parts_of_the_heads_give_the_same_bits(pools, isa, parts):
     assert numbers.same_bits(world.attend(pools[3], isa, [(0, 690, 700)])[0], whole)
 
 
+@pytest.mark.parametrize("heads", [5, 14, 16])
+def test_a_short_context_on_several_threads_gives_the_same_bits(pools, isa, heads):
+    """One chunk has nothing to be split but its heads, into equal parts."""
+    world = World(heads, 32, 16, [140], "bfloat16")
+    alone = world.attend(pools[1], isa, [(0, 139, 140)])[0]
+    for threads in (2, 3):
+        assert numbers.same_bits(world.attend(pools[threads], isa, [(0, 139, 140)])[0], alone)
+    world.check(pools[3], isa, [(0, 138, 140)])
+
+
 @each_dtype
 @pytest.mark.parametrize("bad, where", [
     (np.nan, "latent"), (np.inf, "rotated"), (-np.inf, "both"),
