@@ -53,7 +53,7 @@ class KernelRecordings(Recordings):
 CASES = {
     "numbers": ("Qwen2ForCausalLM", "float32", "auto", "float32", {}),
     "codes, windows": ("Gemma2ForCausalLM", "bfloat16", "int4", "int8", {"sliding_window": 9}),
-    "latents": ("DeepseekV2ForCausalLM", "float32", "auto", "int8", {"first_k_dense_replace": 2}),
+    "latents": ("DeepseekV2ForCausalLM", "float32", "auto", "int8", {"num_hidden_layers": 1}),
     "experts": ("Qwen3MoeForCausalLM", "bfloat16", "auto", "fp8", {"num_hidden_layers": 1}),
 }
 
