@@ -181,7 +181,10 @@ class EngineConfig:
         if self.prefix_cache_disk_bytes is not None and self.prefix_cache_dir is None:
             raise ConfigError("prefix_cache_disk_bytes bounds prefix_cache_dir; give that too")
         if self.num_speculative_tokens is not None and self.speculative == "off":
-            raise ConfigError("num_speculative_tokens bounds what speculative guesses; set that")
+            raise ConfigError(
+                "num_speculative_tokens bounds what speculative guesses, which is off; set it to "
+                "ngram or suffix"
+            )
         offload, kept = self.cpu_offload_gb, self.kv_offloading_size
         _require(offload is None or offload >= 0, "cpu_offload_gb", offload, "0 or more")
         _require(kept is None or kept > 0, "kv_offloading_size", kept, "more than 0")

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from bench.gpu import engine, kernels, server
+from bench.gpu.plans import PLANS
 from bench.gpu.results import Results
 from bench.gpu.table import write_page
 from quire.backends.torch.devices import find_device
@@ -44,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("part", choices=[*kernels.PARTS, *WHOLE_MODELS, "show", "table"])
     parser.add_argument("--results", type=Path, default=Path("gpu-results.json"))
     parser.add_argument("--minutes", type=float, default=8.0)
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--shape", default="llama-3-8b", help="or tiny")
+    parser.add_argument("--device", default="cuda", help="or cuda:1; of whole models also cpu")
+    parser.add_argument("--shape", choices=[*PLANS], default="llama-3-8b", help="of whole models")
     parser.add_argument("--page", type=Path, default=PAGE)
     arguments = parser.parse_args(argv)
     results = Results(arguments.results, arguments.minutes * 60)
@@ -59,8 +60,9 @@ def main(argv: list[str] | None = None) -> None:
         folder = arguments.results.absolute().with_suffix(".models")
         WHOLE_MODELS[arguments.part](results, arguments.shape, arguments.device, folder)
     else:
-        device = torch.device("cuda")
-        kernels.PARTS[arguments.part](results, launcher_of(find_device("cuda")), device)
+        device = find_device(arguments.device)
+        with device.current():
+            kernels.PARTS[arguments.part](results, launcher_of(device), device.torch_device)
 
 
 def _has_device(part: str, device: str) -> bool:

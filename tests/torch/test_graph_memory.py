@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from quire.backends.torch.backend import TorchBackend
-from quire.backends.torch.graph_memory import KERNEL_BYTES, NOTHING, estimate
+from quire.backends.torch.graph_memory import KERNEL_BYTES, NOTHING, GraphMemory, estimate
 from quire.graph.program import Program, StepLimits, compile_program
 from tests.engine.driving import random_model
 
@@ -41,3 +41,13 @@ def test_experts_have_many_kernels() -> None:
 
 def test_what_is_not_captured_takes_nothing() -> None:
     assert estimate(program("Qwen3NextForCausalLM")) == NOTHING
+
+
+def test_where_nothing_is_planned_nothing_is_captured() -> None:
+    """Not even the first size, whose memory nobody knows yet, and whatever others free."""
+    assert GraphMemory().has_room and GraphMemory(1).has_room and not GraphMemory(0).has_room
+    memory = GraphMemory(100)
+    memory.note(-50)
+    assert (memory.used, memory.largest, memory.has_room) == (0, 0, True)
+    memory.close()
+    assert not memory.has_room

@@ -65,9 +65,9 @@ class TorchExecutable:
 
     kv_cache, states: on a CPU their arenas are used where they are; other devices have some of
     their own, and these may be empty.  ranks: those that share the work, if the graph has
-    collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has.
-    With one there is a block more, which is nobody's.  graph_bytes: that captured steps may take;
-    None: as many as they need.  enforce_eager: without a recorder there is none.
+    collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has,
+    and nothing if enforce_eager.  With one there is a block more, which is nobody's.  graph_bytes:
+    that captured steps may take; None: as many as they need.
     """
 
     def __init__(

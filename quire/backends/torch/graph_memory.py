@@ -83,13 +83,13 @@ class GraphMemory:
     @property
     def has_room(self) -> bool:
         """Whether one more size fits, if it takes no more than the largest so far."""
-        return self.planned is None or self.used + self.largest <= self.planned
+        return self.planned is None or self.used + self.largest < self.planned
 
     def note(self, num_bytes: int) -> None:
-        """One more size was captured."""
-        self.used += num_bytes
+        """One more size was captured; what others free meanwhile does not count."""
+        self.used += max(num_bytes, 0)
         self.largest = max(self.largest, num_bytes)
 
     def close(self) -> None:
         """The device refused: there is no more."""
-        self.planned = -1
+        self.planned = 0

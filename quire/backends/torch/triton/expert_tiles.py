@@ -28,6 +28,10 @@ class ExpertTiles:
     shapes whose tile this is.
     """
 
+    order: torch.Tensor
+    tiles: torch.Tensor
+    shapes: str
+
     def of(self, members: torch.Tensor | None) -> ExpertTiles:
         """The same where tiles of other experts are skipped.  members: bool [X]; None: all."""
         if members is None:
@@ -36,10 +40,6 @@ class ExpertTiles:
         is_one = members[expert.clamp(min=0).long()] & (expert >= 0)
         kept = torch.cat([torch.where(is_one, expert, -1), self.tiles[:, 1:]], dim=1)
         return ExpertTiles(self.order, kept, self.shapes)
-
-    order: torch.Tensor
-    tiles: torch.Tensor
-    shapes: str
 
 
 @dataclass(frozen=True)

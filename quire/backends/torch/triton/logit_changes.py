@@ -77,7 +77,7 @@ def adjust_logits(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "token_stride"])
 def count_tokens_of_rows(
     tokens, prompts, counts, length, vocabulary, token_stride, SEEN: tl.constexpr,
     BLOCK: tl.constexpr,

@@ -39,7 +39,7 @@ def log_probabilities(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width"])
 def describe_rows(
     logits, tokens, ids, values, ranks, vocabulary, stride, width, BLOCK: tl.constexpr
 ):
