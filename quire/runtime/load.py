@@ -221,8 +221,9 @@ def _plan_memory(
         room.cures,
         lambda tokens: graphs_of(tokens).num_bytes,
     )
-    if memory.graphs:
-        line = _captured_line(memory.graphs, graphs_of(memory.max_num_batched_tokens))
+    most_of_graphs = graphs_of(memory.max_num_batched_tokens)
+    if most_of_graphs != NOTHING:
+        line = _captured_line(memory.graphs, most_of_graphs)
         memory = replace(memory, notes=(*memory.notes, line))
     if not placement.mapped:
         return memory, set()
