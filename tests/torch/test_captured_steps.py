@@ -300,14 +300,32 @@ def test_captures_end_where_their_memory_does(monkeypatch: pytest.MonkeyPatch) -
     assert (steps.num_graphs, memory.used, memory.largest) == (2, 250, 150)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),  # of the driver, for what a graph itself takes
+    ],
+)
 def test_a_device_without_room_for_graphs_computes_as_before(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     def refuse(self: Recordings, compute: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
     monkeypatch.setattr(Recordings, "record", refuse)
     steps, _ = captured(chain((double, "always")))
     for _ in range(3):
         assert steps.run(step_of([7], 0))[1].tolist() == [[14.0]]
     assert not steps._memory.has_room and not steps._sizes
+
+
+def test_another_error_of_recording_is_not_taken_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Recordings, compute: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(Recordings, "record", fail)
+    steps, _ = captured(chain((double, "always")))
+    with pytest.raises(RuntimeError, match="not permitted"):
+        for _ in range(3):
+            steps.run(step_of([7], 0))

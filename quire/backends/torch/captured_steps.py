@@ -99,7 +99,9 @@ class CapturedSteps:
         if self._num_steps[num_tokens] > 1 and self._memory.has_room:
             try:
                 return self._record(step)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:  # of torch, or of the driver, which has no class for it
+                if "out of memory" not in str(error):
+                    raise
                 logger.warning("no memory to capture steps of %d tokens, or others", num_tokens)
                 self._memory.close()
         values: Values = {}
