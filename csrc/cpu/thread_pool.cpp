@@ -195,9 +195,7 @@ void ThreadPool::take_part(uint32_t job, int thread) {
 }
 
 bool ThreadPool::wait_for_job(uint32_t seen) {
-    const auto ready = [&] {
-        return job_.load() != seen || stop_.load(std::memory_order_relaxed);
-    };
+    const auto ready = [&] { return job_.load() != seen || stop_.load(std::memory_order_relaxed); };
     if (!spin_until(ready, kYield)) {
         std::unique_lock<std::mutex> hold(sleep_);
         sleepers_.fetch_add(1);

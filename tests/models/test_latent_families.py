@@ -185,7 +185,7 @@ def test_64_greedy_tokens(case: Case, oracles: Oracles) -> None:
 @pytest.mark.parametrize("kv_format", ["bfloat16", "float16", "int8"])
 @pytest.mark.parametrize("backend", ["reference", "native-portable"])
 def test_a_narrow_cache_changes_little(kv_format: str, backend: str, oracles: Oracles) -> None:
-    oracle = oracles(CASES[3])
+    oracle = oracles(next(case for case in CASES if case.name.startswith("deepseek_v2")))
     logits = Model(oracle.loaded, backend, kv_format).logits(oracle.tokens)
     assert TOLERANCE / 10 < distance(logits, oracle.logits) < 0.03
 
