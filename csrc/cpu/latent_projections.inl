@@ -35,7 +35,7 @@ QUIRE_INLINE void each_tile(int64_t d, int64_t D, const Body &body) {
     }
 }
 
-// Rows of tokens that one thread works on, and of how many heads.
+// What a unit is: a head, and the rows of its tokens.
 struct HeadRows {
     int64_t head, begin, count;
 

@@ -79,8 +79,10 @@ def disturbed(oracle: Any, seed: int) -> Iterator[None]:
     kept = table.clone()
     noise = np.random.default_rng(seed).standard_normal(tuple(table.shape)) * DISTURBANCE
     table.mul_(table.new_tensor(1 + noise))
-    yield
-    table.copy_(kept)
+    try:
+        yield
+    finally:
+        table.copy_(kept)
 
 
 @contextmanager
@@ -99,6 +101,8 @@ def kept_rotation(oracle: Any, compute: Callable[[], object]) -> Iterator[None]:
     kinds = [each.rope_type for each in changing]
     for each in changing:
         each.rope_type = "default"
-    yield
-    for each, kind in zip(changing, kinds, strict=True):
-        each.rope_type = kind
+    try:
+        yield
+    finally:
+        for each, kind in zip(changing, kinds, strict=True):
+            each.rope_type = kind

@@ -202,6 +202,25 @@ def test_an_unknown_key_is_an_error_when_strict() -> None:
         build_spec(tiny(colour="blue"), strict=True)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "published", "meant"),
+    [
+        ("Dots1ForCausalLM", {"scoring_func": "noaux_tc"}, {}),
+        ("HYV3ForCausalLM", {"qk_norm": True, "route_norm": True}, {}),
+        (
+            "StableLMEpochForCausalLM",
+            {"rope_pct": 0.5, "norm_eps": 1e-3},
+            {"partial_rotary_factor": 0.5, "layer_norm_eps": 1e-3},
+        ),
+    ],
+)
+def test_words_of_published_configs(
+    architecture: str, published: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    spec = build_spec(tiny(architecture, **published), strict=True)
+    assert spec == build_spec(tiny(architecture, **meant))
+
+
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_the_tiny_configs_are_read_in_full(
     architecture: str, caplog: pytest.LogCaptureFixture
@@ -221,6 +240,7 @@ def test_the_tiny_configs_are_read_in_full(
         ("StableLmForCausalLM", {"qk_layernorm": True}),
         ("HYV3ForCausalLM", {"mlp_bias": True}),
         ("BambaForCausalLM", {"attn_rotary_emb": 16}),
+        ("Dots1ForCausalLM", {"scoring_func": "softmax"}),
     ],
 )
 def test_what_a_family_does_not_compute_is_refused(

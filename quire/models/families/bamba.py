@@ -49,8 +49,12 @@ def bamba(config: ConfigReader) -> ModelSpec:
         )
     config.get("z_loss_coefficient")  # of training
     dim = parts.head_dim(config)
-    if config.get("attn_rotary_emb", dim // 2) != dim // 2:
-        raise ModelError(f"{config.architecture}: attn_rotary_emb is not half of a head of {dim}")
+    rotated = config.get("attn_rotary_emb", dim // 2)
+    if rotated != dim // 2:
+        raise ModelError(
+            f"{config.architecture}: attn_rotary_emb is {rotated!r}; expected half of a head, "
+            f"{dim // 2}"
+        )
     rope = read_rope(config, dim, partial=0.5)
     bias, sizes = config.flag("attention_bias"), read_sizes(config)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=[rope] * layers)

@@ -5,6 +5,7 @@ Source: the Dots1ForCausalLM config of transformers.
 
 from __future__ import annotations
 
+from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, grouped_attention
 from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
@@ -22,8 +23,11 @@ def dots1(config: ConfigReader) -> ModelSpec:
     layers, first = num_layers(config), config.integer("max_window_layers", 62)
     has_window = sliding_window(config) is not None
     default = [SLIDING if has_window and i >= first else FULL for i in range(layers)]
+    scoring = config.get("scoring_func", "sigmoid")
+    if scoring not in ("sigmoid", "noaux_tc"):  # published configs have the method's name here
+        raise ModelError(f"{config.architecture}: scoring_func is {scoring!r}; expected 'noaux_tc'")
     bias, normalised = config.flag("attention_bias"), config.flag("norm_topk_prob")
-    experts = config.renamed({}, norm_topk_prob=normalised)
+    experts = config.renamed({}, norm_topk_prob=normalised, scoring_func="sigmoid")
     attention = grouped_attention(
         config,
         qkv_bias=bias,

@@ -51,7 +51,7 @@ def exaone4(config: ConfigReader) -> ModelSpec:
     )
 
 
-@family("ExaoneMoeForCausalLM", tiny=TINY_MIXTURE)
+@family("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM", tiny=TINY_MIXTURE)
 def exaone_moe(config: ConfigReader) -> ModelSpec:
     """K-EXAONE 236B-A23B."""
     norm = rms_norm(config, eps=1e-5)

@@ -12,6 +12,7 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, grouped_attention
 from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
 from quire.models.families.glm4_moe_lite import dense_layers
+from quire.models.families.latent import next_token_layers
 from quire.models.families.parts import head_dim, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
@@ -45,6 +46,7 @@ def hunyuan_v3(config: ConfigReader) -> ModelSpec:
     experts = config.renamed(
         NAMES,
         first_k_dense_replace=dense_layers(config),
+        norm_topk_prob=config.flag("route_norm", True),
         n_shared_experts=config.integer("num_shared_experts", 1),
         routed_scaling_factor=config.number("router_scaling_factor", 2.826, low=1e-6, high=1e6),
     )
@@ -53,9 +55,10 @@ def hunyuan_v3(config: ConfigReader) -> ModelSpec:
         config,
         qkv_bias=bias,
         output_bias=bias,
-        qk_norm="heads",
+        qk_norm="heads" if config.flag("qk_norm", True) else None,
         dim=head_dim(config, 128),
         ropes=[rope] * num_layers(config),
     )
     mlp = deepseek_experts(experts, METHODS["noaux_tc"], "expert_bias")
-    return stored_as(decoder(config, attention=attention, mlp=mlp), LAYOUT)
+    unused = next_token_layers(config)
+    return stored_as(decoder(config, attention=attention, mlp=mlp, unused=unused), LAYOUT)

@@ -24,11 +24,13 @@ def stablelm(config: ConfigReader) -> ModelSpec:
     for key in ("use_parallel_residual", "qk_layernorm"):
         if config.flag(key):
             raise ModelError(f"{config.architecture}: {key} is not supported; expected false")
-    rope = read_rope(config, head_dim(config), partial=0.25)
+    share = config.number("rope_pct", 0.25, low=0.0, high=1.0)  # older names of two keys
+    eps = config.number("norm_eps", 1e-5, low=0.0, high=1.0)
+    rope = read_rope(config, head_dim(config), partial=share)
     attention = grouped_attention(
         config, qkv_bias=config.flag("use_qkv_bias"), ropes=[rope] * num_layers(config)
     )
-    eps = config.number("layer_norm_eps", 1e-5, low=0.0, high=1.0)
+    eps = config.number("layer_norm_eps", eps, low=0.0, high=1.0)
     return decoder(
         config, attention=attention, mlp=dense_mlp(config), norm=partial(layer_norm, eps=eps)
     )
