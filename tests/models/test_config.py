@@ -16,6 +16,7 @@ from quire.models.rope import (
     Rope,
     RopeScaling,
 )
+from quire.models.spec import MixtureOfExperts, parts
 from tests.models.tiny import tiny
 
 FAMILIES = sorted(load_families())
@@ -219,6 +220,14 @@ def test_words_of_published_configs(
 ) -> None:
     spec = build_spec(tiny(architecture, **published), strict=True)
     assert spec == build_spec(tiny(architecture, **meant))
+
+
+def test_experts_in_every_layer_need_no_dense_width() -> None:
+    """Solar Open's config.json has none."""
+    absent = dict.fromkeys(("intermediate_size", "n_shared_experts", "first_k_dense_replace"))
+    spec = build_spec(tiny("SolarOpenForCausalLM", **absent))
+    mixtures = list(parts(spec, MixtureOfExperts))
+    assert len(mixtures) == len(spec.blocks) and all(each.shared for each in mixtures)
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -78,8 +78,11 @@ def deepseek_experts(
             else None,
         )
 
+    has_dense = first > 0 or step > 1 or config.get("intermediate_size") is not None
     return chosen_layers(
-        lambda layer: layer >= first and layer % step == 0, mixture, dense_mlp(config)
+        lambda layer: layer >= first and layer % step == 0,
+        mixture,
+        dense_mlp(config) if has_dense else mixture,
     )
 
 

@@ -8,7 +8,7 @@ Source: the Glm4MoeForCausalLM and SolarOpenForCausalLM configs of transformers.
 from __future__ import annotations
 
 from quire.models.config_reader import ConfigReader
-from quire.models.families.decoder import TINY, decoder, grouped_attention
+from quire.models.families.decoder import TINY, decoder, grouped_attention, rms_norm
 from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
 from quire.models.families.parts import head_dim, num_layers
 from quire.models.families.rope_config import read_rope
@@ -33,7 +33,8 @@ def glm4_moe(config: ConfigReader) -> ModelSpec:
 
 @family("SolarOpenForCausalLM", tiny={**TINY, **TINY_EXPERTS, "head_dim": 16})
 def solar_open(config: ConfigReader) -> ModelSpec:
-    """Solar Open 100B."""
+    """Solar Open 100B: experts in every layer, one of them shared."""
+    experts = config.renamed({}, n_shared_experts=config.integer("n_shared_experts", 1))
     dim = head_dim(config, 128)
     rope = read_rope(config, dim, theta=1e6)
     attention = grouped_attention(
@@ -42,4 +43,7 @@ def solar_open(config: ConfigReader) -> ModelSpec:
         dim=dim,
         ropes=[rope] * num_layers(config),
     )
-    return decoder(config, attention=attention, mlp=deepseek_experts(config, METHODS["noaux_tc"]))
+    norm = rms_norm(config, eps=1e-5)
+    return decoder(
+        config, attention=attention, norm=norm, mlp=deepseek_experts(experts, METHODS["noaux_tc"])
+    )
