@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from quire.config import EngineConfig
 from quire.convert.block_forward import LOGIT_ROWS, BlockForward, Stream
-from quire.convert.block_quantize import BlockQuantizer, QuantizedBlock
+from quire.convert.block_quantize import BlockQuantizer
 from quire.convert.divergence import Divergence
 from quire.convert.format_tensors import quantization_config, tensors_of
 from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
@@ -178,11 +178,17 @@ class Steps:
         result = self.blocks.quantize(block, weights, statistics)
         del statistics
         left["original"], samples = forward.observed(layer, result.floats, streams["original"])
+        rounded = {**result.floats, **{n: m.float32() for n, m in result.matrices.items()}}
+        stored = {n: self._tensors_of(n, matrix) for n, matrix in result.matrices.items()}
         matrices = {
-            name: {**self._matrix_record(result, name, samples[name]), **rows.get(name, {})}
+            name: {
+                "scheme": self.schemes[name].name,
+                "error": _product_error(samples[name].sample, rounded[name], result.floats[name]),
+                "bytes": sum(tensor.nbytes for tensor in stored[name]),
+                **rows.get(name, {}),
+            }
             for name in result.matrices
         }
-        rounded = {**result.floats, **{n: m.float32() for n, m in result.matrices.items()}}
         left["quantized"] = forward.block(layer, rounded, streams["quantized"], self.kinds)
         if is_gptq:
             left["calibration"] = forward.block(layer, rounded, streams["calibration"], self.kinds)
@@ -191,7 +197,8 @@ class Steps:
             "matrices": matrices,
             "strengths": result.strengths,
         }
-        return record, left, self._block_tensors(result)
+        kept = [self._stored(n, result.floats[n]) for n in result.floats if n not in stored]
+        return record, left, [*kept, *(each for tensors in stored.values() for each in tensors)]
 
     def _head(
         self, streams: Mapping[str, Stream]
@@ -237,26 +244,6 @@ class Steps:
                 )
         return found.figures()
 
-    def _matrix_record(self, result: QuantizedBlock, name: str, seen: Statistics) -> dict[str, Any]:
-        """The scheme of a matrix and what its products lose on measured text, inputs exact."""
-        matrix = result.matrices[name]
-        original = result.floats[name]
-        sample = seen.sample
-        products = sample @ original.T
-        lost = sample @ matrix.float32().T - products
-        error = float(np.vdot(lost, lost)) / (float(np.vdot(products, products)) or 1.0)
-        size = sum(tensor.nbytes for tensor in self._tensors_of(name, matrix))
-        return {"scheme": self.schemes[name].name, "error": error, "bytes": size}
-
-    def _block_tensors(self, result: QuantizedBlock) -> list[RawTensor]:
-        tensors: list[RawTensor] = []
-        for name, values in result.floats.items():
-            if name in result.matrices:
-                tensors += self._tensors_of(name, result.matrices[name])
-            else:
-                tensors.append(self._stored(name, values))
-        return tensors
-
     def _tensors_of(self, name: str, matrix: QuantizedMatrix) -> list[RawTensor]:
         return tensors_of(self.asked.format, name, matrix, self.schemes[name])
 
@@ -266,6 +253,13 @@ class Steps:
     def _kept(self, name: str) -> bool:
         """Whether a tensor stays a float in the output."""
         return name not in self.grids
+
+
+def _product_error(sample: Float32, rounded: Float32, original: Float32) -> float:
+    """What a matrix's products with the rows of a sample lose, as a share of their square."""
+    products = sample @ original.T
+    lost = sample @ rounded.T - products
+    return float(np.vdot(lost, lost)) / (float(np.vdot(products, products)) or 1.0)
 
 
 def _relative_error(other: Iterable[Float32], original: Iterable[Float32]) -> float:

@@ -68,23 +68,28 @@ class QuantizedMatrix:
 
     def float32(self) -> Float32:
         """The weights [rows, cols], columns in the order of the input."""
-        group = np.arange(self.codes.shape[1]) // self.group_size
-        if self.table is not None:
-            values = self.table[self.codes]
-        elif self.zeros is not None:
-            values = self.codes.astype(np.float32) - self.zeros.astype(np.float32)[:, group]
-        elif self.minimums is not None:
-            values = self.codes.astype(np.float32)
-        else:
-            values = self.codes.astype(np.float32) - np.float32(1 << (self.bits - 1))
-        values *= self.scales[:, group]
+        values = self.codes.astype(np.float32) if self.table is None else self.table[self.codes]
+        if self.zeros is not None:
+            self._by_group(np.subtract, values, self.zeros.astype(np.float32))
+        elif self.table is None and self.minimums is None:
+            values -= np.float32(1 << (self.bits - 1))
+        self._by_group(np.multiply, values, self.scales)
         if self.minimums is not None:
-            values -= self.minimums[:, group]
+            self._by_group(np.subtract, values, self.minimums)
         if self.order is None:
             return values
         weights = np.empty_like(values)
         weights[:, self.order] = values
         return weights
+
+    def _by_group(self, operation: np.ufunc, values: Float32, ranges: Float32) -> None:
+        """Combine values [rows, cols] in place with their group's number of [rows, groups]."""
+        rows, cols = values.shape
+        whole = cols // self.group_size
+        groups = values[:, : whole * self.group_size].reshape(rows, whole, self.group_size)
+        operation(groups, ranges[:, :whole, None], out=groups)
+        rest = values[:, whole * self.group_size :]
+        operation(rest, ranges[:, whole:], out=rest)
 
     def _check(
         self, what: str, array: np.ndarray | None, dtype: type, shape: tuple[int, ...]

@@ -32,6 +32,12 @@ def unpack_words(words: npt.NDArray[np.int32], bits: int, count: int) -> Codes:
 
 def pack_words(codes: Codes, bits: int) -> npt.NDArray[np.int32]:
     """The words [..., words] of codes [..., count], each below 2**bits."""
+    if bits == 4:
+        count = words_for(codes.shape[-1], bits) * 2 * WORD_BITS // 8
+        halves = np.zeros((*codes.shape[:-1], count), np.uint8)
+        halves[..., : codes.shape[-1]] = codes
+        octets: Codes = halves[..., 0::2] | halves[..., 1::2] << 4
+        return octets.view("<i4").astype(np.int32)
     each = np.unpackbits(codes[..., None], axis=-1, bitorder="little", count=bits)
     stream = each.reshape(*codes.shape[:-1], -1)
     padding = words_for(codes.shape[-1], bits) * WORD_BITS - stream.shape[-1]
