@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,10 @@ ITERATIONS = 2_000_000
 
 
 class MachineRates:
-    """The best rates seen so far: "read" in bytes/s, a precision in operations/s."""
+    """The best rates seen so far: "read" in bytes/s, a precision in operations/s.
+
+    Memory that other machines use too is faster in one minute than in the next, arithmetic is not.
+    """
 
     def __init__(self, threads: int) -> None:
         self.best: dict[str, float] = {}
@@ -39,11 +43,8 @@ class MachineRates:
     def calibrate(self, rounds: int = 3) -> Mapping[str, float]:
         """Measure again; the memory is given back, so that engines have it."""
         library, handle, isa = c.load(), self._pool.handle, c.best_isa()
-        memory = np.ones(READ_FLOATS, np.float32)
+        self.read_now(rounds)
         for _ in range(rounds):
-            start = time.perf_counter()
-            count = library.quire_measure_read(handle, isa, memory.ctypes.data, READ_FLOATS)
-            self._note("read", count, start)
             for precision, call in PEAKS.items():
                 start = time.perf_counter()
                 count = getattr(library, call)(handle, isa, ITERATIONS)
@@ -53,9 +54,21 @@ class MachineRates:
                 self._note(precision, count, start)
         return self.best
 
-    def _note(self, name: str, count: float, start: float) -> None:
+    def read_now(self, rounds: int = 5) -> float:
+        """Bytes per second that memory is read at, in the median of so many rounds."""
+        library, handle, isa = c.load(), self._pool.handle, c.best_isa()
+        memory = np.ones(READ_FLOATS, np.float32)
+        found = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            count = library.quire_measure_read(handle, isa, memory.ctypes.data, READ_FLOATS)
+            found.append(self._note("read", count, start))
+        return statistics.median(found)
+
+    def _note(self, name: str, count: float, start: float) -> float:
         rate = count / (time.perf_counter() - start)
         self.best[name] = max(self.best.get(name, 0.0), rate)
+        return rate
 
 
 def describe(threads: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ class Cell:
         """The median over the samples that have the metric; None without any."""
         values = self._values(metric)
         return statistics.median(values) if values else None
+
+    def median_of(self, value: Callable[[Metrics], float | None]) -> float | None:
+        """The median of a number made of each sample; None without any."""
+        found = [each for each in map(value, self.samples) if each is not None]
+        return statistics.median(found) if found else None
 
     def spread(self, metric: str) -> float:
         """How far the extremes are apart, as a share of the median."""

@@ -52,7 +52,10 @@ class Runner:
                 self._session(peer, case, served)
 
     def _offline(self, peer: Peer, case: Case, workload: Workload) -> Metrics:
-        return run(peer.offline(case, workload), self.limit_s)
+        """With the rate that memory is read at, in the middle of before and after."""
+        before = self.rates.read_now()
+        found = run(peer.offline(case, workload), self.limit_s)
+        return {**found, "read_rate": (before + self.rates.read_now()) / 2}
 
     def _session(self, peer: Peer, case: Case, workloads: Sequence[Workload]) -> None:
         """One start of a peer's server, and every serve workload sent to it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
 from bench.peers.machine import PEAKS
+from bench.peers.peer import Metrics
 from bench.peers.results import Cell, Results, Row
 from bench.peers.roofline import roof
 from bench.peers.shapes import PRECISIONS, Precision, Shape
@@ -76,10 +77,23 @@ def _offline(results: Results, shape: str, precision: str) -> list[str]:
     peers = _peers(results, [row for _, row in rows])
     lines = _head(["tokens/s", *peers])
     for workload, row in rows:
-        best = roof(Shape(shape), row_precision(row), workload, results.rates)
-        cells = [_rate(results.cells.get((peer, row)), workload, best) for peer in peers]
+        share = _share_of_roof(results, row, workload)
+        cells = [_rate(results.cells.get((peer, row)), workload, share) for peer in peers]
         lines.append(_line([workload.name, *cells]))
     return lines
+
+
+def _share_of_roof(
+    results: Results, row: Row, workload: Workload
+) -> Callable[[Metrics], float | None]:
+    """What a sample reaches of the roofline, memory read as fast as just before and after it."""
+
+    def share(sample: Metrics) -> float | None:
+        read = {"read": sample["read_rate"]} if "read_rate" in sample else {}
+        best = roof(Shape(row.shape), row_precision(row), workload, {**results.rates, **read})
+        return sample[workload.kind] / best if best and workload.kind in sample else None
+
+    return share
 
 
 def _start(results: Results, shape: str, precision: str) -> list[str]:
@@ -118,11 +132,14 @@ def _long(
     return lines
 
 
-def _rate(cell: Cell | None, workload: Workload, best: float | None) -> str:
+def _rate(
+    cell: Cell | None, workload: Workload, share_of_roof: Callable[[Metrics], float | None]
+) -> str:
     value = cell.median(workload.kind) if cell else None
     if cell is None or value is None:
         return "–"
-    share = f" ({value / best:.0%})" if best else ""
+    median_share = cell.median_of(share_of_roof)
+    share = f" ({median_share:.0%})" if median_share else ""
     spread = cell.spread(workload.kind)
     return _number(value) + share + (f" ±{spread / 2:.0%}" if spread > WIDE_SPREAD else "")
 

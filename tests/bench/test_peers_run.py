@@ -28,10 +28,13 @@ PRINT = 'print(\'{"prefill": 50.0, "decode": 7.5}\')'
 
 
 class NoRates:
-    """A machine of fixed rates."""
+    """A machine of fixed rates, whose memory was twice as fast at its best."""
 
     def calibrate(self) -> dict[str, float]:
-        return {"read": 10e9, "bf16": 100e9}
+        return {"read": 20e9, "bf16": 100e9}
+
+    def read_now(self) -> float:
+        return 10e9
 
 
 @dataclass
