@@ -98,6 +98,12 @@ struct Avx2Integer {
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return _mm256_fnmadd_ps(minimums, _mm256_set1_ps(sum), total);
     }
+    static QUIRE_INLINE Float times(Float a, float factor) {
+        return _mm256_mul_ps(a, _mm256_set1_ps(factor));
+    }
+    static QUIRE_INLINE Float plus(Float a, const float *from) {
+        return _mm256_add_ps(a, _mm256_loadu_ps(from));
+    }
     static QUIRE_INLINE void store(float *to, Float a) { _mm256_storeu_ps(to, a); }
 
     static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,

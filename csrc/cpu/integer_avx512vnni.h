@@ -76,6 +76,12 @@ struct Avx512VnniInteger {
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return _mm512_fnmadd_ps(minimums, _mm512_set1_ps(sum), total);
     }
+    static QUIRE_INLINE Float times(Float a, float factor) {
+        return _mm512_mul_ps(a, _mm512_set1_ps(factor));
+    }
+    static QUIRE_INLINE Float plus(Float a, const float *from) {
+        return _mm512_add_ps(a, _mm512_loadu_ps(from));
+    }
     static QUIRE_INLINE void store(float *to, Float a) { _mm512_storeu_ps(to, a); }
 
     static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,

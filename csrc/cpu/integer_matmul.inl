@@ -217,19 +217,20 @@ struct IntegerTile {
 
     QUIRE_INLINE void store(const IntegerProduct &p, int64_t first_row) const {
         unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-            float sums[kPanelRows];
-            unroll<Q::kStrips>(
-                [&](auto s) QUIRE_INLINE_LAMBDA { Q::store(sums + s * kStripRows, totals[m][s]); });
-            store_row(p, first_row + m, sums);
+            float *out = p.out + (first_row + m) * p.out_stride, last[kPanelRows];
+            const bool whole = p.columns == kPanelRows;
+            unroll<Q::kStrips>([&](auto s) QUIRE_INLINE_LAMBDA {
+                auto total = Q::times(totals[m][s], p.factor);
+                if (whole && p.bias) total = Q::plus(total, p.bias + s * kStripRows);
+                Q::store((whole ? out : last) + s * kStripRows, total);
+            });
+            if (!whole) store_last(p, last, out);
         });
     }
 
-    static QUIRE_NOINLINE void store_row(const IntegerProduct &p, int64_t row, const float *sums) {
-        float *out = p.out + row * p.out_stride;
-        for (int64_t i = 0; i < p.columns; i++) {
-            const float sum = sums[i] * p.factor;
-            out[i] = p.bias ? sum + p.bias[i] : sum;
-        }
+    // The columns of a panel that is not full.
+    static QUIRE_NOINLINE void store_last(const IntegerProduct &p, const float *sums, float *out) {
+        for (int64_t i = 0; i < p.columns; i++) out[i] = p.bias ? sums[i] + p.bias[i] : sums[i];
     }
 };
 

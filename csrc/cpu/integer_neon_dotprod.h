@@ -78,6 +78,10 @@ struct NeonDotprodInteger {
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return vfmsq_n_f32(total, minimums, sum);
     }
+    static QUIRE_INLINE Float times(Float a, float factor) { return vmulq_n_f32(a, factor); }
+    static QUIRE_INLINE Float plus(Float a, const float *from) {
+        return vaddq_f32(a, vld1q_f32(from));
+    }
     static QUIRE_INLINE void store(float *to, Float a) { vst1q_f32(to, a); }
 
     static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,

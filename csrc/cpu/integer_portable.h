@@ -140,6 +140,16 @@ struct PortableInteger {
         QUIRE_ROWS out.row[r] = total.row[r] - minimums.row[r] * sum;
         return out;
     }
+    static QUIRE_INLINE Float times(const Float &a, float factor) {
+        Float out;
+        QUIRE_ROWS out.row[r] = a.row[r] * factor;
+        return out;
+    }
+    static QUIRE_INLINE Float plus(const Float &a, const float *from) {
+        Float out;
+        QUIRE_ROWS out.row[r] = a.row[r] + from[r];
+        return out;
+    }
     static QUIRE_INLINE void store(float *to, const Float &a) { memcpy(to, a.row, sizeof a.row); }
 
     static QUIRE_INLINE void quantize(const float *x, float inverse, int8_t *codes, int16_t *sums,

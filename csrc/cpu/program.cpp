@@ -5,6 +5,7 @@
 
 #include "attention_plan.h"
 #include "experts.h"
+#include "integers.h"
 #include "isa.h"
 #include "packed.h"
 #include "rope_angles.h"
@@ -217,10 +218,11 @@ class Walk {
     int64_t product_grain(const quire_matrix &matrix, int64_t units, int64_t bytes,
                           int64_t streams = 1) const {
         if (bytes * run_.num_rows < kInlineFloats * 8) return units;
-        const int64_t per_unit = 1 + bytes / (units ? units : 1);
-        const int64_t fair = units / (4 * int64_t(pool_.num_threads()));
-        const int64_t grain = streams * run_.tunings[matrix.dtype].chunk_bytes / per_unit;
-        return grain < fair ? grain : fair;
+        const int64_t threads = pool_.num_threads();
+        const int64_t most_bytes = streams * run_.tunings[matrix.dtype].chunk_bytes;
+        // As many chunks for each thread, so that none waits for another's last one.
+        const int64_t each = larger(4, ceil_div(ceil_div(bytes, most_bytes), threads));
+        return ceil_div(units, each * threads);
     }
 
     // How much longer a number takes than in an addition.
