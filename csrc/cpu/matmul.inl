@@ -13,6 +13,8 @@ constexpr int64_t kBlockCols = 24;  // weight rows
 
 constexpr int kRowsOnce = 3;  // so few rows wait for the weights
 
+constexpr int64_t kLineColumns = 64;  // weights of these are whole cache lines
+
 constexpr int64_t kBytesAhead = 2048;  // of a row that is read alone
 
 // Weights of which each group of columns has a scale.
@@ -109,10 +111,11 @@ struct Tile {
         }
     }
 
-    // Adds the products of `depth` columns.  Meanwhile asks for as much memory from `next` on,
-    // where the next tile's weights lie: the hardware is late to notice each of many short rows.
+    // Adds the products of `depth` columns.  Meanwhile asks for as much memory from `next` on as
+    // `asked` columns take, where weights of tiles to come lie: the hardware is late to notice each
+    // of many short rows.
     QUIRE_INLINE void walk(const Input *x, int64_t x_stride, const Weight *w, int64_t w_stride,
-                           int64_t depth, const Weight *next = nullptr) {
+                           int64_t depth, const Weight *next, int64_t asked) {
         const auto step = [&](int64_t k) {
             add_products([&](int m) { return P::load(x + m * x_stride + k); },
                          [&](int n) {
@@ -121,12 +124,12 @@ struct Tile {
                          });
         };
         int64_t k = 0;
-        if (next) {
+        if (asked) {
             // A request a step; a line's worth of float32 at once, else lines are asked for twice.
             constexpr int64_t kLine = 64 / sizeof(Weight);
             constexpr int64_t kLeast = sizeof(Weight) == 4 ? kLine : kLine / 4;
             constexpr int64_t kStride = P::kWidth < kLeast ? kLeast : P::kWidth;
-            for (; k + kStride <= depth; k += kStride) {
+            for (; k + kStride <= asked; k += kStride) {
                 QUIRE_UNROLL
                 for (int64_t i = 0; i < kStride * N; i += kLine)
                     QUIRE_PREFETCH_L2(next + k * N + i);
@@ -187,26 +190,30 @@ struct Product {
     int64_t group, groups;
 };
 
-// M rows of N columns, whose weights wait in memory: asks for those of the tiles behind it.
+// The i-th of `tiles` tiles of M rows and N columns.  Together they ask for as many weights behind
+// these as they read: little by little, since memory does not answer all at once.
 template <class P, int M, int N>
-void product_tile(const Product<P> &p, int64_t m, int64_t n) {
+void product_tile(const Product<P> &p, int64_t m, int64_t n, int64_t i, int64_t tiles) {
     Tile<P, M, N> tile;
     tile.clear();
     const typename P::Weight *w = p.w + n * p.depth;
     const int64_t ahead = N == 1 ? kBytesAhead : p.tuning->ahead_bytes;
-    const bool asks = m == 0 && M >= p.tuning->ahead_rows;
-    const typename P::Weight *next = asks ? w + ahead / int64_t(sizeof *w) : nullptr;
+    const bool asks = M >= p.tuning->ahead_rows;
+    const typename P::Weight *next = w + ahead / int64_t(sizeof *w);
     const typename P::Input *x = p.x + m * p.x_stride;
     if constexpr (kHasScales<typename P::Weight>) {
         for (int64_t g = 0, k = 0; g < p.groups; g++, k += p.group) {
+            const int64_t depth = smaller(p.group, p.depth - k);
             Tile<P, M, N> group;
             group.clear();
-            group.walk(x + k, p.x_stride, w + k, p.depth, smaller(p.group, p.depth - k),
-                       next ? next + k * N : nullptr);
+            group.walk(x + k, p.x_stride, w + k, p.depth, depth, next + k * N,
+                       asks && i == 0 ? depth : 0);
             tile.add(group, p.scales + n * p.groups + g, p.groups, P::kSumUnit);
         }
     } else {
-        tile.walk(x, p.x_stride, w, p.depth, p.depth, next);
+        const int64_t asked = ceil_div(p.depth, tiles * kLineColumns) * kLineColumns;
+        tile.walk(x, p.x_stride, w, p.depth, p.depth, next + i * asked * N,
+                  asks ? smaller(asked, p.depth) : 0);
     }
     tile.finish(p.bias ? p.bias + n : nullptr, p.out + m * p.out_stride + n, p.out_stride);
 }
@@ -219,17 +226,17 @@ void product_block(const Product<P> &p, int64_t num_rows, int64_t first, int64_t
     const auto each_tile = [&](auto full, auto less) {
         for (int64_t i = 0; i < tiles; i++) {
             const int64_t m = i * num_rows / tiles, rows = (i + 1) * num_rows / tiles - m;
-            rows == M ? full(m) : less(m);
+            rows == M ? full(m, i) : less(m, i);
         }
     };
     int64_t n = first;
     for (; n + N <= last; n += N) {
-        each_tile([&](int64_t m) { product_tile<P, M, N>(p, m, n); },
-                  [&](int64_t m) { product_tile<P, kLess, N>(p, m, n); });
+        each_tile([&](int64_t m, int64_t i) { product_tile<P, M, N>(p, m, n, i, tiles); },
+                  [&](int64_t m, int64_t i) { product_tile<P, kLess, N>(p, m, n, i, tiles); });
     }
     for (; n < last; n++) {
-        each_tile([&](int64_t m) { product_tile<P, M, 1>(p, m, n); },
-                  [&](int64_t m) { product_tile<P, kLess, 1>(p, m, n); });
+        each_tile([&](int64_t m, int64_t i) { product_tile<P, M, 1>(p, m, n, i, tiles); },
+                  [&](int64_t m, int64_t i) { product_tile<P, kLess, 1>(p, m, n, i, tiles); });
     }
 }
 
