@@ -95,7 +95,7 @@ class Op(Protocol):
 class FusedOp(ABC):
     """An op that does what several ops do; it carries its decomposition.
 
-    `steps` lists (op, inputs, outputs) over numbered slots: the inputs of the fused op first, then
+    `steps` lists (op, inputs, outputs) over numbered values: the inputs of the fused op first, then
     its outputs, then temporaries.  The reference runs the steps, and so does a backend that has no
     body for the fused op.
     """

@@ -108,9 +108,9 @@ class KvWrite:
         batch, size = env.batch, env.kv_cache.layout.block_tokens
         keys, values = (x.reshape(x.shape[0], self.kv_heads, -1) for x in inputs)  # [T, K, D]
         for token, request in enumerate(batch.request_of_token()):
-            block, slot = divmod(int(batch.positions[token]), size)
+            block, offset = divmod(int(batch.positions[token]), size)
             block_id = int(batch.block_tables[request, block])
-            env.kv_cache.write(self.layer, block_id, slot, keys[token], values[token])
+            env.kv_cache.write(self.layer, block_id, offset, keys[token], values[token])
         return ()
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:

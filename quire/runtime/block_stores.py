@@ -79,19 +79,19 @@ def _host_blocks(
 
     assert isinstance(executable, TorchExecutable)
     block_bytes = cache.layout.bytes_per_block
-    num_slots = int(size_gib * GIB) // block_bytes
-    if not num_slots:
+    num_host_blocks = int(size_gib * GIB) // block_bytes
+    if not num_host_blocks:
         raise ConfigError(
             f"kv_offloading_size is {size_gib:g}, less than one block of {block_bytes} bytes; give "
             "more GiB, or leave the option out"
         )
-    if num_slots * block_bytes > host_free:
+    if num_host_blocks * block_bytes > host_free:
         raise CapacityError(
             f"not enough memory: kv_offloading_size is {size_gib:g} GiB, and the host has "
             f"{host_free / MIB:,.0f} MiB free beside offloaded weights; lower it"
         )
     try:
-        return HostBlocks(executable.block_copies(num_slots))
+        return HostBlocks(executable.block_copies(num_host_blocks))
     except RuntimeError as error:  # torch says so where memory cannot be pinned
         raise CapacityError(
             f"not enough memory: kv_offloading_size is {size_gib:g} GiB, which the host does not "

@@ -74,14 +74,14 @@ class Cache:
         facts = self._view(block, self.key_bytes + self.value_bytes, self.fact_bytes, np.float32)
         return facts.reshape(self.num_facts, 2, self.kv_heads, self.block_tokens)
 
-    def write(self, block: int, slot: int, keys: Any, values: Any) -> None:
+    def write(self, block: int, offset: int, keys: Any, values: Any) -> None:
         """Store one token's keys and values, each [K, D] float32."""
         if not self.format:
-            self.keys(block)[:, :, slot] = numbers.store(keys, self.dtype)
-            self.values(block)[:, slot] = numbers.store(values, self.dtype)
+            self.keys(block)[:, :, offset] = numbers.store(keys, self.dtype)
+            self.values(block)[:, offset] = numbers.store(values, self.dtype)
             return
         facts, odd = self.facts(block), ((0, 0), (0, self.head_dim % 2))
-        (keys, facts[:, 0, :, slot]), (values, facts[:, 1, :, slot]) = (
+        (keys, facts[:, 0, :, offset]), (values, facts[:, 1, :, offset]) = (
             to_codes(each, self.format) for each in (keys, values)
         )
         if self.format == "int8":
@@ -89,7 +89,7 @@ class Cache:
         if self.format == "int4":
             pairs = (np.pad(each, odd) for each in (keys, values))
             keys, values = (each[:, ::2] + 16 * each[:, 1::2] for each in pairs)
-        self.keys(block)[:, :, slot], self.values(block)[:, slot] = keys, values
+        self.keys(block)[:, :, offset], self.values(block)[:, offset] = keys, values
 
     def _view(self, block: int, start: int, size: int, number: Any) -> np.ndarray[Any, Any]:
         start += self.layer_offset + block * self.block_bytes

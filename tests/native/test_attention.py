@@ -45,8 +45,8 @@ class World:
 
     def _store(self, r, keys, values):
         for p in range(len(keys)):
-            block, slot = divmod(p, self.block_tokens)
-            self.cache.write(self.tables[r, block], slot, keys[p], values[p])
+            block, offset = divmod(p, self.block_tokens)
+            self.cache.write(self.tables[r, block], offset, keys[p], values[p])
 
     def attend(self, pool, isa, chunks):
         """Run the op over (request, first position, end) chunks; one [n, H * D] array each."""
@@ -163,8 +163,8 @@ def test_a_request_gives_the_same_bits_in_every_batch(pools, isa, window):
 def test_what_stands_behind_the_last_token_does_not_matter(pool, isa, dtype):
     world = World(4, 2, 64, [21], dtype=dtype)  # the cache was made of NaN
     before = world.attend(pool, isa, [(0, 0, 21)])[0]
-    for slot in range(5, 16):
-        world.cache.write(world.tables[0, 1], slot, *np.zeros((2, 2, 64), np.float32))
+    for offset in range(5, 16):
+        world.cache.write(world.tables[0, 1], offset, *np.zeros((2, 2, 64), np.float32))
     assert numbers.same_bits(world.attend(pool, isa, [(0, 0, 21)])[0], before)
     assert np.isfinite(before).all()
 
@@ -182,8 +182,8 @@ def test_what_a_token_does_not_see_never_changes_it(pool, isa, dtype, window, ba
     """Tokens behind it in the same tile, and those the window has passed, may be anything."""
     clean, spoiled = (World(6, 2, 72, [300], dtype=dtype, window=window) for _ in range(2))
     for p in (100, 280):
-        block, slot = divmod(p, 16)
-        spoiled.cache.write(spoiled.tables[0, block], slot, *np.full((2, 2, 72), bad, "f4"))
+        block, offset = divmod(p, 16)
+        spoiled.cache.write(spoiled.tables[0, block], offset, *np.full((2, 2, 72), bad, "f4"))
     for first, end in ((0, 300), (95, 300), (99, 101)):
         before, after = (w.attend(pool, isa, [(0, first, end)])[0] for w in (clean, spoiled))
         p = np.arange(first, end)

@@ -73,8 +73,8 @@ class World:
             self.rows.append(np.concatenate(rounded, axis=1))
 
     def write(self, r: int, p: int, row: Any) -> None:
-        block, slot = divmod(p, self.block_tokens)
-        write_latent(self.cache.kv, 0, self.tables[r, block], slot, row)
+        block, offset = divmod(p, self.block_tokens)
+        write_latent(self.cache.kv, 0, self.tables[r, block], offset, row)
 
     def attend(self, pool, isa, chunks):
         """Run the op over (request, first position, end) chunks; one [n, H * C] array each."""
