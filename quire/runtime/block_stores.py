@@ -11,14 +11,14 @@ from quire.errors import CapacityError, ConfigError
 from quire.models.spec import ModelSpec
 from quire.ops.kv_cache import KvCache
 from quire.runtime.block_files import BlockFiles
+from quire.runtime.file_blocks import FileBlocks
 from quire.runtime.host_blocks import HostBlocks
 from quire.runtime.memory_plan import MIB
 from quire.runtime.offload_plan import GIB
-from quire.runtime.stored_blocks import StoredBlocks
 
 __all__ = ["BlockStore", "open_store"]
 
-BlockStore: TypeAlias = StoredBlocks | HostBlocks
+BlockStore: TypeAlias = FileBlocks | HostBlocks
 
 DEFAULT_DISK_BYTES = 10 * 1024**3
 """What stored blocks may take where nobody said how much."""
@@ -45,7 +45,7 @@ def open_store(
         )
     directory = Path(config.prefix_cache_dir).expanduser()
     max_bytes = config.prefix_cache_disk_bytes or DEFAULT_DISK_BYTES
-    return StoredBlocks(BlockFiles(directory, max_bytes), cache)
+    return FileBlocks(BlockFiles(directory, max_bytes), cache)
 
 
 def _refuse_without_prefixes(option: str, spec: ModelSpec) -> None:

@@ -22,6 +22,7 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
+from quire.ops.number_formats import STORED_AS
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
 from quire.runtime.load import kv_layers
@@ -173,8 +174,7 @@ def backend_of(name: str) -> Backend:
 
 def rounds_inputs(backend: str, dtype: str) -> bool:
     """Whether a backend multiplies weights of a dtype with activations as narrow."""
-    stored = {"bfloat16": "BF16", "float16": "F16"}[dtype]
-    return backend_of(backend).row_format(stored) != "float32"
+    return backend_of(backend).row_format(STORED_AS[dtype]) != "float32"
 
 
 def distance(actual: Float32, expected: Float32) -> float:

@@ -9,21 +9,20 @@ import pytest
 
 from quire.backends.native import library as c
 from quire.backends.native.pack import pack_to_nearest
-from quire.ops.number_formats import from_float32
+from quire.ops.number_formats import FORMAT_OF, from_float32
 from quire.quant.packed import packed_bytes
 from quire.quant.round_to_nearest import round_to_nearest
 from quire.weights.tensor import RawTensor
 
-FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SCHEMES = [("INT4", 32), ("INT4", 128), ("INT8", 32), ("INT8", 128)]
 
 
 def stored(values, dtype):
-    data = from_float32(values.astype(np.float32), FORMATS[dtype])
+    data = from_float32(values.astype(np.float32), FORMAT_OF[dtype])
     return RawTensor("w", dtype, values.shape, data)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMAT_OF)
 @pytest.mark.parametrize(("packed_dtype", "group_size"), SCHEMES)
 def test_byte_for_byte(pools, rng, dtype, packed_dtype, group_size):
     for shape in [(1, 1), (16, 32), (17, 31), (50, 300), (7, 129)]:
@@ -50,7 +49,7 @@ def test_zeros_ties_and_the_ends_of_float16(pool):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMAT_OF)
 @pytest.mark.parametrize(("packed_dtype", "group_size"), SCHEMES)
 def test_a_weight_that_is_not_finite_makes_its_group_nan(
     pool, rng, dtype, packed_dtype, group_size, bad
