@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quire.backends.native.library import ISA_NAMES, available_isas
+from quire.backends.native.abi import ISA_NAMES
+from quire.backends.native.library import available_isas
 from quire.backends.reference.executable import ReferenceBackend
 from quire.cli.main import main
 from quire.config import EngineConfig

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from quire.backends.executable import Backend, Executable, LoadedWeights
-from quire.backends.native import library
+from quire.backends.native import abi, library
 from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.graph.program import StepLimits, compile_program
@@ -32,7 +32,7 @@ from quire.weights.loader import load_weights
 
 Float32 = npt.NDArray[np.float32]
 
-ISAS = tuple(f"native-{isa}" for isa in library.ISA_NAMES)
+ISAS = tuple(f"native-{isa}" for isa in abi.ISA_NAMES)
 BACKENDS = ("reference", "torch", *ISAS)
 LIMITS = StepLimits(tokens=64, logit_rows=8)
 
@@ -45,7 +45,7 @@ def why_missing(backend: str) -> str:
     if backend == "torch":
         return "" if find_spec("torch") else "torch is not installed"
     isa = backend.removeprefix("native-")
-    can_run = library.ISA_NAMES.index(isa) in library.available_isas()
+    can_run = abi.ISA_NAMES.index(isa) in library.available_isas()
     return "" if can_run else f"this processor has no {isa}"
 
 

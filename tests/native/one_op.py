@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import matrix_of
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.ops.kv_codes import to_codes
@@ -222,7 +223,7 @@ def address(array: np.ndarray[Any, Any] | None) -> int | None:
 
 
 def run(
-    pool: c.ThreadPool,
+    pool: library.ThreadPool,
     isa: int,
     op: c.Op,
     inputs: Sequence[np.ndarray[Any, Any]],
@@ -246,12 +247,12 @@ def run(
         pool, isa, op, inputs, out_cols, rows=rows, out_rows=out_rows, batch=batch, cache=cache,
         in_place=in_place, tunings=tunings, records=records,
     )  # fmt: skip
-    c.check(status)
+    library.check(status)
     return outputs
 
 
 def try_run(
-    pool: c.ThreadPool,
+    pool: library.ThreadPool,
     isa: int,
     op: c.Op,
     inputs: Sequence[np.ndarray[Any, Any]],
@@ -295,7 +296,7 @@ def try_run(
         program.max_logit_rows, program.vocab_size = out_rows, 0
         copied = np.zeros((out_rows, 1), np.float32)
         step.logits_out = copied.ctypes.data
-    status = c.load().quire_run(ctypes.byref(program), ctypes.byref(step))
+    status = library.load().quire_run(ctypes.byref(program), ctypes.byref(step))
     counts = [rows if out_rows is None else out_rows] * len(outs)
     arena.check_untouched(*zip(outs, counts, strict=True))
     return status, [arena.read(out, n) for out, n in zip(outs, counts, strict=True)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 

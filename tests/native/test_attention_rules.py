@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.models.attention_rules import QueryRule, alibi_slopes
 from tests.native import numbers
 from tests.native.test_attention import CONTEXTS, MIXED, World

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.backends.native.records import heads_at_once
 from quire.ops.batch import Batch as StepBatch
 from quire.ops.kv_cache import KvCache, KvLayout, rounded_to_cache

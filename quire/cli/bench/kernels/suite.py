@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.cli.bench.kernels.cases import Case, attention, latent_projection, linear, row_op
 from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.formats import FORMATS
