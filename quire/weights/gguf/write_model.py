@@ -15,7 +15,7 @@ from quire.errors import ModelError
 from quire.models.registry import build_spec, load_families
 from quire.models.rope import Rope
 from quire.models.spec import ModelSpec
-from quire.models.stored_as import each_weight
+from quire.models.walk import each_weight
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
