@@ -22,7 +22,7 @@ from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.quant.formats import awq
-from quire.runtime.load import kv_layout
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.quantize import packed_bits, packed_formats, quantize_weights, row_formats
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.tensor import RawTensor

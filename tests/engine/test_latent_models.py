@@ -15,7 +15,7 @@ from quire.config import EngineConfig
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import LatentAttention, parts
-from quire.runtime.load import kv_layout
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.open_model import open_model
 from quire.runtime.quantize import quantize_weights
 from quire.weights.checkpoint import open_checkpoint

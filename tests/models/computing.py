@@ -25,7 +25,7 @@ from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.number_formats import STORED_AS
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
-from quire.runtime.load import kv_layers
+from quire.runtime.kv_layout import kv_layers
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights

@@ -20,7 +20,7 @@ from quire.cli.bench.kernels.shapes import LinearShape
 from quire.models.spec import AttentionPart, LatentAttention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import RowFormat, row_floats
-from quire.runtime.load import cache_shape
+from quire.runtime.kv_layout import cache_shape
 
 __all__ = [
     "Case",
