@@ -107,7 +107,9 @@ def measured(model: Path, scheme: str, algorithm: str, output: Path) -> str:
     shutil.rmtree(output, ignore_errors=True)
     asked = Quantization(scheme, algorithm, evaluation=TEXTS, evaluation_tokens=10**6)
     config = EngineConfig(str(model))
-    figures = quantize_to_directory(config, asked, output, False, False)["figures"]
+    figures = quantize_to_directory(
+        config, asked, output, show_progress=False, measure_speed=False
+    )["figures"]
     original = ServedModel(config, 512)
     return f"| {scheme} | {algorithm} | {simulated(figures)} | {served(output, original)} |"
 

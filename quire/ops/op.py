@@ -18,7 +18,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 
-__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows"]
+__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows", "WithoutWeights"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -89,6 +89,17 @@ class Op(Protocol):
     def weight_names(self) -> tuple[str, ...]:
         """The checkpoint tensors that this op reads."""
         ...
+
+
+class WithoutWeights:
+    """What an op extends that reads no tensor of the checkpoint."""
+
+    __slots__ = ()
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,31 +222,9 @@ def address(array: np.ndarray[Any, Any] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def run(
-    pool: library.ThreadPool,
-    isa: int,
-    op: c.Op,
-    inputs: Sequence[np.ndarray[Any, Any]],
-    out_cols: Sequence[int],
-    *,
-    rows: int | None = None,
-    out_rows: int | None = None,
-    batch: Batch | None = None,
-    cache: Cache | None = None,
-    in_place: bool = False,
-    tunings: Tunings | None = None,
-    records: np.ndarray[Any, Any] | None = None,
-) -> list[np.ndarray[Any, Any]]:
-    """Run one op over `rows` rows and return its outputs.
-
-    records: of recurrent state, [any, floats]; written where the batch says.
-    in_place: the first output is the first input's view.  With out_rows the op runs as a head, over
-    the batch's logit rows.
-    """
-    status, outputs = try_run(
-        pool, isa, op, inputs, out_cols, rows=rows, out_rows=out_rows, batch=batch, cache=cache,
-        in_place=in_place, tunings=tunings, records=records,
-    )  # fmt: skip
+def run(*arguments: Any, **options: Any) -> list[np.ndarray[Any, Any]]:
+    """The outputs of `try_run`, which has these arguments; raises EngineError where it fails."""
+    status, outputs = try_run(*arguments, **options)
     library.check(status)
     return outputs
 
@@ -266,7 +244,12 @@ def try_run(
     tunings: Tunings | None = None,
     records: np.ndarray[Any, Any] | None = None,
 ) -> tuple[int, list[np.ndarray[Any, Any]]]:
-    """Like `run`, but returns the status as well."""
+    """Run one op over `rows` rows; its status and its outputs.
+
+    records: of recurrent state, [any, floats]; written where the batch says.
+    in_place: the first output is the first input's view.  With out_rows the op runs as a head, over
+    the batch's logit rows.
+    """
     rows = len(inputs[0]) if rows is None else rows
     batch = batch or Batch()
     arena = Arena()
