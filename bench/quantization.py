@@ -12,11 +12,12 @@ import argparse
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from bench.page import replace_between_marks
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.foldings import foldings
@@ -27,8 +28,8 @@ from quire.convert.scheme import SCHEMES
 from quire.convert.served_model import ServedModel
 from quire.convert.source import open_source
 from quire.models.spec import Norm
+from quire.weights.hub import DEMO
 
-DEMO = Path(__file__).parents[1] / "quire" / "demo"
 TEXTS = tuple(str(DEMO / f"heldout.{language}.txt") for language in ("en", "zh"))
 ALGORITHMS = ("rtn", "mse", "awq", "gptq", "awq+gptq", "smoothquant", "hadamard")
 PLANTED = (
@@ -76,7 +77,7 @@ def main() -> None:
             tables[table].append(row)
     for name, lines in tables.items():
         if options.write:
-            replace_table(options.write, name, lines)
+            replace_between_marks(options.write, f"table: {name}", "\n".join(lines) + "\n")
         else:
             print(f"\n## {name}\n", *lines, sep="\n")
 
@@ -106,7 +107,9 @@ def measured(model: Path, scheme: str, algorithm: str, output: Path) -> str:
     shutil.rmtree(output, ignore_errors=True)
     asked = Quantization(scheme, algorithm, evaluation=TEXTS, evaluation_tokens=10**6)
     config = EngineConfig(str(model))
-    figures = quantize_to_directory(config, asked, output, False, False)["figures"]
+    figures = quantize_to_directory(
+        config, asked, output, show_progress=False, measure_speed=False
+    )["figures"]
     original = ServedModel(config, 512)
     return f"| {scheme} | {algorithm} | {simulated(figures)} | {served(output, original)} |"
 
@@ -172,17 +175,6 @@ def plant_outliers(directory: Path) -> Path:
                 source.weights[name] = source.stored(name, changed)
     write_safetensors(directory / "model.safetensors", list(source.weights.values()))
     return directory
-
-
-def replace_table(page: Path, name: str, lines: Sequence[str]) -> None:
-    """Put lines between `<!-- table: NAME -->` and the next `<!-- end -->`."""
-    text = page.read_text(encoding="utf-8")
-    mark = f"<!-- table: {name} -->\n"
-    before, found, rest = text.partition(mark)
-    _, end, after = rest.partition("<!-- end -->")
-    if not found or not end:
-        raise SystemExit(f"{page} has no place for the table {name!r}: {json.dumps(mark)}")
-    page.write_text(before + mark + "\n".join(lines) + "\n" + end + after, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Prints what speculation gains and costs: tokens a second by method, text and batch.
 
-python bench/speculation.py MODEL [--tokenizer demo] [--load-format dummy] [--rounds 3] ...
+python -m bench.speculation MODEL [--tokenizer demo] [--load-format dummy] [--rounds 3] ...
 
 The model computes every step, but what it "says" is dictated: so a model with random weights can
 be measured on texts that repeat and on texts that do not, and every method does the same work.
@@ -105,13 +105,15 @@ def measure(
     engine = Engine(scheduler, runner)
     seconds, generated, turns = 0.0, 0, 0
     for first in range(0, len(jobs), batch):
+        names = set()
         for prompt, said in jobs[first : first + batch]:
             seed = len(dictated.texts) + 1
             dictated.texts[seed] = said + [0] * 64
             params = SamplingParams(max_tokens=len(said), seed=seed, ignore_eos=True)
             (one,) = assembly.frontend.prepare(prompt, params).completions
             engine.submit(one.request, one.state)
-        for took, events in _decode(engine):
+            names.add(one.request.id)
+        for took, events in _decode(engine, names):
             seconds += took
             generated += sum(len(update.tokens) for update, _ in events)
             turns += len(events)
@@ -120,17 +122,15 @@ def measure(
     return generated / seconds, generated / turns, accepted
 
 
-def _decode(engine: Engine) -> Iterator[tuple[float, Any]]:
-    """Each step after all prompts are read."""
-    waiting = True
+def _decode(engine: Engine, silent: set[str]) -> Iterator[tuple[float, Any]]:
+    """Each step after all prompts are read.  silent: the requests, none of which has a token."""
     while engine.has_work:
         started = time.perf_counter()
         events = engine.step()
         took = time.perf_counter() - started
-        if not waiting:
+        if not silent:
             yield took, events
-        live = engine._live.values()
-        waiting = waiting and not all(each.request.num_output for each in live)
+        silent -= {update.request_id for update, _ in events if update.tokens}
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from quire.models.registry import load_families  # noqa: E402
 from quire.weights.gguf.architectures import ARCHITECTURES  # noqa: E402
-from tests.models import cases_mixtures, test_latent_families, test_layouts  # noqa: E402
+from tests.models import cases_layouts, cases_mixtures, test_latent_families  # noqa: E402
 from tests.models.checkpoints import CASES  # noqa: E402
 from tests.vision import checkpoints as seeing  # noqa: E402
 
@@ -57,7 +57,7 @@ def families() -> str:
     known = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, **NOT_NAMED}
     plain = (*CASES, *cases_mixtures.CASES, *test_latent_families.CASES)
     cases = Counter(known[case.model_type] for case in plain)
-    cases.update(case.config["architectures"][0] for case in test_layouts.CASES)
+    cases.update(case.config["architectures"][0] for case in cases_layouts.CASES)
     cases["Qwen2VLForConditionalGeneration"] = len(seeing.CASES)
     rows = {}
     for family in load_families().values():

@@ -24,7 +24,8 @@ import torch
 from bench.gpu import engine, kernels, server
 from bench.gpu.plans import PLANS
 from bench.gpu.results import Results
-from bench.gpu.table import write_page
+from bench.gpu.table import render
+from bench.page import replace_between_marks
 from quire.backends.torch.devices import find_device
 from quire.backends.torch.triton.launcher import launcher_of
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     results = Results(arguments.results, arguments.minutes * 60)
     if arguments.part == "table":
-        write_page(arguments.page, results.found)
+        replace_between_marks(arguments.page, "gpu", render(results.found))
     elif arguments.part == "show":
         print(json.dumps(results.found, indent=2))
     elif not _has_device(arguments.part, arguments.device):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from bench.gpu.layer_checks import delta_rule, latents
+from bench.gpu.layer_checks import delta_rule, latents, worst_share
 from quire.backends.torch.matrix import CodedMatrix, as_matrix
 from quire.backends.torch.triton.attention import (
     AttentionInputs,
@@ -39,10 +39,6 @@ HEADS, KV_HEADS, DIM, BLOCK_TOKENS = 28, 4, 128, 16
 SAMPLED, VOCABULARY = 16, 151936
 
 
-def _share(found: torch.Tensor, exact: torch.Tensor, bound: torch.Tensor | float) -> float:
-    return float(((found.double() - exact).abs() / bound).max())
-
-
 def _products(
     multiply: Callable[[torch.Tensor, torch.Tensor], None],
     x: torch.Tensor,
@@ -59,7 +55,7 @@ def _products(
         multiply(x[rows], alone)
         if not torch.equal(alone, out[rows]):
             return math.inf
-    return _share(out, exact, step * sizes + 1e-6)
+    return worst_share(out, exact, step * sizes + 1e-6)
 
 
 def floats(gpu: Launcher, device: torch.device) -> float:
@@ -150,7 +146,7 @@ def attention(gpu: Launcher, device: torch.device) -> float:
         is_later = torch.ones(new, known + new, dtype=torch.bool, device=device).triu(known + 1)
         weights = scores.masked_fill(is_later, -math.inf).softmax(-1)
         exact = torch.einsum("htn,nhd->thd", weights, v)
-        worst = max(worst, _share(mine, exact, 2**-7))
+        worst = max(worst, worst_share(mine, exact, 2**-7))
     return worst
 
 

@@ -16,13 +16,14 @@ from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.recurrence import Heads, follow_delta_rule
 from quire.backends.torch.triton.short_convolution import RecurrentStep
 
-__all__ = ["delta_rule", "latents"]
+__all__ = ["delta_rule", "latents", "worst_share"]
 
 KNOWN, NEW, BLOCK_TOKENS, LATENT_HEADS, RANK, ROTATED = 700, 20, 16, 40, 512, 64
 TOKENS, KEY_HEADS, HEADS, HEAD_DIM = 200, 2, 4, 128
 
 
-def _share(found: torch.Tensor, exact: torch.Tensor, bound: float) -> float:
+def worst_share(found: torch.Tensor, exact: torch.Tensor, bound: torch.Tensor | float) -> float:
+    """The largest error as a share of what is allowed."""
     return float(((found.double() - exact).abs() / bound).max())
 
 
@@ -55,7 +56,7 @@ def latents(gpu: Launcher, device: torch.device) -> float:
     scores = queries.double().unflatten(1, (LATENT_HEADS, -1)) @ keys.T * scale  # [T, H, N]
     is_later = torch.ones(NEW, KNOWN + NEW, dtype=torch.bool, device=device).triu(KNOWN + 1)
     weights = scores.masked_fill(is_later[:, None], -math.inf).softmax(-1)
-    return _share(out, (weights @ keys[:, :RANK]).flatten(1), 2**-7)
+    return worst_share(out, (weights @ keys[:, :RANK]).flatten(1), 2**-7)
 
 
 def delta_rule(gpu: Launcher, device: torch.device) -> float:
@@ -83,7 +84,7 @@ def delta_rule(gpu: Launcher, device: torch.device) -> float:
     if not torch.equal(out, pieces[0]) or not torch.equal(state, pieces[1]):
         return math.inf
     exact = _exact_delta_rule(mixed.double(), beta.double(), decay.double(), before.double(), heads)
-    return _share(out, exact, 1e-4 * float(exact.abs().max()))
+    return worst_share(out, exact, 1e-4 * float(exact.abs().max()))
 
 
 def _exact_delta_rule(

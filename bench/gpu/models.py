@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.tokenizer_files import write_tokenizer
+from bench.random_weights import write_random_weights
 from quire.models.registry import build_spec
-from quire.weights.dummy import DummyCheckpoint
 
 __all__ = ["FORMATS", "SHAPES", "model_directory", "write_checkpoint"]
 
@@ -81,20 +81,5 @@ def write_checkpoint(shape: str, folder: Path) -> Path:
     path = directory / "model.safetensors"
     if path.is_file():
         return directory
-    spec = build_spec(dict(SHAPES[shape]))
-    source = DummyCheckpoint({name: each.shape for name, each in spec.weights().items()}, "BF16")
-    header, end = {}, 0
-    for name in source.names:
-        rows = source.drawn(name).shape
-        size = source.drawn(name).nbytes
-        header[name] = {"dtype": "BF16", "shape": list(rows), "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    partial = path.with_suffix(".part")
-    with partial.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in source.names:
-            file.write(source.tensor(name).data.data)
-    partial.rename(path)
+    write_random_weights(path, build_spec(dict(SHAPES[shape])))
     return directory

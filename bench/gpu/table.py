@@ -1,15 +1,12 @@
-"""Writes what bench.gpu found into docs/performance.md."""
+"""Makes Markdown of what bench.gpu found."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-__all__ = ["render", "write_page"]
+__all__ = ["render"]
 
-MARKED = re.compile(r"(<!-- gpu -->\n).*?(<!-- end -->)", re.DOTALL)
 NOT_YET = "Not measured yet: `python -m bench.gpu` has not run on a GPU.\n"
 PARTS = ("decode", "prefill", "serve", "start", "kernels")
 TITLES = {
@@ -21,15 +18,6 @@ TITLES = {
 }
 
 Findings = Mapping[str, Mapping[str, Any]]
-
-
-def write_page(path: Path, findings: Findings) -> None:
-    """Replace what stands between the marks of a page.  Raises ValueError without marks."""
-    text = path.read_text(encoding="utf-8")
-    if not MARKED.search(text):
-        raise ValueError(f"{path} has no <!-- gpu --> and <!-- end --> to write between")
-    fresh = MARKED.sub(lambda found: found[1] + render(findings) + found[2], text)
-    path.write_text(fresh, encoding="utf-8")
 
 
 def render(findings: Findings) -> str:

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from bench.page import replace_between_marks
 from bench.peers.checkpoints import Checkpoint, cache
 from bench.peers.install import install, names
 from bench.peers.machine import MachineRates, describe
@@ -17,7 +18,7 @@ from bench.peers.registry import DEFAULT_PEERS, known_peers, select
 from bench.peers.results import Results
 from bench.peers.runner import Runner
 from bench.peers.shapes import PRECISIONS, Precision, Shape, shape_names
-from bench.peers.table import render, write_page
+from bench.peers.table import render
 from bench.peers.workloads import WORKLOADS, chosen
 
 __all__ = ["main"]
@@ -116,7 +117,7 @@ def _table(options: argparse.Namespace) -> None:
     if options.page is None:
         print(render(results))
     else:
-        write_page(options.page, results)
+        replace_between_marks(options.page, "peers", render(results))
 
 
 def _list(_: argparse.Namespace) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,8 +11,7 @@ from pathlib import Path
 from bench.peers.peer import Declined
 from bench.peers.shapes import SHAPES, Precision, Shape
 from bench.peers.tokenizer_files import write_tokenizer
-from quire.models.registry import build_spec
-from quire.weights.dummy import DummyCheckpoint
+from bench.random_weights import write_random_weights
 
 __all__ = ["Checkpoint", "cache", "environment"]
 
@@ -46,7 +44,7 @@ class Checkpoint:
             partial.mkdir(parents=True)
             shutil.copy(SHAPES / self.shape.name / "config.json", partial)
             write_tokenizer(partial, self.shape.config)
-            self._write_weights(partial / "model.safetensors")
+            write_random_weights(partial / "model.safetensors", self.shape.spec)
             partial.rename(directory)
         return directory
 
@@ -66,22 +64,3 @@ class Checkpoint:
             subprocess.run(list(map(str, command)), check=True, capture_output=True)
             partial.rename(path)
         return path
-
-    def _write_weights(self, path: Path) -> None:
-        """One safetensors file; weights as `--load-format dummy` draws them."""
-        spec = build_spec(self.shape.config, strict=False)
-        shapes = {name: weight.shape for name, weight in spec.weights().items()}
-        source, header, end = DummyCheckpoint(shapes, "BF16"), {}, 0
-        for name in source.names:
-            size = 2
-            for extent in shapes[name]:
-                size *= extent
-            place = {"dtype": "BF16", "shape": list(shapes[name])}
-            header[name] = {**place, "data_offsets": [end, end + size]}
-            end += size
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in source.names:
-                file.write(source.tensor(name).data.tobytes())

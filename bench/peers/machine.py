@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bench.peers.shapes import Precision
-from quire.backends.native import library as c
+from quire.backends.native import library
 from quire.runtime.machine import inspect_machine
 
 __all__ = ["PEAKS", "MachineRates", "describe"]
@@ -38,30 +38,30 @@ class MachineRates:
 
     def __init__(self, threads: int) -> None:
         self.best: dict[str, float] = {}
-        self._pool = c.ThreadPool(threads)
+        self._pool = library.ThreadPool(threads)
 
     def calibrate(self, rounds: int = 3) -> Mapping[str, float]:
         """Measure again; the memory is given back, so that engines have it."""
-        library, handle, isa = c.load(), self._pool.handle, c.best_isa()
+        functions, handle, isa = library.load(), self._pool.handle, library.best_isa()
         self.read_now(rounds)
         for _ in range(rounds):
             for precision, call in PEAKS.items():
                 start = time.perf_counter()
-                count = getattr(library, call)(handle, isa, ITERATIONS)
+                count = getattr(functions, call)(handle, isa, ITERATIONS)
                 if not count:
                     start = time.perf_counter()
-                    count = library.quire_measure_fma(handle, isa, ITERATIONS)
+                    count = functions.quire_measure_fma(handle, isa, ITERATIONS)
                 self._note(precision, count, start)
         return self.best
 
     def read_now(self, rounds: int = 5) -> float:
         """Bytes per second that memory is read at, in the median of so many rounds."""
-        library, handle, isa = c.load(), self._pool.handle, c.best_isa()
+        functions, handle, isa = library.load(), self._pool.handle, library.best_isa()
         memory = np.ones(READ_FLOATS, np.float32)
         found = []
         for _ in range(rounds):
             start = time.perf_counter()
-            count = library.quire_measure_read(handle, isa, memory.ctypes.data, READ_FLOATS)
+            count = functions.quire_measure_read(handle, isa, memory.ctypes.data, READ_FLOATS)
             found.append(self._note("read", count, start))
         return statistics.median(found)
 

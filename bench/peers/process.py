@@ -19,7 +19,7 @@ from bench.peers.peer import Command
 
 __all__ = ["EngineFailed", "RunningServer", "free_port", "output_of", "run", "serving"]
 
-POLL_S = 0.01
+POLL_S = 0.005
 
 
 class EngineFailed(Exception):

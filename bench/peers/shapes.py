@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from quire.models.attention import LatentAttention
 from quire.models.feed_forward import MixtureOfExperts
-from quire.models.parts import parts
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
+from quire.models.walk import parts
 
 __all__ = ["PRECISIONS", "SHAPES", "Precision", "Shape", "shape_names"]
 

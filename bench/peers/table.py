@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import cast
 
 from bench.peers.machine import PEAKS
@@ -14,9 +12,8 @@ from bench.peers.roofline import roof
 from bench.peers.shapes import PRECISIONS, Precision, Shape
 from bench.peers.workloads import WORKLOADS, Workload
 
-__all__ = ["render", "write_page"]
+__all__ = ["render"]
 
-MARKED = re.compile(r"(<!-- peers -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDE_SPREAD = 0.1
 OPERATIONS = {"bf16": "FLOP", "int8": "OP (int8)", "int4": "OP (int4 by int8)"}
 SERVE_COLUMNS = (
@@ -29,15 +26,6 @@ SERVE_COLUMNS = (
     "client_cpu",
 )
 START_COLUMNS = ("ready_s", "first_token_s", "resident_mib")
-
-
-def write_page(path: Path, results: Results) -> None:
-    """Replace what stands between the marks of a page.  Raises ValueError without marks."""
-    text = path.read_text(encoding="utf-8")
-    if not MARKED.search(text):
-        raise ValueError(f"{path} has no <!-- peers --> and <!-- end --> to write between")
-    fresh = MARKED.sub(lambda found: found[1] + render(results) + found[2], text)
-    path.write_text(fresh, encoding="utf-8")
 
 
 def render(results: Results) -> str:

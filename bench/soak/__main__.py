@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from bench.peers.process import free_port
 from bench.soak.exchanges import EXCHANGES, Exchange, Unexpected, Visitor
 from bench.soak.watch import Sample, faults, growth, sample
-from bench.startup import free_port
 from quire.cli.bench.http_stream import HttpError, Server
 
 WARM_UP = 0.3

@@ -13,7 +13,7 @@ from typing import get_args
 from bench.steps.op_table import op_rows, table
 from bench.steps.workload import PARTS, Profile, StepProfiler, Workload
 from quire.assembly import Assembly
-from quire.backends.native import library as c
+from quire.backends.native import library
 from quire.backends.native.program import NativeExecutable
 from quire.cli.bench.kernels.machine import Machine
 from quire.config import EngineConfig, Quantization
@@ -78,7 +78,9 @@ def _steps(options: argparse.Namespace) -> None:
     assembly = Assembly(config)
     model = assembly.model
     profiler = StepProfiler(assembly)
-    machine = Machine(config.threads or model.machine.cores, c.choose_isa(config.instruction_set))
+    machine = Machine(
+        config.threads or model.machine.cores, library.choose_isa(config.instruction_set)
+    )
     executable = model.executable
     assert isinstance(executable, NativeExecutable)
     print(*assembly.info.lines[:1], executable.summary, sep="\n")

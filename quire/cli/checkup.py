@@ -118,7 +118,8 @@ def _is_installed(name: str) -> bool:
 def _library() -> Finding:
     """The native library: whether it loads, and what its kernels will use here."""
     try:
-        from quire.backends.native.library import ISA_NAMES, available_isas, best_isa
+        from quire.backends.native.abi import ISA_NAMES
+        from quire.backends.native.library import available_isas, best_isa
 
         best = ISA_NAMES[best_isa()]
         others = ", ".join(ISA_NAMES[isa] for isa in available_isas())

@@ -62,12 +62,12 @@ def run(namespace: argparse.Namespace) -> int:
     config = engine_config(namespace)
     from quire.graph.explain import explain
     from quire.graph.explain_table import render
+    from quire.ops.number_formats import STORED_AS
     from quire.runtime.backends import choose_backend
-    from quire.runtime.load import kv_layout
+    from quire.runtime.kv_layout import kv_layout
     from quire.runtime.open_model import read_config
     from quire.runtime.quantize import packed_bits, packed_formats, row_formats
     from quire.runtime.stored_formats import stored_formats
-    from quire.weights.tensor import STORED_AS
 
     directory = model_directory(config)
     spec, quantization = read_config(config, directory)

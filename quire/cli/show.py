@@ -95,7 +95,7 @@ def _memory(config: EngineConfig, spec: ModelSpec, batch: int, context: int) -> 
     from quire.control.window import num_blocks_at_once
     from quire.ops.kv_cache import KV_FORMATS
     from quire.ops.number_formats import storage_dtype
-    from quire.runtime.load import kv_layout
+    from quire.runtime.kv_layout import kv_layout
 
     kept = kv_layout(config, spec)
     layouts = {name: replace(kept, format=name) for name in KV_FORMATS}

@@ -43,16 +43,17 @@ def add_arguments(parser: CommandParser) -> None:
 def run(namespace: argparse.Namespace) -> int:
     """Measure, print what was chosen, and keep it."""
     options = TuneOptions(**given_options(namespace, TuneOptions))
-    from quire.backends.native import library as c
+    from quire.backends.native import abi as c
+    from quire.backends.native import library
     from quire.backends.native.tuner import tune
     from quire.runtime.machine import inspect_machine
     from quire.runtime.tuning import choose_tunings, tuning_path, write_tunings
 
-    machine, isa = inspect_machine(), c.choose_isa(options.instruction_set)
+    machine, isa = inspect_machine(), library.choose_isa(options.instruction_set)
     threads = machine.cores if options.threads is None else options.threads
     default = choose_tunings("off", isa, threads, machine)
     start = time.perf_counter()
-    with c.ThreadPool(threads) as pool:
+    with library.ThreadPool(threads) as pool:
         print(f"{c.ISA_NAMES[isa]}, {threads} threads; starting from {default.source}")
         tunings, gains = tune(pool, isa, default.tunings)
     print(*table(tunings), *_changes(gains), sep="\n")

@@ -93,7 +93,7 @@ class Drafting:
             self._drafter.finish(request)
 
     def _take_room(self, request: Request, running: Sequence[Request], wanted: int) -> int:
-        """How many of the guesses wanted have a slot; takes blocks not reserved for others.
+        """How many of the wanted guesses the cache has room for; takes unreserved blocks.
 
         The last output token is never guessed: nothing would follow from its being right.
         """

@@ -12,7 +12,7 @@ class SchedulerStats:
     """Gauges of this moment, and totals since the start.
 
     num_cached_blocks: free blocks whose content is kept; they are among num_free_blocks.
-    fragmentation: share of the token slots in used blocks that hold no computed token.
+    fragmentation: share of the room in used blocks that holds no computed token.
     oldest_wait_s: how long the oldest waiting request had been queued at the last plan.
     num_preemptions, prefix_query_tokens, prefix_hit_tokens (both at first admission only) and
     num_wasted_tokens (computed more than once, because of preemption) are totals.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,18 +23,15 @@ from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
 from quire.convert.output import CheckpointWriter
 from quire.convert.recipe import module_of
 from quire.convert.scheme import Scheme
-from quire.convert.source import block_weights
+from quire.convert.source import shards_of
 from quire.convert.stored_model import StoredModel, open_stored_model
 from quire.errors import ConfigError
-from quire.models.spec import ModelSpec, Weight, parts
-from quire.ops.number_formats import FORMATS, from_float32
+from quire.ops.number_formats import FORMATS, STORED_AS, from_float32
 from quire.quant.formats.registry import KEYS
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
 
 __all__ = ["Format", "convert_checkpoint", "scheme_of_matrix"]
-
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 Format = Literal["compressed-tensors", "awq", "gptq", "gguf", "float"]
 
@@ -66,10 +63,10 @@ def _write_safetensors(
     model: StoredModel, directory: Path, format: Format, show_progress: bool
 ) -> None:
     writing = _Writing(model, format)
-    groups = list(_groups(model.spec))
-    writer = CheckpointWriter(directory, len(groups))
+    shards = shards_of(model.spec)
+    writer = CheckpointWriter(directory, len(shards))
     records: list[dict[str, Any]] = []
-    for number, names in enumerate(tqdm(groups, desc="Converting", disable=not show_progress)):
+    for number, names in enumerate(tqdm(shards, desc="Converting", disable=not show_progress)):
         tensors = [tensor for name in names for tensor in writing.tensors(name)]
         size = writer.write_shard(number, tensors)
         records.append({"bytes": size, "tensors": [tensor.name for tensor in tensors]})
@@ -91,7 +88,7 @@ class _Writing:
         if self._format == "float":
             kept = spec.dtype if spec.dtype in FORMATS else "bfloat16"
             values = from_float32(weight.float32(), kept)
-            return [RawTensor(name, DTYPES[kept], weight.shape, values)]
+            return [RawTensor(name, STORED_AS[kept], weight.shape, values)]
         assert self._format != "gguf"
         scheme = scheme_of_matrix(name, weight)
         self._schemes[name] = scheme
@@ -127,13 +124,3 @@ def scheme_of_matrix(name: str, matrix: QuantizedMatrix) -> Scheme:
     if size != 32 or (exponents != np.rint(exponents)).any():
         raise ConfigError(f"{name} holds 4-bit floats with scales that MXFP4 does not have")
     return Scheme("mxfp4", "float4", 4, size, power_of_two=True)
-
-
-def _groups(spec: ModelSpec) -> Iterator[tuple[str, ...]]:
-    """The weights of each shard."""
-    yield (spec.embedding.weight.name,)
-    for block in spec.blocks:
-        yield block_weights(block)
-    head = [weight.name for weight in parts(spec.norm, Weight)]
-    head += [] if spec.tied else [spec.head.weight.name]
-    yield (*head, *([spec.head.bias.name] if spec.head.bias is not None else []))

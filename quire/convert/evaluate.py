@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from quire.convert.calibration_text import read_texts_of, start_token, windows
 from quire.convert.divergence import Divergence, Likelihood, log_probabilities
 from quire.convert.served_model import ServedModel
+from quire.convert.texts import read_texts_of, start_token, windows
 from quire.errors import ConfigError
 
 __all__ = ["evaluate_texts"]

@@ -15,7 +15,7 @@ import numpy as np
 from quire.convert.importance import near_size
 from quire.graph.ir import Node, Value
 from quire.ops.linear import MatMul
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["Observe", "Statistics", "observe_inputs"]
 
@@ -104,7 +104,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Observe:
+class Observe(WithoutWeights):
     """Adds its input to statistics; has no output."""
 
     statistics: Statistics
@@ -121,11 +121,6 @@ class Observe:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """The second moment."""
         return Cost(2 * rows * inputs[0] ** 2)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 def observe_inputs(

@@ -17,13 +17,13 @@ from quire.convert.grid import code_values
 from quire.convert.scheme import Activations
 from quire.graph.ir import Node, Value
 from quire.ops.linear import MatMul
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["RoundToken", "round_activations", "rounded_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
-class RoundToken:
+class RoundToken(WithoutWeights):
     """x, each row rounded to int8 or float8 with a scale of its own."""
 
     kind: Activations
@@ -39,11 +39,6 @@ class RoundToken:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A few operations an element."""
         return Cost(4 * rows * inputs[0], activations=2 * rows * inputs[0])
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 def rounded_tokens(x: Float32, kind: Activations) -> Float32:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,17 @@ import numpy.typing as npt
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.models.config_reader import read_json
-from quire.models.spec import Block, ModelSpec, Weight
-from quire.ops.number_formats import from_float32
+from quire.models.spec import Block, ModelSpec, Weight, parts
+from quire.ops.number_formats import FORMAT_OF, from_float32
 from quire.runtime.open_model import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
 from quire.weights.tensor import RawTensor
 
-__all__ = ["Source", "block_weights", "open_source", "refuse_vision"]
+__all__ = ["Source", "block_weights", "open_source", "refuse_vision", "shards_of"]
 
 Float32 = npt.NDArray[np.float32]
-FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,12 @@ class Source:
 
     def format_of(self, name: str) -> str:
         """The format that a tensor is stored in: float32, float16 or bfloat16."""
-        return FORMATS[self.weights[name].dtype]
+        return FORMAT_OF[self.weights[name].dtype]
 
     def stored(self, name: str, values: Float32) -> RawTensor:
         """Values in the format that the source has the tensor in."""
         dtype = self.weights[name].dtype
-        return RawTensor(name, dtype, values.shape, from_float32(values, FORMATS[dtype]))
+        return RawTensor(name, dtype, values.shape, from_float32(values, FORMAT_OF[dtype]))
 
 
 def open_source(config: EngineConfig) -> Source:
@@ -92,19 +91,16 @@ def _drop_pages(data: npt.NDArray[Any]) -> None:
 
 def block_weights(block: Block) -> tuple[str, ...]:
     """The names of all tensors of a block."""
-    found: list[str] = []
-    _walk(block, found)
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(weight.name for weight in parts(block, Weight)))
 
 
-def _walk(part: Any, found: list[str]) -> None:
-    """Collect weights from a spec's value and the values inside it."""
+def shards_of(spec: ModelSpec) -> list[tuple[str, ...]]:
+    """The names of the weights that stand in a file together: the embedding, each block, the end.
 
-    if isinstance(part, Weight):
-        found.append(part.name)
-    elif isinstance(part, tuple):
-        for each in part:
-            _walk(each, found)
-    elif is_dataclass(part):
-        for each in fields(part):
-            _walk(getattr(part, each.name), found)
+    A tied head is none of its own.
+    """
+    end = [weight.name for weight in parts(spec.norm, Weight)]
+    end += [] if spec.tied else [spec.head.weight.name]
+    end += [spec.head.bias.name] if spec.head.bias is not None else []
+    blocks = [block_weights(block) for block in spec.blocks]
+    return [(spec.embedding.weight.name,), *blocks, tuple(end)]

@@ -15,13 +15,13 @@ import numpy as np
 from quire.graph.ir import Node, Value
 from quire.ops.experts import Expert, MixtureOfExperts
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["ExpertRows", "ExpertSum", "spell_out_experts"]
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertRows:
+class ExpertRows(WithoutWeights):
     """The rows of x that chose an expert, in order; times its weight with `scaled`."""
 
     expert: int
@@ -42,14 +42,9 @@ class ExpertRows:
         """A copy."""
         return Cost(activations=2 * rows * inputs[0])
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class ExpertSum:
+class ExpertSum(WithoutWeights):
     """The sum over experts of weight * what each says; inputs: routes, then one per expert."""
 
     top_k: int
@@ -71,11 +66,6 @@ class ExpertSum:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """Each row is added top_k times."""
         return Cost(2 * rows * self.top_k * inputs[1], activations=2 * rows * inputs[1])
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 def spell_out_experts(nodes: Sequence[Node]) -> tuple[Node, ...]:

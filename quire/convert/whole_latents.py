@@ -16,14 +16,14 @@ import numpy as np
 from quire.graph.ir import Node, Value
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 from quire.ops.linear import LinearPart, MatMul
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 from quire.ops.rope import Rotate
 
 __all__ = ["CausalLatentAttention", "multiply_latents_out"]
 
 
 @dataclass(frozen=True, slots=True)
-class CausalLatentAttention:
+class CausalLatentAttention(WithoutWeights):
     """[T, H * V] = softmax(scale * q . k) v over the tokens of one sequence.
 
     Inputs: queries [T, H * (N + P)]; keys and values [T, H * (N + V)]; the part of the key [T, P]
@@ -60,11 +60,6 @@ class CausalLatentAttention:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """Two products per head and visible token."""
         return Cost(2 * rows * context * (inputs[0] + inputs[1]), activations=rows * sum(inputs))
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 def multiply_latents_out(nodes: Sequence[Node]) -> tuple[Node, ...]:

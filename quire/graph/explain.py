@@ -10,7 +10,7 @@ from types import MappingProxyType
 from quire.graph.explanation import BodyChoice, Explanation, Group, OpLine, PassRun, Step, Work
 from quire.graph.ir import Graph, Node
 from quire.graph.lower import lower
-from quire.graph.op_words import op_detail, op_name
+from quire.graph.op_description import op_detail, op_name
 from quire.graph.optimize import PASSES
 from quire.graph.passes.decompose import decompose
 from quire.graph.passes.quantize_inputs import quantize_inputs

@@ -25,10 +25,10 @@ from quire.models.feed_forward import (
     writers,
 )
 from quire.models.linear import Activation, Linear, Norm, Split, Weight
-from quire.models.parts import parts
 from quire.models.recurrent import GatedDeltaNet, Mamba2
 from quire.models.rope import Rope
 from quire.models.vision import Vision, VisionTower
+from quire.models.walk import parts
 
 __all__ = [
     "MLP",

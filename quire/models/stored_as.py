@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import replace
 
 from quire.models.places import Layout, Place, Rows
 from quire.models.spec import ModelSpec, Weight
+from quire.models.walk import each_weight
 
-__all__ = ["each_weight", "stored_as"]
-
-Part = TypeVar("Part")
+__all__ = ["stored_as"]
 
 OF_LAYER = re.compile(r"(model\.layers\.(\d+)\.)(.+)")
 
@@ -61,16 +58,3 @@ def _rows(sizes: list[int], index: int, groups: int) -> Rows:
     """Where one of the fused parts stands, when each group has its share of every part."""
     start = sum(sizes[:index]) // groups
     return Rows(start, sizes[index] // groups, sum(sizes) // groups if groups > 1 else 0)
-
-
-def each_weight(part: Part, change: Callable[[Weight], Weight]) -> Part:
-    """A part of a spec, with every weight in it changed."""
-    made: Any = part
-    if isinstance(part, Weight):
-        made = change(part)
-    elif isinstance(part, tuple):
-        made = tuple(each_weight(each, change) for each in part)
-    elif is_dataclass(part) and not isinstance(part, type):
-        values = {each.name: getattr(part, each.name) for each in fields(part)}
-        made = replace(part, **{key: each_weight(v, change) for key, v in values.items()})
-    return cast(Part, made)

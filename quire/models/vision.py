@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from quire.models.block import Block
 from quire.models.feed_forward import MLP
 from quire.models.linear import Linear, Norm
-from quire.models.parts import parts
 from quire.models.rope import Rope
+from quire.models.walk import parts
 
 __all__ = ["Vision", "VisionTower"]
 

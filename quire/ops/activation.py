@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["ACTIVATIONS", "Activate", "ActivationKind", "GatedActivation"]
 
@@ -53,7 +53,7 @@ ACTIVATIONS: Mapping[ActivationKind, Callable[[Float32], Float32]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Activate:
+class Activate(WithoutWeights):
     """activation(x)."""
 
     kind: ActivationKind
@@ -70,14 +70,9 @@ class Activate:
         """About seven operations per element."""
         return Cost(7 * rows * inputs[0], activations=2 * rows * inputs[0])
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class GatedActivation:
+class GatedActivation(WithoutWeights):
     """activation(gate) * up.
 
     clamped_swiglu, of gpt-oss: g * sigmoid(alpha * g) * (u + 1), where g is the gate of at most
@@ -104,8 +99,3 @@ class GatedActivation:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """About eight operations per element."""
         return Cost(8 * rows * inputs[0], activations=3 * rows * inputs[0])
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()

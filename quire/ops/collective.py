@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["AllGather", "AllReduce"]
 
 
 @dataclass(frozen=True, slots=True)
-class AllReduce:
+class AllReduce(WithoutWeights):
     """[rows, width] = the sum of every rank's rows, added in the order of ranks."""
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
@@ -33,14 +33,9 @@ class AllReduce:
         """Each rank's rows are read and the sum is written."""
         return Cost(rows * inputs[0], activations=2 * rows * inputs[0])
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class AllGather:
+class AllGather(WithoutWeights):
     """[rows, width] = every rank's columns side by side, in the order of ranks."""
 
     width: int
@@ -56,11 +51,6 @@ class AllGather:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A copy."""
         return Cost(activations=2 * rows * self.width)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 def _exchange(env: Environment, rows: Float32) -> tuple[Float32, ...]:

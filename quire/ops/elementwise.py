@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["Add", "GateRows", "ScaleLogits"]
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class Add(WithoutWeights):
     """x * scale + y."""
 
     scale: float = 1.0
@@ -29,14 +29,9 @@ class Add:
         """One addition per element."""
         return Cost(rows * inputs[0], activations=3 * rows * inputs[0])
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class ScaleLogits:
+class ScaleLogits(WithoutWeights):
     """x * scale, and then cap * tanh(that / cap) where there is a cap; written over its input."""
 
     scale: float
@@ -59,14 +54,9 @@ class ScaleLogits:
         elements = rows * inputs[0]
         return Cost(elements * (1 if self.cap is None else 10), activations=2 * elements)
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class GateRows:
+class GateRows(WithoutWeights):
     """x * sigmoid(g): each row of x [rows, width] by its own number of g [rows, 1]."""
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
@@ -82,8 +72,3 @@ class GateRows:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """One multiplication per element."""
         return Cost(rows * inputs[0], activations=2 * rows * inputs[0])
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()

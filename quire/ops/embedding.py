@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["EmbeddingLookup", "GivenRows", "Index"]
 
@@ -61,7 +61,7 @@ class EmbeddingLookup:
 
 
 @dataclass(frozen=True, slots=True)
-class GivenRows:
+class GivenRows(WithoutWeights):
     """[T, width]: the rows that the batch brings, one for each token."""
 
     width: int
@@ -79,8 +79,3 @@ class GivenRows:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A copy."""
         return Cost(activations=2 * rows * self.width)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()

@@ -126,23 +126,23 @@ class KvCache:
         self.layer_offsets = layout.layer_offsets(num_blocks)
 
     def write(
-        self, layer: int, block: int, slot: int, keys: np.ndarray, values: np.ndarray
+        self, layer: int, block: int, offset: int, keys: np.ndarray, values: np.ndarray
     ) -> None:
         """Store one token's keys and values, each [K, D] float32, rounded to the cache's format."""
         format = self.layout.format
         if format in FORMATS:
             key_block, value_block = self._numbers(layer, block)
-            key_block[:, :, slot] = from_float32(keys, format)
-            value_block[:, slot, :] = from_float32(values, format)
+            key_block[:, :, offset] = from_float32(keys, format)
+            value_block[:, offset, :] = from_float32(values, format)
             return
         key_block, value_block, facts = self._codes(layer, block)
-        codes, facts[:, 0, :, slot] = to_codes(keys, format)
+        codes, facts[:, 0, :, offset] = to_codes(keys, format)
         if format == "int8":
             codes = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
         stored = _stored(codes, format)
-        key_block[:, :, slot, :] = stored.reshape(len(stored), -1, _key_lanes(format))
-        codes, facts[:, 1, :, slot] = to_codes(values, format)
-        value_block[:, slot, :] = _stored(codes, format)
+        key_block[:, :, offset, :] = stored.reshape(len(stored), -1, _key_lanes(format))
+        codes, facts[:, 1, :, offset] = to_codes(values, format)
+        value_block[:, offset, :] = _stored(codes, format)
 
     def read(
         self, layer: int, block_table: npt.NDArray[np.int32], length: int, start: int = 0

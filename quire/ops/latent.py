@@ -22,7 +22,7 @@ import numpy as np
 from quire.models.attention import KEYS, VALUES
 from quire.models.attention_rules import QueryRule
 from quire.ops.latent_cache import read_latents, write_latent
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 from quire.ops.quantize import Quantize, RowFormat
 from quire.ops.rope import Rotate
 
@@ -32,7 +32,7 @@ Pairing = Literal["half", "interleaved"]
 
 
 @dataclass(frozen=True, slots=True)
-class LatentWrite:
+class LatentWrite(WithoutWeights):
     """Stores [latent | rotated key part] at the tokens' positions; has no output.
 
     Inputs: the latents [T, C], the key parts [T, P] before their rotation, and the angles.
@@ -61,11 +61,6 @@ class LatentWrite:
         """Read once, written once; three operations per rotated value."""
         stored = rows * (inputs[0] + inputs[1])
         return Cost(3 * rows * inputs[1], activations=rows * sum(inputs), kv=stored)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +121,7 @@ class LatentQueries:
 
 
 @dataclass(frozen=True, slots=True)
-class LatentAttention:
+class LatentAttention(WithoutWeights):
     """[T, H * C] = softmax(scale * q . row) latents, over positions 0 .. p for a token at p.
 
     Input: [T, H * (C + P)].  Rows are read in the cache's format; the softmax is float32.  What a
@@ -168,11 +163,6 @@ class LatentAttention:
             activations=rows * (inputs[0] + self.heads * self.rank),
             kv=context * (self.rank + self.rope_dims),
         )
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,17 +46,17 @@ class LatentLayerShape:
         return block_tokens * self.numbers * storage_dtype(format).itemsize
 
 
-def write_latent(cache: KvCache, layer: int, block: int, slot: int, row: Float32) -> None:
+def write_latent(cache: KvCache, layer: int, block: int, offset: int, row: Float32) -> None:
     """Store one token's row [C + P], rounded to the cache's format."""
     shape, format = _shape(cache, layer), cache.layout.format
     if format != "int8":
-        _numbers(cache, layer, block)[slot] = from_float32(row, format)
+        _numbers(cache, layer, block)[offset] = from_float32(row, format)
         return
     codes, scales = _codes(cache, layer, block)
     for part, numbers in enumerate((row[: shape.rank], row[shape.rank :])):
         start = part * shape.rank
         found, facts = to_codes(numbers, "int8")
-        codes[slot, start : start + len(numbers)], scales[part, slot] = found, facts[0]
+        codes[offset, start : start + len(numbers)], scales[part, offset] = found, facts[0]
 
 
 def read_latents(

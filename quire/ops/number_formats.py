@@ -10,6 +10,8 @@ import numpy.typing as npt
 __all__ = [
     "E4M3",
     "FORMATS",
+    "FORMAT_OF",
+    "STORED_AS",
     "bfloat16_bits",
     "e4m3_codes",
     "float32_from_bfloat16",
@@ -24,6 +26,9 @@ FORMATS: Mapping[str, np.dtype] = {
     "bfloat16": np.dtype(np.uint16),
 }
 """Format name → the numpy dtype that stores it; bfloat16 is kept as its bits in uint16."""
+STORED_AS: Mapping[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""Format name → what checkpoints call its dtype."""
+FORMAT_OF: Mapping[str, str] = {dtype: name for name, dtype in STORED_AS.items()}
 
 
 def storage_dtype(name: str) -> np.dtype:

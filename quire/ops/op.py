@@ -18,7 +18,7 @@ from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache
 from quire.ops.recurrent_state import NO_STATES, RecurrentStates
 
-__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows"]
+__all__ = ["Cost", "Environment", "Float32", "FusedOp", "Group", "Op", "Rows", "WithoutWeights"]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 
@@ -91,11 +91,22 @@ class Op(Protocol):
         ...
 
 
+class WithoutWeights:
+    """What an op extends that reads no tensor of the checkpoint."""
+
+    __slots__ = ()
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+
 @dataclass(frozen=True, slots=True)
 class FusedOp(ABC):
     """An op that does what several ops do; it carries its decomposition.
 
-    `steps` lists (op, inputs, outputs) over numbered slots: the inputs of the fused op first, then
+    `steps` lists (op, inputs, outputs) over numbered values: the inputs of the fused op first, then
     its outputs, then temporaries.  The reference runs the steps, and so does a backend that has no
     body for the fused op.
     """

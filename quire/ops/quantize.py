@@ -14,7 +14,7 @@ import numpy as np
 
 from quire.ops.column_order import ColumnOrder
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
-from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
+from quire.ops.op import Cost, Environment, Float32, FusedOp, Op, WithoutWeights
 
 __all__ = ["BLOCK", "Quantize", "Quantized", "RowFormat", "quantized_codes", "row_floats"]
 
@@ -49,7 +49,7 @@ def quantized_codes(x: Float32) -> tuple[np.ndarray, Float32]:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantize:
+class Quantize(WithoutWeights):
     """x, rounded to what bfloat16, or int8 codes and a scale per block of 32 columns, can say.
 
     order: in which columns make blocks; None: as they stand.
@@ -78,11 +78,6 @@ class Quantize:
         """A few operations per element."""
         elements = rows * inputs[0]
         return Cost(4 * elements, activations=2 * elements)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)

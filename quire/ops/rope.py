@@ -10,13 +10,13 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from quire.ops.op import Cost, Environment, Float32, FusedOp, Op
+from quire.ops.op import Cost, Environment, Float32, FusedOp, Op, WithoutWeights
 
 __all__ = ["KvWrite", "RopeAngles", "Rotate", "RotateKvWrite"]
 
 
 @dataclass(frozen=True, slots=True)
-class RopeAngles:
+class RopeAngles(WithoutWeights):
     """[T, dims] = [cos | sin] of position * frequency, times a factor; once a step for all layers.
 
     Frequencies and factor are rows of `batch.frequencies[table]`, one row per rope class in use.
@@ -48,14 +48,9 @@ class RopeAngles:
         """One sine or cosine per value, counted as ten operations."""
         return Cost(10 * rows * self.dims, activations=rows * self.dims)
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None: frequencies come with the batch."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class Rotate:
+class Rotate(WithoutWeights):
     """Turns each pair of the first `dims` values of every head by its angle; the rest stay.
 
     Inputs: x [T, heads * D] and the angles.  Pairs are (i, i + dims/2) or (2i, 2i + 1).
@@ -86,14 +81,9 @@ class Rotate:
         """Three operations per value."""
         return Cost(3 * rows * inputs[0], activations=rows * (2 * inputs[0] + inputs[1]))
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class KvWrite:
+class KvWrite(WithoutWeights):
     """Stores keys and values, each [T, K * D], at the tokens' positions; has no output."""
 
     layer: int
@@ -108,20 +98,15 @@ class KvWrite:
         batch, size = env.batch, env.kv_cache.layout.block_tokens
         keys, values = (x.reshape(x.shape[0], self.kv_heads, -1) for x in inputs)  # [T, K, D]
         for token, request in enumerate(batch.request_of_token()):
-            block, slot = divmod(int(batch.positions[token]), size)
+            block, offset = divmod(int(batch.positions[token]), size)
             block_id = int(batch.block_tables[request, block])
-            env.kv_cache.write(self.layer, block_id, slot, keys[token], values[token])
+            env.kv_cache.write(self.layer, block_id, offset, keys[token], values[token])
         return ()
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """Read once, written once."""
         elements = rows * sum(inputs)
         return Cost(activations=elements, kv=elements)
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from quire.ops.op import Cost, Environment, Float32
+from quire.ops.op import Cost, Environment, Float32, WithoutWeights
 
 __all__ = ["Columns", "SelectRows"]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(WithoutWeights):
     """Columns start .. stop - 1 of the input: a view, which costs nothing."""
 
     start: int
@@ -28,14 +28,9 @@ class Columns:
         """Nothing."""
         return Cost()
 
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
 
 @dataclass(frozen=True, slots=True)
-class SelectRows:
+class SelectRows(WithoutWeights):
     """[S, group * width] = x[logit_rows], where `group` rows of x side by side count as one."""
 
     group: int = 1
@@ -52,8 +47,3 @@ class SelectRows:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A copy."""
         return Cost(activations=2 * rows * self.group * inputs[0])
-
-    @property
-    def weight_names(self) -> tuple[str, ...]:
-        """None."""
-        return ()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from quire.backends.executable import Backend, Executable, LoadedWeights
 from quire.backends.native.program import NativeBackend, NativeExecutable
@@ -27,12 +27,16 @@ from quire.runtime.memory_plan import CURES, DEFAULT_KV_BYTES
 from quire.runtime.rope_tables import RopeTables
 from quire.runtime.tuning import choose_tunings
 
+if TYPE_CHECKING:
+    from quire.backends.torch.devices import Device
+
 __all__ = [
     "MAX_LOGIT_ROWS",
     "Bind",
     "Room",
     "binder",
     "choose_backend",
+    "free_bytes_of",
     "room_of",
 ]
 
@@ -138,13 +142,7 @@ def room_of(
             temporaries=TEMPORARIES_OF_TORCH,
             reads_mapped=False,
         )
-    found = device.free_memory()
-    if found is None and config.kv_cache_memory_bytes is None:
-        raise ConfigError(
-            f"{device.torch_device} does not say how much of its memory is free; set "
-            "kv_cache_memory_bytes"
-        )
-    free = sys.maxsize if found is None else found[0]
+    free = free_bytes_of(device, config)
     everything = sys.maxsize  # nobody else wants a device's memory
     return Room(
         free,
@@ -159,6 +157,20 @@ def room_of(
         sizes=sizes,
         captures=device.captures,
     )
+
+
+def free_bytes_of(device: Device, config: EngineConfig) -> int:
+    """A device's free memory; any amount where it does not tell and the user told the plan.
+
+    Raises ConfigError where nobody tells.
+    """
+    found = device.free_memory()
+    if found is None and config.kv_cache_memory_bytes is None:
+        raise ConfigError(
+            f"{device.torch_device} does not say how much of its memory is free; set "
+            "kv_cache_memory_bytes"
+        )
+    return sys.maxsize if found is None else found[0]
 
 
 def binder(

@@ -11,14 +11,14 @@ from quire.errors import CapacityError, ConfigError
 from quire.models.spec import ModelSpec
 from quire.ops.kv_cache import KvCache
 from quire.runtime.block_files import BlockFiles
+from quire.runtime.file_blocks import FileBlocks
 from quire.runtime.host_blocks import HostBlocks
 from quire.runtime.memory_plan import MIB
 from quire.runtime.offload_plan import GIB
-from quire.runtime.stored_blocks import StoredBlocks
 
 __all__ = ["BlockStore", "open_store"]
 
-BlockStore: TypeAlias = StoredBlocks | HostBlocks
+BlockStore: TypeAlias = FileBlocks | HostBlocks
 
 DEFAULT_DISK_BYTES = 10 * 1024**3
 """What stored blocks may take where nobody said how much."""
@@ -45,7 +45,7 @@ def open_store(
         )
     directory = Path(config.prefix_cache_dir).expanduser()
     max_bytes = config.prefix_cache_disk_bytes or DEFAULT_DISK_BYTES
-    return StoredBlocks(BlockFiles(directory, max_bytes), cache)
+    return FileBlocks(BlockFiles(directory, max_bytes), cache)
 
 
 def _refuse_without_prefixes(option: str, spec: ModelSpec) -> None:
@@ -79,19 +79,19 @@ def _host_blocks(
 
     assert isinstance(executable, TorchExecutable)
     block_bytes = cache.layout.bytes_per_block
-    num_slots = int(size_gib * GIB) // block_bytes
-    if not num_slots:
+    num_host_blocks = int(size_gib * GIB) // block_bytes
+    if not num_host_blocks:
         raise ConfigError(
             f"kv_offloading_size is {size_gib:g}, less than one block of {block_bytes} bytes; give "
             "more GiB, or leave the option out"
         )
-    if num_slots * block_bytes > host_free:
+    if num_host_blocks * block_bytes > host_free:
         raise CapacityError(
             f"not enough memory: kv_offloading_size is {size_gib:g} GiB, and the host has "
             f"{host_free / MIB:,.0f} MiB free beside offloaded weights; lower it"
         )
     try:
-        return HostBlocks(executable.block_copies(num_slots))
+        return HostBlocks(executable.block_copies(num_host_blocks))
     except RuntimeError as error:  # torch says so where memory cannot be pinned
         raise CapacityError(
             f"not enough memory: kv_offloading_size is {size_gib:g} GiB, which the host does not "

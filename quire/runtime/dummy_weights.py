@@ -6,8 +6,8 @@ import numpy as np
 
 from quire.backends.executable import LoadedWeights
 from quire.models.spec import ModelSpec
+from quire.quant.dummy import DummyMatrix
 from quire.quant.formats.registry import Quantization
-from quire.quant.made_up import DummyMatrix
 from quire.quant.matrix import QuantizedMatrix
 from quire.quant.packed import PackedMatrix
 from quire.quant.packed_blocks import PANEL_ROWS

@@ -13,21 +13,21 @@ logger = logging.getLogger(__name__)
 
 
 class BlockCopies(Protocol):
-    """Slots of host memory, each for one block of a device's cache.
+    """Host blocks: numbered pieces of host memory, each with room for a block of a device's cache.
 
     Copies are made in order with what the device computes, and nobody waits for them.  Both raise
     RuntimeError where the device cannot copy.
     """
 
     @property
-    def num_slots(self) -> int: ...
+    def num_host_blocks(self) -> int: ...
 
-    def save(self, blocks: Sequence[int], slots: Sequence[int]) -> None:
-        """Copy blocks of the device into slots."""
+    def save(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
+        """Copy blocks of the device into host blocks."""
         ...
 
-    def load(self, slots: Sequence[int], blocks: Sequence[int]) -> None:
-        """Copy slots into blocks of the device."""
+    def load(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
+        """Copy host blocks into blocks of the device."""
         ...
 
 
@@ -43,13 +43,13 @@ class HostBlocks:
 
     def __init__(self, copies: BlockCopies) -> None:
         self._copies = copies
-        self._slot_of: OrderedDict[bytes, int] = OrderedDict()  # the oldest first
-        self._free = list(range(copies.num_slots))
+        self._host_block_of: OrderedDict[bytes, int] = OrderedDict()  # the oldest first
+        self._free = list(range(copies.num_host_blocks))
         self._warned = False
 
     def has(self, key: bytes) -> bool:
         """See BlockStore."""
-        return key in self._slot_of
+        return key in self._host_block_of
 
     def save(self, key: bytes, block: int) -> None:
         """See BlockStore."""
@@ -60,49 +60,53 @@ class HostBlocks:
     ) -> None:
         """Copy blocks here before others use them; wanted: keys that are loaded next."""
         self.touch([*wanted, *(key for key, _ in reversed(evicted))])
-        new = {key: block for key, block in evicted if key not in self._slot_of}
-        kept = list(new.items())[-self._copies.num_slots :]
-        slots = [self._take_slot() for _ in kept]
+        new = {key: block for key, block in evicted if key not in self._host_block_of}
+        kept = list(new.items())[-self._copies.num_host_blocks :]
+        host_blocks = [self._take_host_block() for _ in kept]
         try:
-            self._copies.save([block for _, block in kept], slots)
+            self._copies.save([block for _, block in kept], host_blocks)
         except RuntimeError as error:
             self._warn("blocks are not kept in host memory", error)
-            self._free += slots
+            self._free += host_blocks
             return
-        self._slot_of.update({key: slot for (key, _), slot in zip(kept, slots, strict=True)})
+        self._host_block_of.update(
+            {key: number for (key, _), number in zip(kept, host_blocks, strict=True)}
+        )
 
     def touch(self, keys: Sequence[bytes]) -> None:
         """See BlockStore.  The first key is then the last to be forgotten."""
         for key in reversed(keys):
-            if key in self._slot_of:
-                self._slot_of.move_to_end(key)
+            if key in self._host_block_of:
+                self._host_block_of.move_to_end(key)
 
     def load(self, keys: Sequence[bytes], blocks: Sequence[int]) -> int:
         """Fill blocks with what is kept; how many of the first ones that worked for."""
-        slots = []
+        host_blocks = []
         for key in keys:
-            if key not in self._slot_of:
+            if key not in self._host_block_of:
                 break
-            slots.append(self._slot_of[key])
+            host_blocks.append(self._host_block_of[key])
         try:
-            self._copies.load(slots, blocks[: len(slots)])
+            self._copies.load(host_blocks, blocks[: len(host_blocks)])
         except RuntimeError as error:
             self._warn("blocks do not come back from host memory", error)
-            for key in keys[: len(slots)]:
-                self._free.append(self._slot_of.pop(key))
+            for key in keys[: len(host_blocks)]:
+                self._free.append(self._host_block_of.pop(key))
             return 0
-        return len(slots)
+        return len(host_blocks)
 
     def close(self) -> None:
         """Nothing waits to be written."""
 
     def check(self) -> None:
-        """Assert that every slot is in use once or free once."""
-        slots = sorted([*self._free, *self._slot_of.values()])
-        assert slots == list(range(self._copies.num_slots)), "a slot is lost, or used twice"
+        """Assert that every host block is in use once or free once."""
+        host_blocks = sorted([*self._free, *self._host_block_of.values()])
+        assert host_blocks == list(range(self._copies.num_host_blocks)), (
+            "a host block is lost, or used twice"
+        )
 
-    def _take_slot(self) -> int:
-        return self._free.pop() if self._free else self._slot_of.popitem(last=False)[1]
+    def _take_host_block(self) -> int:
+        return self._free.pop() if self._free else self._host_block_of.popitem(last=False)[1]
 
     def _warn(self, what: str, error: RuntimeError) -> None:
         """Say it once: on a full device every step would bring another."""

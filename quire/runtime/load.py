@@ -17,15 +17,15 @@ from quire.errors import ConfigError
 from quire.graph.ir import Node
 from quire.graph.program import Program, StepLimits, compile_program
 from quire.models.pooling import Pooling
-from quire.models.spec import Attention, AttentionPart, LatentAttention, ModelSpec, parts
+from quire.models.spec import ModelSpec
 from quire.models.wrapped import ServedSpec
-from quire.ops.kv_cache import KV_FORMATS, CacheLayerShape, KvCache, KvLayerShape, KvLayout
-from quire.ops.latent_cache import LATENT_FORMATS, LatentLayerShape
+from quire.ops.kv_cache import KvCache, KvLayout
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
 from quire.runtime.backends import Bind, Room, binder, choose_backend, room_of
 from quire.runtime.block_stores import BlockStore, open_store
 from quire.runtime.huge_pages import is_mapped
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.machine import Machine, inspect_machine
 from quire.runtime.memory_plan import (
     MIB,
@@ -42,13 +42,7 @@ from quire.runtime.vision import LoadedVision, plan_vision
 from quire.runtime.wrapped import is_wrapped, load_wrapped
 from quire.weights.pack_cache import describe_files
 
-__all__ = [
-    "LoadedModel",
-    "cache_shape",
-    "kv_layers",
-    "kv_layout",
-    "load_model",
-]
+__all__ = ["LoadedModel", "load_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +78,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
     directory = find_model(config)
     if is_wrapped(config, directory):
         found = load_wrapped(config, directory, machine)
-        ropes = RopeTables((), 0)
-        parts = found.spec, found.executable, ropes, found.memory, machine, found.fingerprint
-        return LoadedModel(directory, *parts)
+        return LoadedModel(
+            directory,
+            found.spec,
+            found.executable,
+            RopeTables((), 0),
+            found.memory,
+            machine,
+            found.fingerprint,
+        )
     model = open_model(config, directory, config.threads or machine.cores)
     spec, weights, backend = model.spec, model.weights, choose_backend(config)
     layout, room = kv_layout(config, spec), room_of(backend, config, machine, weights, spec)
@@ -118,9 +118,9 @@ def load_model(config: EngineConfig) -> LoadedModel:
         memory,
         machine,
         _fingerprint(config, program, layout, model, backend),
-        open_store(config, spec, cache, executable, machine.free_memory - offload.on_host),
-        model.pooling,
-        None if plan is None else plan.bind(bound),
+        store=open_store(config, spec, cache, executable, machine.free_memory - offload.on_host),
+        pooling=model.pooling,
+        vision=None if plan is None else plan.bind(bound),
     )
 
 
@@ -256,38 +256,6 @@ def _with_cache_of_a_step(config: EngineConfig, spec: ModelSpec, layout: KvLayou
     longest = max(config.max_num_batched_tokens, config.max_model_len or spec.max_length)
     blocks = -(-longest // layout.block_tokens) + config.max_num_seqs  # each may end within one
     return replace(config, kv_cache_memory_bytes=blocks * layout.bytes_per_block)
-
-
-def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
-    """The KV cache's layout; its format is the model's own unless the user chose one."""
-    name = spec.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
-    if name not in KV_FORMATS:
-        raise ConfigError(
-            f"the model's dtype {name!r} cannot be cached; set kv_cache_dtype to one of "
-            f"{', '.join(KV_FORMATS)}"
-        )
-    if name not in LATENT_FORMATS and any(parts(spec, LatentAttention)):
-        raise ConfigError(
-            f"kv_cache_dtype {name!r} is not there for latents yet; choose one of "
-            f"{', '.join(LATENT_FORMATS)}"
-        )
-    return KvLayout(kv_layers(spec), config.block_size, name)
-
-
-def kv_layers(spec: ModelSpec) -> tuple[CacheLayerShape, ...]:
-    """What each layer caches for a token; nothing where it has no attention."""
-    mixers = [block.attention for block in spec.blocks]
-    return tuple(
-        cache_shape(each) if isinstance(each, Attention | LatentAttention) else KvLayerShape(0, 0)
-        for each in mixers
-    )
-
-
-def cache_shape(part: AttentionPart) -> CacheLayerShape:
-    """What an attention part caches of a token."""
-    if isinstance(part, LatentAttention):
-        return LatentLayerShape(part.rank, part.rope.dims)
-    return KvLayerShape(part.kv_heads, part.head_dim)
 
 
 def _fingerprint(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire.config import EngineConfig
 from quire.control.state_records import num_records_needed
@@ -145,62 +145,80 @@ def plan_memory(
         )
     usable = usable_bytes(config, free_bytes)
     needed = _needed_blocks(config, layout, window)
-    notes: list[str] = []
+    needed_bytes = needed * layout.bytes_per_block
     room = usable - weight_bytes - reserved_bytes
-    budget = _step_budget(config, room, needed * layout.bytes_per_block, activation_bytes, notes)
+    budget = _step_budget(config, room, needed_bytes, activation_bytes)
     activations = activation_bytes(budget)
-    at_once = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
     room -= activations
     num_records = _num_state_records(config, room, state_bytes)
-    max_num_seqs = config.max_num_seqs
-    if state_bytes:
-        max_num_seqs = min(max_num_seqs, num_records // num_records_needed(1))
-        room -= num_records * state_bytes
-        if max_num_seqs < 1:
-            raise CapacityError(
-                f"not enough memory: weights {_mib(weight_bytes)} and activations "
-                f"{_mib(activations)} leave too little of {_mib(usable)} for two records of "
-                f"recurrent state, {_mib(state_bytes)} each; {_cure(config, cures)}"
-            )
-        if max_num_seqs < config.max_num_seqs:
-            notes.append(
-                f"requests at once cut from {config.max_num_seqs} to {max_num_seqs} to fit their "
-                "recurrent states"
-            )
-    spare = room - needed * layout.bytes_per_block
-    graphs = max(0, min(graph_bytes(budget), int(spare * GRAPH_SHARE)))
+    room -= num_records * state_bytes
+    graphs = max(0, min(graph_bytes(budget), int((room - needed_bytes) * GRAPH_SHARE)))
     room -= graphs
-    num_blocks = _num_blocks(config, room, layout, at_once, default_kv_bytes)
-    length = wanted if num_blocks >= at_once else min(wanted, num_blocks * layout.block_tokens)
-    if num_blocks < needed or (config.max_model_len is not None and length < wanted):
-        libraries = f"libraries {_mib(reserved_bytes)}, " if reserved_bytes else ""
-        raise CapacityError(
-            f"not enough memory: {_mib(usable)} usable ({_mib(free_bytes)} free x "
-            f"memory_utilization {usable / max(free_bytes, 1):.3g}), but weights need "
-            f"{_mib(weight_bytes)}, {libraries}activations {_mib(activations)} and {needed} KV "
-            f"blocks {_mib(needed * layout.bytes_per_block)}; {_cure(config, cures)}"
-        )
-    if length < wanted:
-        notes.append(f"model length cut from {wanted} to {length} tokens to fit the KV cache")
-    size = num_blocks * layout.bytes_per_block
-    return MemoryPlan(
-        free_bytes,
-        usable,
-        weight_bytes,
-        activations,
-        size,
-        num_blocks,
-        layout.block_tokens,
-        length,
-        budget,
-        layout.format,
-        max_num_seqs,
-        num_records,
-        state_bytes,
-        reserved_bytes,
-        graphs,
-        tuple(notes),
+    of_one = num_blocks_at_once(wanted, layout.block_tokens, window, budget)
+    num_blocks = _num_blocks(config, room, layout, of_one, default_kv_bytes)
+    plan = MemoryPlan(
+        free=free_bytes,
+        usable=usable,
+        weights=weight_bytes,
+        activations=activations,
+        kv_cache=num_blocks * layout.bytes_per_block,
+        num_blocks=num_blocks,
+        block_tokens=layout.block_tokens,
+        max_model_len=wanted
+        if num_blocks >= of_one
+        else min(wanted, num_blocks * layout.block_tokens),
+        max_num_batched_tokens=budget,
+        kv_format=layout.format,
+        max_num_seqs=_requests_at_once(config, num_records) if state_bytes else config.max_num_seqs,
+        num_state_records=num_records,
+        state_bytes=state_bytes,
+        reserved=reserved_bytes,
+        graphs=graphs,
     )
+    _refuse_if_short(config, plan, needed, needed_bytes, cures)
+    return replace(plan, notes=_cuts(config, plan, wanted))
+
+
+def _refuse_if_short(
+    config: EngineConfig, plan: MemoryPlan, needed: int, needed_bytes: int, cures: str
+) -> None:
+    """Raise CapacityError for a plan that lacks what it needs at least.  needed: KV blocks."""
+    if plan.max_num_seqs < 1:
+        raise CapacityError(
+            f"not enough memory: weights {_mib(plan.weights)} and activations "
+            f"{_mib(plan.activations)} leave too little of {_mib(plan.usable)} for two records of "
+            f"recurrent state, {_mib(plan.state_bytes)} each; {_cure(config, cures)}"
+        )
+    length = config.max_model_len
+    if plan.num_blocks < needed or (length is not None and plan.max_model_len < length):
+        libraries = f"libraries {_mib(plan.reserved)}, " if plan.reserved else ""
+        raise CapacityError(
+            f"not enough memory: {_mib(plan.usable)} usable ({_mib(plan.free)} free x "
+            f"memory_utilization {plan.usable / max(plan.free, 1):.3g}), but weights need "
+            f"{_mib(plan.weights)}, {libraries}activations {_mib(plan.activations)} and {needed} "
+            f"KV blocks {_mib(needed_bytes)}; {_cure(config, cures)}"
+        )
+
+
+def _cuts(config: EngineConfig, plan: MemoryPlan, wanted_length: int) -> tuple[str, ...]:
+    """What the plan has less of than was asked for, in words."""
+    notes = []
+    if plan.max_num_batched_tokens < config.max_num_batched_tokens:
+        notes.append(
+            f"step budget cut from {config.max_num_batched_tokens} to "
+            f"{plan.max_num_batched_tokens} tokens to fit memory"
+        )
+    if plan.max_num_seqs < config.max_num_seqs:
+        notes.append(
+            f"requests at once cut from {config.max_num_seqs} to {plan.max_num_seqs} to fit their "
+            "recurrent states"
+        )
+    if plan.max_model_len < wanted_length:
+        notes.append(
+            f"model length cut from {wanted_length} to {plan.max_model_len} tokens to fit the KV "
+            "cache"
+        )
+    return tuple(notes)
 
 
 def usable_bytes(config: EngineConfig, free_bytes: int) -> int:
@@ -226,8 +244,8 @@ def _needed_blocks(config: EngineConfig, layout: KvLayout, window: int | None) -
     """The least KV blocks: what the user asked for, else one."""
     step_tokens = config.max_num_batched_tokens
     length = config.max_model_len or 1
-    at_once = num_blocks_at_once(length, layout.block_tokens, window, step_tokens)
-    return max(at_once, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
+    of_one = num_blocks_at_once(length, layout.block_tokens, window, step_tokens)
+    return max(of_one, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
 
 
 def _step_budget(
@@ -235,7 +253,6 @@ def _step_budget(
     room: int,
     kv_bytes: int,
     activation_bytes: Callable[[int], int],
-    notes: list[str],
 ) -> int:
     """The token budget, halved while its activations leave the KV cache too little.
 
@@ -245,25 +262,21 @@ def _step_budget(
     least = min(budget, SMALLEST_STEP)
     while budget > least and activation_bytes(budget) > room - max(kv_bytes, room // 2):
         budget = max(budget // 2, least)
-    if budget < config.max_num_batched_tokens:
-        notes.append(
-            f"step budget cut from {config.max_num_batched_tokens} to {budget} tokens to fit memory"
-        )
     return budget
 
 
 def _num_blocks(
-    config: EngineConfig, room: int, layout: KvLayout, at_once: int, default_kv_bytes: int
+    config: EngineConfig, room: int, layout: KvLayout, of_one: int, default_kv_bytes: int
 ) -> int:
     """Blocks for what was asked, else for every request at full length, within room and default.
 
-    at_once: the most blocks that one request holds.
+    of_one: the most blocks that one request holds.
     """
     if config.kv_cache_memory_bytes is not None:
         room = min(room, config.kv_cache_memory_bytes)
         return max(room // layout.bytes_per_block, 0)
-    useful = at_once * config.max_num_seqs
-    default = max(default_kv_bytes // layout.bytes_per_block, at_once)
+    useful = of_one * config.max_num_seqs
+    default = max(default_kv_bytes // layout.bytes_per_block, of_one)
     return max(min(useful, default, room // layout.bytes_per_block), 0)
 
 
@@ -274,6 +287,11 @@ def _num_state_records(config: EngineConfig, room: int, state_bytes: int) -> int
     useful = 2 * num_records_needed(config.max_num_seqs)
     share = min(int(room * STATE_SHARE), max(DEFAULT_STATE_BYTES, 2 * state_bytes))
     return max(min(useful, share // state_bytes), 0)
+
+
+def _requests_at_once(config: EngineConfig, num_records: int) -> int:
+    """How many requests the records of recurrent state are enough for."""
+    return min(config.max_num_seqs, num_records // num_records_needed(1))
 
 
 def _cure(config: EngineConfig, cures: str) -> str:

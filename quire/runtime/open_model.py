@@ -14,7 +14,7 @@ from quire.models.config_reader import read_json
 from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
-from quire.ops.number_formats import from_float32
+from quire.ops.number_formats import STORED_AS, from_float32
 from quire.quant.formats.registry import KEYS as QUANTIZATION_KEYS
 from quire.quant.formats.registry import Quantization, find_quantization
 from quire.quant.packed import PackedMatrix
@@ -23,7 +23,7 @@ from quire.weights.dummy import DummyCheckpoint
 from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
 from quire.weights.loader import load_weights, spellings
-from quire.weights.tensor import STORED_AS, RawTensor
+from quire.weights.tensor import RawTensor
 
 __all__ = [
     "OpenModel",

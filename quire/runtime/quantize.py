@@ -10,11 +10,12 @@ from quire.backends.native.library import ThreadPool
 from quire.backends.native.pack import pack_to_nearest
 from quire.errors import ConfigError
 from quire.models.spec import LatentAttention, ModelSpec, parts
+from quire.ops.number_formats import STORED_AS
 from quire.ops.quantize import RowFormat
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix
 from quire.quant.packed_blocks import PANEL_ROWS
 from quire.weights.pack_cache import kept_or_made, pack_cache_path
-from quire.weights.tensor import STORED_AS, RawTensor
+from quire.weights.tensor import RawTensor
 
 __all__ = ["SCHEMES", "packed_bits", "packed_formats", "quantize_weights", "row_formats"]
 

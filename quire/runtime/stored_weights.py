@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
 from quire.models.spec import Linear, ModelSpec
-from quire.ops.number_formats import from_float32, to_float32
+from quire.ops.number_formats import STORED_AS, from_float32, to_float32
 from quire.quant.formats.registry import Quantization
 from quire.quant.packing import SCALE_ERROR, pack_matrix
 from quire.weights.checkpoint import Checkpoint
@@ -22,7 +22,7 @@ from quire.weights.gguf.checkpoint import GgufCheckpoint, GgufMatrix
 from quire.weights.loader import load_weights
 from quire.weights.pack_cache import Kept, kept_or_made, pack_cache_path
 from quire.weights.quantized import StoredMatrix, find_matrices
-from quire.weights.tensor import STORED_AS, RawTensor
+from quire.weights.tensor import RawTensor
 
 __all__ = ["find_stored", "float_matrix", "read_weights", "serve_matrix"]
 

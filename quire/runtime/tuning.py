@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from quire.backends.native.library import ISA_NAMES, library_path
+from quire.backends.native.abi import ISA_NAMES
+from quire.backends.native.library import library_path
 from quire.backends.native.tuning import Tuning, Tunings, check_tunings, default_tunings
 from quire.config import cache_directory
 from quire.errors import ConfigError, QuireError

@@ -20,6 +20,7 @@ from quire.models.config_reader import read_json
 from quire.models.registry import has_family
 from quire.models.wrapped import WrappedSpec
 from quire.ops.kv_cache import KV_FORMATS, KvCache, KvLayout
+from quire.runtime.backends import free_bytes_of
 from quire.runtime.machine import Machine
 from quire.runtime.memory_plan import DEFAULT_KV_BYTES, MIB, MemoryPlan, plan_memory, usable_bytes
 from quire.weights.gguf.files import SUFFIX
@@ -97,7 +98,8 @@ def load_wrapped(config: EngineConfig, directory: Path, machine: Machine) -> Wra
 
     device = find_device(config.device)
     device.set_threads(config.threads or machine.cores)
-    free = _free_bytes(config, device, machine)
+    # Before the weights are there.
+    free = machine.free_memory if device.is_cpu else free_bytes_of(device, config)
     settings = read_settings(directory, config.hf_overrides)
     seed = config.seed if config.load_format == "dummy" else None
     if seed is None:
@@ -124,19 +126,6 @@ def _dtype(config: EngineConfig, settings: Any) -> str:
             f"the model's dtype is {found}; set dtype to float32, float16 or bfloat16"
         )
     return found
-
-
-def _free_bytes(config: EngineConfig, device: Device, machine: Machine) -> int:
-    """Before the weights are there.  Raises ConfigError for a device that does not tell."""
-    if device.is_cpu:
-        return machine.free_memory
-    found = device.free_memory()
-    if found is None and config.kv_cache_memory_bytes is None:
-        raise ConfigError(
-            f"{device.torch_device} does not say how much of its memory is free; set "
-            "kv_cache_memory_bytes"
-        )
-    return sys.maxsize if found is None else found[0]
 
 
 def _expect_room(config: EngineConfig, directory: Path, free: int) -> None:

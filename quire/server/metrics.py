@@ -84,7 +84,7 @@ class ServerMetrics:
         self._waiting = gauge("num_requests_waiting", "Completions in the queue.")
         self._usage = gauge("kv_cache_usage_perc", "KV blocks in use; 1 means all.")
         self._fragmentation = gauge(
-            "kv_cache_fragmentation_perc", "Token slots of used blocks that hold no token."
+            "kv_cache_fragmentation_perc", "Share of used blocks that holds no token."
         )
         self._oldest = gauge("oldest_wait_seconds", "How long the oldest in the queue has waited.")
         self._prompt = count("prompt_tokens", "Prompt tokens of requests that began.")

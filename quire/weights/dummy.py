@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from quire.errors import CheckpointError, ConfigError
 from quire.ops.number_formats import bfloat16_bits
-from quire.quant.made_up import DummyTensor
+from quire.quant.dummy import DummyTensor
 from quire.weights.tensor import DTYPES, RawTensor
 
 __all__ = ["BLOCK", "DummyCheckpoint"]

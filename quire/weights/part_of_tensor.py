@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from quire.errors import CheckpointError
 from quire.models.places import Place, Rows
-from quire.ops.number_formats import from_float32
+from quire.ops.number_formats import FORMAT_OF, from_float32
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
 
@@ -18,7 +18,6 @@ __all__ = ["part_of_matrix", "part_of_tensor", "refuse_part"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 TINY = np.float32(1e-12)
 """The least length that a row is divided by."""
 
@@ -40,7 +39,7 @@ def part_of_tensor(tensor: RawTensor, place: Place) -> RawTensor:
     wide = part.float32()
     wide /= _lengths(wide)
     dtype = "F32" if part.dtype == "F64" else part.dtype
-    return replace(part, dtype=dtype, data=from_float32(wide, FORMATS[dtype]))
+    return replace(part, dtype=dtype, data=from_float32(wide, FORMAT_OF[dtype]))
 
 
 def part_of_matrix(matrix: QuantizedMatrix, place: Place) -> QuantizedMatrix:

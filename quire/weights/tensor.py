@@ -15,7 +15,6 @@ from quire.ops.number_formats import float32_from_bfloat16
 
 __all__ = [
     "DTYPES",
-    "STORED_AS",
     "RawTensor",
     "nbytes_of",
 ]
@@ -46,9 +45,6 @@ DTYPES: dict[str, tuple[int, str]] = {
     "F6_E2M3": (6, "|u1"),
     "F6_E3M2": (6, "|u1"),
 }
-
-STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Names of formats that users know → those of checkpoints."""
 
 MAX_AXES = 32  # what every numpy can hold
 MAX_BYTES = 2**63 - 1

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from bench.page import replace_between_marks
 from bench.peers import load
 from bench.peers.checkpoints import Checkpoint
 from bench.peers.machine import MachineRates
@@ -19,7 +20,7 @@ from bench.peers.python_peers import PYTHON_PEERS
 from bench.peers.results import Results, Row
 from bench.peers.runner import Runner
 from bench.peers.shapes import Shape
-from bench.peers.table import render, write_page
+from bench.peers.table import render
 from bench.peers.workloads import Workload, chosen
 from tests.cli.fake_server import FakeServer, running_server
 
@@ -147,10 +148,10 @@ def test_peers_that_are_not_installed_say_how_to_install_them(tmp_path, monkeypa
 def test_a_page_is_written_between_its_marks(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text("# Title\n\n<!-- peers -->\nold\n<!-- end -->\n\nafter\n")
-    write_page(page, Results(["the command"]))
+    replace_between_marks(page, "peers", "the command\n")
     text = page.read_text()
     assert text.startswith("# Title\n") and text.endswith("<!-- end -->\n\nafter\n")
     assert "old" not in text and "the command" in text
     page.write_text("no marks")
     with pytest.raises(ValueError, match="peers"):
-        write_page(page, Results())
+        replace_between_marks(page, "peers", "")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.cli.bench.kernels.cases import attention, latent_projection, linear
 from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.formats import FORMATS
@@ -63,7 +64,7 @@ def test_every_format_s_linear_layer_runs_and_counts_its_weights(
     case = linear(machine, format, 3, LinearShape(256, (64, 32)))
     assert case.num_bytes == 96 * 256 * BITS[format] / 8
     assert case.operations == 2 * 3 * 96 * 256
-    narrow = c.load().quire_row_dtype(machine.isa, c.BF16) == c.BF16
+    narrow = library.load().quire_row_dtype(machine.isa, c.BF16) == c.BF16
     peaks = {"float32": "fma", "float16": "fma", "bfloat16": "bfloat16" if narrow else "fma"}
     assert case.peak == {"fp8": "fma", **peaks}.get(format, "int8")
     assert len(case.calls) > 1  # weights that are not those of the call before
@@ -166,4 +167,4 @@ def brief() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def machine() -> Machine:
-    return Machine(1, c.best_isa())
+    return Machine(1, library.best_isa())

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quire.backends.native.library import ISA_NAMES, available_isas
+from quire.backends.native.abi import ISA_NAMES
+from quire.backends.native.library import available_isas
 from quire.backends.reference.executable import ReferenceBackend
 from quire.cli.main import main
 from quire.config import EngineConfig
@@ -21,7 +22,7 @@ from quire.graph.passes.decompose import decompose
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import ModelSpec
 from quire.quant.formats import awq
-from quire.runtime.load import kv_layout
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.quantize import packed_bits, packed_formats, quantize_weights, row_formats
 from quire.weights.dummy import DummyCheckpoint
 from quire.weights.tensor import RawTensor

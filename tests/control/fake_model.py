@@ -1,6 +1,6 @@
 """A fake model, with cache, store and drafter, that notices every wrong block.
 
-The fake cache holds one number per slot.  The number at a position is a hash of every number the
+The fake cache holds one number per cell.  The number at a position is a hash of every number the
 request reads before it *through its block table*, and of its own token; the next token is a hash of
 all of them.  So a wrong prefix hit, a stale, shared or doubly used block changes the output, which
 must equal that of the request alone.  It may have recurrent layers: then requests carry the hash of
@@ -137,7 +137,7 @@ class FakeStore:
         return key in self.contents
 
     def save(self, key: bytes, block: int) -> None:
-        content = self.model.slots[self._slots(block)]
+        content = self.model.cells[self._cells(block)]
         assert self.contents.get(key, content) == content, "one key, two contents"
         if self.random.random() < self.reliable:
             self.contents[key] = content
@@ -155,17 +155,17 @@ class FakeStore:
                 self.contents.pop(key, None)
                 self.num_failed += 1
                 return count
-            self.model.slots[self._slots(block)] = self.contents[key]
+            self.model.cells[self._cells(block)] = self.contents[key]
             self.num_loaded += 1
         return len(keys)
 
-    def _slots(self, block: int) -> slice:
+    def _cells(self, block: int) -> slice:
         size = self.model.block_tokens
         return slice(block * size, (block + 1) * size)
 
 
 class FakeModel:
-    """Runs plans over slots of numbers.
+    """Runs plans over cells of numbers.
 
     window: how many positions a token sees, its own included; it reads no others.
     """
@@ -175,7 +175,7 @@ class FakeModel:
     ) -> None:
         self.block_tokens = block_tokens
         self.window = window
-        self.slots = [0] * (num_blocks * block_tokens)
+        self.cells = [0] * (num_blocks * block_tokens)
         self.pending: list[tuple[int, int]] = []
         self.records = None if num_records is None else [0] * num_records
         self.pending_records: list[tuple[int, int]] = []
@@ -190,7 +190,7 @@ class FakeModel:
         salt, window = request.cache_salt, self.window
         first = 0 if window is None else max(0, chunk.start - window + 1)
         values = [0] * first  # nobody sees these
-        values += [self.slots[self._slot(chunk, at)] for at in range(first, chunk.start)]
+        values += [self.cells[self._cell(chunk, at)] for at in range(first, chunk.start)]
         state = state_of(salt, values, window)
         self._check_record(chunk, salt, state)
         guessed_from = chunk.start + len(chunk.tokens) - chunk.num_drafts
@@ -201,7 +201,7 @@ class FakeModel:
             if window is not None:
                 state = state_of(salt, values, window)
             values.append(hash((state, token)))
-            self.pending.append((self._slot(chunk, at), values[-1]))
+            self.pending.append((self._cell(chunk, at), values[-1]))
             state = hash((state, values[-1]))
             if at + 1 - chunk.start == chunk.state.mark:
                 self.pending_records.append((chunk.state.kept, state))
@@ -223,16 +223,16 @@ class FakeModel:
         assert found == state, "the state of other tokens"
         assert (read == NO_RECORD) == (chunk.start == 0)
 
-    def _slot(self, chunk: Chunk, position: int) -> int:
+    def _cell(self, chunk: Chunk, position: int) -> int:
         block = chunk.block_table[position // self.block_tokens]
         assert block >= 0, "a block that the window has passed is read"
         return block * self.block_tokens + position % self.block_tokens
 
     def write(self) -> None:
-        """Store what the step computed; two values for one slot would be a doubly used block."""
-        assert len(dict(self.pending)) == len(self.pending), "a slot is written twice"
-        for slot, value in self.pending:
-            self.slots[slot] = value
+        """Store what the step computed; two values for one cell would be a doubly used block."""
+        assert len(dict(self.pending)) == len(self.pending), "a cell is written twice"
+        for cell, value in self.pending:
+            self.cells[cell] = value
         self.pending.clear()
         written = dict(self.pending_records)
         assert len(written) == len(self.pending_records), "a record is written twice"

@@ -43,7 +43,7 @@ def run_worlds(first: int, count: int, ahead: bool = False) -> Counter[str]:
         totals["prefix hit tokens"] += stats.prefix_hit_tokens
         totals["blocks passed"] += world.num_passed
         totals["long requests"] += sum(
-            len(life.request.tokens) > len(world.model.slots) for life in world.lives
+            len(life.request.tokens) > len(world.model.cells) for life in world.lives
         )
         totals["hits behind a window"] += sum(
             life.request.num_cached_tokens >= (world.window or 10**9) for life in world.lives

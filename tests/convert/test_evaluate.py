@@ -11,11 +11,11 @@ import pytest
 
 from quire.cli.main import main
 from quire.config import EngineConfig
-from quire.convert.calibration_text import DEFAULT_TEXT, read_sequences, spread, windows
 from quire.convert.divergence import Divergence
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.served_model import ServedModel
 from quire.convert.tasks import Question, read_questions
+from quire.convert.texts import DEFAULT_TEXT, read_sequences, spread, windows
 from quire.errors import ConfigError
 from quire.text.tokenizer import load_tokenizer
 from tests.convert.tiny import DEMO, write_tiny

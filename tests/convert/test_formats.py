@@ -11,12 +11,12 @@ import pytest
 
 from quire.config import EngineConfig
 from quire.convert.convert import Format, convert_checkpoint
-from quire.convert.quantize import quantize_model
 from quire.convert.recipe import CheckpointFormat, Quantization
+from quire.convert.run import quantize_model
 from quire.convert.served_model import ServedModel
 from quire.convert.source import Source
 from quire.convert.stored_model import open_stored_model
-from quire.convert.texts import read_texts
+from quire.convert.texts import texts_of_run
 from quire.errors import ConfigError
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
@@ -43,7 +43,7 @@ def logits(model: Path) -> np.ndarray:
 
 def quantized(source: Source, asked: Quantization, output: Path, **changes: object) -> Path:
     asked = replace(asked, algorithm="rtn", **changes)  # type: ignore[arg-type]
-    quantize_model(source, asked, read_texts(source, asked), output, show_progress=False)
+    quantize_model(source, asked, texts_of_run(source, asked), output, show_progress=False)
     return output
 
 

@@ -18,20 +18,19 @@ import pytest
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.progress import Progress
-from quire.convert.quantize import quantize_model
 from quire.convert.recipe import Algorithms, Quantization
-from quire.convert.run import quantize_to_directory
+from quire.convert.run import quantize_model, quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.source import Source, open_source
 from quire.convert.steps import Measured
 from quire.convert.target import most_raised
-from quire.convert.texts import read_texts
+from quire.convert.texts import texts_of_run
 from quire.errors import ConfigError
 from tests.convert.tiny import EXPERTS, write_tiny
 
 
 def run(source: Source, asked: Quantization, output: Path) -> Measured:
-    return quantize_model(source, asked, read_texts(source, asked), output, show_progress=False)
+    return quantize_model(source, asked, texts_of_run(source, asked), output, show_progress=False)
 
 
 def contents(directory: Path) -> dict[str, bytes]:
@@ -278,7 +277,7 @@ def test_a_quantized_model_is_refused(source: Source, asked: Quantization, tmp_p
 def test_an_empty_text_is_refused(source: Source, asked: Quantization, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ConfigError, match="holds no text"):
-        read_texts(source, replace(asked, calibration=(str(tmp_path / "empty.txt"),)))
+        texts_of_run(source, replace(asked, calibration=(str(tmp_path / "empty.txt"),)))
 
 
 def test_the_usual_algorithm_depends_on_the_scheme() -> None:

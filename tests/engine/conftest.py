@@ -40,6 +40,13 @@ def llm(shared_llm: LLM) -> Iterator[LLM]:
 
 
 @pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; where packed matrices are kept in it."""
+    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "packed"
+
+
+@pytest.fixture
 def assembly() -> Assembly:
     """The parts of a fresh demo model, for an engine of one's own."""
     return Assembly(EngineConfig("demo", **SMALL))

@@ -17,7 +17,7 @@ from quire.control.stop import StopRules
 from quire.engine import Engine
 from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
-from quire.ops.number_formats import from_float32
+from quire.ops.number_formats import STORED_AS, from_float32
 from quire.outputs import Details, TokenLogprobs
 from quire.runtime.image_inputs import Encode
 from quire.runtime.quantize import quantize_weights
@@ -31,7 +31,6 @@ from tests.graph.interpreting import random_weights
 from tests.models.computing import Loaded, bind, kv_cache
 
 BLOCK = 16
-STORED = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def random_model(
     tiny = load_families()[architecture].tiny
     spec = build_spec({**tiny, "architectures": [architecture], "dtype": dtype, **changes})
     weights = {
-        name: RawTensor(name, STORED[dtype], array.shape, from_float32(array, dtype))
+        name: RawTensor(name, STORED_AS[dtype], array.shape, from_float32(array, dtype))
         for name, array in random_weights(spec).items()
     }
     if quantization != "auto":

@@ -35,16 +35,10 @@ from quire.weights.tensor import RawTensor
 from tests.engine.conftest import SMALL
 from tests.models.computing import Loaded, Model, distance
 
+pytestmark = pytest.mark.usefixtures("cache")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=16)
 PROMPTS = ["In the beginning", "从前有一个"]
 OPTIONS = {**SMALL, "kv_cache_dtype": "float32"}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for every test."""
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
 
 
 def in_format(weight: RawTensor, kind: str) -> RawTensor | QuantizedMatrix:

@@ -15,15 +15,15 @@ from quire.config import EngineConfig
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import LatentAttention, parts
-from quire.runtime.load import kv_layout
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.open_model import open_model
 from quire.runtime.quantize import quantize_weights
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.hub import DEMO
 from quire.weights.loader import load_weights
 from tests.engine.driving import random_model
+from tests.engine.quantized_checkpoints import floats, read, write_checkpoint
 from tests.engine.test_loading import reconfigure
-from tests.engine.test_quantized_checkpoints import floats, read, write_checkpoint
 from tests.engine.test_stored_prefix import generate, start, stop, yields
 from tests.models.computing import Loaded, Model, distance
 from tests.quant.layers import WRITERS

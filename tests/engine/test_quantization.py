@@ -25,16 +25,10 @@ from tests.engine.conftest import SMALL
 from tests.engine.driving import random_model
 from tests.models.computing import BACKENDS, Float32, Loaded, Model, distance, load, need
 
+pytestmark = pytest.mark.usefixtures("cache")
 GREEDY = SamplingParams(temperature=0.0, max_tokens=12)
 PROMPT = list(range(40, 90))
 each_scheme = pytest.mark.parametrize("scheme", SCHEMES)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for every test."""
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
 
 
 def generate(model: object = "demo", **options: Any) -> list[int]:

@@ -4,100 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from quire.config import EngineConfig
-from quire.errors import CheckpointError, ConfigError, ModelError
 from quire.llm import LLM
-from quire.models.registry import build_spec, load_families
-from quire.models.spec import ModelSpec
 from quire.quant.formats import awq, compressed_tensors, gptq
-from quire.quant.formats.registry import METHODS, find_quantization
 from quire.quant.matrix import QuantizedMatrix
 from quire.runtime import stored_weights
-from quire.runtime.load import load_model
-from quire.runtime.stored_weights import read_weights
 from quire.sampling_params import SamplingParams
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.hub import DEMO
-from quire.weights.tensor import RawTensor
 from tests.engine.conftest import SMALL
 from tests.engine.driving import Bench, Circumstances, random_jobs
-from tests.graph.interpreting import random_weights
+from tests.engine.quantized_checkpoints import (
+    PROMPT,
+    but_the_head,
+    damaged,
+    floats,
+    read,
+    write_checkpoint,
+)
 from tests.models.computing import ISAS, Loaded, Model, distance, need
 from tests.quant.layers import WRITERS, Stored, plain, random_matrix, save
 
-PROMPT = list(range(3, 43))
+pytestmark = pytest.mark.usefixtures("cache")
 SERVED = {"gptq 8": "INT8", "w8a8": "INT8", "int8": "INT8"}
 SERVED |= {"nf4": "TABLE4", "mxfp4": "TABLE4", "nvfp4": "TABLE4"}
 SERVED |= dict.fromkeys(("fp8 dynamic", "fp8 static", "fp8 fbgemm", "fp8 blocks"), "F8_E4M3")
 """The layout of each format; of all others INT4."""
 each_format = pytest.mark.parametrize("name", WRITERS)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache for every test."""
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "packed"
-
-
-Kinds = Callable[[str], str | None]
-
-
-def write_checkpoint(
-    directory: Path, kind_of: Kinds, config: dict[str, Any], **changes: Any
-) -> tuple[ModelSpec, dict[str, np.ndarray]]:
-    """A random model whose layers have the formats that `kind_of` names; None: plain floats.
-
-    Returns its spec and its weights by their definition.
-    """
-    directory.mkdir(exist_ok=True)
-    architecture = changes.pop("architecture", "Qwen2ForCausalLM")
-    values = {**load_families()[architecture].tiny, "architectures": [architecture], **changes}
-    spec, random = build_spec(values), np.random.default_rng(7)
-    weights, tensors = random_weights(spec), dict[str, Stored]()
-    for linear in spec.linears():
-        name = linear.weight.name.removesuffix(".weight")
-        kind = kind_of(name)
-        if kind is not None:
-            rows, cols = linear.weight.shape
-            parts, weights[f"{name}.weight"] = WRITERS[kind][1](random, (rows, cols))
-            tensors |= {f"{name}.{part}": stored for part, stored in parts.items()}
-    tensors |= {n: plain(w) for n, w in weights.items() if not _is_in(tensors, n)}
-    save(directory / "model.safetensors", tensors)
-    (directory / "config.json").write_text(
-        json.dumps({**values, "dtype": "float32", "quantization_config": config})
-    )
-    return spec, weights
-
-
-def _is_in(tensors: Mapping[str, Stored], name: str) -> bool:
-    stem = name.removesuffix("weight")
-    return any(each.startswith(stem) for each in tensors)
-
-
-def but_the_head(kind: str) -> Kinds:
-    return lambda module: None if module == "lm_head" else kind
-
-
-def read(directory: Path, dtype: str = "auto") -> Loaded:
-    """Read a checkpoint as the engine does."""
-    values = json.loads((directory / "config.json").read_text())
-    quantization = find_quantization(values)
-    spec = build_spec({key: v for key, v in values.items() if key != "quantization_config"})
-    checkpoint = open_checkpoint(directory)
-    return Loaded(spec, read_weights(checkpoint, spec, quantization, directory, dtype))
-
-
-def floats(spec: ModelSpec, weights: Mapping[str, np.ndarray]) -> Loaded:
-    """The same model in plain float32."""
-    return Loaded(spec, {name: RawTensor(name, "F32", w.shape, w) for name, w in weights.items()})
 
 
 # --- every format
@@ -131,6 +69,12 @@ def test_logits_are_those_of_the_weights(name: str, tmp_path: Path) -> None:
     found = Model(read(tmp_path / "m"), "native-portable").logits(PROMPT)
     expected = Model(floats(spec, weights), "reference").logits(PROMPT)
     assert distance(found, expected) < (0.002 if "fp8" in name else 0.04)
+
+
+def test_random_matrices_have_the_spread_they_should() -> None:
+    """What the bounds above rest on."""
+    weights = random_matrix(np.random.default_rng(0), (64, 96)).float32()
+    assert 0.3 < weights.std() * 96**0.5 < 1.2
 
 
 # --- the whole way
@@ -267,185 +211,3 @@ def test_dtype_decides_about_what_becomes_floats(tmp_path: Path) -> None:
 
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-
-
-# --- what the config says of single layers
-
-
-def test_layers_that_are_left_alone_are_plain(tmp_path: Path) -> None:
-    config = {**awq.config(32), "modules_to_not_convert": ["layers.0", "v_proj"]}
-
-    def kind_of(module: str) -> str | None:
-        plain_ = "layers.0" in module or "v_proj" in module or module == "lm_head"
-        return None if plain_ else "awq"
-
-    write_checkpoint(tmp_path / "m", kind_of, config)
-    weights = read(tmp_path / "m").weights
-    packed = {name for name, weight in weights.items() if weight.dtype == "INT4"}
-    assert len(packed) == 6 and all("layers.1" in name for name in packed)
-
-
-def test_names_with_another_prefix(tmp_path: Path) -> None:
-    """Exports put different words before the same layers, and the lists use theirs."""
-    config = {**awq.config(32), "modules_to_not_convert": ["model.language_model.layers.0"]}
-    tensors: dict[str, Stored] = {}
-
-    def kind_of(module: str) -> str | None:
-        return None if "layers.0" in module or module == "lm_head" else "awq"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.save", lambda path, written: tensors.update(written))
-        write_checkpoint(tmp_path / "m", kind_of, config)
-    renamed = {n.replace("model.", "model.language_model.", 1): t for n, t in tensors.items()}
-    save(tmp_path / "m" / "model.safetensors", renamed)
-    weights = read(tmp_path / "m").weights
-    assert sum(weight.dtype == "INT4" for weight in weights.values()) == 7
-
-
-def test_dynamic_rules_of_gptq(tmp_path: Path) -> None:
-    config = gptq.config(4, 32, True)
-    config["dynamic"] = {r"-:.*k_proj": {}, r"+:.*down_proj": {"bits": 8, "sym": False}}
-
-    def kind_of(module: str) -> str | None:
-        if "k_proj" in module or module == "lm_head":
-            return None
-        return "gptq 8" if "down_proj" in module else "gptq 4"
-
-    _, expected = write_checkpoint(tmp_path / "m", kind_of, config)
-    weights = read(tmp_path / "m").weights
-    for name, dtype in (("k_proj", "F32"), ("q_proj", "INT4")):
-        assert weights[f"model.layers.1.self_attn.{name}.weight"].dtype == dtype
-    down = "model.layers.1.mlp.down_proj.weight"
-    assert weights[down].dtype == "INT8"
-    np.testing.assert_array_equal(weights[down].float32(), expected[down])
-
-
-def test_a_quantized_head(tmp_path: Path) -> None:
-    config = {**gptq.config(4, 32, True), "lm_head": True}
-    write_checkpoint(tmp_path / "m", lambda module: "gptq 4", config)
-    assert read(tmp_path / "m").weights["lm_head.weight"].dtype == "INT4"
-    assert load_model(EngineConfig(str(tmp_path / "m"), **SMALL)).spec.tied is False
-
-
-def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:
-    """As older writers left them."""
-    write_checkpoint(tmp_path / "m", but_the_head("gptq 4"), {})
-    config = {k: v for k, v in gptq.config(4, 32, True).items() if k != "quant_method"}
-    (tmp_path / "m" / "quantize_config.json").write_text(json.dumps(config))
-    executable: Any = load_model(EngineConfig(str(tmp_path / "m"), **SMALL)).executable
-    assert "INT4" in {weight.dtype for weight in executable.weights.values()}
-
-
-# --- what is refused
-
-
-def damaged(tmp_path: Path, name: str, change: Callable[[dict[str, Stored]], None]) -> Path:
-    """A checkpoint of a format with its tensors changed."""
-    tensors: dict[str, Stored] = {}
-
-    def keep(path: Path, written: dict[str, Stored]) -> None:
-        tensors.update(written)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.save", keep)
-        write_checkpoint(tmp_path / "m", but_the_head(name), WRITERS[name][0])
-    change(tensors)
-    save(tmp_path / "m" / "model.safetensors", tensors)
-    return tmp_path / "m"
-
-
-LAYER = "model.layers.1.mlp.up_proj"
-
-
-@pytest.mark.parametrize(
-    ("name", "part", "value", "words"),
-    [
-        ("awq", "scales", np.full((2, 96), np.nan, np.float16), "not finite"),
-        ("awq", "scales", np.ones((3, 96), np.float16), "shape"),
-        ("awq", "qzeros", None, "lacks .qzeros"),
-        ("awq", "weight", np.zeros((96, 64), np.float32), "plain weights beside"),
-        ("awq", "pre_quant_scale", np.ones(64, np.float32), "pre_quant_scale"),
-        ("awq", "bias", np.ones(96, np.float32), "not zero"),
-        ("gptq 4", "g_idx", np.zeros(64, np.int32), "g_idx"),
-        ("gptq 4", "g_idx", np.full(64, -1, np.int32), "g_idx"),
-        ("gptq 4", "qweight", np.zeros((8, 95), np.int32), "shape"),
-        ("w4a16", "weight_shape", np.array([96, 63]), "weight_shape"),
-        ("w4a16", "weight_scale", np.full((96, 2), np.inf, np.float32), "not finite"),
-        ("w4a16", "weight_scale", np.ones((96, 1), np.float32), "shape"),
-        ("w8a8", "weight", np.zeros((96, 64), np.uint8), "U8"),
-        ("fp8 blocks", "weight_scale_inv", np.ones((1, 1), np.float32), "shape"),
-        ("fp8 blocks", "weight_scale_inv", np.full((3, 2), np.nan, np.float32), "not finite"),
-        ("fp8 blocks", "weight_scale_inv", None, "F8_E4M3"),
-        ("fp8 dynamic", "weight", ("F8_E4M3", np.full((96, 64), 127, np.uint8)), "not finite"),
-        ("nf4", "weight.absmax", np.ones(95, np.float32), "shape"),
-        ("nf4", "weight.quant_state.bitsandbytes__nf4", np.zeros(4, np.uint8), "JSON"),
-        ("int8", "weight_format", np.array(1, np.uint8), "weight_format"),
-        ("mxfp4", "weight_scale", np.full((96, 2), 255, np.uint8), "not finite"),
-        ("nvfp4", "weight_scale_2", np.array([np.nan], np.float32), "not finite"),
-        ("hqq", "zero", np.ones((3, 1), np.float16), "shape"),
-        ("hqq", "nbits", np.array(3, np.int32), "nbits"),
-        ("torchao int4", "_weight_scale", np.ones((5, 96), np.float32), "groups"),
-    ],
-)
-def test_damage_is_named(tmp_path: Path, name: str, part: str, value: Any, words: str) -> None:
-    def change(tensors: dict[str, Stored]) -> None:
-        key = f"{LAYER}.{part}"
-        if value is None:
-            del tensors[key]
-        else:
-            tensors[key] = value if isinstance(value, tuple) else plain(value)
-
-    directory = damaged(tmp_path, name, change)
-    with pytest.raises(CheckpointError) as caught:
-        read(directory)
-    assert LAYER in str(caught.value) and words in str(caught.value)
-    assert str(directory) in str(caught.value)
-
-
-def test_a_bias_of_zeros_says_nothing(tmp_path: Path) -> None:
-    def change(tensors: dict[str, Stored]) -> None:
-        tensors[f"{LAYER}.bias"] = plain(np.zeros(96, np.float16))
-
-    assert read(damaged(tmp_path, "gptq 4", change))
-
-
-def test_scales_of_activations_and_caches_are_left_unread(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def change(tensors: dict[str, Stored]) -> None:
-        one = plain(np.ones(1, np.float32))
-        tensors[f"{LAYER}.input_scale"] = one
-        tensors["model.layers.1.self_attn.k_scale"] = one
-        tensors["model.layers.1.self_attn.v_proj.output_scale"] = one
-
-    read(damaged(tmp_path, "w8a8", change))
-    assert "stay unread" not in caplog.text
-
-
-def test_an_unknown_method_lists_those_that_are_read(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "m", lambda module: None, {"quant_method": "aqlm"})
-    with pytest.raises(ModelError) as caught:
-        load_model(EngineConfig(str(tmp_path / "m"), **SMALL))
-    assert "aqlm" in str(caught.value)
-    assert all(method in str(caught.value) for method in METHODS)
-
-
-@pytest.mark.parametrize("options", [{"quantization": "int4"}, {"load_format": "dummy"}])
-def test_options_for_plain_checkpoints(tmp_path: Path, options: dict[str, Any]) -> None:
-    write_checkpoint(tmp_path / "m", but_the_head("awq"), WRITERS["awq"][0])
-    with pytest.raises(ConfigError, match="awq"):
-        load_model(EngineConfig(str(tmp_path / "m"), **options, **SMALL))
-
-
-def test_a_config_without_quantized_layers_warns(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_checkpoint(tmp_path / "m", lambda module: None, WRITERS["awq"][0])
-    assert {weight.dtype for weight in read(tmp_path / "m").weights.values()} == {"F32"}
-    assert "no matrix that is stored so" in caplog.text
-
-
-def test_random_matrices_have_the_spread_they_should() -> None:
-    """What the bounds above rest on."""
-    weights = random_matrix(np.random.default_rng(0), (64, 96)).float32()
-    assert 0.3 < weights.std() * 96**0.5 < 1.2

@@ -14,14 +14,14 @@ from quire.errors import CheckpointError
 from quire.runtime.load import load_model
 from quire.weights.checkpoint import open_checkpoint
 from tests.engine.driving import Bench, Circumstances, random_jobs
-from tests.engine.test_quantized_checkpoints import floats, read
+from tests.engine.quantized_checkpoints import floats, read
 from tests.models.case import Case
 from tests.models.cases_mixtures import BASE
 from tests.models.checkpoints import build_oracle, oracle_logits, random_tokens
 from tests.models.computing import BACKENDS, Loaded, Model, distance, need
 from tests.quant.layers import Stored, save
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("cache")]
 
 CONFIG = {
     "quant_method": "mxfp4",
@@ -35,11 +35,6 @@ CONFIG = {
 FIELDS = {"head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 96}
 CASE = Case("gpt-oss-published", "gpt_oss", {**BASE, "hidden_size": 64, **FIELDS})
 STACKS = ("gate_up_proj", "down_proj")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def publish(directory: Path) -> Any:

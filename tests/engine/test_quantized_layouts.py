@@ -20,16 +20,11 @@ from quire.weights.tensor import RawTensor
 from tests.models.computing import Loaded, Model, distance
 from tests.quant.layers import WRITERS, Stored, plain, save
 
+pytestmark = pytest.mark.usefixtures("cache")
 PROMPT = list(range(3, 23))
 FUSED = {"InternLM2ForCausalLM": {"bias": True}, "ChatGLMModel": {}, "QWenLMHeadModel": {}}
 each_family = pytest.mark.parametrize("architecture", FUSED)
 each_format = pytest.mark.parametrize("name", WRITERS)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An empty cache for every test."""
-    monkeypatch.setenv("QUIRE_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def write_checkpoint(directory: Path, architecture: str, kind: str) -> tuple[ModelSpec, Loaded]:

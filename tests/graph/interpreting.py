@@ -19,7 +19,7 @@ from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.op import Environment
 from quire.ops.quantize import RowFormat, quantized_codes
 from quire.ops.recurrent_state import RecurrentStates
-from quire.runtime.load import kv_layers
+from quire.runtime.kv_layout import kv_layers
 
 Float32 = npt.NDArray[np.float32]
 

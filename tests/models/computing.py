@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from quire.backends.executable import Backend, Executable, LoadedWeights
-from quire.backends.native import library
+from quire.backends.native import abi, library
 from quire.backends.native.program import NativeBackend, NativeExecutable
 from quire.backends.reference.executable import ReferenceBackend, ReferenceExecutable
 from quire.graph.program import StepLimits, compile_program
@@ -22,16 +22,17 @@ from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvCache, KvLayout
+from quire.ops.number_formats import STORED_AS
 from quire.ops.recurrent_state import RecurrentStates
 from quire.quant.packed import column_orders
-from quire.runtime.load import kv_layers
+from quire.runtime.kv_layout import kv_layers
 from quire.runtime.rope_tables import RopeTables
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
 
 Float32 = npt.NDArray[np.float32]
 
-ISAS = tuple(f"native-{isa}" for isa in library.ISA_NAMES)
+ISAS = tuple(f"native-{isa}" for isa in abi.ISA_NAMES)
 BACKENDS = ("reference", "torch", *ISAS)
 LIMITS = StepLimits(tokens=64, logit_rows=8)
 
@@ -44,7 +45,7 @@ def why_missing(backend: str) -> str:
     if backend == "torch":
         return "" if find_spec("torch") else "torch is not installed"
     isa = backend.removeprefix("native-")
-    can_run = library.ISA_NAMES.index(isa) in library.available_isas()
+    can_run = abi.ISA_NAMES.index(isa) in library.available_isas()
     return "" if can_run else f"this processor has no {isa}"
 
 
@@ -173,8 +174,7 @@ def backend_of(name: str) -> Backend:
 
 def rounds_inputs(backend: str, dtype: str) -> bool:
     """Whether a backend multiplies weights of a dtype with activations as narrow."""
-    stored = {"bfloat16": "BF16", "float16": "F16"}[dtype]
-    return backend_of(backend).row_format(stored) != "float32"
+    return backend_of(backend).row_format(STORED_AS[dtype]) != "float32"
 
 
 def distance(actual: Float32, expected: Float32) -> float:

@@ -7,25 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 
 
 @pytest.fixture(scope="session")
-def pools() -> Iterator[dict[int, c.ThreadPool]]:
+def pools() -> Iterator[dict[int, library.ThreadPool]]:
     """Pools of 1, 2 and 3 threads."""
-    made = {n: c.ThreadPool(n) for n in (1, 2, 3)}
+    made = {n: library.ThreadPool(n) for n in (1, 2, 3)}
     yield made
     for pool in made.values():
         pool.close()
 
 
 @pytest.fixture
-def pool(pools: dict[int, c.ThreadPool]) -> c.ThreadPool:
+def pool(pools: dict[int, library.ThreadPool]) -> library.ThreadPool:
     """Two threads."""
     return pools[2]
 
 
-@pytest.fixture(params=c.available_isas(), ids=lambda isa: c.ISA_NAMES[isa])
+@pytest.fixture(params=library.available_isas(), ids=lambda isa: c.ISA_NAMES[isa])
 def isa(request: pytest.FixtureRequest) -> int:
     """Each instruction set that this machine can run."""
     return int(request.param)

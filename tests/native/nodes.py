@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from quire.backends.executable import LoadedWeights
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import RecordWriter
 from quire.backends.native.records import record_of
 from quire.graph.buffers import BufferPlan, Tensor
@@ -25,7 +26,7 @@ GAP = 48  # floats of NaN behind each value
 
 
 def run_native(
-    pool: c.ThreadPool,
+    pool: library.ThreadPool,
     isa: int,
     nodes: Sequence[Node],
     weights: LoadedWeights,
@@ -51,7 +52,7 @@ def run_native(
     program = c.Program(records, None, len(nodes), 0, arena.ctypes.data)
     program.pool, program.isa = pool.handle, isa
     step = c.Step(num_tokens=num_rows)
-    c.check(c.load().quire_run(ctypes.byref(program), ctypes.byref(step)))
+    library.check(library.load().quire_run(ctypes.byref(program), ctypes.byref(step)))
     for value, t in places.items():
         behind = arena[t.offset + num_rows * t.stride :][:GAP]
         assert np.isnan(behind).all(), f"wrote behind {value.name}"

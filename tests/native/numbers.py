@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.ops.kv_cache import rounded_to_cache
 
 Array = np.ndarray[Any, Any]

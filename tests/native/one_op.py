@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import matrix_of
 from quire.backends.native.tuning import Tunings, tuning_records
 from quire.ops.kv_codes import to_codes
@@ -74,14 +75,14 @@ class Cache:
         facts = self._view(block, self.key_bytes + self.value_bytes, self.fact_bytes, np.float32)
         return facts.reshape(self.num_facts, 2, self.kv_heads, self.block_tokens)
 
-    def write(self, block: int, slot: int, keys: Any, values: Any) -> None:
+    def write(self, block: int, offset: int, keys: Any, values: Any) -> None:
         """Store one token's keys and values, each [K, D] float32."""
         if not self.format:
-            self.keys(block)[:, :, slot] = numbers.store(keys, self.dtype)
-            self.values(block)[:, slot] = numbers.store(values, self.dtype)
+            self.keys(block)[:, :, offset] = numbers.store(keys, self.dtype)
+            self.values(block)[:, offset] = numbers.store(values, self.dtype)
             return
         facts, odd = self.facts(block), ((0, 0), (0, self.head_dim % 2))
-        (keys, facts[:, 0, :, slot]), (values, facts[:, 1, :, slot]) = (
+        (keys, facts[:, 0, :, offset]), (values, facts[:, 1, :, offset]) = (
             to_codes(each, self.format) for each in (keys, values)
         )
         if self.format == "int8":
@@ -89,7 +90,7 @@ class Cache:
         if self.format == "int4":
             pairs = (np.pad(each, odd) for each in (keys, values))
             keys, values = (each[:, ::2] + 16 * each[:, 1::2] for each in pairs)
-        self.keys(block)[:, :, slot], self.values(block)[:, slot] = keys, values
+        self.keys(block)[:, :, offset], self.values(block)[:, offset] = keys, values
 
     def _view(self, block: int, start: int, size: int, number: Any) -> np.ndarray[Any, Any]:
         start += self.layer_offset + block * self.block_bytes
@@ -221,37 +222,15 @@ def address(array: np.ndarray[Any, Any] | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def run(
-    pool: c.ThreadPool,
-    isa: int,
-    op: c.Op,
-    inputs: Sequence[np.ndarray[Any, Any]],
-    out_cols: Sequence[int],
-    *,
-    rows: int | None = None,
-    out_rows: int | None = None,
-    batch: Batch | None = None,
-    cache: Cache | None = None,
-    in_place: bool = False,
-    tunings: Tunings | None = None,
-    records: np.ndarray[Any, Any] | None = None,
-) -> list[np.ndarray[Any, Any]]:
-    """Run one op over `rows` rows and return its outputs.
-
-    records: of recurrent state, [any, floats]; written where the batch says.
-    in_place: the first output is the first input's view.  With out_rows the op runs as a head, over
-    the batch's logit rows.
-    """
-    status, outputs = try_run(
-        pool, isa, op, inputs, out_cols, rows=rows, out_rows=out_rows, batch=batch, cache=cache,
-        in_place=in_place, tunings=tunings, records=records,
-    )  # fmt: skip
-    c.check(status)
+def run(*arguments: Any, **options: Any) -> list[np.ndarray[Any, Any]]:
+    """The outputs of `try_run`, which has these arguments; raises EngineError where it fails."""
+    status, outputs = try_run(*arguments, **options)
+    library.check(status)
     return outputs
 
 
 def try_run(
-    pool: c.ThreadPool,
+    pool: library.ThreadPool,
     isa: int,
     op: c.Op,
     inputs: Sequence[np.ndarray[Any, Any]],
@@ -265,7 +244,12 @@ def try_run(
     tunings: Tunings | None = None,
     records: np.ndarray[Any, Any] | None = None,
 ) -> tuple[int, list[np.ndarray[Any, Any]]]:
-    """Like `run`, but returns the status as well."""
+    """Run one op over `rows` rows; its status and its outputs.
+
+    records: of recurrent state, [any, floats]; written where the batch says.
+    in_place: the first output is the first input's view.  With out_rows the op runs as a head, over
+    the batch's logit rows.
+    """
     rows = len(inputs[0]) if rows is None else rows
     batch = batch or Batch()
     arena = Arena()
@@ -295,7 +279,7 @@ def try_run(
         program.max_logit_rows, program.vocab_size = out_rows, 0
         copied = np.zeros((out_rows, 1), np.float32)
         step.logits_out = copied.ctypes.data
-    status = c.load().quire_run(ctypes.byref(program), ctypes.byref(step))
+    status = library.load().quire_run(ctypes.byref(program), ctypes.byref(step))
     counts = [rows if out_rows is None else out_rows] * len(outs)
     arena.check_untouched(*zip(outs, counts, strict=True))
     return status, [arena.read(out, n) for out, n in zip(outs, counts, strict=True)]

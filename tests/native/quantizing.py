@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.ops.quantize import row_floats
 from quire.quant.packed import BITS, PackedDtype, PackedMatrix, pack
 from quire.quant.packed_floats import pack_bytes
@@ -26,7 +27,7 @@ ROW_BLOCK = np.dtype(
 """struct QuantizedBlock of csrc/cpu/packed.h."""
 
 
-def quantize(pool: c.ThreadPool, isa: int, x: Array) -> Array:
+def quantize(pool: library.ThreadPool, isa: int, x: Array) -> Array:
     """Rows of QuantizedBlock, as float32 [M, 12 * blocks], of x [M, K]."""
     op = c.Op(kind=c.OP_QUANTIZE)
     (out,) = run(pool, isa, op, [x], [row_floats(x.shape[1], "int8")])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from tests.native import numbers
+from tests.native.attention_worlds import CONTEXTS, MIXED, check_batches, check_chunks
 from tests.native.one_op import Batch, Cache, run
 
 DTYPES = [c.F32, c.F16, c.BF16, c.KV_INT8, c.KV_FLOAT8, c.KV_INT4]
@@ -45,8 +45,8 @@ class World:
 
     def _store(self, r, keys, values):
         for p in range(len(keys)):
-            block, slot = divmod(p, self.block_tokens)
-            self.cache.write(self.tables[r, block], slot, keys[p], values[p])
+            block, offset = divmod(p, self.block_tokens)
+            self.cache.write(self.tables[r, block], offset, keys[p], values[p])
 
     def attend(self, pool, isa, chunks):
         """Run the op over (request, first position, end) chunks; one [n, H * D] array each."""
@@ -98,10 +98,6 @@ class World:
         return 2 * score * np.abs(self.values[r]).max()
 
 
-MIXED = [(0, 0, 40), (1, 299, 300), (2, 0, 1), (3, 100, 133), (4, 127, 129)]
-CONTEXTS = [40, 300, 1, 133, 129]
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("block_tokens", [16, 32, 48])
 @pytest.mark.parametrize(
@@ -140,31 +136,21 @@ def test_blocks_that_left_the_window_are_not_read(pool, isa):
 @pytest.mark.parametrize("heads, kv_heads", [(3, 3), (4, 2), (14, 2), (8, 1)])
 def test_chunked_prefill_gives_the_same_bits_as_whole(pools, isa, dtype, window, heads, kv_heads):
     world = World(heads, kv_heads, 48, [420], 16, dtype, window)
-    whole = world.attend(pools[1], isa, [(0, 0, 420)])[0]
-    for threads, cuts in ((2, [0, 100, 420]), (3, [0, 1, 2, 33, 129, 250, 419, 420])):
-        steps = itertools.pairwise(cuts)
-        parts = [world.attend(pools[threads], isa, [(0, a, b)])[0] for a, b in steps]
-        assert numbers.same_bits(np.concatenate(parts), whole)
-    alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 420, 17)]
-    assert numbers.same_bits(np.concatenate(alone), whole[::17])
+    check_chunks(world, pools, isa)
 
 
 @pytest.mark.parametrize("window", [0, 37])
 def test_a_request_gives_the_same_bits_in_every_batch(pools, isa, window):
     world = World(14, 2, 64, CONTEXTS, 16, c.BF16, window)
-    alone = [world.attend(pools[1], isa, [chunk])[0] for chunk in MIXED]
-    for threads, order in ((1, [0, 1, 2, 3, 4]), (2, [4, 2, 0, 3, 1]), (3, [3, 1, 2])):
-        together = world.attend(pools[threads], isa, [MIXED[i] for i in order])
-        for i, out in zip(order, together, strict=True):
-            assert numbers.same_bits(out, alone[i])
+    check_batches(world, pools, isa)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_stands_behind_the_last_token_does_not_matter(pool, isa, dtype):
     world = World(4, 2, 64, [21], dtype=dtype)  # the cache was made of NaN
     before = world.attend(pool, isa, [(0, 0, 21)])[0]
-    for slot in range(5, 16):
-        world.cache.write(world.tables[0, 1], slot, *np.zeros((2, 2, 64), np.float32))
+    for offset in range(5, 16):
+        world.cache.write(world.tables[0, 1], offset, *np.zeros((2, 2, 64), np.float32))
     assert numbers.same_bits(world.attend(pool, isa, [(0, 0, 21)])[0], before)
     assert np.isfinite(before).all()
 
@@ -182,8 +168,8 @@ def test_what_a_token_does_not_see_never_changes_it(pool, isa, dtype, window, ba
     """Tokens behind it in the same tile, and those the window has passed, may be anything."""
     clean, spoiled = (World(6, 2, 72, [300], dtype=dtype, window=window) for _ in range(2))
     for p in (100, 280):
-        block, slot = divmod(p, 16)
-        spoiled.cache.write(spoiled.tables[0, block], slot, *np.full((2, 2, 72), bad, "f4"))
+        block, offset = divmod(p, 16)
+        spoiled.cache.write(spoiled.tables[0, block], offset, *np.full((2, 2, 72), bad, "f4"))
     for first, end in ((0, 300), (95, 300), (99, 101)):
         before, after = (w.attend(pool, isa, [(0, first, end)])[0] for w in (clean, spoiled))
         p = np.arange(first, end)

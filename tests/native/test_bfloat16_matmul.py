@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.ops.number_formats import bfloat16_bits, float32_from_bfloat16
 from quire.ops.quantize import row_floats
 from tests.native import numbers
 from tests.native.one_op import add_part, run
 from tests.native.test_matmul import random_weight
 
-HAVING = [isa for isa in c.available_isas() if c.load().quire_row_dtype(isa, c.BF16) == c.BF16]
+HAVING = [
+    isa for isa in library.available_isas() if library.load().quire_row_dtype(isa, c.BF16) == c.BF16
+]
 pytestmark = pytest.mark.skipif(not HAVING, reason="no instruction set here has them")
 
 

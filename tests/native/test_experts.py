@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.backends.native.program import NativeBackend
 from quire.errors import EngineError
 from quire.graph.ir import Graph, Node, Value

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.ops.column_order import ColumnOrder
 from quire.ops.quantize import quantized_codes
 from quire.quant.packed import BITS, pack
@@ -163,7 +164,7 @@ def test_a_row_gives_the_same_bits_in_every_batch_and_on_every_pool(
 
 @pytest.mark.parametrize("fewer, more", [(c.NEON_DOTPROD, c.NEON_I8MM), (c.AVX512VNNI, c.AMX)])
 def test_instructions_that_sum_several_rows_change_no_bits(pools, rng, fewer, more):
-    if more not in c.available_isas():
+    if more not in library.available_isas():
         pytest.skip(f"this machine does not run {c.ISA_NAMES[more]}")
     for each in FORMATS:
         dtype, group_size, offset, table = each.values

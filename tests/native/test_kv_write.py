@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from tests.native import numbers
 from tests.native.one_op import Batch, Cache, run
 from tests.native.test_rope import angle_table, rotate
@@ -31,10 +31,10 @@ def expect_in_cache(cache, batch, keys, values):
                      cache.dtype)  # fmt: skip
     for r in range(len(batch.query_start) - 1):
         for t in range(batch.query_start[r], batch.query_start[r + 1]):
-            block, slot = divmod(int(batch.positions[t]), cache.block_tokens)
+            block, offset = divmod(int(batch.positions[t]), cache.block_tokens)
             block = batch.block_tables[r][block]
             shape = (cache.kv_heads, cache.head_dim)
-            expected.write(block, slot, keys[t].reshape(shape), values[t].reshape(shape))
+            expected.write(block, offset, keys[t].reshape(shape), values[t].reshape(shape))
     np.testing.assert_array_equal(cache.bytes, expected.bytes)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.backends.native.records import heads_at_once
 from quire.ops.batch import Batch as StepBatch
 from quire.ops.kv_cache import KvCache, KvLayout, rounded_to_cache
@@ -20,12 +19,11 @@ from quire.ops.latent_cache import LatentLayerShape, read_latents, write_latent
 from quire.ops.op import Environment
 from quire.quant.round_to_nearest import round_to_nearest
 from tests.native import numbers
+from tests.native.attention_worlds import CONTEXTS, MIXED, check_batches, check_chunks
 from tests.native.one_op import Batch, add_packed_part, add_part, run
 
 DTYPES = {"float32": c.F32, "float16": c.F16, "bfloat16": c.BF16, "int8": c.KV_INT8}
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
-CONTEXTS = [40, 300, 1, 133, 129]
-MIXED = [(0, 0, 40), (1, 299, 300), (2, 0, 1), (3, 100, 133), (4, 127, 129)]
 
 
 class Cache:
@@ -73,8 +71,8 @@ class World:
             self.rows.append(np.concatenate(rounded, axis=1))
 
     def write(self, r: int, p: int, row: Any) -> None:
-        block, slot = divmod(p, self.block_tokens)
-        write_latent(self.cache.kv, 0, self.tables[r, block], slot, row)
+        block, offset = divmod(p, self.block_tokens)
+        write_latent(self.cache.kv, 0, self.tables[r, block], offset, row)
 
     def attend(self, pool, isa, chunks):
         """Run the op over (request, first position, end) chunks; one [n, H * C] array each."""
@@ -131,22 +129,12 @@ def test_block_sizes(pool, isa, dtype, block_tokens):
 ])  # fmt: skip
 def test_chunked_prefill_gives_the_same_bits_as_whole(pools, isa, heads, rank, rope_dims, dtype):
     world = World(heads, rank, rope_dims, [420], dtype)
-    whole = world.attend(pools[1], isa, [(0, 0, 420)])[0]
-    for threads, cuts in ((2, [0, 100, 420]), (3, [0, 1, 2, 33, 129, 250, 419, 420])):
-        steps = itertools.pairwise(cuts)
-        parts = [world.attend(pools[threads], isa, [(0, a, b)])[0] for a, b in steps]
-        assert numbers.same_bits(np.concatenate(parts), whole)
-    alone = [world.attend(pools[1], isa, [(0, p, p + 1)])[0] for p in range(0, 420, 17)]
-    assert numbers.same_bits(np.concatenate(alone), whole[::17])
+    check_chunks(world, pools, isa)
 
 
 def test_a_request_gives_the_same_bits_in_every_batch(pools, isa):
     world = World(14, 64, 16, CONTEXTS, "bfloat16")
-    alone = [world.attend(pools[1], isa, [chunk])[0] for chunk in MIXED]
-    for threads, order in ((1, [0, 1, 2, 3, 4]), (2, [4, 2, 0, 3, 1]), (3, [3, 1, 2])):
-        together = world.attend(pools[threads], isa, [MIXED[i] for i in order])
-        for i, out in zip(order, together, strict=True):
-            assert numbers.same_bits(out, alone[i])
+    check_batches(world, pools, isa)
 
 
 @pytest.mark.parametrize("heads, num_tokens, dtype", [

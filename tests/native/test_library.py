@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.errors import ConfigError, EngineError
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +100,7 @@ def test_the_library_needs_no_openmp_and_no_python():
 
 def test_records_have_the_sizes_of_the_structs():
     sizes = (ctypes.c_int32 * 11)()
-    assert c.load().quire_abi_sizes(sizes) == c.ABI_VERSION
+    assert library.load().quire_abi_sizes(sizes) == c.ABI_VERSION
     assert sizes[4] == c.SAMPLE_ROW.itemsize and sizes[5] == c.SAMPLE_RESULT.itemsize
     assert sizes[8] == ctypes.sizeof(c.Router) and sizes[9] == ctypes.sizeof(c.Experts)
     assert sizes[10] == ctypes.sizeof(c.Recurrence)
@@ -107,42 +108,46 @@ def test_records_have_the_sizes_of_the_structs():
 
 def test_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(c, "ABI_VERSION", 77)
-    c.load.cache_clear()
+    library.load.cache_clear()
     with pytest.raises(ConfigError, match="built from other sources"):
-        c.load()
+        library.load()
     monkeypatch.undo()
-    c.load.cache_clear()
-    c.load()
+    library.load.cache_clear()
+    library.load()
 
 
 def test_a_library_without_a_function_is_refused_as_another_version(monkeypatch):
-    monkeypatch.setattr(c, "_declare", lambda library: library.no_such_function)
+    monkeypatch.setattr(library, "_declare", lambda functions: functions.no_such_function)
     monkeypatch.setattr(c, "ABI_VERSION", 77)
-    c.load.cache_clear()
+    library.load.cache_clear()
     with pytest.raises(ConfigError, match="built from other sources"):
-        c.load()
+        library.load()
     monkeypatch.undo()
-    c.load.cache_clear()
+    library.load.cache_clear()
 
 
 def test_instruction_sets_by_name():
-    assert c.available_isas()[0] == c.PORTABLE
-    assert c.choose_isa("auto") == c.best_isa() == max({*c.available_isas()} - {c.AMX})
+    assert library.available_isas()[0] == c.PORTABLE
+    assert (
+        library.choose_isa("auto")
+        == library.best_isa()
+        == max({*library.available_isas()} - {c.AMX})
+    )
     for isa, name in enumerate(c.ISA_NAMES):
-        if isa in c.available_isas():
-            assert c.choose_isa(name) == isa
+        if isa in library.available_isas():
+            assert library.choose_isa(name) == isa
         else:
             with pytest.raises(ConfigError, match=f"'{name}' cannot run on this machine"):
-                c.choose_isa(name)
-    assert [c.load().quire_can_run(isa) for isa in (-1, len(c.ISA_NAMES), 99)] == [0, 0, 0]
+                library.choose_isa(name)
+    assert [library.load().quire_can_run(isa) for isa in (-1, len(c.ISA_NAMES), 99)] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("name", ["amx", "portable"])
 def test_an_instruction_set_that_no_machine_has_run_is_met_with_a_warning(
     monkeypatch, caplog, name
 ):
-    monkeypatch.setattr(c, "available_isas", lambda: (c.PORTABLE, c.AMX))
-    assert c.ISA_NAMES[c.choose_isa(name)] == name
+    monkeypatch.setattr(library, "available_isas", lambda: (c.PORTABLE, c.AMX))
+    assert c.ISA_NAMES[library.choose_isa(name)] == name
     assert ("only been tested with a model" in caplog.text) == (name == "amx")
 
 
@@ -155,19 +160,19 @@ def test_a_record_refuses_a_field_that_it_does_not_have(record):
 
 
 def test_a_missing_library_says_how_to_build_it(monkeypatch):
-    monkeypatch.setattr(c, "find_spec", lambda name: None)
-    c.load.cache_clear()
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    library.load.cache_clear()
     with pytest.raises(ConfigError, match="pip install"):
-        c.load()
+        library.load()
     monkeypatch.undo()
-    c.load.cache_clear()
-    c.load()
+    library.load.cache_clear()
+    library.load()
 
 
 def run_empty(pool, **fields):
     op = c.Op(kind=fields.pop("kind", c.OP_ADD))
     program = c.Program(body=ctypes.pointer(op), num_body=1, pool=pool.handle, **fields)
-    return c.load().quire_run(ctypes.byref(program), ctypes.byref(c.Step()))
+    return library.load().quire_run(ctypes.byref(program), ctypes.byref(c.Step()))
 
 
 def test_statuses(pool):
@@ -175,10 +180,10 @@ def test_statuses(pool):
     for kind, isa, words in ((99, 0, "op"), (-1, 0, "op"), (c.OP_ADD, 99, "instruction set")):
         status = run_empty(pool, kind=kind, isa=isa)
         with pytest.raises(EngineError, match=words):
-            c.check(status)
+            library.check(status)
     assert run_empty(pool, kind=c.OP_ATTENTION, block_tokens=8) == 1  # not a whole vector
     with pytest.raises(EngineError, match="42"):
-        c.check(42)
+        library.check(42)
 
 
 def test_an_empty_step_runs_every_op(pool, isa):
@@ -188,4 +193,4 @@ def test_an_empty_step_runs_every_op(pool, isa):
         op.parts[0] = c.Matrix(weight.ctypes.data, 4, 4, c.F32, 0)
         program = c.Program(body=ctypes.pointer(op), num_body=1, pool=pool.handle, isa=isa,
                             block_tokens=16)  # fmt: skip
-        assert c.load().quire_run(ctypes.byref(program), ctypes.byref(c.Step())) == 0
+        assert library.load().quire_run(ctypes.byref(program), ctypes.byref(c.Step())) == 0

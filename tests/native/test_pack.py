@@ -7,23 +7,23 @@ import ctypes
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.pack import pack_to_nearest
-from quire.ops.number_formats import from_float32
+from quire.ops.number_formats import FORMAT_OF, from_float32
 from quire.quant.packed import packed_bytes
 from quire.quant.round_to_nearest import round_to_nearest
 from quire.weights.tensor import RawTensor
 
-FORMATS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SCHEMES = [("INT4", 32), ("INT4", 128), ("INT8", 32), ("INT8", 128)]
 
 
 def stored(values, dtype):
-    data = from_float32(values.astype(np.float32), FORMATS[dtype])
+    data = from_float32(values.astype(np.float32), FORMAT_OF[dtype])
     return RawTensor("w", dtype, values.shape, data)
 
 
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMAT_OF)
 @pytest.mark.parametrize(("packed_dtype", "group_size"), SCHEMES)
 def test_byte_for_byte(pools, rng, dtype, packed_dtype, group_size):
     for shape in [(1, 1), (16, 32), (17, 31), (50, 300), (7, 129)]:
@@ -50,7 +50,7 @@ def test_zeros_ties_and_the_ends_of_float16(pool):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("dtype", FORMAT_OF)
 @pytest.mark.parametrize(("packed_dtype", "group_size"), SCHEMES)
 def test_a_weight_that_is_not_finite_makes_its_group_nan(
     pool, rng, dtype, packed_dtype, group_size, bad
@@ -69,17 +69,17 @@ def test_a_weight_that_is_not_finite_makes_its_group_nan(
 
 
 def test_sizes_agree_with_python():
-    library = c.load()
+    functions = library.load()
     for dtype, code in (("INT4", c.INT4), ("INT8", c.INT8), ("TABLE4", c.TABLE4)):
         for rows, cols, group, zeros in [(1, 1, 32, False), (17, 300, 64, True), (64, 96, 512, 1)]:
             matrix = c.Matrix(None, rows, cols, code, group, zeros)
             wanted = packed_bytes((rows, cols), dtype, group, bool(zeros))
-            assert library.quire_matrix_bytes(ctypes.byref(matrix)) == wanted
+            assert functions.quire_matrix_bytes(ctypes.byref(matrix)) == wanted
             with_minimums = c.Matrix(None, rows, cols, code, 16, False, True)
             wanted = packed_bytes((rows, cols), dtype, 16, False, True)
-            assert library.quire_matrix_bytes(ctypes.byref(with_minimums)) == wanted
-    assert library.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, c.BF16))) == 30
-    assert library.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, 77))) == 0
+            assert functions.quire_matrix_bytes(ctypes.byref(with_minimums)) == wanted
+    assert functions.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, c.BF16))) == 30
+    assert functions.quire_matrix_bytes(ctypes.byref(c.Matrix(None, 3, 5, 77))) == 0
 
 
 @pytest.mark.parametrize(
@@ -100,5 +100,5 @@ def test_sizes_agree_with_python():
 def test_what_cannot_be_packed_is_refused(pool, to):
     source, target = np.zeros((4, 32), np.float32), np.zeros(4096, np.uint8)
     from_, to_ = c.Matrix(source.ctypes.data, 4, 32, c.F32), c.Matrix(target.ctypes.data, *to)
-    assert c.load().quire_pack(pool.handle, ctypes.byref(from_), ctypes.byref(to_)) == 1
+    assert library.load().quire_pack(pool.handle, ctypes.byref(from_), ctypes.byref(to_)) == 1
     assert not target.any()

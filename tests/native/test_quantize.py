@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.ops.quantize import quantized_codes, row_floats
 from tests.native import numbers
 from tests.native.one_op import address, run

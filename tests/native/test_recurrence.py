@@ -7,7 +7,7 @@ import ctypes
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.ops.batch import Batch
 from quire.ops.convolution import ShortConvolution
 from quire.ops.kv_cache import KvCache, KvLayout

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from tests.native import numbers
 from tests.native.one_op import Batch, add_packed_part, add_part, run, try_run
 from tests.native.quantizing import random_packed

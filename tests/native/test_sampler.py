@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.sample_rows import SampleTable
 from quire.ops.batch import Batch
 from quire.sampling import reference
 from quire.sampling.state import SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
 
-POOL = c.ThreadPool(2)
+POOL = library.ThreadPool(2)
 
 
 class Sampled(NamedTuple):
@@ -69,9 +70,9 @@ def run_batch(logits, batch, isa=None, pool=POOL, stride_pad=3):
     S, V = logits.shape
     buffer = np.full((S, V + stride_pad), np.inf, np.float32)
     buffer[:, :V] = logits
-    isa = c.best_isa() if isa is None else isa
-    c.check(
-        c.load().quire_sample(
+    isa = library.best_isa() if isa is None else isa
+    library.check(
+        library.load().quire_sample(
             pool.handle,
             isa,
             buffer.ctypes.data,
@@ -171,7 +172,7 @@ def problems(draw):
 
 
 @settings(max_examples=400, deadline=None)
-@given(problem=problems(), isa=st.sampled_from(c.available_isas()))
+@given(problem=problems(), isa=st.sampled_from(library.available_isas()))
 def test_equals_the_reference(problem, isa):
     logits, made = problem
     (mine,) = sample(logits[None], [made], isa)
@@ -229,10 +230,10 @@ def draws(logits, made, count):
     records["output_index"] = np.arange(count)
     results = np.zeros(count, c.SAMPLE_RESULT)
     rows = np.repeat(logits[None], count, 0)
-    c.check(
-        c.load().quire_sample(
+    library.check(
+        library.load().quire_sample(
             POOL.handle,
-            c.best_isa(),
+            library.best_isa(),
             rows.ctypes.data,
             len(logits),
             len(logits),
@@ -283,11 +284,11 @@ def test_different_seeds_and_outputs_draw_differently():
 @settings(max_examples=200, deadline=None)
 @given(seed=st.integers(0, 2**64 - 1), index=st.integers(0, 2**63 - 1))
 def test_uniform_equals_the_reference(seed, index):
-    assert c.load().quire_uniform(seed, index) == reference.uniform(seed, index)
+    assert library.load().quire_uniform(seed, index) == reference.uniform(seed, index)
 
 
 def test_uniform_gives_the_published_answer():
-    assert c.load().quire_uniform(0, 0) == (0x6627E8D5 >> 8) / 2**24
+    assert library.load().quire_uniform(0, 0) == (0x6627E8D5 >> 8) / 2**24
 
 
 def test_a_row_does_not_depend_on_its_neighbours_or_the_threads(pools, isa, rng):

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.errors import ConfigError
 from tests.native.one_op import add_part, run
 
@@ -18,27 +19,27 @@ from tests.native.one_op import add_part, run
 def product(pool, x, weight):
     op = c.Op(kind=c.OP_LINEAR)
     add_part(op, weight, c.F32)
-    return run(pool, c.best_isa(), op, [x], [len(weight)])[0]
+    return run(pool, library.best_isa(), op, [x], [len(weight)])[0]
 
 
 def test_pools_come_and_go():
     for n in [1, 2, 3, 8] * 25:
-        with c.ThreadPool(n) as pool:
-            assert c.load().quire_measure_barriers(pool.handle, 3) == 3
+        with library.ThreadPool(n) as pool:
+            assert library.load().quire_measure_barriers(pool.handle, 3) == 3
 
 
 def test_a_pool_that_was_never_used_closes():
     for _ in range(200):
-        c.ThreadPool(4).close()
+        library.ThreadPool(4).close()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
 def test_many_small_jobs_on_more_threads_than_cores(threads, rng):
     x = rng.standard_normal((3, 64)).astype(np.float32)
     weight = rng.standard_normal((400, 64)).astype(np.float32)
-    with c.ThreadPool(1) as pool:
+    with library.ThreadPool(1) as pool:
         expected = product(pool, x, weight)
-    with c.ThreadPool(threads) as pool:
+    with library.ThreadPool(threads) as pool:
         for i in range(300):
             np.testing.assert_array_equal(product(pool, x, weight), expected)
             if i % 50 == 0:
@@ -65,8 +66,8 @@ def test_callers_of_one_pool_take_turns(pool, rng):
 
 
 def test_an_idle_pool_uses_no_cpu_time():
-    with c.ThreadPool(8) as pool:
-        c.load().quire_measure_barriers(pool.handle, 10)
+    with library.ThreadPool(8) as pool:
+        library.load().quire_measure_barriers(pool.handle, 10)
         time.sleep(0.02)
         before = time.process_time()
         time.sleep(0.3)
@@ -74,16 +75,16 @@ def test_an_idle_pool_uses_no_cpu_time():
 
 
 def test_threads_wake_up_again():
-    with c.ThreadPool(3) as pool:
+    with library.ThreadPool(3) as pool:
         for _ in range(20):
             time.sleep(0.003)
-            assert c.load().quire_measure_barriers(pool.handle, 2) == 2
+            assert library.load().quire_measure_barriers(pool.handle, 2) == 2
 
 
 def test_a_forked_child_works_alone_and_ends(rng):
     x = rng.standard_normal((3, 64)).astype(np.float32)
     weight = rng.standard_normal((400, 64)).astype(np.float32)
-    with c.ThreadPool(2) as pool:
+    with library.ThreadPool(2) as pool:
         expected = product(pool, x, weight)
         time.sleep(0.01)
         child = os.fork()
@@ -97,8 +98,8 @@ def test_a_forked_child_works_alone_and_ends(rng):
 
 
 def test_close_twice_and_refuse_nonsense():
-    pool = c.ThreadPool(2)
+    pool = library.ThreadPool(2)
     pool.close()
     pool.close()
     with pytest.raises(ConfigError, match="at least 1"):
-        c.ThreadPool(0)
+        library.ThreadPool(0)

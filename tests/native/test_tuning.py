@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quire.backends.native import library as c
-from quire.backends.native import tuner
+from quire.backends.native import abi as c
+from quire.backends.native import library, tuner
 from quire.backends.native.record_writer import DTYPE_CODES
 from quire.backends.native.tuning import Tuning, check_tunings, default_tunings
 from quire.errors import ConfigError
@@ -95,7 +95,7 @@ def test_measuring_changes_only_what_was_clearly_slower(pool, monkeypatch):
 
     monkeypatch.setattr(tuner._Bench, "shares", shares)
     start = {dtype: replace(PLAIN, tile_rows=8) for dtype in DTYPE_CODES}
-    tunings, gains = tuner.tune(pool, c.best_isa(), start, ["INT4"])
+    tunings, gains = tuner.tune(pool, library.best_isa(), start, ["INT4"])
     assert tunings == {**start, "INT4": PLAIN}
     changed = [gain for gain in gains if gain.before != gain.after]
     assert changed == [tuner.Gain("INT4", "tile_rows", 8, 4, 0.8)]
@@ -103,7 +103,7 @@ def test_measuring_changes_only_what_was_clearly_slower(pool, monkeypatch):
 
 def test_measuring_for_real_finds_something_that_can_run(pool, monkeypatch):
     monkeypatch.setattr(tuner, "SECONDS", 0.0)
-    isa = c.best_isa()
+    isa = library.best_isa()
     tunings, gains = tuner.tune(pool, isa, default_tunings(isa, None), ["INT4", "BF16"])
     check_tunings(tunings, isa)
     names = [parameter.name for parameter in tuner.PARAMETERS]

@@ -55,38 +55,38 @@ def test_no_layers_take_no_bytes() -> None:
 def test_each_number_stands_where_the_layout_says(name: str) -> None:
     """Layer, block, then keys [K, D, B] and values [K, B, D]."""
     each, size = cache(name), FORMATS[name].itemsize
-    layer, block, slot = 1, 3, 11
+    layer, block, offset = 1, 3, 11
     shape = TWO_LAYERS[layer]
     keys, values = random_rows(2, shape)
-    each.write(layer, block, slot, keys, values)
+    each.write(layer, block, offset, keys, values)
     start = each.layer_offsets[layer] + block * each.layout.block_bytes[layer]
     half = each.layout.block_bytes[layer] // 2
     for head, dim in itertools.product(range(shape.kv_heads), range(shape.head_dim)):
-        key_at = start + ((head * shape.head_dim + dim) * 16 + slot) * size
-        value_at = start + half + ((head * 16 + slot) * shape.head_dim + dim) * size
+        key_at = start + ((head * shape.head_dim + dim) * 16 + offset) * size
+        value_at = start + half + ((head * 16 + offset) * shape.head_dim + dim) * size
         for at, expected in ((key_at, keys[head, dim]), (value_at, values[head, dim])):
             number = each.arena[at : at + size].view(FORMATS[name])
             assert number == from_float32(np.float32([expected]), name)
 
 
 @each_format
-def test_a_write_touches_its_own_slot_only(name: str) -> None:
+def test_a_write_touches_its_own_place_only(name: str) -> None:
     each = cache(name)
     shape = TWO_LAYERS[0]
     each.write(0, 2, 5, np.ones((2, 4), np.float32), np.ones((2, 4), np.float32))
     assert np.count_nonzero(each.arena.view(FORMATS[name])) == 2 * shape.kv_heads * shape.head_dim
 
 
-def test_every_slot_has_bytes_of_its_own() -> None:
+def test_every_token_has_bytes_of_its_own() -> None:
     each = cache(num_blocks=3)
-    for layer, block, slot in itertools.product(range(2), range(3), range(16)):
+    for layer, block, offset in itertools.product(range(2), range(3), range(16)):
         shape = TWO_LAYERS[layer]
         ones = np.ones((shape.kv_heads, shape.head_dim), np.float32)
-        each.write(layer, block, slot, ones, ones)
+        each.write(layer, block, offset, ones, ones)
         total = np.count_nonzero(each.arena.view(np.float32))
         per_token = [2 * each.kv_heads * each.head_dim for each in TWO_LAYERS]
-        slots = block * 16 + slot + 1
-        assert total == (48 * per_token[0] if layer else 0) + slots * per_token[layer]
+        tokens = block * 16 + offset + 1
+        assert total == (48 * per_token[0] if layer else 0) + tokens * per_token[layer]
 
 
 # --- reading back
@@ -127,7 +127,7 @@ def test_two_requests_share_a_block() -> None:
     name=st.sampled_from(sorted(FORMATS)),
     writes=st.lists(st.integers(0, 4 * 8 - 1), max_size=40),
 )
-def test_the_last_write_to_a_slot_is_what_is_read(
+def test_the_last_write_to_a_place_is_what_is_read(
     block_tokens: int, name: str, writes: list[int]
 ) -> None:
     each = cache(name, block_tokens, num_blocks=4)

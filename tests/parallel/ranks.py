@@ -19,7 +19,7 @@ from quire.ops.op import Environment, Float32
 from quire.ops.recurrent_state import RecurrentStates
 from quire.parallel.divide import Rank, Share, Slice, divide
 from quire.parallel.stages import cut, even_stages
-from quire.runtime.load import kv_layers
+from quire.runtime.kv_layout import kv_layers
 
 
 class Ranks:

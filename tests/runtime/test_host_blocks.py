@@ -14,32 +14,32 @@ KEYS = [bytes([number]) * 32 for number in range(40)]
 
 
 class Copies:
-    """Slots of a list; blocks hold their contents by number.  broken: it raises."""
+    """Host blocks are a list; blocks hold their contents by number.  broken: it raises."""
 
-    def __init__(self, num_slots: int) -> None:
-        self.num_slots = num_slots
-        self.slots: list[object] = [None] * num_slots
+    def __init__(self, num_host_blocks: int) -> None:
+        self.num_host_blocks = num_host_blocks
+        self.kept: list[object] = [None] * num_host_blocks
         self.blocks: dict[int, object] = {}
         self.broken = False
         self.num_saved = 0
 
-    def save(self, blocks: Sequence[int], slots: Sequence[int]) -> None:
+    def save(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
         if self.broken:
             raise RuntimeError("out of memory")
-        for block, slot in zip(blocks, slots, strict=True):
-            self.slots[slot] = self.blocks[block]
+        for block, place in zip(blocks, host_blocks, strict=True):
+            self.kept[place] = self.blocks[block]
             self.num_saved += 1
 
-    def load(self, slots: Sequence[int], blocks: Sequence[int]) -> None:
+    def load(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
         if self.broken:
             raise RuntimeError("out of memory")
-        for block, slot in zip(blocks, slots, strict=True):
-            self.blocks[block] = self.slots[slot]
+        for block, place in zip(blocks, host_blocks, strict=True):
+            self.blocks[block] = self.kept[place]
 
 
-def filled(num_slots: int, count: int) -> tuple[HostBlocks, Copies]:
+def filled(num_host_blocks: int, count: int) -> tuple[HostBlocks, Copies]:
     """Keys 0 .. count - 1, evicted in this order, in blocks of their numbers."""
-    copies = Copies(num_slots)
+    copies = Copies(num_host_blocks)
     copies.blocks = dict(enumerate(KEYS))
     store = HostBlocks(copies)
     store.save_evicted([(KEYS[at], at) for at in range(count)])

@@ -18,7 +18,7 @@ from quire.errors import CapacityError, ConfigError
 from quire.llm import LLM
 from quire.ops.kv_cache import KvLayerShape, KvLayout
 from quire.ops.latent_cache import LatentLayerShape
-from quire.runtime.load import kv_layout
+from quire.runtime.kv_layout import kv_layout
 from quire.runtime.open_model import read_spec
 from quire.sampling_params import SamplingParams
 from quire.weights.hub import DEMO

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from quire.backends.transformers.attention import Paged
+from quire.backends.transformers.masks import Mask, window_of
 from quire.backends.transformers.proof import prove
-from quire.backends.transformers.sight import Mask, sight_of
 from quire.errors import ModelError
 from tests.models.checkpoints import BASE, build_oracle
 from tests.transformers.wrapped import OTHERS, SMALL, wrapped
@@ -112,9 +112,9 @@ def test_sights() -> None:
         "dilated": lambda b, h, q, k: (k <= q) & ((q - k) % 2 == 0),
     }
     mask = lambda name, size=5: Mask(sees[name], size, torch.device("cpu"))  # noqa: E731
-    assert sight_of(mask("all", None)) == (None, None)
-    assert sight_of(mask("window")) == (5, None)
-    assert sight_of(mask("chunk")) == (None, 5)
+    assert window_of(mask("all", None)) == (None, None)
+    assert window_of(mask("window")) == (5, None)
+    assert window_of(mask("chunk")) == (None, 5)
     for wrong in (mask("both ways", None), mask("dilated"), mask("window", 6), None):
         with pytest.raises(ModelError):
-            sight_of(wrong)
+            window_of(wrong)

@@ -88,8 +88,8 @@ class World:
         )
         cache = KvCache(layout, self.blocks)
         for block in range(self.blocks):
-            for slot in range(self.size):
-                cache.write(0, block, slot, self.keys[block, slot], self.values[block, slot])
+            for offset in range(self.size):
+                cache.write(0, block, offset, self.keys[block, offset], self.values[block, offset])
         env = Environment(batch, cache, weights or {})
         return self.op.reference(env, queries.reshape(len(queries), -1))[0]
 
@@ -214,7 +214,7 @@ def test_bits_hang_on_nothing_else(format: str, window: int | None) -> None:
 )
 @pytest.mark.parametrize("where", ["behind", "before", "between"])
 def test_what_is_not_seen_changes_nothing(where: str, what: str, bad: float) -> None:
-    """Slots behind the last position, before a window, and of later tokens of the same tile."""
+    """Cells behind the last position, before a window, and of later tokens of the same tile."""
     world = World(plain(window=20), [(40, 6)], "float16")
     batch = world.batch([0])
     queries = world.queries(batch, torch.float16)

@@ -35,7 +35,7 @@ def batch(frequencies: np.ndarray) -> Batch:
     )
 
 
-def slots(step: Batch) -> np.ndarray:
+def cells(step: Batch) -> np.ndarray:
     blocks = step.block_tables[step.request_of_token(), step.positions // BLOCK_TOKENS]
     return (blocks * BLOCK_TOKENS + step.positions % BLOCK_TOKENS).astype(np.int32)
 
@@ -84,7 +84,7 @@ def test_is_the_reference(
     parts = together.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
     out = torch.empty(5, heads * dim)
     rotate_kv_write(
-        gpu, *parts, torch.from_numpy(angles), torch.from_numpy(slots(step)), found, out,
+        gpu, *parts, torch.from_numpy(angles), torch.from_numpy(cells(step)), found, out,
         is_interleaved=pairing == "interleaved",
     )  # fmt: skip
     assert np.array_equal(out.numpy(), expected)
@@ -104,7 +104,7 @@ def test_is_the_reference(
 def test_padding_is_not_stored(gpu: Launcher) -> None:
     cache = cached("float16", 1, 64)
     x = torch.ones(2, 64)
-    slots = torch.tensor([-1, 17], dtype=torch.int32)
-    rotate_kv_write(gpu, x, x, x, torch.ones(2, 64), slots, cache, torch.empty(2, 64))
+    cells = torch.tensor([-1, 17], dtype=torch.int32)
+    rotate_kv_write(gpu, x, x, x, torch.ones(2, 64), cells, cache, torch.empty(2, 64))
     assert cache.values.count_nonzero() == 64
     assert cache.values[1, 1].all()

@@ -138,6 +138,7 @@ def _tensors(path: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
+    header.pop("__metadata__", None)
     data = np.memmap(path, np.uint8, "r", offset=8 + size)
     for name, entry in header.items():
         start, end = entry["data_offsets"]

@@ -7,7 +7,8 @@ import ctypes
 import numpy as np
 
 from quire.backends.executable import StoredWeight
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import DTYPE_CODES
 from quire.quant.packed import PackedDtype, PackedMatrix, packed_bytes
 
@@ -15,7 +16,7 @@ __all__ = ["pack_to_nearest"]
 
 
 def pack_to_nearest(
-    pool: c.ThreadPool, name: str, weight: StoredWeight, dtype: PackedDtype, group_size: int
+    pool: library.ThreadPool, name: str, weight: StoredWeight, dtype: PackedDtype, group_size: int
 ) -> PackedMatrix:
     """What quire.quant.round_to_nearest gives for a weight [rows, cols] in F32, F16 or BF16."""
     rows, cols = weight.shape
@@ -23,7 +24,7 @@ def pack_to_nearest(
     data = np.empty(packed_bytes((rows, cols), dtype, group_size, False), np.uint8)
     from_ = c.Matrix(source.ctypes.data, rows, cols, DTYPE_CODES[weight.dtype])
     to = c.Matrix(data.ctypes.data, rows, cols, DTYPE_CODES[dtype], group_size)
-    library = c.load()
-    assert library.quire_matrix_bytes(ctypes.byref(to)) == data.size
-    c.check(library.quire_pack(pool.handle, ctypes.byref(from_), ctypes.byref(to)))
+    functions = library.load()
+    assert functions.quire_matrix_bytes(ctypes.byref(to)) == data.size
+    library.check(functions.quire_pack(pool.handle, ctypes.byref(from_), ctypes.byref(to)))
     return PackedMatrix(name, dtype, (rows, cols), group_size, False, data)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import DTYPE_CODES, ROW_DTYPES, RecordWriter
 from quire.backends.native.records import BODIES, record_of
 from quire.backends.native.sample_rows import SampleTable
@@ -43,17 +44,17 @@ class NativeBackend:
     name = "native"
 
     def __init__(self, instruction_set: str = "auto") -> None:
-        self._isa = c.choose_isa(instruction_set)
+        self._isa = library.choose_isa(instruction_set)
 
     @property
     def build(self) -> str:
         """The instruction set, and the size and time of the library's file."""
-        file = c.library_path().stat()
+        file = library.library_path().stat()
         return f"native {c.ISA_NAMES[self._isa]}, {file.st_size} bytes of {file.st_mtime_ns}"
 
     def row_format(self, weight_dtype: str) -> RowFormat:
         """See Backend."""
-        code = c.load().quire_row_dtype(self._isa, DTYPE_CODES[weight_dtype])
+        code = library.load().quire_row_dtype(self._isa, DTYPE_CODES[weight_dtype])
         return next(format for format, dtype in ROW_DTYPES.items() if dtype == code)
 
     def declines(self, node: Node) -> str | None:
@@ -96,9 +97,9 @@ class NativeExecutable:
         self.program = program
         self.kv_cache = kv_cache
         self.states = states
-        self._library = c.load()
-        self._isa = c.choose_isa(instruction_set)
-        self._pool = c.ThreadPool(num_threads)
+        self._library = library.load()
+        self._isa = library.choose_isa(instruction_set)
+        self._pool = library.ThreadPool(num_threads)
         self.weights = weights
         self._writer = RecordWriter(program.buffers, weights, frequencies)
         self._body = self._records(program.body)
@@ -150,7 +151,7 @@ class NativeExecutable:
         return self._op_nanoseconds
 
     def _run(self, step: Any) -> None:
-        c.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
+        library.check(self._library.quire_run(ctypes.byref(self._bound), ctypes.byref(step)))
 
     def _step(self, batch: Batch) -> Any:
         """The record of a step; that of the last one, if the batch is the same, filled anew."""
@@ -189,25 +190,24 @@ class NativeExecutable:
         limits, layout = self.program.limits, self.kv_cache.layout
         logits = self.program.logits
         return c.Program(
-            self._body,
-            self._head,
-            len(self._body),
-            len(self._head),
-            self._arena.ctypes.data,
-            self.kv_cache.arena.ctypes.data,
-            self._layer_offsets.ctypes.data,
-            self._block_bytes.ctypes.data,
-            KV_FORMAT_CODES[layout.format],
-            layout.block_tokens,
-            limits.logit_rows,
-            logits.width,
-            c.Tensor(logits.offset, logits.stride, logits.width),
-            self._pool.handle,
-            self._isa,
-            0,
-            self._tunings,
-            self.states.arena.ctypes.data,
-            self.states.floats,
+            body=self._body,
+            head=self._head,
+            num_body=len(self._body),
+            num_head=len(self._head),
+            arena=self._arena.ctypes.data,
+            kv=self.kv_cache.arena.ctypes.data,
+            kv_layer_offset=self._layer_offsets.ctypes.data,
+            kv_block_bytes=self._block_bytes.ctypes.data,
+            kv_dtype=KV_FORMAT_CODES[layout.format],
+            block_tokens=layout.block_tokens,
+            max_logit_rows=limits.logit_rows,
+            vocab_size=logits.width,
+            logits=c.Tensor(logits.offset, logits.stride, logits.width),
+            pool=self._pool.handle,
+            isa=self._isa,
+            tunings=self._tunings,
+            states=self.states.arena.ctypes.data,
+            state_floats=self.states.floats,
         )
 
 

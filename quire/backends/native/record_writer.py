@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights, StoredWeight
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.graph.buffers import BufferPlan
 from quire.graph.ir import Node, Value
 from quire.ops.column_order import ColumnOrder

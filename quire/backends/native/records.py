@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from ctypes import c_void_p
 from typing import Any
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.backends.native.record_writer import ROW_DTYPES, RecordWriter
 from quire.graph.ir import Node
 from quire.models.attention_rules import QueryRule

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.backends.native.library import SAMPLE_RESULT, SAMPLE_ROW
+from quire.backends.native.abi import SAMPLE_RESULT, SAMPLE_ROW
 from quire.ops.batch import Batch
 from quire.outputs import Logprob
 from quire.sampling.history import OutputHistory

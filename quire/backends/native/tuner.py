@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import cycle
 from typing import Any
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import DTYPE_CODES, ROW_DTYPES
 from quire.backends.native.tuning import Tuning, Tunings, tuning_records
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
@@ -66,7 +67,7 @@ class Gain:
 
 
 def tune(
-    pool: c.ThreadPool, isa: int, start: Tunings, dtypes: Sequence[str] = ()
+    pool: library.ThreadPool, isa: int, start: Tunings, dtypes: Sequence[str] = ()
 ) -> tuple[dict[str, Tuning], list[Gain]]:
     """The best tunings from `start` on, for some formats or all, and what each choice gains."""
     bench, tunings, gains = _Bench(pool, isa), dict(start), []
@@ -89,7 +90,7 @@ def tune(
 class _Bench:
     """Products with matrices that were not read lately."""
 
-    def __init__(self, pool: c.ThreadPool, isa: int) -> None:
+    def __init__(self, pool: library.ThreadPool, isa: int) -> None:
         self._pool, self._isa = pool, isa
         self._memory = aligned_zeros(max(MEMORY_BYTES, 8 * self._matrix_bytes))
         self._memory[:] = FILL
@@ -121,9 +122,9 @@ class _Bench:
         """Takes the time of a product with the next matrix, under a tuning."""
         matrix = c.Matrix(None, 16, inputs, DTYPE_CODES[dtype], GROUP_SIZES.get(dtype, 0))
         matrix.table[:] = WIDE_TABLE
-        per_row = c.load().quire_matrix_bytes(ctypes.byref(matrix)) // 16
+        per_row = library.load().quire_matrix_bytes(ctypes.byref(matrix)) // 16
         matrix.rows = self._matrix_bytes // per_row // 16 * 16
-        row_dtype = c.load().quire_row_dtype(self._isa, DTYPE_CODES[dtype])
+        row_dtype = library.load().quire_row_dtype(self._isa, DTYPE_CODES[dtype])
         format = next(name for name, code in ROW_DTYPES.items() if code == row_dtype)
         width = row_floats(inputs, format)
         arena = aligned_zeros(4 * rows * (width + matrix.rows))
@@ -136,12 +137,12 @@ class _Bench:
             body=ctypes.pointer(op), num_body=1, arena=arena.ctypes.data,
             pool=self._pool.handle, isa=self._isa,
         )  # fmt: skip
-        step, run, addresses = c.Step(num_tokens=rows), c.load().quire_run, self._addresses()
+        step, run, addresses = c.Step(num_tokens=rows), library.load().quire_run, self._addresses()
 
         def call(tunings: Any) -> float:
             op.parts[0].data, program.tunings = next(addresses), tunings
             start = time.perf_counter()
-            c.check(run(ctypes.byref(program), ctypes.byref(step)))
+            library.check(run(ctypes.byref(program), ctypes.byref(step)))
             assert arena is not None
             return time.perf_counter() - start
 

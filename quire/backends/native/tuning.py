@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, fields, replace
 from typing import Any
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.record_writer import DTYPE_CODES
 from quire.errors import ConfigError
 
@@ -43,7 +44,7 @@ Tunings = Mapping[str, Tuning]
 def default_tunings(isa: int, level2_bytes: int | None) -> dict[str, Tuning]:
     """What is right nearly everywhere; level2_bytes: of second-level cache for each core."""
     records = (c.Tuning * c.NUM_DTYPES)()
-    c.check(c.load().quire_default_tunings(isa, records))
+    library.check(library.load().quire_default_tunings(isa, records))
     names = [each.name for each in fields(Tuning)]
     found = {
         dtype: Tuning(*(getattr(records[code], name) for name in names))

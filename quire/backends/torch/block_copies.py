@@ -1,4 +1,4 @@
-"""Copies whole KV blocks between a device and slots of host memory."""
+"""Copies whole KV blocks between a device and host memory."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ class DeviceBlockCopies:
     """BlockCopies of one device's cache.
 
     Everything is queued behind what the device does already, and what it does next comes after: no
-    event is needed, and a slot may be read or overwritten by the next call.
+    event is needed, and a host block may be read or overwritten by the next call.
     """
 
-    def __init__(self, cache: DeviceKvCache, num_slots: int, device: Device) -> None:
-        self.num_slots = num_slots
+    def __init__(self, cache: DeviceKvCache, num_host_blocks: int, device: Device) -> None:
+        self.num_host_blocks = num_host_blocks
         self._layers = cache.blocks
         self._block_bytes = cache.layout.bytes_per_block
         self._device = device.torch_device
         self._per_slab = max(SLAB_BYTES // self._block_bytes, 1)
         self._slabs = [
-            host_buffer(min(self._per_slab, num_slots - first) * self._block_bytes, device)
-            for first in range(0, num_slots, self._per_slab)
+            host_buffer(min(self._per_slab, num_host_blocks - first) * self._block_bytes, device)
+            for first in range(0, num_host_blocks, self._per_slab)
         ]
 
-    def save(self, blocks: Sequence[int], slots: Sequence[int]) -> None:
+    def save(self, blocks: Sequence[int], host_blocks: Sequence[int]) -> None:
         """See BlockCopies."""
-        for some, places in self._batches(blocks, slots):
+        for some, places in self._batches(blocks, host_blocks):
             rows = torch.cat([layer.index_select(0, some) for layer in self._layers], dim=1)
-            for row, slot in zip(rows, places, strict=True):
-                self._slot(slot).copy_(row, non_blocking=True)
+            for row, place in zip(rows, places, strict=True):
+                self._host_block(place).copy_(row, non_blocking=True)
 
-    def load(self, slots: Sequence[int], blocks: Sequence[int]) -> None:
+    def load(self, host_blocks: Sequence[int], blocks: Sequence[int]) -> None:
         """See BlockCopies."""
-        for some, places in self._batches(blocks, slots):
+        for some, places in self._batches(blocks, host_blocks):
             rows = torch.empty(
                 (len(places), self._block_bytes), dtype=torch.uint8, device=self._device
             )
-            for row, slot in zip(rows, places, strict=True):
-                row.copy_(self._slot(slot), non_blocking=True)
+            for row, place in zip(rows, places, strict=True):
+                row.copy_(self._host_block(place), non_blocking=True)
             parts = rows.split([layer.shape[1] for layer in self._layers], dim=1)
             for layer, part in zip(self._layers, parts, strict=True):
                 layer.index_copy_(0, some, part)
 
     def _batches(
-        self, blocks: Sequence[int], slots: Sequence[int]
+        self, blocks: Sequence[int], host_blocks: Sequence[int]
     ) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
-        """Blocks, on the device, and their slots, so many at a time."""
+        """Blocks, on the device, and their host blocks, so many at a time."""
         count = max(TOGETHER_BYTES // self._block_bytes, 1)
         for start in range(0, len(blocks), count):
             some = torch.tensor(blocks[start : start + count], dtype=torch.int64)
-            yield some.to(self._device, non_blocking=True), slots[start : start + count]
+            yield some.to(self._device, non_blocking=True), host_blocks[start : start + count]
 
-    def _slot(self, slot: int) -> torch.Tensor:
-        slab, place = divmod(slot, self._per_slab)
+    def _host_block(self, number: int) -> torch.Tensor:
+        slab, place = divmod(number, self._per_slab)
         return self._slabs[slab][place * self._block_bytes :][: self._block_bytes]

@@ -162,12 +162,12 @@ class TorchExecutable:
         empty = np.empty((0, self.program.logits.width), np.float32)
         return np.concatenate([empty, *found])
 
-    def block_copies(self, num_slots: int) -> DeviceBlockCopies:
-        """So many slots of host memory for blocks of the cache.
+    def block_copies(self, num_host_blocks: int) -> DeviceBlockCopies:
+        """Room in host memory for so many blocks of the cache.
 
         Raises RuntimeError where there is too little memory for them.
         """
-        return DeviceBlockCopies(self._cache, num_slots, self.device)
+        return DeviceBlockCopies(self._cache, num_host_blocks, self.device)
 
     def _logits(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Compute every token; then the logits of some rows at a time, and the rows' tokens."""

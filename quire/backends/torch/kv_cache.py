@@ -78,18 +78,18 @@ class DeviceKvCache:
         self,
         layer: int,
         blocks: torch.Tensor,
-        slots: torch.Tensor,
+        offsets: torch.Tensor,
         keys: torch.Tensor,
         values: torch.Tensor,
     ) -> None:
-        """Store the keys and values [T, K, D] of tokens at blocks and slots [T]."""
+        """Store the keys and values [T, K, D] of tokens at blocks and offsets [T]."""
         views, format = self.heads(layer), self.layout.format
         for part, (view, numbers) in enumerate(((views.keys, keys), (views.values, values))):
             if views.facts is None:
-                view[blocks, slots] = numbers.to(view.dtype)
+                view[blocks, offsets] = numbers.to(view.dtype)
             else:
-                view[blocks, slots], facts = to_codes(numbers, format)
-                views.facts[blocks, :, part, slots] = facts.movedim(0, 1)
+                view[blocks, offsets], facts = to_codes(numbers, format)
+                views.facts[blocks, :, part, offsets] = facts.movedim(0, 1)
 
     def read(self, layer: int, blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values [R, n * B, K, D], float32, of blocks [R, n]."""
@@ -107,16 +107,16 @@ class DeviceKvCache:
         return found[0], found[1]
 
     def write_latents(
-        self, layer: int, blocks: torch.Tensor, slots: torch.Tensor, rows: torch.Tensor
+        self, layer: int, blocks: torch.Tensor, offsets: torch.Tensor, rows: torch.Tensor
     ) -> None:
-        """Store the rows [T, C + P] of tokens at blocks and slots [T]."""
+        """Store the rows [T, C + P] of tokens at blocks and offsets [T]."""
         views, rank = self.latents(layer), self._rank(layer)
         if views.scales is None:
-            views.rows[blocks, slots] = rows.to(views.rows.dtype)
+            views.rows[blocks, offsets] = rows.to(views.rows.dtype)
             return
         parts = [to_codes(part, "int8") for part in (rows[:, :rank], rows[:, rank:])]
-        views.rows[blocks, slots] = torch.cat([codes for codes, _ in parts], dim=1)
-        views.scales[blocks, :, slots] = torch.cat([facts for _, facts in parts]).T
+        views.rows[blocks, offsets] = torch.cat([codes for codes, _ in parts], dim=1)
+        views.scales[blocks, :, offsets] = torch.cat([facts for _, facts in parts]).T
 
     def read_latents(self, layer: int, blocks: torch.Tensor) -> torch.Tensor:
         """The rows [R, n * B, C + P], float32, of blocks [R, n]."""

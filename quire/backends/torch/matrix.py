@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from quire.backends.executable import StoredWeight
-from quire.backends.torch.arrays import as_tensor
+from quire.backends.torch.arrays import DTYPES, as_tensor
 from quire.backends.torch.unpack import Unpacked, unpack, unpack_floats
-from quire.ops.number_formats import E4M3
+from quire.ops.number_formats import E4M3, FORMAT_OF
 from quire.quant.packed import BITS, PackedMatrix
 
 __all__ = [
@@ -35,7 +35,6 @@ STEP = 64
 """Columns whose codes stand together."""
 DOUBLED_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 Kind: TypeAlias = Literal["integer", "e4m3", "e2m1", "table"]
-STORED_AS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class Matrix(Protocol):
@@ -166,7 +165,7 @@ def matrix_of(weight: StoredWeight, data: torch.Tensor, dtype: torch.dtype) -> M
 
 def floats_of(weight: StoredWeight, data: torch.Tensor) -> torch.Tensor:
     """Plain floats [*shape] as they are stored, from their bytes."""
-    return data.flatten().view(STORED_AS[weight.dtype]).view(weight.shape)
+    return data.flatten().view(DTYPES[FORMAT_OF[weight.dtype]]).view(weight.shape)
 
 
 def coded_matrix(weight: PackedMatrix, parts: Unpacked, dtype: torch.dtype) -> CodedMatrix:

@@ -34,8 +34,9 @@ class Group(Protocol):
 class Step:
     """One step on a device.  All index tensors are int64 there; `batch` has them on the host.
 
-    token_ids, positions: [T].  blocks, slots: [T], where each token's keys and values stand.
-    logit_rows: [S], those that the head computes now.  ranks: those that share the work.
+    token_ids, positions: [T].  blocks, offsets: [T], the block that holds each token's keys and
+    values, and its place there.  logit_rows: [S], those that the head computes now.
+    ranks: those that share the work.
     states: what recurrent layers know; without records where there are none.
     """
 
@@ -46,7 +47,7 @@ class Step:
     token_ids: torch.Tensor
     positions: torch.Tensor
     blocks: torch.Tensor
-    slots: torch.Tensor
+    offsets: torch.Tensor
     logit_rows: torch.Tensor
     states: DeviceStates
     ranks: Group | None = None
@@ -122,14 +123,14 @@ class FixedStep(Step):
     @classmethod
     def like(cls, step: Step, rooms: WideRooms) -> FixedStep:
         """With copies of a step's tensors."""
-        ids, positions, blocks, slots = (
-            each.clone() for each in (step.token_ids, step.positions, step.blocks, step.slots)
+        ids, positions, blocks, offsets = (
+            each.clone() for each in (step.token_ids, step.positions, step.blocks, step.offsets)
         )
         nobody: Any = _NoBatch()
         rows = step.logit_rows[:0]
         found = cls(
             nobody, step.device, step.kv_cache, step.weights,
-            ids, positions, blocks, slots, rows, step.states, step.ranks,
+            ids, positions, blocks, offsets, rows, step.states, step.ranks,
         )  # fmt: skip
         found._newest, found._recorded = step.batch, {}
         found._is_decoding, found._rooms = step.is_decoding, rooms
@@ -157,7 +158,7 @@ class FixedStep(Step):
             (self.token_ids, step.token_ids),
             (self.positions, step.positions),
             (self.blocks, step.blocks),
-            (self.slots, step.slots),
+            (self.offsets, step.offsets),
         ):
             mine.copy_(its)
         for make, array in self._arrays.values():
@@ -201,12 +202,12 @@ def start_step(
     ranks: Group | None = None,
 ) -> Step:
     """A step over a batch, its indices copied to the device."""
-    block, slot = np.divmod(batch.positions.astype(np.int64), kv_cache.layout.block_tokens)
+    block, offset = np.divmod(batch.positions.astype(np.int64), kv_cache.layout.block_tokens)
     block_ids = batch.block_tables[batch.request_of_token(), block].astype(np.int64)
-    arrays = batch.token_ids, batch.positions, block_ids, slot, batch.logit_rows
-    ids, positions, blocks, slots, rows = (
+    arrays = batch.token_ids, batch.positions, block_ids, offset, batch.logit_rows
+    ids, positions, blocks, offsets, rows = (
         sent(each.astype(np.int64), device.torch_device) for each in arrays
     )
     return Step(
-        batch, device, kv_cache, weights, ids, positions, blocks, slots, rows, states, ranks
+        batch, device, kv_cache, weights, ids, positions, blocks, offsets, rows, states, ranks
     )

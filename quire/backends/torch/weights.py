@@ -9,12 +9,12 @@ import torch
 
 from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.backends.torch.devices import Device
-from quire.backends.torch.made_up import made_up_bytes, made_up_codes
+from quire.backends.torch.dummy import dummy_bytes, dummy_codes
 from quire.backends.torch.matrix import Matrix, coded_matrix, floats_of, matrix_of
 from quire.backends.torch.offload import OffloadedWeights
 from quire.backends.torch.unpack import Unpacked
 from quire.backends.torch.weight_stream import stream_arrays
-from quire.quant.made_up import DummyMatrix, DummyTensor
+from quire.quant.dummy import DummyMatrix, DummyTensor
 from quire.quant.packed import PackedMatrix
 
 __all__ = ["Weights", "product_dtype", "sizes_on_device"]
@@ -110,9 +110,9 @@ def _arriving(
     streamed = stream_arrays(stored, device)
     for name, weight in weights.items():
         if isinstance(weight, DummyMatrix):
-            yield name, weight, made_up_codes(weight, device)
+            yield name, weight, dummy_codes(weight, device)
         elif isinstance(weight, DummyTensor):
-            yield name, weight, made_up_bytes(weight, device)
+            yield name, weight, dummy_bytes(weight, device)
         else:
             yield name, weight, next(streamed)
     assert next(streamed, None) is None  # which ends its threads

@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from quire.backends.torch.backend import chosen_body
 from quire.backends.torch.step import Step
-from quire.backends.transformers.sight import note_mask, sight_of
+from quire.backends.transformers.masks import note_mask, window_of
 from quire.errors import ModelError
 from quire.ops.attention import PagedAttention
 from quire.ops.rope import KvWrite
@@ -95,7 +95,7 @@ class Survey:
         """Raises ModelError for what paged attention does not compute."""
         if id(module) in self.layers:
             raise ModelError("it has a layer that attends twice")
-        window, chunk = sight_of(mask)
+        window, chunk = window_of(mask)
         dims = key.shape[3]
         sinks = None if others.get("s_aux") is None else f"sinks of {len(self.layers)}"
         if sinks is not None:

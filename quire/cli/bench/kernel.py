@@ -61,7 +61,8 @@ def add_arguments(parser: CommandParser) -> None:
 def run(namespace: argparse.Namespace) -> int:
     """Time the kernels and print a line for each."""
     bench = KernelBench(**given_options(namespace, KernelBench))
-    from quire.backends.native import library as c
+    from quire.backends.native import abi as c
+    from quire.backends.native import library
     from quire.cli.bench.kernels.formats import FORMATS, USUAL_FORMATS
     from quire.cli.bench.kernels.machine import Machine
     from quire.cli.bench.kernels.measurement import HEADINGS
@@ -81,7 +82,7 @@ def run(namespace: argparse.Namespace) -> int:
         raise UsageError(f"--rows has {min(rows)}; give 1 or more")
     config = engine_config(namespace)
     threads = config.threads or inspect_machine().cores
-    machine = Machine(threads, c.choose_isa(config.instruction_set))
+    machine = Machine(threads, library.choose_isa(config.instruction_set))
     for _ in range(8):
         machine.calibrate()
     print(f"{name}, {c.ISA_NAMES[machine.isa]}, {threads} threads", HEADINGS, sep="\n")

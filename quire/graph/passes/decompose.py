@@ -27,13 +27,13 @@ def decompose(graph: Graph, has_body: Callable[[Node], bool]) -> Graph:
 
 
 def _steps(fused: FusedOp, node: Node) -> list[Node]:
-    slots = dict(enumerate((*node.inputs, *node.outputs)))
+    values = dict(enumerate((*node.inputs, *node.outputs)))
     nodes = []
     for op, sources, targets in fused.steps:
-        inputs = tuple(slots[i] for i in sources)
+        inputs = tuple(values[i] for i in sources)
         widths = op.widths(*(value.width for value in inputs))
         for target, width in zip(targets, widths, strict=True):
             name = f"{node.outputs[0].name}.{target}"
-            slots.setdefault(target, Value(name, inputs[0].rows, width))
-        nodes.append(Node(op, inputs, tuple(slots[i] for i in targets), node.layer))
+            values.setdefault(target, Value(name, inputs[0].rows, width))
+        nodes.append(Node(op, inputs, tuple(values[i] for i in targets), node.layer))
     return nodes

@@ -33,7 +33,7 @@ class Architecture:
     outside: names of other tensors beside the usual ones.
     shares: of tensors that hold several modules, the keys whose product says how many rows each
     has; equal ones if there is none.  tiled: modules whose rows or columns are of value heads, in
-    an order of their own (see held).
+    an order of their own (see tensor_of_weight).
     settings: what only some architectures' files say, and its files do, as
     quire.weights.gguf.settings names it; None: no file is written.
     norm_offset: what is added to the weights of norms.  rules: see quire.weights.gguf.rules.

@@ -16,8 +16,8 @@ from quire.models.spec import Weight
 from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.config import architecture_of
-from quire.weights.gguf.held import Held, find_held
 from quire.weights.gguf.model import GgufModel
+from quire.weights.gguf.tensor_of_weight import TensorPart, find_parts
 from quire.weights.part_of_tensor import part_of_matrix, refuse_part
 from quire.weights.tensor import RawTensor
 
@@ -67,33 +67,33 @@ class GgufCheckpoint:
     def __init__(self, gguf: GgufModel) -> None:
         self.origin = gguf.origin
         self._gguf = gguf
-        self._held: Mapping[str, Held] = find_held(gguf, architecture_of(gguf))
-        self.names = tuple(self._held)
+        self._parts: Mapping[str, TensorPart] = find_parts(gguf, architecture_of(gguf))
+        self.names = tuple(self._parts)
 
     def has(self, name: str) -> bool:
         """Say whether there is a tensor of this name."""
-        return name in self._held
+        return name in self._parts
 
     def is_quantized(self, name: str) -> bool:
         """Say whether a tensor is stored in blocks; raises CheckpointError if there is none."""
-        held = self._find(name)
-        return held.values is None and self._gguf.tensors[held.own].dtype in BLOCK_FORMATS
+        part = self._find(name)
+        return part.values is None and self._gguf.tensors[part.tensor].dtype in BLOCK_FORMATS
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor; raises CheckpointError if there is none."""
-        held = self._find(name)
-        shape = self._gguf.tensors[held.own].shape
-        shape = shape if held.expert is None else shape[1:]
-        shape = shape if held.rows is None else (held.rows[1] - held.rows[0], *shape[1:])
-        shape = (math.prod(shape),) if held.flat else shape
-        return (shape[0], 1, *shape[1:]) if held.unsqueezed else shape
+        part = self._find(name)
+        shape = self._gguf.tensors[part.tensor].shape
+        shape = shape if part.expert is None else shape[1:]
+        shape = shape if part.rows is None else (part.rows[1] - part.rows[0], *shape[1:])
+        shape = (math.prod(shape),) if part.flat else shape
+        return (shape[0], 1, *shape[1:]) if part.unsqueezed else shape
 
     def tensor(self, name: str) -> RawTensor:
         """Return a tensor of plain numbers; raises CheckpointError for one in blocks."""
-        held = self._find(name)
-        tensor = self._gguf.tensors[held.own]
-        if held.values is not None:
-            return self._joined(name, held.own, held.values)
+        part = self._find(name)
+        tensor = self._gguf.tensors[part.tensor]
+        if part.values is not None:
+            return self._joined(name, part.tensor, part.values)
         if self.is_quantized(name):
             raise CheckpointError(
                 f"{self.origin}: {tensor.name!r:.200} is stored as {tensor.dtype}, not as floats"
@@ -101,27 +101,27 @@ class GgufCheckpoint:
         raw = RawTensor.from_bytes(
             name, tensor.dtype, self.shape(name), self._rows(name).reshape(-1)
         )
-        if held.column_runs:
-            raw = replace(raw, data=_regrouped(raw.data, held.column_runs, axis=1))
-        if held.logarithm:
+        if part.column_runs:
+            raw = replace(raw, data=_regrouped(raw.data, part.column_runs, axis=1))
+        if part.logarithm:
             return replace(raw, dtype="F32", data=np.log(-raw.float32()))
-        if not held.offset:
+        if not part.offset:
             return raw
-        return replace(raw, dtype="F32", data=raw.float32() - np.float32(held.offset))
+        return replace(raw, dtype="F32", data=raw.float32() - np.float32(part.offset))
 
     def matrix(self, name: str, most_rows: int | None = None) -> QuantizedMatrix:
         """Decode a quantized matrix, or its first rows.
 
         Raises CheckpointError for one that has not two axes.
         """
-        tensor, shape = self._gguf.tensors[self._find(name).own], self.shape(name)
+        tensor, shape = self._gguf.tensors[self._find(name).tensor], self.shape(name)
         if len(shape) != 2:
             raise CheckpointError(
                 f"{self.origin}: {tensor.name!r:.200} has the shape {list(shape)}, "
                 "a matrix has two axes"
             )
         matrix = BLOCK_FORMATS[tensor.dtype].matrix(name, self._rows(name)[:most_rows])
-        runs = self._held[name].column_runs
+        runs = self._parts[name].column_runs
         return matrix if runs is None else self._with_columns(matrix, runs)
 
     def matrices(self, wanted: Mapping[str, Weight]) -> dict[str, GgufMatrix]:
@@ -135,7 +135,8 @@ class GgufCheckpoint:
             place = next((each for each in weight.places if self.has(each.name)), None)
             if place is None or not self.is_quantized(place.name):
                 continue
-            tensor, shape = self._gguf.tensors[self._find(place.name).own], self.shape(place.name)
+            tensor = self._gguf.tensors[self._find(place.name).tensor]
+            shape = self.shape(place.name)
             if shape != tuple(place.shape):
                 raise CheckpointError(
                     f"{self.origin}: {tensor.name!r:.200} has the shape {list(shape)}, the "
@@ -145,30 +146,30 @@ class GgufCheckpoint:
             found[name] = GgufMatrix(name, place, tensor.dtype, self)
         return found
 
-    def _find(self, name: str) -> Held:
-        if name not in self._held:
+    def _find(self, name: str) -> TensorPart:
+        if name not in self._parts:
             raise CheckpointError(f"{self.origin}: has no tensor {name!r:.200}")
-        return self._held[name]
+        return self._parts[name]
 
     def _rows(self, name: str) -> npt.NDArray[np.uint8]:
         """The bytes of a tensor, [rows, bytes], in the order that the spec wants."""
-        held = self._held[name]
-        tensor, raw = self._gguf.tensors[held.own], self._gguf.raw(held.own)
-        if held.expert is not None:
-            raw = raw.reshape(tensor.shape[0], -1)[held.expert]
-        rows = raw.reshape(tensor.shape[0 if held.expert is None else 1], -1)
-        if held.rows is not None:
-            rows = rows[slice(*held.rows)]
-        if held.row_runs:
-            rows = _regrouped(rows, held.row_runs)
-        if not held.heads:
+        part = self._parts[name]
+        tensor, raw = self._gguf.tensors[part.tensor], self._gguf.raw(part.tensor)
+        if part.expert is not None:
+            raw = raw.reshape(tensor.shape[0], -1)[part.expert]
+        rows = raw.reshape(tensor.shape[0 if part.expert is None else 1], -1)
+        if part.rows is not None:
+            rows = rows[slice(*part.rows)]
+        if part.row_runs:
+            rows = _regrouped(rows, part.row_runs)
+        if not part.heads:
             return rows
-        if len(rows) % (2 * held.heads):
+        if len(rows) % (2 * part.heads):
             raise CheckpointError(
-                f"{self.origin}: {held.own!r} has {len(rows)} rows, which are not pairs in "
-                f"{held.heads} heads"
+                f"{self.origin}: {part.tensor!r} has {len(rows)} rows, which are not pairs in "
+                f"{part.heads} heads"
             )
-        pairs = rows.reshape(held.heads, len(rows) // held.heads // 2, 2, -1)
+        pairs = rows.reshape(part.heads, len(rows) // part.heads // 2, 2, -1)
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(len(rows), -1)
 
     def _with_columns(self, matrix: QuantizedMatrix, runs: tuple[int, int]) -> QuantizedMatrix:

@@ -227,4 +227,4 @@ DELTA_NET_SIZES: Mapping[str, str | None] = {
 LOGARITHMS = frozenset({"ssm_a"})
 FLAT = frozenset({"ssm_a", "ssm_d", "ssm_norm.weight"})
 UNSQUEEZED = frozenset({"ssm_conv1d.weight"})
-"""Tensors of a layer that stand in another way than in checkpoints (see held)."""
+"""Tensors of a layer that stand in another way than in checkpoints (see tensor_of_weight)."""

@@ -15,14 +15,14 @@ from quire.errors import ModelError
 from quire.models.registry import build_spec, load_families
 from quire.models.rope import Rope
 from quire.models.spec import ModelSpec
-from quire.models.stored_as import each_weight
+from quire.models.walk import each_weight
 from quire.quant.gguf_blocks.encode import block_format_of, encode
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.gguf.architectures import ARCHITECTURES, Architecture
 from quire.weights.gguf.config import gguf_config
-from quire.weights.gguf.made import Made, tensors_of
 from quire.weights.gguf.model import GgufModel
 from quire.weights.gguf.settings import factors_of, settings_of
+from quire.weights.gguf.weights_of_tensor import TensorContents, tensors_of
 from quire.weights.gguf.write import Value, write_gguf
 from quire.weights.tensor import RawTensor
 
@@ -90,20 +90,22 @@ def _architecture(spec: ModelSpec) -> tuple[str, Architecture]:
 
 
 def _tensor(
-    own: str, made: Made, weights: Mapping[str, Weight], settings: Mapping[str, Value]
+    own: str, contents: TensorContents, weights: Mapping[str, Weight], settings: Mapping[str, Value]
 ) -> Tensor:
     """The rows of all weights that a tensor is made of."""
-    rows = [_rows(own, weights[name], made.offset) for names in made.weights for name in names]
+    rows = [
+        _rows(own, weights[name], contents.offset) for names in contents.weights for name in names
+    ]
     kinds = {kind for kind, _ in rows}
     if len(kinds) > 1:
-        names = ", ".join(name for each in made.weights for name in each)
+        names = ", ".join(name for each in contents.weights for name in each)
         raise ValueError(
             f"{names:.200} share a tensor, and are stored as {', '.join(sorted(kinds))}: quantize "
             "all of them alike, or none"
         )
     data = rows[0][1] if len(rows) == 1 else np.concatenate([each for _, each in rows])
-    if made.turned is not None:
-        data = _turn(data, int(settings[made.turned]))  # type: ignore[arg-type]
+    if contents.turned is not None:
+        data = _turn(data, int(settings[contents.turned]))  # type: ignore[arg-type]
     return kinds.pop(), data
 
 

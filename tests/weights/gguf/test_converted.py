@@ -17,7 +17,7 @@ import pytest
 from quire.errors import CheckpointError
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
-from quire.models.stored_as import each_weight
+from quire.models.walk import each_weight
 from quire.quant.gguf_blocks.types import BLOCK_FORMATS
 from quire.weights.gguf.architectures import ARCHITECTURES
 from quire.weights.gguf.checkpoint import GgufCheckpoint

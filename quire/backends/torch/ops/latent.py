@@ -26,7 +26,7 @@ def latent_write(
 ) -> tuple[torch.Tensor, ...]:
     """All tokens at once."""
     rows = torch.cat([latents, rotated(keys, angles, 1, op.rope_dims, op.pairing)], dim=1)
-    step.kv_cache.write_latents(op.layer, step.blocks, step.slots, rows)
+    step.kv_cache.write_latents(op.layer, step.blocks, step.offsets, rows)
     return ()
 
 

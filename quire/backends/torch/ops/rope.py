@@ -54,5 +54,5 @@ def kv_write(
 ) -> tuple[torch.Tensor, ...]:
     """All tokens at once."""
     keys, values = (x.unflatten(1, (op.kv_heads, -1)) for x in (keys, values))  # [T, K, D]
-    step.kv_cache.write(op.layer, step.blocks, step.slots, keys, values)
+    step.kv_cache.write(op.layer, step.blocks, step.offsets, keys, values)
     return ()

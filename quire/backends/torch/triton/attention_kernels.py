@@ -113,8 +113,8 @@ def _what_is_infinite(v, seen, dtype: tl.constexpr):
 @triton.jit
 def _attend_chunk(
     query, chunk, table, keys, values, key_scales, value_scales, key_minimums, value_minimums, at,
-    first, last, lowest_first, highest, lowest, row_scale, cap, slope, key_block, key_slot,
-    value_block, value_slot, scale_block, scale_slot,
+    first, last, lowest_first, highest, lowest, row_scale, cap, slope, key_block, key_token,
+    value_block, value_token, scale_block, scale_token,
     BLOCK_TOKENS: tl.constexpr, KEY_CHUNK: tl.constexpr, HEAD_DIM: tl.constexpr,
     WINDOW: tl.constexpr, CHUNK: tl.constexpr, CAPPED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -130,13 +130,13 @@ def _attend_chunk(
     begin = tl.maximum(chunk * KEY_CHUNK, lowest_first // BLOCK_N * BLOCK_N)
     for start in range(begin, tl.minimum((chunk + 1) * KEY_CHUNK, highest + 1), BLOCK_N):
         key = start + tl.arange(0, BLOCK_N)
-        # The table says nothing of what lies before a window, and slots behind hold anything.
+        # The table says nothing of what lies before a window, and behind the last key is anything.
         seen_by_any = (key >= lowest_first) & (key <= highest)
         block = tl.load(table + key // BLOCK_TOKENS, mask=seen_by_any, other=0).to(tl.int64)
-        slot = key % BLOCK_TOKENS
-        at_scale = block * scale_block + slot * scale_slot
+        offset = key % BLOCK_TOKENS
+        at_scale = block * scale_block + offset * scale_token
         k = tl.load(
-            keys + (block * key_block + slot * key_slot)[None, :] + place[:, None],
+            keys + (block * key_block + offset * key_token)[None, :] + place[:, None],
             mask=in_head[:, None] & seen_by_any[None, :], other=0,
         )  # fmt: skip
         k = _one_of_pair(k, dim[:, None], PAIRS)
@@ -164,7 +164,7 @@ def _attend_chunk(
         acc = acc * old[:, None]
         top = new
         v = tl.load(
-            values + (block * value_block + slot * value_slot)[:, None] + place[None, :],
+            values + (block * value_block + offset * value_token)[:, None] + place[None, :],
             mask=in_head[None, :] & seen_by_any[:, None], other=0,
         )  # fmt: skip
         v = _one_of_pair(v, dim[None, :], PAIRS)
@@ -188,8 +188,8 @@ def _attend_chunk(
 def attend_tiles(
     out, partial, sums, sinks, queries, keys, values, key_scales, value_scales, key_minimums,
     value_minimums, positions, query_start, tiles, block_tables, factors, slopes, tokens, chunks,
-    scale, cap, out_stride, query_stride, table_stride, key_block, key_slot, key_head, value_block,
-    value_slot, value_head, scale_block, scale_slot, scale_head,
+    scale, cap, out_stride, query_stride, table_stride, key_block, key_token, key_head,
+    value_block, value_token, value_head, scale_block, scale_token, scale_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, TILE_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr,
     KEY_CHUNK: tl.constexpr, WINDOW: tl.constexpr, CHUNK: tl.constexpr,
     BIDIRECTIONAL: tl.constexpr, BLOCK_TOKENS: tl.constexpr, CAPPED: tl.constexpr,
@@ -236,8 +236,8 @@ def attend_tiles(
         more_top, more_total, more = _attend_chunk(
             query, each, table, keys, values, key_scales, value_scales, key_minimums,
             value_minimums, at, first, last, lowest_first, highest, lowest, row_scale, cap, slope,
-            key_block, key_slot, value_block, value_slot, scale_block, scale_slot, BLOCK_TOKENS,
-            KEY_CHUNK, HEAD_DIM, WINDOW, CHUNK, CAPPED, BLOCK_M, BLOCK_N, BLOCK_D,
+            key_block, key_token, value_block, value_token, scale_block, scale_token,
+            BLOCK_TOKENS, KEY_CHUNK, HEAD_DIM, WINDOW, CHUNK, CAPPED, BLOCK_M, BLOCK_N, BLOCK_D,
         )  # fmt: skip
         if SPLIT:
             place = (each % chunks).to(tl.int64) * tokens + wide_token

@@ -27,10 +27,10 @@ def _attend_chunk(
         chunk * KEY_CHUNK, tl.minimum((chunk + 1) * KEY_CHUNK, highest + 1), BLOCK_N
     ):
         key = start + tl.arange(0, BLOCK_N)
-        is_seen = key <= highest  # by any row; slots behind hold anything
+        is_seen = key <= highest  # by any row; behind the last key is anything
         block = tl.load(table + key // BLOCK_TOKENS, mask=is_seen, other=0).to(tl.int64)
-        slot = key % BLOCK_TOKENS
-        at = rows + block * row_block + slot * (RANK + ROPE_DIMS)
+        offset = key % BLOCK_TOKENS
+        at = rows + block * row_block + offset * (RANK + ROPE_DIMS)
         latents = tl.load(
             at[:, None] + dim[None, :], mask=is_seen[:, None] & (dim < RANK)[None, :], other=0
         )
@@ -43,7 +43,7 @@ def _attend_chunk(
         if scales is None:
             score = tl.dot(query, tl.trans(latents), score, input_precision="ieee")
         else:
-            at_scale = scales + block * scale_block + slot
+            at_scale = scales + block * scale_block + offset
             scale = tl.load(at_scale, mask=is_seen, other=0.0)[None, :]
             score *= tl.load(at_scale + BLOCK_TOKENS, mask=is_seen, other=0.0)[None, :]
             score += tl.dot(query, tl.trans(latents), input_precision="ieee") * scale

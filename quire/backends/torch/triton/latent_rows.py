@@ -2,7 +2,7 @@
 
 A program takes one token, and of queries some of its heads.  Rows of the cache are those of
 latent_attention.py; codes are those of quire/ops/kv_codes.py, one scale for the latent and one for
-the rotated part.  A token with slot -1 is not stored.  Source: arXiv:2405.04434.
+the rotated part.  A token with cell -1 is not stored.  Source: arXiv:2405.04434.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def write_latents(
     latents: torch.Tensor,
     keys: torch.Tensor,
     angles: torch.Tensor,
-    slots: torch.Tensor,
+    cells: torch.Tensor,
     cache: CachedRows,
     *,
     is_interleaved: bool = False,
 ) -> None:
-    """Store latents [T, C] and rotated keys [T, P] at slots [T] int32: block * B + place in it."""
+    """Store latents [T, C] and rotated keys [T, P] at cells [T] int32: block * B + offset in it."""
     rows, dims = keys.shape
     scales = cache.scales
     width, block = (triton.next_power_of_2(each) for each in (cache.rank, dims))
     gpu.run(
         store_latents, (rows,), Tile(1, width, 4, 1), latents=latents, keys=keys, angles=angles,
-        slots=slots, cache=cache.rows, scales=scales, latent_stride=latents.stride(0),
+        cells=cells, cache=cache.rows, scales=scales, latent_stride=latents.stride(0),
         key_stride=keys.stride(0), angle_stride=angles.stride(0), row_block=cache.rows.stride(0),
         scale_block=0 if scales is None else scales.stride(0),
         RANK=cache.rank, DIMS=dims, INTERLEAVED=is_interleaved, BLOCK_TOKENS=cache.rows.shape[1],
@@ -96,19 +96,19 @@ def _store_part(x, inside, to, scale_to):
 
 @triton.jit
 def store_latents(
-    latents, keys, angles, slots, cache, scales, latent_stride, key_stride, angle_stride, row_block,
+    latents, keys, angles, cells, cache, scales, latent_stride, key_stride, angle_stride, row_block,
     scale_block, RANK: tl.constexpr, DIMS: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Token program_id(0)."""
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token)
-    if slot < 0:
+    cell = tl.load(cells + token)
+    if cell < 0:
         return
-    block = (slot // BLOCK_TOKENS).to(tl.int64)
-    place = slot % BLOCK_TOKENS
-    row = cache + block * row_block + place * (RANK + DIMS)
+    block = (cell // BLOCK_TOKENS).to(tl.int64)
+    offset = cell % BLOCK_TOKENS
+    row = cache + block * row_block + offset * (RANK + DIMS)
     dim, turned = tl.arange(0, BLOCK_C)[None, :], tl.arange(0, BLOCK)[None, :]
     latent = tl.load(latents + token * latent_stride + dim, mask=dim < RANK, other=0.0)
     one = tl.full([1, 1], 0, tl.int32)
@@ -118,7 +118,7 @@ def store_latents(
     )  # fmt: skip
     to_scale, to_rotated_scale = None, None
     if scales is not None:
-        to_scale = scales + block * scale_block + place
+        to_scale = scales + block * scale_block + offset
         to_rotated_scale = to_scale + BLOCK_TOKENS
     _store_part(latent.to(tl.float32), dim < RANK, row + dim, to_scale)
     _store_part(key, turned < DIMS, row + RANK + turned, to_rotated_scale)

@@ -2,8 +2,8 @@
 
 A program takes some heads of one token: it rotates queries, or rotates and stores keys, or stores
 values.  Queries and keys are [T, heads * D] with any stride of rows, angles [T, dims] float32 as
-quire.ops.rope.RopeAngles makes them, slots [T] int32: block * B + place in the block; a token with
-slot -1 is not stored.  The cache is that of attention.py; codes are those of quire/ops/kv_codes.py.
+quire.ops.rope.RopeAngles makes them, cells [T] int32: block * B + offset in the block; a token with
+cell -1 is not stored.  The cache is that of attention.py; codes are those of quire/ops/kv_codes.py.
 Source: arXiv:2104.09864.
 """
 
@@ -30,7 +30,7 @@ def rotate_kv_write(
     keys: torch.Tensor,
     values: torch.Tensor,
     angles: torch.Tensor,
-    slots: torch.Tensor,
+    cells: torch.Tensor,
     cache: CachedHeads,
     out: torch.Tensor,
     *,
@@ -50,17 +50,17 @@ def rotate_kv_write(
     parts = -(-heads // together) + 2 * -(-kv_heads // together)
     gpu.run(
         rotate_and_store, (len(queries), parts), Tile(together, block, 4, 1),
-        queries=queries, keys=keys, values=values, angles=angles, slots=slots, out=out,
+        queries=queries, keys=keys, values=values, angles=angles, cells=cells, out=out,
         key_cache=cache.keys, value_cache=cache.values,
         key_scales=scales, value_scales=cache.value_scales,
         key_minimums=cache.key_minimums, value_minimums=cache.value_minimums,
         query_stride=queries.stride(0), key_stride=keys.stride(0), value_stride=values.stride(0),
         angle_stride=angles.stride(0), out_stride=out.stride(0),
-        key_block=cache.keys.stride(0), key_slot=cache.keys.stride(1),
+        key_block=cache.keys.stride(0), key_token=cache.keys.stride(1),
         key_head=cache.keys.stride(2), value_block=cache.values.stride(0),
-        value_slot=cache.values.stride(1), value_head=cache.values.stride(2),
+        value_token=cache.values.stride(1), value_head=cache.values.stride(2),
         scale_block=0 if scales is None else scales.stride(0),
-        scale_slot=0 if scales is None else scales.stride(1),
+        scale_token=0 if scales is None else scales.stride(1),
         scale_head=0 if scales is None else scales.stride(2),
         HEADS=heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim, DIMS=angles.shape[1],
         INTERLEAVED=is_interleaved, BLOCK_TOKENS=block_tokens, TOGETHER=together, BLOCK_D=block,
@@ -117,10 +117,10 @@ def _store(
 
 @triton.jit
 def rotate_and_store(
-    queries, keys, values, angles, slots, out, key_cache, value_cache, key_scales, value_scales,
+    queries, keys, values, angles, cells, out, key_cache, value_cache, key_scales, value_scales,
     key_minimums, value_minimums, query_stride, key_stride, value_stride, angle_stride, out_stride,
-    key_block, key_slot, key_head, value_block, value_slot, value_head, scale_block, scale_slot,
-    scale_head,
+    key_block, key_token, key_head, value_block, value_token, value_head,
+    scale_block, scale_token, scale_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, DIMS: tl.constexpr,
     INTERLEAVED: tl.constexpr, BLOCK_TOKENS: tl.constexpr, TOGETHER: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -143,23 +143,23 @@ def rotate_and_store(
         to = out + token * out_stride + head * HEAD_DIM + dim
         tl.store(to, x, mask=is_head & (dim < HEAD_DIM))
         return
-    slot = tl.load(slots + token)
-    if slot < 0:
+    cell = tl.load(cells + token)
+    if cell < 0:
         return
-    block = (slot // BLOCK_TOKENS).to(tl.int64)
-    place = slot % BLOCK_TOKENS
+    block = (cell // BLOCK_TOKENS).to(tl.int64)
+    offset = cell % BLOCK_TOKENS
     head = (part - QUERY_PARTS) % KV_PARTS * TOGETHER + each
     is_head = head < KV_HEADS
-    scale_at = block * scale_block + place * scale_slot + head * scale_head
+    scale_at = block * scale_block + offset * scale_token + head * scale_head
     if part < QUERY_PARTS + KV_PARTS:
         x = rotated(
             keys + token * key_stride + head * HEAD_DIM, angles, is_head, HEAD_DIM, DIMS,
             INTERLEAVED, BLOCK_D,
         )  # fmt: skip
-        to = key_cache + block * key_block + place * key_slot + head * key_head
+        to = key_cache + block * key_block + offset * key_token + head * key_head
         _store(x, to, key_scales, key_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)
     else:
         at = values + token * value_stride + head * HEAD_DIM + dim
         x = tl.load(at, mask=is_head & (dim < HEAD_DIM), other=0.0).to(tl.float32)
-        to = value_cache + block * value_block + place * value_slot + head * value_head
+        to = value_cache + block * value_block + offset * value_token + head * value_head
         _store(x, to, value_scales, value_minimums, scale_at, is_head, HEAD_DIM, TOGETHER, BLOCK_D)

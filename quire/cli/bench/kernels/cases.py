@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.backends.native.program import KV_FORMAT_CODES
 from quire.backends.native.records import heads_at_once
 from quire.cli.bench.kernels.formats import FORMATS
@@ -19,7 +20,7 @@ from quire.cli.bench.kernels.shapes import LinearShape
 from quire.models.spec import AttentionPart, LatentAttention
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import RowFormat, row_floats
-from quire.runtime.load import cache_shape
+from quire.runtime.kv_layout import cache_shape
 
 __all__ = [
     "Case",
@@ -68,10 +69,10 @@ class Case:
 def linear(machine: Machine, format: str, rows: int, shape: LinearShape) -> Case:
     """x [rows, K] times every matrix of the shape, from as many copies as fill the memory."""
     k, out = shape.inputs, sum(shape.outputs)
-    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
+    row_dtype = library.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
     width = row_floats(k, ROW_FORMATS[row_dtype])
     parts = [FORMATS[format].matrix(n, k) for n in shape.outputs]
-    sizes = [int(c.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
+    sizes = [int(library.load().quire_matrix_bytes(ctypes.byref(part))) for part in parts]
     room = sum(-(-size // CACHE_LINE) * CACHE_LINE for size in sizes)
     memory = machine.memory(room)
     arena = activations(rows * (width + out))
@@ -185,7 +186,7 @@ def latent_projection(
     whole = (heads * (shape.key_dims + shape.value_dims), rank)
     apart = (heads * rank, out) if kind == c.OP_LATENT_QUERIES else (half, rank)
     matrix = FORMATS[format].matrix(*(apart if FORMATS[format].is_integer else whole))
-    size = int(c.load().quire_matrix_bytes(ctypes.byref(matrix)))
+    size = int(library.load().quire_matrix_bytes(ctypes.byref(matrix)))
     memory = machine.memory(size)
     arena = activations(rows * (inputs + dims + outputs))
     calls = []
@@ -241,11 +242,11 @@ def bind(
         body=ctypes.pointer(op), num_body=1, arena=arena.ctypes.data, pool=machine.pool.handle,
         isa=machine.isa, **fields,
     )  # fmt: skip
-    run, alive = c.load().quire_run, (op, arena, program, step, kept)
+    run, alive = library.load().quire_run, (op, arena, program, step, kept)
     program_address, step_address = ctypes.byref(program), ctypes.byref(step)
 
     def call() -> None:
-        c.check(run(program_address, step_address))
+        library.check(run(program_address, step_address))
         assert alive
 
     return call

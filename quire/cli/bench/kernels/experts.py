@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.cli.bench.kernels.cases import (
     PEAKS,
     ROW_FORMATS,
@@ -29,11 +30,11 @@ ROUTES = 16  # sets of random routes that are used in turn
 
 def experts(machine: Machine, format: str, rows: int, shape: ExpertShape) -> Case:
     """One layer's experts; the bytes are those of the experts that some row chose."""
-    row_dtype = c.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
+    row_dtype = library.load().quire_row_dtype(machine.isa, FORMATS[format].dtype)
     row_format = ROW_FORMATS[row_dtype]
     sizes = ((shape.hidden, shape.width), (shape.hidden, shape.width), (shape.width, shape.hidden))
     kinds = [FORMATS[format].matrix(*size) for size in sizes]
-    bytes_ = [int(c.load().quire_matrix_bytes(ctypes.byref(kind))) for kind in kinds]
+    bytes_ = [int(library.load().quire_matrix_bytes(ctypes.byref(kind))) for kind in kinds]
     places = [-(-each // CACHE_LINE) * CACHE_LINE for each in bytes_]
     layer_bytes = sum(places) * shape.count
     memory = machine.memory(layer_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 
 __all__ = ["FORMATS", "USUAL_FORMATS", "WeightFormat"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quire.backends.native import library as c
+from quire.backends.native import library
 from quire.ops.aligned import aligned_zeros
 
 __all__ = ["Call", "Machine"]
@@ -34,7 +34,7 @@ class Machine:
     """
 
     def __init__(self, threads: int, isa: int) -> None:
-        self.pool, self.isa = c.ThreadPool(threads), isa
+        self.pool, self.isa = library.ThreadPool(threads), isa
         self.rates = {"read": 0.0, "fma": 0.0, "bfloat16": 0.0, "int8": 0.0}
         self.clock = time.thread_time if threads == 1 else time.perf_counter
         self._memory = _filled(max(MEMORY_BYTES, 2 * _last_level_cache()))
@@ -47,18 +47,18 @@ class Machine:
 
     def calibrate(self) -> None:
         """Measure the rates once more; what is read was not read lately."""
-        library, handle, isa = c.load(), self.pool.handle, self.isa
+        functions, handle, isa = library.load(), self.pool.handle, self.isa
         for look in range(LOOKS):
             address = self._memory.ctypes.data + look * READ_BYTES
-            self._note("read", library.quire_measure_read, handle, isa, address, READ_BYTES // 4)
-            self._note("fma", library.quire_measure_fma, handle, isa, ITERATIONS)
-            self._note("bfloat16", library.quire_measure_bfloat16, handle, isa, ITERATIONS)
-            self._note("int8", library.quire_measure_int8, handle, isa, ITERATIONS)
+            self._note("read", functions.quire_measure_read, handle, isa, address, READ_BYTES // 4)
+            self._note("fma", functions.quire_measure_fma, handle, isa, ITERATIONS)
+            self._note("bfloat16", functions.quire_measure_bfloat16, handle, isa, ITERATIONS)
+            self._note("int8", functions.quire_measure_int8, handle, isa, ITERATIONS)
 
     def barrier_s(self, count: int = 2000) -> float:
         """Seconds that a parallel job costs when every thread takes part."""
         start = time.perf_counter()
-        c.load().quire_measure_barriers(self.pool.handle, count)
+        library.load().quire_measure_barriers(self.pool.handle, count)
         return (time.perf_counter() - start) / count
 
     def best_s(self, calls: list[Call], seconds: float, prepare: Call | None = None) -> float:
@@ -76,7 +76,7 @@ class Machine:
         return best
 
     def _note(self, name: str, measure: Callable[..., int], *arguments: Any) -> None:
-        c.load().quire_measure_barriers(self.pool.handle, WAKING_BARRIERS)
+        library.load().quire_measure_barriers(self.pool.handle, WAKING_BARRIERS)
         start = self.clock()
         count = measure(*arguments)
         self.rates[name] = max(self.rates[name], count / (self.clock() - start))

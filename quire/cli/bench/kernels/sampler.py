@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
+from quire.backends.native import library
 from quire.cli.bench.kernels.cases import Case
 from quire.cli.bench.kernels.machine import Machine
 
@@ -49,11 +50,11 @@ def sampler(machine: Machine, name: str, vocab_size: int, rows: int) -> Case:
         records["output_index"] += 1  # another draw
 
     def call() -> None:
-        status = c.load().quire_sample(
+        status = library.load().quire_sample(
             machine.pool.handle, machine.isa, work.ctypes.data, vocab_size, vocab_size, rows,
             records.ctypes.data, results.ctypes.data,
         )  # fmt: skip
-        c.check(status)
+        library.check(status)
         assert kept
 
     return Case("sampler", "float32", rows, name, [call], 4 * rows * vocab_size, prepare=prepare)

@@ -11,7 +11,7 @@ from quire.models.spec import AttentionPart, ModelSpec
 from quire.ops.activation import GatedActivation
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.linear import MatMul
-from quire.runtime.load import cache_shape
+from quire.runtime.kv_layout import cache_shape
 
 __all__ = ["QWEN2_5_0_5B", "ExpertShape", "KernelShapes", "LinearShape"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from quire.backends.native import library as c
+from quire.backends.native import abi as c
 from quire.cli.bench.kernels.cases import Case, attention, latent_projection, linear, row_op
 from quire.cli.bench.kernels.experts import experts
 from quire.cli.bench.kernels.formats import FORMATS
@@ -12,9 +12,9 @@ from quire.cli.bench.kernels.machine import Machine
 from quire.cli.bench.kernels.sampler import SAMPLINGS, sampler
 from quire.cli.bench.kernels.shapes import KernelShapes
 from quire.models.spec import LatentAttention
+from quire.ops.number_formats import STORED_AS
 from quire.runtime.backends import MAX_LOGIT_ROWS
 from quire.runtime.quantize import SCHEMES
-from quire.weights.tensor import STORED_AS
 
 __all__ = ["KERNELS", "cases"]
 

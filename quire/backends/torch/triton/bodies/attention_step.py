@@ -22,7 +22,7 @@ from quire.backends.torch.triton.attention import (
 from quire.ops.attention import PagedAttention
 from quire.ops.batch import Batch
 
-__all__ = ["attention_inputs", "cached_heads", "query_dtype", "slots"]
+__all__ = ["attention_inputs", "cached_heads", "cells", "query_dtype"]
 
 ENOUGH_PROGRAMS = 256
 """With fewer, programs share the keys of a tile: devices have about a hundred processors."""
@@ -55,10 +55,10 @@ def _views(step: Step, heads: DeviceHeads) -> CachedHeads:
     )  # fmt: skip
 
 
-def slots(step: Step) -> torch.Tensor:
-    """[T] int32: where each token's keys stand, block * B + place in the block; nobody's at -1."""
+def cells(step: Step) -> torch.Tensor:
+    """[T] int32: where each token's keys stand, block * B + offset in the block; nobody's at -1."""
     size = step.kv_cache.layout.block_tokens
-    return step.once("triton slots", lambda: _of_somebody(step, step.blocks * size + step.slots))
+    return step.once("triton cells", lambda: _of_somebody(step, step.blocks * size + step.offsets))
 
 
 def _of_somebody(step: Step, numbers: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ from quire.backends.torch.matrix import CodedMatrix
 from quire.backends.torch.step import Step
 from quire.backends.torch.triton.bodies.attention_step import (
     attention_inputs,
+    cells,
     query_dtype,
-    slots,
 )
 from quire.backends.torch.triton.bodies.registering import gpu_of, rows_like, triton_body
 from quire.backends.torch.triton.head_matmul import head_matmul
@@ -44,7 +44,7 @@ def write_latent(
     """All tokens at once."""
     cache = _cached_rows(step, op.layer, latents.shape[1])
     write_latents(
-        gpu_of(step), latents, keys, angles, slots(step), cache,
+        gpu_of(step), latents, keys, angles, cells(step), cache,
         is_interleaved=op.pairing == "interleaved",
     )  # fmt: skip
     return ()

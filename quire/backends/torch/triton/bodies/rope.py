@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from quire.backends.torch.step import Step
-from quire.backends.torch.triton.bodies.attention_step import cached_heads, query_dtype, slots
+from quire.backends.torch.triton.bodies.attention_step import cached_heads, cells, query_dtype
 from quire.backends.torch.triton.bodies.registering import gpu_of, rows_like, triton_body
 from quire.backends.torch.triton.rope_kv_write import rotate_kv_write
 from quire.ops.rope import RotateKvWrite
@@ -30,7 +30,7 @@ def rotate_and_write(
     """Rotated queries, as attention reads them; keys and values go to the cache."""
     out = rows_like(queries, queries.shape[1], query_dtype(step))
     rotate_kv_write(
-        gpu_of(step), queries, keys, values, angles, slots(step),
+        gpu_of(step), queries, keys, values, angles, cells(step),
         cached_heads(step, op.write.layer), out, is_interleaved=op.query.pairing == "interleaved",
     )  # fmt: skip
     return (out,)

@@ -1,4 +1,4 @@
-"""Says of which weights a GGUF file's tensors are made, the reverse of quire.weights.gguf.held."""
+"""Says what a GGUF tensor is put together from, the reverse of tensor_of_weight."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from quire.errors import ModelError
 from quire.models.spec import ModelSpec, Weight
 from quire.weights.gguf.architectures import Architecture
 
-__all__ = ["Made", "tensors_of"]
+__all__ = ["TensorContents", "tensors_of"]
 
 ENDINGS = (".weight", ".bias")
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """The rows of several weights one after another; of a stack, of each expert in turn.
+class TensorContents:
+    """What a tensor holds: the rows of several weights; of a stack, those of each expert in turn.
 
     shape: in C order.  weights: of each expert, or of the one there is.  turned: the setting that
     counts the heads whose rows are stored for rotations of neighbours.  offset: what is added to
@@ -29,13 +29,13 @@ class Made:
     offset: float = 0.0
 
 
-def tensors_of(spec: ModelSpec, architecture: Architecture) -> dict[str, Made]:
+def tensors_of(spec: ModelSpec, architecture: Architecture) -> dict[str, TensorContents]:
     """Tensor → what it is made of.
 
     Raises ModelError for a weight that the architecture has no name for.
     """
     left = dict(spec.weights())
-    made: dict[str, Made] = {}
+    made: dict[str, TensorContents] = {}
     for own, module in architecture.tensors.items():
         for ending in ENDINGS:
             made.update(_made(f"{own}{ending}", (module + ending,), left))
@@ -57,11 +57,11 @@ def tensors_of(spec: ModelSpec, architecture: Architecture) -> dict[str, Made]:
 
 def _made(
     own: str, names: tuple[str, ...], left: dict[str, Weight], turned: str | None = None
-) -> Iterator[tuple[str, Made]]:
+) -> Iterator[tuple[str, TensorContents]]:
     """The tensor, if all of its weights are left; they are no longer."""
     if "{}" not in names[0]:
         if all(name in left for name in names):
-            yield own, Made(_joined(names, left), (names,), turned)
+            yield own, TensorContents(_joined(names, left), (names,), turned)
         return
     experts: list[tuple[str, ...]] = []
     while all(each.format(len(experts)) in left for each in names):
@@ -69,7 +69,7 @@ def _made(
     if experts:
         shapes = {_joined(each, left) for each in experts}
         assert len(shapes) == 1, "experts of a layer are alike"
-        yield own, Made((len(experts), *shapes.pop()), tuple(experts), turned)
+        yield own, TensorContents((len(experts), *shapes.pop()), tuple(experts), turned)
 
 
 def _joined(names: tuple[str, ...], left: dict[str, Weight]) -> tuple[int, ...]:
@@ -78,6 +78,6 @@ def _joined(names: tuple[str, ...], left: dict[str, Weight]) -> tuple[int, ...]:
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _shifted(own: str, made: Made, architecture: Architecture) -> Made:
+def _shifted(own: str, contents: TensorContents, architecture: Architecture) -> TensorContents:
     offset = architecture.norm_offset if own.endswith("norm.weight") else 0.0
-    return replace(made, offset=offset)
+    return replace(contents, offset=offset)

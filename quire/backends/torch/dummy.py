@@ -1,4 +1,4 @@
-"""Dummy weights, made up on the device: nothing is drawn on the host, and nothing crosses."""
+"""Dummy weights, drawn on the device: nothing is drawn on the host, and nothing crosses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.devices import Device
 from quire.backends.torch.unpack import Unpacked
 from quire.ops.number_formats import E4M3
-from quire.quant.made_up import DummyMatrix, DummyTensor
+from quire.quant.dummy import DummyMatrix, DummyTensor
 from quire.quant.packed import BITS
 
-__all__ = ["made_up_bytes", "made_up_codes"]
+__all__ = ["dummy_bytes", "dummy_codes"]
 
 
-def made_up_bytes(weight: DummyTensor, device: Device) -> torch.Tensor:
+def dummy_bytes(weight: DummyTensor, device: Device) -> torch.Tensor:
     """The bytes of a tensor of floats, the same that the host would make."""
     block = as_tensor(weight.block.view("u1"), device.torch_device)
     start, size = weight.start * weight.block.itemsize, len(block)
@@ -32,7 +32,7 @@ def made_up_bytes(weight: DummyTensor, device: Device) -> torch.Tensor:
     return whole
 
 
-def made_up_codes(weight: DummyMatrix, device: Device) -> Unpacked:
+def dummy_codes(weight: DummyMatrix, device: Device) -> Unpacked:
     """Random codes, with one scale that gives rows of x a standard deviation of about theirs."""
     like, where = weight.like, device.torch_device
     (rows, cols), bits = weight.shape, BITS[weight.like.dtype]

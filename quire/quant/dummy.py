@@ -1,4 +1,4 @@
-"""Weights that nobody stored: their numbers are made when somebody asks for them."""
+"""Dummy weights: nobody stored them, and their numbers are made when they are asked for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
-from quire.ops.number_formats import to_float32
+from quire.ops.number_formats import FORMAT_OF, to_float32
 from quire.quant.packed import PackedMatrix
 
 __all__ = ["DummyMatrix", "DummyTensor"]
-
-FORMAT_OF = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

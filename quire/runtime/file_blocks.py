@@ -16,7 +16,7 @@ from quire.errors import ConfigError
 from quire.ops.kv_cache import KvCache
 from quire.runtime.block_files import HEADER_BYTES, BlockFiles, DamagedBlockError
 
-__all__ = ["StoredBlocks"]
+__all__ = ["FileBlocks"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ Job = tuple[bytes, npt.NDArray[np.uint8]] | list[bytes] | None
 """A key and its content to write, keys to touch, or None for the end."""
 
 
-class StoredBlocks:
+class FileBlocks:
     """A BlockStore in a folder of files.  Only its own thread writes, so no step waits for that.
 
     Blocks are known by the files' names at the start and by what is written since; what another
@@ -118,7 +118,7 @@ class StoredBlocks:
 
 
 class _Writer:
-    """What the thread works on; it must not hold the StoredBlocks, whose end ends it.
+    """What the thread works on; it must not hold the FileBlocks, whose end ends it.
 
     stored, queued: keys.  Both threads change these sets, by single operations only.
     """

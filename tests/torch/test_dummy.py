@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from quire.backends.torch.made_up import made_up_bytes
+from quire.backends.torch.dummy import dummy_bytes
 from quire.backends.torch.weights import Weights, sizes_on_device
 from quire.config import EngineConfig
 from quire.errors import CheckpointError
 from quire.llm import LLM
-from quire.quant.made_up import DummyMatrix
+from quire.quant.dummy import DummyMatrix
 from quire.runtime.open_model import find_model, open_model
 from quire.sampling_params import SamplingParams
 from quire.weights import dummy
@@ -34,7 +34,7 @@ def test_floats_are_those_of_the_host(dtype: str, monkeypatch: pytest.MonkeyPatc
     shapes = {"a.weight": (41, 77), "b.weight": (3, 5), "norm.weight": (2048,), "none": (0, 3)}
     checkpoint = DummyCheckpoint(shapes, dtype, seed=2)
     for name in shapes:
-        found = made_up_bytes(checkpoint.drawn(name), DEVICE)
+        found = dummy_bytes(checkpoint.drawn(name), DEVICE)
         assert bytes(found.numpy()) == checkpoint.tensor(name).data.tobytes()
 
 

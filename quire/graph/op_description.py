@@ -1,4 +1,4 @@
-"""Says in words what one op of a graph is: its name, widths and settings."""
+"""Describes one op of a graph in words: its name, widths and settings."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ import pytest
 
 from quire.errors import ConfigError
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
-from quire.runtime import stored_blocks
+from quire.runtime import file_blocks
 from quire.runtime.block_files import HEADER_BYTES, BlockFiles
-from quire.runtime.stored_blocks import StoredBlocks
+from quire.runtime.file_blocks import FileBlocks
 
 LAYOUT = KvLayout((KvLayerShape(2, 8), KvLayerShape(1, 12)), 16, "bfloat16")
 KEYS = [bytes([number]) * 32 for number in range(1, 9)]
@@ -35,8 +35,8 @@ def block_bytes(cache: KvCache, block: int) -> bytes:
     return b"".join(pieces)
 
 
-def opened(directory: Path, cache: KvCache, max_bytes: int = 10**6) -> StoredBlocks:
-    return StoredBlocks(BlockFiles(directory, max_bytes), cache)
+def opened(directory: Path, cache: KvCache, max_bytes: int = 10**6) -> FileBlocks:
+    return FileBlocks(BlockFiles(directory, max_bytes), cache)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_what_made_room_is_forgotten(directory: Path, cache: KvCache):
 
 
 def test_what_finds_the_queue_full_is_dropped(directory: Path, cache: KvCache, monkeypatch):
-    monkeypatch.setattr(stored_blocks, "QUEUE_BYTES", 2 * LAYOUT.bytes_per_block)
+    monkeypatch.setattr(file_blocks, "QUEUE_BYTES", 2 * LAYOUT.bytes_per_block)
     go, original = threading.Event(), os.fsync
     monkeypatch.setattr(os, "fsync", lambda handle: go.wait() and original(handle))
     store = opened(directory, cache)

@@ -16,7 +16,7 @@ from quire.weights.gguf.config import NOT_WEIGHTS
 from quire.weights.gguf.model import GgufModel
 from quire.weights.gguf.names import FLAT, LOGARITHMS, UNSQUEEZED
 
-__all__ = ["Held", "find_held"]
+__all__ = ["TensorPart", "find_parts"]
 
 OF_LAYER = re.compile(r"blk\.(\d+)\.(.+)", re.DOTALL)
 KEYS, VALUES = "attn_k_b", "attn_v_b"
@@ -26,18 +26,18 @@ Runs = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A tensor `own`, or a part of it; what follows is done in this order.
+class TensorPart:
+    """A tensor of the file, by its name, or a part of it; what follows is done in this order.
 
     expert: one of a stack.  rows: from, to.  heads: the rows of so many stand for rotations of
     neighbours.  row_runs, column_runs (n, m): in n runs of m, of which the first of each run belong
     together, then the second.  offset: what the file adds to the numbers.  logarithm: the file has
     minus the exponential of the number.  flat: its axes are one here.  unsqueezed: a second axis of
-    one is left out.  values: own holds the keys of latent attention and this tensor its values; the
-    spec has them in one.
+    one is left out.  values: `tensor` holds the keys of latent attention and this one its values;
+    the spec has them in one.
     """
 
-    own: str
+    tensor: str
     expert: int | None = None
     rows: tuple[int, int] | None = None
     heads: int = 0
@@ -50,13 +50,13 @@ class Held:
     values: str | None = None
 
 
-def find_held(gguf: GgufModel, architecture: Architecture) -> dict[str, Held]:
+def find_parts(gguf: GgufModel, architecture: Architecture) -> dict[str, TensorPart]:
     """The spec's name of each weight → where it stands; other tensors keep their names.
 
     Raises CheckpointError for a tensor that cannot be the parts that it stands for.
     """
     found = _joined(gguf)
-    apart = {each for held in found.values() for each in (held.own, held.values)}
+    apart = {each for part in found.values() for each in (part.tensor, part.values)}
     for own in gguf.tensors:
         if own not in NOT_WEIGHTS and own not in apart:
             found.update(_weights_in(gguf, own, architecture))
@@ -65,7 +65,7 @@ def find_held(gguf: GgufModel, architecture: Architecture) -> dict[str, Held]:
 
 def _weights_in(
     gguf: GgufModel, own: str, architecture: Architecture
-) -> Iterator[tuple[str, Held]]:
+) -> Iterator[tuple[str, TensorPart]]:
     """What a tensor holds."""
     match = OF_LAYER.fullmatch(own)
     if match is None:
@@ -93,35 +93,37 @@ def _weights_in(
         parts = [
             (module, replace(whole, rows=rows)) for module, rows in zip(modules, sizes, strict=True)
         ]
-    for module, held in parts:
-        held = _untiled(gguf, held, module, architecture)
-        yield from _stack(gguf, held, prefix + module + suffix)
+    for module, part in parts:
+        part = _untiled(gguf, part, module, architecture)
+        yield from _stack(gguf, part, prefix + module + suffix)
 
 
-def _plain(own: str, architecture: Architecture) -> Held:
+def _plain(own: str, architecture: Architecture) -> TensorPart:
     is_norm = own.endswith("norm.weight") and not own.endswith("ssm_norm.weight")
-    return Held(own, offset=architecture.norm_offset if is_norm else 0.0)
+    return TensorPart(own, offset=architecture.norm_offset if is_norm else 0.0)
 
 
-def _untiled(gguf: GgufModel, held: Held, module: str, architecture: Architecture) -> Held:
+def _untiled(
+    gguf: GgufModel, part: TensorPart, module: str, architecture: Architecture
+) -> TensorPart:
     """With the order of value heads, where the file has first those of one for each key head."""
     if module not in architecture.tiled:
-        return held
+        return part
     heads, groups = _count(gguf, "ssm.time_step_rank"), _count(gguf, "ssm.group_count")
     if heads % groups:
         raise CheckpointError(f"{gguf.origin}: {heads} value heads for {groups} key heads")
     runs = (heads // groups, groups)
     by_columns = architecture.tiled[module] == "columns"
-    return replace(held, column_runs=runs) if by_columns else replace(held, row_runs=runs)
+    return replace(part, column_runs=runs) if by_columns else replace(part, row_runs=runs)
 
 
-def _stack(gguf: GgufModel, held: Held, name: str) -> Iterator[tuple[str, Held]]:
+def _stack(gguf: GgufModel, part: TensorPart, name: str) -> Iterator[tuple[str, TensorPart]]:
     """The weight itself, or those that it is a stack of."""
     if "{}" not in name:
-        yield name, held
+        yield name, part
         return
-    for expert in range(gguf.tensors[held.own].shape[0]):
-        yield name.format(expert), replace(held, expert=expert)
+    for expert in range(gguf.tensors[part.tensor].shape[0]):
+        yield name.format(expert), replace(part, expert=expert)
 
 
 def _sizes(gguf: GgufModel, own: str, shares: Sequence[Share]) -> list[tuple[int, int]]:
@@ -137,7 +139,7 @@ def _sizes(gguf: GgufModel, own: str, shares: Sequence[Share]) -> list[tuple[int
     return list(itertools.pairwise([0, *ends]))
 
 
-def _joined(gguf: GgufModel) -> dict[str, Held]:
+def _joined(gguf: GgufModel) -> dict[str, TensorPart]:
     """Latent attention's matrices that are stored apart."""
     found = {}
     for own in gguf.tensors:
@@ -145,7 +147,7 @@ def _joined(gguf: GgufModel) -> dict[str, Held]:
         values = own.replace(KEYS, VALUES)
         if match and match[2] == f"{KEYS}.weight" and values in gguf.tensors:
             name = f"model.layers.{match[1]}.self_attn.kv_b_proj.weight"
-            found[name] = Held(own, values=values)
+            found[name] = TensorPart(own, values=values)
     return found
 
 

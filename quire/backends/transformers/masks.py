@@ -1,4 +1,4 @@
-"""What tokens see, read from the masks that transformers would make.
+"""The windows and chunks of attention, read from the masks that transformers would make.
 
 A model hands its layers a mask for each kind of layer.  Ours is no tensor but a note of the rule
 behind it, which is then matched with those that paged attention has.
@@ -16,7 +16,7 @@ import torch
 from quire.errors import ModelError
 from quire.ops.attention import PagedAttention
 
-__all__ = ["Mask", "note_mask", "sight_of"]
+__all__ = ["Mask", "note_mask", "window_of"]
 
 SMALL = 8
 """Positions to look at where a rule has no size."""
@@ -42,7 +42,7 @@ def note_mask(
     return Mask(mask_function, local_size, torch.device(device))
 
 
-def sight_of(mask: object) -> tuple[int | None, int | None]:
+def window_of(mask: object) -> tuple[int | None, int | None]:
     """The window and the chunk of a layer: those with which it sees what the mask lets it.
 
     Raises ModelError for a rule that is neither.
