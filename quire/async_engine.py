@@ -195,9 +195,12 @@ class AsyncEngine:
         return stream
 
     async def warm(self, params: SamplingParams) -> None:
-        """Build, off the event loop, what only the first request with a grammar has to wait for."""
-        if params.structured_outputs is not None:
-            await asyncio.to_thread(self._assembly.grammars.warm)
+        """Prepare, off the event loop, what would hold up all others there.
+
+        Raises RequestError for what `submit` would refuse.
+        """
+        if params.structured_outputs is not None or params.bad_words:
+            await asyncio.to_thread(self._assembly.frontend.warm, params)
 
     async def shutdown(self, drain: bool = True, timeout_s: float = 30.0) -> None:
         """Refuse new requests, finish (or abort) those that run, and stop the thread."""

@@ -138,7 +138,9 @@ class FakeEngine:
         return hits / len(query), len(query) + len(document)
 
     async def warm(self, params: SamplingParams) -> None:
-        """There is no grammar here."""
+        """There is no grammar here; whoever asks for one may be refused."""
+        if self.refusal is not None and params.structured_outputs is not None:
+            raise self.refusal
 
     def stats(self) -> EngineStats:
         num_running = sum(not stream.over for stream in self.streams)
