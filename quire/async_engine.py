@@ -169,7 +169,8 @@ class AsyncEngine:
     ) -> tuple[float, int]:
         """How well a document matches a query, 0 to 1, and how many tokens that took."""
         frontend = self._assembly.pooling_frontend
-        prepared = frontend.prepare_pair(query, document, instruction)
+        prepare = frontend.prepare_pair  # tokenizes, which takes long for long texts
+        prepared = await asyncio.to_thread(prepare, query, document, instruction)
         await self._finish(prepared)
         return frontend.score(prepared), len(prepared.prompt_token_ids)
 

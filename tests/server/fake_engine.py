@@ -125,6 +125,7 @@ class FakeEngine:
         if self.refusal is not None:
             raise self.refusal
         assert not isinstance(prompt, str), "the server tokenizes"
+        await asyncio.sleep(self.token_delay_s)
         vector = [float(token) for token in prompt][: dimensions or 4]
         return EmbeddingOutput(None, list(prompt), vector)
 
@@ -134,6 +135,7 @@ class FakeEngine:
         """The share of the query's letters that the document has."""
         if self.refusal is not None:
             raise self.refusal
+        await asyncio.sleep(self.token_delay_s)
         hits = sum(letter in document for letter in query + (instruction or ""))
         return hits / len(query), len(query) + len(document)
 
