@@ -98,6 +98,10 @@ class SamplingParams:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         self._check_tokens_and_strings()
+        form = self.structured_outputs
+        if not isinstance(form, StructuredOutput | None):
+            message = f"structured_outputs is {form!r}; give a StructuredOutput"
+            raise RequestError(message, "structured_outputs")
 
     @property
     def greedy(self) -> bool:
