@@ -169,7 +169,8 @@ class AsyncEngine:
     ) -> tuple[float, int]:
         """How well a document matches a query, 0 to 1, and how many tokens that took."""
         frontend = self._assembly.pooling_frontend
-        prepared = frontend.prepare_pair(query, document, instruction)
+        prepare = frontend.prepare_pair  # tokenizes, which takes long for long texts
+        prepared = await asyncio.to_thread(prepare, query, document, instruction)
         await self._finish(prepared)
         return frontend.score(prepared), len(prepared.prompt_token_ids)
 
@@ -195,9 +196,12 @@ class AsyncEngine:
         return stream
 
     async def warm(self, params: SamplingParams) -> None:
-        """Build, off the event loop, what only the first request with a grammar has to wait for."""
-        if params.structured_outputs is not None:
-            await asyncio.to_thread(self._assembly.grammars.warm)
+        """Prepare, off the event loop, what would hold up all others there.
+
+        Raises RequestError for what `submit` would refuse.
+        """
+        if params.structured_outputs is not None or params.bad_words:
+            await asyncio.to_thread(self._assembly.frontend.warm, params)
 
     async def shutdown(self, drain: bool = True, timeout_s: float = 30.0) -> None:
         """Refuse new requests, finish (or abort) those that run, and stop the thread."""

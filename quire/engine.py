@@ -194,7 +194,7 @@ class Engine:
         now, silent, totals = self._clock(), self._silent, self._totals
         num_prompt = totals.num_prompt_tokens
         if silent:
-            begun = [each.request_id for each in updates if each.tokens]
+            begun = [each.request_id for each in updates if each.tokens or _was_read(each)]
             num_prompt += sum(
                 self._live[each].request.num_prompt for each in begun if each in silent
             )
@@ -233,3 +233,8 @@ class Engine:
             live.prompt_logprobs if is_first else None,
             live.metrics if is_first or is_over else None,
         )
+
+
+def _was_read(update: Update) -> bool:
+    """Whether a request is over that wanted its prompt read and nothing more."""
+    return update.finish_reason == "length" and not update.tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import time
 import uuid
@@ -66,6 +67,16 @@ class Frontend:
         self._compile_grammar = compile_grammar
         self._ropes = ropes
         self._random = random.Random(seed)
+        self._bad_words = functools.lru_cache(16)(self._encode_bad_words)
+
+    def warm(self, params: SamplingParams) -> None:
+        """Make what equal demands share, so that `prepare` takes no time for it; thread-safe.
+
+        A grammar may take seconds, and so may thousands of bad words.  Raises as `prepare` does.
+        """
+        self._bad_words(params.bad_words)
+        if params.structured_outputs is not None:
+            self._compile_grammar(params.structured_outputs)
 
     def prepare(
         self,
@@ -88,7 +99,9 @@ class Frontend:
         arrival = time.monotonic()
         deadline = None if timeout_s is None else arrival + timeout_s
         salt = self._salt(cache_salt, len(tokens))
-        bad_words = self._bad_words(params)
+        bad_words = self._bad_words(params.bad_words)
+        wanted = params.structured_outputs
+        grammar = None if wanted is None else self._compile_grammar(wanted)
         seed = self._random.getrandbits(64) if params.seed is None else params.seed
         completions = []
         for index in range(params.n):
@@ -102,11 +115,11 @@ class Frontend:
                 deadline=deadline,
                 cache_salt=salt,
                 use_prefix_cache=params.prompt_logprobs is None,
-                allow_drafts=params.structured_outputs is None,
-                plan_ahead=params.structured_outputs is None and not bad_words,
+                allow_drafts=grammar is None,
+                plan_ahead=grammar is None and not bad_words,
                 contents=() if images is None else images.contents,
             )
-            state = self._state(tokens, params, seed + index, stop, bad_words)
+            state = self._state(tokens, params, seed + index, stop, bad_words, grammar)
             assembler = OutputAssembler(index, self.tokenizer, tokens, params)
             completions.append(Completion(request, state, assembler, images))
         return Prepared(name, text, tokens, tuple(completions))
@@ -169,23 +182,23 @@ class Frontend:
         seed: int,
         stop: StopRules,
         bad_words: Sequence[Sequence[int]],
+        grammar: GrammarState | None,
     ) -> SamplingState:
-        grammar = params.structured_outputs
         return SamplingState(
             tokens,
             params,
             seed,
             sorted(stop.forbidden_token_ids(0)),
             bad_words,
-            None if grammar is None else self._compile_grammar(grammar),
+            None if grammar is None else grammar.copy(),
             self.spec.vocab_size,
         )
 
-    def _bad_words(self, params: SamplingParams) -> list[tuple[int, ...]]:
+    def _encode_bad_words(self, words: Sequence[str]) -> list[tuple[int, ...]]:
         """Each word as token ids, as it stands at the start of a text and after a space."""
         encode = self.tokenizer.encode
         found: dict[tuple[int, ...], None] = {}
-        for word in params.bad_words:
+        for word in words:
             for spelling in (word, " " + word.lstrip()):
                 ids = tuple(encode(spelling, add_special_tokens=False))
                 if ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from quire.frontend import Completion, Prepared
 from quire.outputs import CompletionOutput, Details, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
+from quire.text.template_variables import check_variables
 from quire.text.tokenizer import Tokenizer
 from quire.vision.messages import take_images
 
@@ -24,7 +26,7 @@ Prompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 """Text, token ids, or {"prompt": text} or {"prompt_token_ids": ids} as vLLM has it.
 
 With "images" beside it, one for each image token of the prompt: data: URIs, bytes of files or
-pictures of Pillow.
+pictures of Pillow.  With "cache_salt", cached prefixes are shared with equal salts only.
 """
 
 Message: TypeAlias = Mapping[str, Any]
@@ -36,13 +38,14 @@ class LLM:
         llm = LLM("demo")
         print(llm.generate("In the beginning", SamplingParams(max_tokens=20))[0].outputs[0].text)
 
-    options: the fields of EngineConfig.
+    options: the fields of EngineConfig.  Calls from several threads take turns.
     """
 
     def __init__(self, model: str, **options: Any) -> None:
         self._assembly = Assembly(EngineConfig.from_options(model, options))
         self._engine = self._assembly.engine
         self._num_requests = 0
+        self._turn = threading.Lock()
 
     @property
     def info(self) -> ModelInfo:
@@ -85,24 +88,32 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         use_tqdm: bool = True,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **template_arguments: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or each of several.
 
         A message's content may be a list of parts: texts, and images, for models that see; see
-        `take_images`.
+        `take_images`.  chat_template_kwargs, template_arguments: tools, documents and further
+        variables for the chat template.  Raises RequestError for one that it does not read.
         """
         single = not messages or isinstance(messages[0], Mapping)
         conversations: Sequence[Any] = [messages] if single else messages
         template = load_chat_template(self.get_tokenizer(), chat_template)
+        variables = {**template_arguments, **(chat_template_kwargs or {})}
+        check_variables(template.sources, variables)
         prompts: list[Prompt] = []
         for conversation in conversations:
             messages, images = take_images(conversation)
             if images:
                 _ = self._assembly.images  # refuses them before the template does, in worse words
             text = template.render(
-                messages, add_generation_prompt=add_generation_prompt, **template_arguments
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **variables,
             )
             tokens = self.get_tokenizer().encode(text, add_special_tokens=False)
             prompts.append({"prompt_token_ids": tokens, "images": images})
@@ -165,16 +176,22 @@ class LLM:
 
     def _prepare(self, prompt: Prompt, params: SamplingParams) -> Prepared:
         self._num_requests += 1
-        name, plain = str(self._num_requests - 1), _unwrap(prompt)
-        sources = prompt.get("images", ()) if isinstance(prompt, Mapping) else ()
+        name, plain = str(self._num_requests - 1), _unwrap(prompt, "images", "cache_salt")
+        beside = prompt if isinstance(prompt, Mapping) else {}
+        sources, salt = beside.get("images"), beside.get("cache_salt") or ""
         if not sources:
-            return self._assembly.frontend.prepare(plain, params, name)
+            return self._assembly.frontend.prepare(plain, params, name, cache_salt=salt)
         reader = self._assembly.images
         tokens = self.get_tokenizer().encode(plain) if isinstance(plain, str) else plain
         tokens, images = reader.place(tokens, reader.read_all(sources))
-        return self._assembly.frontend.prepare(tokens, params, name, images=images)
+        return self._assembly.frontend.prepare(tokens, params, name, cache_salt=salt, images=images)
 
     def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:
+        """Run every request, when no other thread's run."""
+        with self._turn:
+            return self._run_now(prepared, use_tqdm)
+
+    def _run_now(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:
         """Keep the engine's queue filled and step until every request is finished."""
         outputs = [_empty_output(each) for each in prepared]
         open_requests = {
@@ -231,15 +248,19 @@ def _as_list(prompts: Any) -> list[Any]:
     return [listed] if is_token_ids else listed
 
 
-def _unwrap(prompt: Prompt) -> str | Sequence[int]:
+def _unwrap(prompt: Prompt, *beside: str) -> str | Sequence[int]:
+    """The text or the token ids of a prompt.  beside: keys that it may have as well."""
     if not isinstance(prompt, Mapping):
         return prompt
-    for key in ("prompt_token_ids", "prompt"):
+    unknown = prompt.keys() - {"prompt_token_ids", "prompt", *beside}
+    for key in () if unknown else ("prompt_token_ids", "prompt"):
         if key in prompt:
             found: str | Sequence[int] = prompt[key]
             return found
+    also = f", beside it {' and '.join(map(repr, beside))}" if beside else ""
     raise RequestError(
-        f"a prompt has the keys {sorted(prompt)}; give 'prompt' or 'prompt_token_ids'", "prompt"
+        f"a prompt has the keys {sorted(prompt)}; give 'prompt' or 'prompt_token_ids'{also}",
+        "prompt",
     )
 
 

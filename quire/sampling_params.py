@@ -13,6 +13,7 @@ __all__ = ["SamplingParams", "StructuredOutput"]
 
 MAX_LOGPROBS = 256
 MAX_SEED = 2**64
+MAX_TEXTS = {"stop": 256, "bad_words": 4096}  # each is looked for at every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class SamplingParams:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), 0, MAX_LOGPROBS)
         self._check_tokens_and_strings()
+        form = self.structured_outputs
+        if not isinstance(form, StructuredOutput | None):
+            message = f"structured_outputs is {form!r}; give a StructuredOutput"
+            raise RequestError(message, "structured_outputs")
 
     @property
     def greedy(self) -> bool:
@@ -118,8 +123,11 @@ class SamplingParams:
         object.__setattr__(self, "logit_bias", dict(self.logit_bias or {}))
 
     def _check_tokens_and_strings(self) -> None:
-        for name in ("stop", "bad_words"):
-            for text in getattr(self, name):
+        for name, most in MAX_TEXTS.items():
+            texts = getattr(self, name)
+            if len(texts) > most:
+                raise RequestError(f"{name} holds {len(texts)} texts; give at most {most}", name)
+            for text in texts:
                 if not isinstance(text, str) or not text:
                     raise RequestError(f"{name} holds {text!r}; give non-empty strings", name)
         for name in ("stop_token_ids", "allowed_token_ids"):

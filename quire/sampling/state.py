@@ -20,6 +20,10 @@ Int32 = npt.NDArray[np.int32]
 class GrammarState(Protocol):
     """The grammar that one completion must follow, and how far it has come."""
 
+    def copy(self) -> GrammarState:
+        """The same for another completion."""
+        ...
+
     def fill_mask(self, row: Int32) -> None:
         """Set the bit of every token that may come next; row: ceil(V / 32) words."""
         ...

@@ -16,7 +16,7 @@ from quire.server.chat_writer import ChatWriter
 from quire.server.decoding import decode, read_body
 from quire.server.errors import json_response
 from quire.server.event_stream import EventStream
-from quire.server.generation import Generation
+from quire.server.generation import Generation, warm
 from quire.server.prompts import Prompt, tokenize, truncate
 from quire.server.protocol.chat import TOOLS, ChatRequest
 from quire.server.sampling import check_logprobs, check_stream_options, sampling_params
@@ -31,7 +31,7 @@ async def create_chat_completion(state: ServerState, request: Request) -> Respon
     head = AnswerHead(state, body, "chatcmpl")
     params = _params(state, body)
     prompt = await _prompt(state, body, params)
-    await state.engine.warm(params)
+    await warm(state, params, body)
     generation = Generation(state, [prompt], params, body)
     writer = ChatWriter(head, generation, body)
     if body.stream:
@@ -43,7 +43,7 @@ def _params(state: ServerState, body: ChatRequest) -> SamplingParams:
     check_stream_options(body)
     check_logprobs("top_logprobs", body.top_logprobs, state.config.max_logprobs)
     check_logprobs("prompt_logprobs", body.prompt_logprobs, state.config.max_logprobs)
-    if body.top_logprobs is not None and not body.logprobs:
+    if body.top_logprobs and not body.logprobs:
         raise RequestError("top_logprobs only works with logprobs: true", "top_logprobs")
     chosen: dict[str, Any] = {"prompt_logprobs": body.prompt_logprobs}
     chosen["logprobs"] = (body.top_logprobs or 0) if body.logprobs else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from quire.errors import ConfigError, ModelError, RequestError
 from quire.server.config import ServerConfig
 from quire.server.protocol.chat import ChatMessage, ContentPart
 from quire.text.chat_template import ChatTemplate, load_chat_template
+from quire.text.template_variables import reads
 from quire.text.tokenizer import Tokenizer
 from quire.vision.messages import IMAGE_PART
 
@@ -106,8 +106,7 @@ class ChatPrompts:
     def _reads(self, source: str | None, name: str) -> bool:
         own = [self._source] if self._source else self._tokenizer.chat_templates.values()
         texts = [source] if source else [*own, self._tokenizer.chat_template or ""]
-        word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
-        return name.isidentifier() and any(word.search(text) for text in texts)
+        return reads(texts, name)
 
     def _check_operator_options(self) -> None:
         try:

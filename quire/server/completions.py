@@ -12,7 +12,7 @@ from quire.server.completion_writer import CompletionWriter
 from quire.server.decoding import decode, read_body
 from quire.server.errors import json_response
 from quire.server.event_stream import EventStream
-from quire.server.generation import Generation
+from quire.server.generation import Generation, warm
 from quire.server.prompts import Prompt, read_prompts, truncate
 from quire.server.protocol.completions import CompletionRequest
 from quire.server.sampling import check_logprobs, check_stream_options, sampling_params
@@ -29,7 +29,7 @@ async def create_completion(state: ServerState, request: Request) -> Response:
     head = AnswerHead(state, body, "cmpl")
     params = _params(state, body)
     prompts = await _prompts(state, body, params)
-    await state.engine.warm(params)
+    await warm(state, params, body)
     generation = Generation(state, prompts, params, body, keep_output=body.max_tokens != 0)
     writer = CompletionWriter(head, generation, body)
     if body.stream:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from starlette.requests import Request
 
-from quire.errors import EngineError, RequestError
+from quire.errors import EngineError, QuireError, RequestError
 from quire.outputs import Delta
 from quire.sampling_params import SamplingParams
 from quire.server.disconnect import unless_disconnected
@@ -23,11 +23,21 @@ from quire.server.request_meter import RequestMeter
 from quire.server.sampling import form_field
 from quire.server.state import ServerState
 
-__all__ = ["Generation"]
+__all__ = ["Generation", "warm"]
 
 BLIND_POLICIES = ("fcfs", "shortest_remaining")  # those that do not look at priorities
 
 logger = logging.getLogger(__name__)
+
+
+async def warm(state: ServerState, params: SamplingParams, request: GenerationRequest) -> None:
+    """Let the engine prepare for a request what takes long; errors use the client's own names."""
+    try:
+        await state.engine.warm(params)
+    except RequestError as error:
+        if error.param == "structured_outputs":
+            error.param = form_field(request)
+        raise
 
 
 class Generation:
@@ -51,6 +61,7 @@ class Generation:
         self.prompts = prompts
         self.params = params
         self._keep_output = keep_output
+        self._form_field = form_field(request)
         self._num_cached = [0] * len(prompts)
         self._mailbox = Mailbox(len(prompts))
         self._streams: list[Stream] = []
@@ -105,19 +116,14 @@ class Generation:
         return Usage(num_prompt, num_output, num_prompt + num_output, details)
 
     def _submit(self, state: ServerState, prompt: Prompt, request: GenerationRequest) -> None:
-        try:
-            stream = state.engine.submit(
-                prompt.token_ids,
-                self.params,
-                priority=request.priority or 0,
-                timeout_s=request.timeout,
-                cache_salt=request.cache_salt or "",
-                images=prompt.images,
-            )
-        except RequestError as error:
-            if error.param == "structured_outputs":
-                error.param = form_field(request)  # what this client calls it
-            raise
+        stream = state.engine.submit(
+            prompt.token_ids,
+            self.params,
+            priority=request.priority or 0,
+            timeout_s=request.timeout,
+            cache_salt=request.cache_salt or "",
+            images=prompt.images,
+        )
         self._streams.append(stream)
         self._meters.append(RequestMeter(state.metrics, len(prompt.token_ids), self.params))
         if state.config.enable_log_requests:
@@ -134,13 +140,25 @@ class Generation:
                 if delta.index == 0:
                     self._num_cached[n] = max(self._num_cached[n], delta.num_cached_tokens)
                 if delta.finish_reason == "error":
-                    raise EngineError("the engine failed on this request; it may be sent again")
+                    raise self._failure()
                 self._mailbox.put(n, delta if self._keep_output else _without_output(delta))
         except Exception as error:
             self._mailbox.close_source(error)
         else:
             self._mailbox.close_source()
         self._meters[n].close()
+
+    def _failure(self) -> QuireError:
+        """Why the engine gave a request up, which it does where no token can be chosen."""
+        params = self.params
+        if params.structured_outputs is None and params.allowed_token_ids is None:
+            return EngineError("the engine failed on this request; it may be sent again")
+        field = self._form_field if params.structured_outputs else "allowed_token_ids"
+        return RequestError(
+            f"no token may come next: what {field} allows is forbidden by other fields (min_tokens,"
+            " allowed_token_ids, bad_words), has no end, or is too complex",
+            field,
+        )
 
 
 def _check(

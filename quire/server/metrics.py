@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
+
 from quire.server.engine_protocol import ServedEngine
 from quire.server.prometheus import Registry
 
@@ -26,7 +29,7 @@ COUNTS = (1, 2, 5, 10, 20)
 class ServerMetrics:
     """The metrics of one server; used on the event loop only.
 
-    num_active, busy_since: unfinished prompts here, and since when there has been one.
+    num_active, busy_since: unfinished prompts and texts, and since when there has been one.
     """
 
     def __init__(self, engine: ServedEngine, prefix: str, model_name: str) -> None:
@@ -42,6 +45,21 @@ class ServerMetrics:
         """The text for Prometheus, as of now."""
         self._read_engine()
         return self.registry.expose()
+
+    def begin(self) -> None:
+        """The engine has one more prompt or text to step for."""
+        if self.num_active == 0:
+            self.busy_since = time.monotonic()
+        self.num_active += 1
+
+    def end(self) -> None:
+        """It has one less."""
+        self.num_active -= 1
+
+    def note_prompts(self, counts: Iterable[int]) -> None:
+        """Observe how many tokens texts had."""
+        for count in counts:
+            self.prompt_tokens.observe(count)
 
     def note_step(self) -> None:
         """Observe the size of the engine's last step, once."""

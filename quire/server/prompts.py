@@ -11,7 +11,7 @@ from quire.errors import RequestError
 from quire.text.tokenizer import Tokenizer
 from quire.vision.prompt_images import PromptImages
 
-__all__ = ["Prompt", "read_prompts", "tokenize", "truncate"]
+__all__ = ["Prompt", "check_length", "read_prompts", "tokenize", "truncate"]
 
 LONG_CHARACTERS = 4096  # a text that takes the tokenizer longer than a thread takes to wake up
 MAX_CHARACTERS_PER_TOKEN = 128  # longest on average that is worth tokenizing to find out
@@ -50,15 +50,20 @@ async def tokenize(
 ) -> list[list[int]]:
     """The token ids of each text.  Raises RequestError for a text that can never fit."""
     for text in texts:
-        if len(text) > MAX_CHARACTERS_PER_TOKEN * max_model_len:
-            raise RequestError(
-                f"the prompt has {len(text)} characters; the model takes {max_model_len} tokens",
-                "prompt",
-            )
+        check_length(text, max_model_len, "prompt")
     return await _off_loop_if(
         sum(map(len, texts)) > LONG_CHARACTERS,
         lambda: [tokenizer.encode(text, add_special_tokens) for text in texts],
     )
+
+
+def check_length(text: str, max_model_len: int, field: str) -> None:
+    """Raise RequestError for a text that can never fit, without tokenizing it to find out."""
+    if len(text) > MAX_CHARACTERS_PER_TOKEN * max_model_len:
+        name = field.partition("[")[0]
+        raise RequestError(
+            f"the {name} has {len(text)} characters; the model takes {max_model_len} tokens", field
+        )
 
 
 def truncate(prompt: Prompt, keep: int | None, room: int) -> Prompt:

@@ -22,9 +22,7 @@ class RequestMeter:
         self._num_tokens = dict.fromkeys(range(params.n), 0)
         self._unfinished = set(range(params.n))
         self._open = True
-        if metrics.num_active == 0:
-            metrics.busy_since = self._arrived
-        metrics.num_active += 1
+        metrics.begin()
         metrics.prompt_tokens.observe(num_prompt)
         metrics.params_n.observe(params.n)
         if params.max_tokens is not None:
@@ -50,7 +48,7 @@ class RequestMeter:
         if not self._open:
             return
         self._open = False
-        self._metrics.num_active -= 1
+        self._metrics.end()
         for index in list(self._unfinished):
             self._finish(index, "abort", None, time.monotonic())
 

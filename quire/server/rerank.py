@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from quire.errors import RequestError
 from quire.server.decoding import decode, read_body
-from quire.server.embeddings import run_together
 from quire.server.errors import json_response
+from quire.server.pooling import run_together
+from quire.server.prompts import check_length
 from quire.server.protocol.embeddings import (
     EmbeddingUsage,
     RankedDocument,
@@ -33,6 +34,10 @@ async def create_reranking(state: ServerState, request: Request) -> Response:
     texts = [_text(each, n) for n, each in enumerate(body.documents)]
     if not texts:
         raise RequestError("documents is empty; give at least one", "documents")
+    longest = engine.info.max_model_len
+    check_length(body.query, longest, "query")
+    for n, text in enumerate(texts):
+        check_length(text, longest, f"documents[{n}]")
     work = [engine.score(body.query, text, body.instruction) for text in texts]
     found = await run_together(state, request, work, "documents")
     with_texts = body.return_documents is not False
@@ -41,7 +46,9 @@ async def create_reranking(state: ServerState, request: Request) -> Response:
         for n, (score, _) in enumerate(found)
     ]
     results.sort(key=lambda result: -result.relevance_score)
-    total = sum(tokens for _, tokens in found)
+    counts = [tokens for _, tokens in found]
+    state.metrics.note_prompts(counts)
+    total = sum(counts)
     name = f"rerank-{uuid.uuid4().hex}"
     usage = EmbeddingUsage(total, total)
     return json_response(Reranking(name, model, usage, results[: body.top_n]))

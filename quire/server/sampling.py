@@ -79,6 +79,11 @@ def _demands(request: GenerationRequest) -> dict[str, StructuredOutput]:
 def _from_response_format(wanted: ResponseFormat | None) -> StructuredOutput | None:
     if wanted is None:
         return None
+    if wanted.type in ("text", "json_object") and wanted.json_schema is not None:
+        raise RequestError(
+            f"a schema has no effect with type {wanted.type}; say json_schema",
+            "response_format.json_schema",
+        )
     if wanted.type == "text":
         return None
     if wanted.type == "json_object":

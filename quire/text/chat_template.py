@@ -40,6 +40,11 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens or {})
         self.process = process or shared_process()
 
+    @property
+    def sources(self) -> tuple[str, str]:
+        """The usual template, and the one for requests with tools."""
+        return self._source, self._tool_source
+
     def render(
         self,
         messages: Sequence[Message],

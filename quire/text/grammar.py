@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from quire.errors import ConfigError, RequestError
+from quire.errors import RequestError
 from quire.sampling_params import StructuredOutput
 from quire.text.tokenizer import Tokenizer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GrammarCompiler", "GrammarMatcher"]
 
+NUM_KEPT = 64  # compiled grammars; one takes 1 MB or so, and up to seconds to compile
+MAX_MESSAGE = 500  # characters of a message that may repeat the whole grammar
 LINE = "\n"  # text behind it gets no extra space in front
 # White space is unbounded by default, and a small model may write it for ever.
 JSON_OPTIONS: Any = {"whitespace_pattern": r"(\n {0,8}| )?"}
@@ -29,9 +31,15 @@ class GrammarMatcher:
         self, matcher: LLMatcher, vocab_size: int, eos_token_ids: frozenset[int], param: str
     ) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
         self._mask_bytes = (vocab_size + 31) // 32 * 4
         self._eos_token_ids = eos_token_ids
         self._param = param
+
+    def copy(self) -> GrammarMatcher:
+        """Another output that stands in the same place."""
+        matcher, size = self._matcher.deep_copy(), self._vocab_size
+        return GrammarMatcher(matcher, size, self._eos_token_ids, self._param)
 
     def fill_mask(self, row: np.ndarray[Any, np.dtype[np.int32]]) -> None:
         """Set one bit for each token allowed next; end-of-text tokens where the grammar may end.
@@ -58,35 +66,39 @@ class GrammarMatcher:
 class GrammarCompiler:
     """Compiles formats for one tokenizer; its own table is built at the first use.
 
+    For 150,000 tokens that takes 1.4 s.  Raises RequestError for a model without end of text.
+
     vocab_size: the model's, which may be larger than the tokenizer's; ids that the tokenizer does
     not know are never allowed.  eos_token_ids: allowed where the grammar may end.
     """
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         if not eos_token_ids:
-            raise ConfigError(
-                "structured output needs an end-of-text token, and the model has none"
+            raise RequestError(
+                "structured output needs an end-of-text token, and the model has none",
+                "structured_outputs",
             )
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = list(eos_token_ids)
-
-    def warm(self) -> None:
-        """Build the table of the vocabulary now: 1.4 s for 150,000 tokens."""
-        _ = self._table
+        self._compiled = functools.lru_cache(NUM_KEPT)(self._compile)
 
     def compile(
         self, structured: StructuredOutput, param: str = "structured_outputs"
     ) -> GrammarMatcher:
-        """A matcher at the beginning of the grammar.
+        """A matcher at the beginning of the grammar; equal grammars are compiled once.
 
         Raises RequestError, with `param` as the field at fault, for a grammar that is not valid.
         """
+        matcher = self._compiled(_grammar(structured, param), param).deep_copy()
+        return GrammarMatcher(matcher, self._vocab_size, frozenset(self._eos_token_ids), param)
+
+    def _compile(self, grammar: str, param: str) -> LLMatcher:
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._table, _grammar(structured, param), log_level=0)
+        matcher = LLMatcher(self._table, grammar, log_level=0)
         _check(matcher, param)
-        return GrammarMatcher(matcher, self._vocab_size, frozenset(self._eos_token_ids), param)
+        return matcher
 
     @functools.cached_property
     def _table(self) -> LLTokenizer:
@@ -178,4 +190,5 @@ def _choice(choices: Sequence[str], param: str) -> str:
 def _check(matcher: LLMatcher, param: str) -> None:
     """llguidance never raises; it goes into an error state instead."""
     if matcher.is_error():
-        raise RequestError(f"the grammar cannot be used: {matcher.get_error().strip()}", param)
+        message = matcher.get_error().strip()[:MAX_MESSAGE]
+        raise RequestError(f"the grammar cannot be used: {message}", param)

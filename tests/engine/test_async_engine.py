@@ -214,6 +214,25 @@ async def test_bad_requests_are_refused_at_once(
     assert not engine._streams
 
 
+async def test_slow_demands_hold_up_nobody(engine: AsyncEngine) -> None:
+    """They are made ready once, off the event loop, for all completions."""
+    words = tuple(f"word {number}" for number in range(300))
+    fields = {f"f{number}": {"type": "string", "pattern": "^[a-z]{1,50}$"} for number in range(300)}
+    form = StructuredOutput(json={"type": "object", "properties": fields})
+    params = SamplingParams(n=32, max_tokens=1, structured_outputs=form, bad_words=words)
+    started = time.perf_counter()
+    warming, ticks = asyncio.ensure_future(engine.warm(params)), 0
+    while not warming.done():
+        await asyncio.sleep(0.001)
+        ticks += 1
+    warmed = time.perf_counter()
+    outputs = engine.submit(PROMPT, params)
+    submitted = time.perf_counter()
+    assert ticks > 10
+    assert submitted - warmed < warmed - started
+    assert len(await collect(outputs)) == 32
+
+
 async def test_a_full_queue_says_when_to_come_again() -> None:
     options = {**SMALL, "max_num_queued_reqs": 3, "max_num_seqs": 1}
     engine = AsyncEngine.from_config(EngineConfig("demo", **options))

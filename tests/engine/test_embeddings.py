@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +224,32 @@ async def test_the_asynchronous_engine_embeds_and_forgets(bert: Built) -> None:
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
+        before = engine.stats().num_prompt_tokens
         await engine.embed(texts[1])
         assert engine.stats().scheduler.num_running == 0
+        assert engine.stats().num_prompt_tokens == before + len(texts[1])
+    finally:
+        await engine.shutdown()
+
+
+async def test_pairs_are_tokenized_off_the_event_loop(
+    qwen3: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = AsyncEngine.from_config(
+        EngineConfig.from_options(str(qwen3[0]), {**LITTLE, "task": "score"})
+    )
+    threads, encode = [], engine.tokenizer.encode
+
+    def noting(text: str, add_special_tokens: bool = True) -> list[int]:
+        threads.append(threading.current_thread())
+        return encode(text, add_special_tokens)
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(engine.tokenizer, "encode", noting)
+            patch.setattr(engine._assembly.pooling_frontend, "score", lambda prepared: 0.5)
+            await engine.score("what is a quire ?", "paper")
+        assert threads and threading.main_thread() not in threads
     finally:
         await engine.shutdown()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -90,6 +91,25 @@ def test_a_chat(llm: LLM) -> None:
     assert [each.outputs[0].text for each in several] == [one.outputs[0].text] * 2
 
 
+def test_variables_reach_the_chat_template(llm: LLM) -> None:
+    messages, template = [{"role": "user", "content": "Hello"}], "{{ mood }} {{ tools }}"
+    given: dict[str, Any] = {"tools": [{"a": 1}], "chat_template_kwargs": {"mood": "glad"}}
+    (one,) = llm.chat(
+        messages, SamplingParams(**GREEDY), chat_template=template, use_tqdm=False, **given
+    )
+    assert llm.get_tokenizer().decode(one.prompt_token_ids) == "glad [{'a': 1}]"
+
+
+def test_threads_take_turns(llm: LLM) -> None:
+    params = SamplingParams(**GREEDY)
+    (alone,) = llm.generate("In the beginning", params, use_tqdm=False)
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(
+            lambda _: llm.generate("In the beginning", params, use_tqdm=False), range(8)
+        )
+    assert {each.outputs[0].text for (each,) in found} == {alone.outputs[0].text}
+
+
 # --- several completions
 
 
@@ -156,6 +176,8 @@ def test_a_prefix_is_computed_once(llm: LLM) -> None:
     after = complete(llm, prompt)
     assert (before.num_cached_tokens, after.num_cached_tokens) == (0, 48)
     assert before.outputs == after.outputs
+    salted = [{"prompt_token_ids": prompt, "cache_salt": salt} for salt in ("", "a", "a")]
+    assert [complete(llm, each).num_cached_tokens for each in salted] == [48, 0, 48]
     without = LLM("demo", **SMALL, enable_prefix_caching=False)
     assert [complete(without, prompt).num_cached_tokens for _ in range(2)] == [0, 0]
 

@@ -24,6 +24,7 @@ from tests.engine.conftest import SMALL
         ([[1, "a"]], "'a'; give token ids"),
         ([[1.0]], "1.0; give token ids"),
         ({"text": "a"}, "'prompt' or 'prompt_token_ids'"),
+        ({"prompt": "a", "multi_modal_data": {}}, "multi_modal_data"),
     ],
     ids=repr,
 )
@@ -40,11 +41,21 @@ def test_bad_prompts(llm: LLM, prompt: Any, fragment: str) -> None:
         ({"allowed_token_ids": [1, 9999]}, "allowed_token_ids"),
         ({"logit_bias": {6000: 1.0}}, "logit_bias"),
         ({"min_tokens": 300, "max_tokens": None}, "min_tokens"),
+        ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ],
     ids=str,
 )
 def test_parameters_that_do_not_fit_the_model(llm: LLM, params: Any, param: str) -> None:
     assert refusal(llm, **params).param == param
+
+
+@pytest.mark.parametrize("name", ["enable_thinking", "tools", "chat_template_content_format"])
+def test_a_chat_refuses_what_its_template_does_not_read(llm: LLM, name: str) -> None:
+    messages = [{"role": "user", "content": "Hello"}]
+    for given in ({name: [{}]}, {"chat_template_kwargs": {name: [{}]}}):
+        with pytest.raises(RequestError, match="does not read") as caught:
+            llm.chat(messages, use_tqdm=False, **given)  # type: ignore[arg-type]
+        assert caught.value.param == name
 
 
 def test_a_bad_prompt_among_good_ones_stops_all_before_anything_runs(llm: LLM) -> None:

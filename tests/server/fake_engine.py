@@ -125,6 +125,7 @@ class FakeEngine:
         if self.refusal is not None:
             raise self.refusal
         assert not isinstance(prompt, str), "the server tokenizes"
+        await asyncio.sleep(self.token_delay_s)
         vector = [float(token) for token in prompt][: dimensions or 4]
         return EmbeddingOutput(None, list(prompt), vector)
 
@@ -134,11 +135,14 @@ class FakeEngine:
         """The share of the query's letters that the document has."""
         if self.refusal is not None:
             raise self.refusal
+        await asyncio.sleep(self.token_delay_s)
         hits = sum(letter in document for letter in query + (instruction or ""))
         return hits / len(query), len(query) + len(document)
 
     async def warm(self, params: SamplingParams) -> None:
-        """There is no grammar here."""
+        """There is no grammar here; whoever asks for one may be refused."""
+        if self.refusal is not None and params.structured_outputs is not None:
+            raise self.refusal
 
     def stats(self) -> EngineStats:
         num_running = sum(not stream.over for stream in self.streams)

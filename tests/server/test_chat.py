@@ -235,5 +235,6 @@ async def test_accepted_fields_change_nothing(client: httpx.AsyncClient) -> None
         "user": "me", "metadata": {"a": "b"}, "service_tier": "auto", "store": True,
         "cache_prompt": True, "safety_identifier": "x", "prompt_cache_key": "k",
         "parallel_tool_calls": True, "modalities": ["text"], "tool_choice": "none",
+        "logprobs": False, "top_logprobs": 0,
     }  # fmt: skip
     assert (await chat(client, **accepted))["choices"] == plain["choices"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from quire.errors import RequestError
+from quire.errors import EngineError, RequestError
 from tests.server.conftest import Connect, fault
 from tests.server.fake_engine import FakeEngine
 
@@ -115,6 +117,8 @@ async def test_top_n_and_without_documents(client: httpx.AsyncClient) -> None:
     [
         ({"query": "a", "documents": []}, "documents"),
         ({"query": "a", "documents": [{"title": "x"}]}, "documents[0]"),
+        ({"query": "a" * 600_000, "documents": ["b"]}, "query"),
+        ({"query": "a", "documents": ["b", "a" * 600_000]}, "documents[1]"),
         ({"query": "a", "documents": ["a"], "top_n": 0}, "top_n"),
         ({"query": "a", "documents": ["a"], "max_chunks_per_doc": 3}, "max_chunks_per_doc"),
     ],
@@ -123,3 +127,43 @@ async def test_bad_rankings_are_named(
     client: httpx.AsyncClient, body: dict[str, Any], param: str
 ) -> None:
     fault(await client.post(RERANK, json=body), 400, param)
+
+
+@pytest.mark.parametrize("url", [EMBED, RERANK])
+async def test_texts_are_counted(client: httpx.AsyncClient, engine: FakeEngine, url: str) -> None:
+    body = {"input": ["a", "b"]} if url == EMBED else {"query": "a", "documents": ["a", "b"]}
+    await post(client, url, **body)
+    engine.refusal = RequestError("too long", "input")
+    await client.post(url, json=body)
+    engine.refusal = EngineError("it failed")
+    await client.post(url, json=body)
+    text = (await client.get("/metrics")).text
+    for count in (
+        'success_total{model_name="fake/model",engine="0",finished_reason="stop"} 2',
+        'success_total{model_name="fake/model",engine="0",finished_reason="error"} 2',
+        'e2e_request_latency_seconds_count{model_name="fake/model",engine="0"} 2',
+        'request_prompt_tokens_count{model_name="fake/model",engine="0"} 2',
+    ):
+        assert count in text
+
+
+async def test_health_knows_of_texts(connect: Connect, engine: FakeEngine) -> None:
+    engine.token_delay_s, client = 10.0, connect(stall_timeout=0.02)
+    engine.heartbeat_s = time.monotonic() - 100
+    assert (await client.get("/health")).status_code == 200
+    waiting = asyncio.ensure_future(client.post(EMBED, json={"input": "a"}))
+    await asyncio.sleep(0.1)
+    assert "has not stepped" in fault(await client.get("/health"), 503, None)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_a_stopping_server_says_so(connect: Connect, engine: FakeEngine) -> None:
+    engine.token_delay_s, client = 10.0, connect()
+    state = client._transport.app.state.server  # type: ignore[attr-defined]
+    waiting = asyncio.ensure_future(client.post(RERANK, json={"query": "a", "documents": ["a"]}))
+    await asyncio.sleep(0.05)
+    state.stop_generations()
+    assert "shutting down" in fault(await waiting, 503, None)
+    assert not state.generations and state.metrics.num_active == 0

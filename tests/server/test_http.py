@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -174,6 +176,21 @@ async def test_a_request_that_the_engine_gives_up(
 ) -> None:
     engine.fail_after = 2
     assert "sent again" in fault(await client.post("/v1/completions", json=BODY), 500, None)
+
+
+@pytest.mark.parametrize(
+    ("extra", "param"),
+    [({"guided_choice": ["yes"]}, "guided_choice"), ({"allowed_token_ids": [7]}, None)],
+)
+async def test_demands_that_leave_nothing_are_the_clients_fault(
+    client: httpx.AsyncClient, engine: FakeEngine, extra: dict[str, Any], param: str | None
+) -> None:
+    engine.fail_after = 2
+    body = {**BODY, **extra, "min_tokens": 5}
+    param = param or "allowed_token_ids"
+    assert "min_tokens" in fault(await client.post("/v1/completions", json=body), 400, param)
+    *_, last = events(await client.post("/v1/completions", json={**body, "stream": True}))
+    assert last["error"]["param"] == param
 
 
 async def test_a_bug_shows_no_details(connect: Connect, engine: FakeEngine) -> None:

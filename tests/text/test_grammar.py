@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.errors import ConfigError, RequestError
+from quire.errors import RequestError
 from quire.sampling_params import StructuredOutput
 from quire.text.grammar import GrammarCompiler, GrammarMatcher
 from quire.text.tokenizer import Tokenizer
@@ -195,5 +195,23 @@ def test_a_row_of_another_size_is_refused(compiler: Callable[[str], GrammarCompi
 
 
 def test_a_model_without_end_token_is_refused(load: Load) -> None:
-    with pytest.raises(ConfigError, match="end-of-text"):
+    with pytest.raises(RequestError, match="end-of-text"):
         GrammarCompiler(load("byte_level"), 1000, [])
+
+
+def test_matchers_of_equal_grammars_move_alone(
+    load: Load, compiler: Callable[[str], GrammarCompiler]
+) -> None:
+    use, size = compiler("demo"), load("demo").vocab_size + PADDING
+    first, second = (use.compile(StructuredOutput(choice=("ab", "cd"))) for _ in range(2))
+    at_start = allowed(second, size)
+    assert first.accept(at_start[0])
+    assert allowed(second, size) == at_start != allowed(first, size)
+
+
+def test_a_message_does_not_repeat_a_long_grammar(
+    compiler: Callable[[str], GrammarCompiler],
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        compiler("demo").compile(StructuredOutput(regex="(" * 5000))
+    assert len(str(caught.value)) < 1000

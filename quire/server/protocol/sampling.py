@@ -44,11 +44,15 @@ class GenerationRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     seed: Annotated[int | None, honoured("same seed, same output")] = None
     logit_bias: Annotated[dict[int, float] | None, honoured("token id → -100 to 100")] = None
     allowed_token_ids: Annotated[list[int] | None, honoured("no other token is chosen")] = None
-    bad_words: Annotated[list[str] | None, honoured("strings that must not appear")] = None
+    bad_words: Annotated[list[str] | None, honoured("strings that must not appear; up to 4096")] = (
+        None
+    )
 
     max_tokens: Annotated[int | None, honoured("longest output in tokens")] = None
     min_tokens: Annotated[int | None, honoured("no end of text before")] = None
-    stop: Annotated[str | list[str] | None, honoured("strings that end the output")] = None
+    stop: Annotated[str | list[str] | None, honoured("strings that end the output; up to 256")] = (
+        None
+    )
     stop_token_ids: Annotated[list[int] | None, honoured("tokens that end the output")] = None
     ignore_eos: Annotated[bool | None, honoured("do not stop at end of text")] = None
     include_stop_str_in_output: Annotated[bool | None, honoured("keep the stop string")] = None
