@@ -24,8 +24,7 @@ from tests.vision import checkpoints as seeing  # noqa: E402
 NOT_NAMED = {"deepseek": "DeepseekForCausalLM", "mistral4": "Mistral4ForCausalLM"}
 """Model types that transformers' table of causal models lacks."""
 ELSEWHERE = "[embeddings](../tests/engine/test_embeddings.py)"
-INNER = "[the same spec](../tests/models/test_recurrent.py)"
-"""What stands for a number of cases: of families without a head, and of models inside a config."""
+"""What stands for a number of cases of families without a head."""
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -65,8 +64,7 @@ def families() -> str:
         names = [each for each, other in load_families().items() if other.build is family.build]
         about = (module.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         what = about.partition(": ")[2].rstrip(".")
-        inner = "text_config" in family.tiny
-        count = sum(cases[each] for each in names) or (INNER if inner else ELSEWHERE)
+        count = sum(cases[each] for each in names) or ELSEWHERE
         rows[family.build] = (
             f"| {family.summary.rstrip('.')} | {', '.join(f'`{each}`' for each in names)} "
             f"| {what} | {count} |"

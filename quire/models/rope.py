@@ -107,7 +107,7 @@ def _llama3(frequency: float, scaling: RopeScaling) -> float:
     wavelength = 2 * math.pi / frequency
     if wavelength < scaling.original_length / scaling.high_freq_factor:
         return frequency
-    if wavelength > scaling.original_length / scaling.low_freq_factor:
+    if wavelength >= scaling.original_length / scaling.low_freq_factor:
         return frequency / scaling.factor
     smooth = scaling.original_length / wavelength - scaling.low_freq_factor
     smooth /= scaling.high_freq_factor - scaling.low_freq_factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.models.config_reader import read_json
+from quire.models.nested_config import SECTIONS
 from quire.models.pooling import Pooling, pooling_of
 from quire.models.registry import build_spec
 from quire.models.spec import Linear, ModelSpec
@@ -102,8 +104,14 @@ def read_config(config: EngineConfig, directory: Path) -> tuple[ModelSpec, Quant
             f"load_format 'dummy' makes up floats and this config.json says {quantization.method}; "
             "use the original model's, with --quantization int4 or int8"
         )
+    return build_spec(_of_floats(values), config.strict_config), quantization
+
+
+def _of_floats(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The config without what it says of quantization, in its text model's section too."""
     plain = {key: value for key, value in values.items() if key not in QUANTIZATION_KEYS}
-    return build_spec(plain, config.strict_config), quantization
+    nested = {key: plain[key] for key in SECTIONS if isinstance(plain.get(key), dict)}
+    return plain | {key: _of_floats(section) for key, section in nested.items()}
 
 
 def _read_values(directory: Path) -> dict[str, Any]:
@@ -116,6 +124,10 @@ def _read_values(directory: Path) -> dict[str, Any]:
     values = read_json(directory / "config.json")
     if any(values.get(key) for key in QUANTIZATION_KEYS):
         return values
+    for section in filter(None, map(values.get, SECTIONS)):
+        for key in QUANTIZATION_KEYS:
+            if isinstance(section, dict) and section.get(key):
+                return {**values, key: section[key]}
     for name, method in QUANTIZATION_FILES.items():
         if (directory / name).is_file():
             found = {"quant_method": method, **read_json(directory / name)}

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # What different exports of one model put before the same name, most specific first.
 PREFIXES = (
     "model.language_model.",
+    "model.text_model.",
     "language_model.model.",
     "language_model.",
     "transformer.",

@@ -307,7 +307,7 @@ def test_sizes_must_be_positive_integers(key: str, value: Any) -> None:
             "original_max_position_embeddings",
         ),
         (
-            {"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4}},
+            {"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 5}},
             "low_freq_factor",
         ),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "per layer type"),

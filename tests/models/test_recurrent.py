@@ -118,8 +118,10 @@ def tiny(architecture: str, **changes: Any) -> ModelSpec:
 def test_a_language_model_inside_another_config_is_the_same() -> None:
     inner = tiny("Qwen3_5ForCausalLM")
     name = "Qwen3_5ForConditionalGeneration"
-    outer = tiny(name, vision_config={"depth": 2}, image_token_id=7)
-    assert replace(outer, architecture=inner.architecture) == inner
+    text = {**load_families()["Qwen3_5ForCausalLM"].tiny, "model_type": "qwen3_5_text"}
+    fields = {"text_config": text, "vision_config": {"depth": 2}, "image_token_id": 7}
+    outer = build_spec({"architectures": [name], **fields})
+    assert replace(outer, unused=inner.unused) == inner
 
 
 @pytest.mark.parametrize("architecture", HYBRIDS)

@@ -15,7 +15,7 @@ from quire.quant.formats import (
     fp8,
     gptq,
     hqq,
-    nvfp4,
+    modelopt,
     torchao,
 )
 from quire.quant.formats.registry import METHODS, find_quantization
@@ -63,8 +63,8 @@ def test_an_unknown_key_is_an_error_that_names_it(name: str) -> None:
         (bitsandbytes.schemes, {}, "load_in_4bit"),
         (bitsandbytes.schemes, {"load_in_4bit": True, "load_in_8bit": True}, "load_in_4bit"),
         (bitsandbytes.schemes, {"load_in_4bit": True, "bnb_4bit_quant_type": "nf3"}, "nf3"),
-        (nvfp4.schemes, {"quant_algo": "W4A16_AWQ"}, "W4A16_AWQ"),
-        (nvfp4.schemes, {"quant_algo": "NVFP4", "group_size": 32}, "group_size"),
+        (modelopt.schemes, {"quant_algo": "W4A16_AWQ"}, "W4A16_AWQ"),
+        (modelopt.schemes, {"quant_algo": "NVFP4", "group_size": 32}, "group_size"),
         (hqq.schemes, {}, "quant_config"),
         (hqq.schemes, {"quant_config": {"weight_quant_params": {"nbits": 5}}}, "nbits"),
         (torchao.schemes, {}, "quant_type"),
@@ -275,9 +275,23 @@ def test_configs_as_they_are_found(config: dict[str, Any]) -> None:
 
 def test_modelopt_lists_modules_with_stars() -> None:
     config = {"quant_algo": "NVFP4", "exclude_modules": ["model.layers.0*", "*k_proj"]}
-    scheme_of = nvfp4.schemes(config)
+    scheme_of = modelopt.schemes(config)
     assert scheme_of("model.layers.0.mlp.up_proj") is scheme_of("model.layers.1.k_proj") is None
     assert scheme_of("model.layers.1.mlp.up_proj") is not None
+
+
+def test_modelopt_names_the_layers_of_a_mixture() -> None:
+    layers = {
+        "model.layers.0.mixer.in_proj": {"quant_algo": "FP8"},
+        "lm_head": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+    }
+    config = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers, "ignore": ["mtp*"]}
+    scheme_of = modelopt.schemes(config)
+    bits = [found and found.bits for found in map(scheme_of, [*layers, "model.layers.0.up_proj"])]
+    assert bits == [8, 4, None]
+    layers["lm_head"] = {"quant_algo": "MXFP8"}
+    with pytest.raises(ModelError, match="lm_head: quant_algo is 'MXFP8'"):
+        modelopt.schemes(config)
 
 
 @pytest.mark.parametrize("value", ["awq", ["awq"], {"bits": 4}, {"quant_method": 4}])

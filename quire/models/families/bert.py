@@ -1,4 +1,4 @@
-"""BERT and XLM-RoBERTa: encoders, for embeddings and for scoring pairs of texts.
+"""BERT, RoBERTa and XLM-RoBERTa: encoders, for embeddings and for scoring pairs of texts.
 
 Each token sees all of its text; positions and types are learned tables; norms stand behind the
 sums.  Sources: arXiv:1810.04805, arXiv:1911.02116, the BertModel and XLMRoberta classes of
@@ -43,21 +43,25 @@ TINY: Mapping[str, Any] = {
 }
 
 
-@family("BertModel", tiny=TINY)
+@family("BertModel", "BertForMaskedLM", tiny=TINY)
 def bert(config: ConfigReader) -> ModelSpec:
     """BERT encoders, such as MiniLM and BGE."""
     return _encoder(config, "bert.", first_position=0)
 
 
-@family("XLMRobertaModel", tiny={**TINY, "pad_token_id": 1})
+@family("XLMRobertaModel", "RobertaModel", "RobertaForMaskedLM", tiny={**TINY, "pad_token_id": 1})
 def xlm_roberta(config: ConfigReader) -> ModelSpec:
-    """XLM-RoBERTa encoders, such as BGE-M3 and multilingual E5."""
+    """RoBERTa and XLM-RoBERTa encoders, such as BGE-M3 and multilingual E5."""
     return _encoder(config, "roberta.", config.integer("pad_token_id", 1) + 1)
 
 
-@family("XLMRobertaForSequenceClassification", tiny={**TINY, "pad_token_id": 1})
+@family(
+    "XLMRobertaForSequenceClassification",
+    "RobertaForSequenceClassification",
+    tiny={**TINY, "pad_token_id": 1},
+)
 def xlm_roberta_classifier(config: ConfigReader) -> ModelSpec:
-    """XLM-RoBERTa rerankers, such as BGE-reranker-v2-m3."""
+    """RoBERTa and XLM-RoBERTa rerankers, such as BGE-reranker-v2-m3."""
     labels = config.get("id2label") or {0: ""}
     width = config.positive("hidden_size")
     classifier = Classifier(
@@ -98,6 +102,7 @@ def _encoder(config: ConfigReader, prefix: str, first_position: int) -> ModelSpe
         norm=None,
         head=Linear(table),
         output="hidden",
+        unused=("pooler.", f"{prefix}pooler.", "cls.", "lm_head."),
     )
 
 

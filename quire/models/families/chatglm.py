@@ -90,7 +90,11 @@ def chatglm(config: ConfigReader) -> ModelSpec:
     groups = config.positive("multi_query_group_num", 1)
     if config.flag("multi_query_attention"):
         kv_heads = groups
-    config.get("apply_query_key_layer_scaling")  # divides and multiplies by the same
+    for key in ("apply_query_key_layer_scaling", "interleaved_qkv", "vocab_size"):
+        config.get(key)  # divides and multiplies by the same; nobody reads the others
+    config.expect("pre_seq_len", None)
+    config.get("prefix_projection")  # of a prefix, which there is none of
+    config.expect("num_hidden_layers", config.get("num_layers"))
     theta = 10000.0 * config.number("rope_ratio", 1.0, low=1e-3, high=1e6)
     config = config.renamed(NAMES, num_key_value_heads=kv_heads)
     dim = config.positive("head_dim", max(config.positive("hidden_size") // heads, 1))

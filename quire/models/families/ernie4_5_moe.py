@@ -37,10 +37,19 @@ __all__ = ["ernie4_5_moe"]
 def ernie4_5_moe(config: ConfigReader) -> ModelSpec:
     """ERNIE-4.5-21B-A3B and ERNIE-4.5-300B-A47B."""
     bias, layers = config.flag("use_bias"), num_layers(config)
+    config.expect("moe_gate", "topk")
+    config.expect("moe_use_aux_free", True)
+    for key in ("moe_capacity", "num_nextn_predict_layers"):
+        config.get(key)  # of training, and of layers that guess ahead
     rope = read_rope(config, head_dim(config), pairing="interleaved", theta=500000.0)
     attention = grouped_attention(config, qkv_bias=bias, output_bias=bias, ropes=(rope,) * layers)
     return decoder(
-        config, attention=attention, mlp=_experts(config, bias), head_bias=bias, tied=True
+        config,
+        attention=attention,
+        mlp=_experts(config, bias),
+        head_bias=bias,
+        tied=True,
+        unused=("model.mtp_",),
     )
 
 

@@ -11,9 +11,25 @@ from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import MlpMaker
 from quire.models.families.parts import gated_mlp, num_layers
 from quire.models.places import Place, Rows
-from quire.models.spec import ExpertGroups, GatedMLP, Linear, Router, Weight
+from quire.models.spec import (
+    ExpertGroups,
+    FeedForward,
+    GatedMLP,
+    Linear,
+    MixtureOfExperts,
+    Router,
+    Weight,
+)
 
-__all__ = ["chosen_layers", "expert_count", "expert_mlps", "first_of", "in_stacks", "router"]
+__all__ = [
+    "chosen_layers",
+    "expert_count",
+    "expert_mlps",
+    "first_of",
+    "in_stacks",
+    "router",
+    "stacked",
+]
 
 MAX_TOP_K = 64
 MAX_EXPERTS = 2**17
@@ -115,6 +131,19 @@ def in_stacks(
         )
         for e, mlp in enumerate(mlps)
     )
+
+
+def stacked(plain: MlpMaker, **fields: Any) -> MlpMaker:
+    """The same, whose experts may stand in gate_up_proj and down_proj too; fields: of in_stacks."""
+
+    def made(layer: int, prefix: str) -> FeedForward:
+        part = plain(layer, prefix)
+        if not isinstance(part, MixtureOfExperts):
+            return part
+        names = (prefix + "experts.gate_up_proj", prefix + "experts.down_proj")
+        return replace(part, experts=in_stacks(part.experts, *names, **fields))
+
+    return made
 
 
 def first_of(config: ConfigReader, *keys: str) -> str:

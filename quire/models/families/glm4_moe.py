@@ -10,6 +10,7 @@ from __future__ import annotations
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, grouped_attention, rms_norm
 from quire.models.families.deepseek_experts import METHODS, TINY_EXPERTS, deepseek_experts
+from quire.models.families.latent import next_token_layers
 from quire.models.families.parts import head_dim, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.registry import family
@@ -28,7 +29,8 @@ def glm4_moe(config: ConfigReader) -> ModelSpec:
         qkv_bias=config.flag("attention_bias"),
         qk_norm="heads" if config.flag("use_qk_norm") else None,
     )
-    return decoder(config, attention=attention, mlp=deepseek_experts(config, METHODS["noaux_tc"]))
+    mlp = deepseek_experts(config, METHODS["noaux_tc"])
+    return decoder(config, attention=attention, mlp=mlp, unused=next_token_layers(config))
 
 
 @family("SolarOpenForCausalLM", tiny={**TINY, **TINY_EXPERTS, "head_dim": 16})

@@ -71,6 +71,8 @@ def _experts(config: ConfigReader) -> MlpMaker:
     """Experts stored in two tensors, gate and up in alternate columns."""
     count = expert_count(config, "num_local_experts", "num_experts")
     top_k, inner = config.positive("num_experts_per_tok", 4), config.positive("intermediate_size")
+    config.expect("experts_per_token", top_k)
+    config.get("initial_context_length")  # as the rope has it
     alpha = config.number("swiglu_alpha", 1.702, low=0.0, high=1e6)
     if activation(config) != "silu":
         raise ModelError(f"{config.architecture}: hidden_act must be silu, which its gates clamp")

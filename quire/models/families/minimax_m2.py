@@ -40,13 +40,18 @@ def minimax_m2(config: ConfigReader) -> ModelSpec:
             f"{config.architecture}: rotary_dim is {rotated}; expected an even number of at most "
             f"{dim}, the head_dim"
         )
+    config.expect("attn_type_list", [1] * layers)
+    config.expect("qk_norm_type", "per_layer")
+    config.expect("use_routing_bias", True)
+    for key in ("use_mtp", "num_mtp_modules", "mtp_transformer_layers"):
+        config.get(key)  # of layers that guess ahead
     attention = grouped_attention(
         config,
         qk_norm="rows" if config.flag("use_qk_norm", True) else None,
         dim=dim,
         ropes=(replace(rope, dims=rotated),) * layers,
     )
-    return decoder(config, attention=attention, mlp=_experts(config))
+    return decoder(config, attention=attention, mlp=_experts(config), unused=("model.mtp.",))
 
 
 def _experts(config: ConfigReader) -> MlpMaker:

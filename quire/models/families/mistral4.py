@@ -5,16 +5,14 @@ Source: the Mistral4ForCausalLM config of transformers.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, MlpMaker, decoder
 from quire.models.families.deepseek_experts import TINY_EXPERTS, Choice, deepseek_experts
-from quire.models.families.experts import in_stacks
+from quire.models.families.experts import stacked
 from quire.models.families.latent import LATENT_TINY, latent_attention
 from quire.models.families.ministral import YARN, query_steps
 from quire.models.registry import family
-from quire.models.spec import FeedForward, MixtureOfExperts, ModelSpec
+from quire.models.spec import ModelSpec
 
 __all__ = ["mistral4"]
 
@@ -40,13 +38,4 @@ def mistral4(config: ConfigReader) -> ModelSpec:
 def _experts(config: ConfigReader) -> MlpMaker:
     """Those of DeepSeek without a bias that chooses, stored in two tensors."""
     choice = Choice(groups="top2_sum", normalised=True)
-    plain = deepseek_experts(config, choice)
-
-    def stacked(layer: int, prefix: str) -> FeedForward:
-        part = plain(layer, prefix)
-        if not isinstance(part, MixtureOfExperts):
-            return part
-        names = (prefix + "experts.gate_up_proj", prefix + "experts.down_proj")
-        return replace(part, experts=in_stacks(part.experts, *names))
-
-    return stacked
+    return stacked(deepseek_experts(config, choice))

@@ -68,8 +68,10 @@ OF_OTHERS = (
     *("num_nextn_predict_layers", "mtp_layers_block_type", "mtp_hybrid_override_pattern"),
     *("chunk_size", "expand"),
     *("n_shared_experts", "moe_shared_expert_overlap", "intermediate_size"),
+    *("attention_head_dim", "time_step_rank", "rope_theta", "partial_rotary_factor"),
 )
-"""Keys of training, of other programs, of layers that guess ahead, and of what sizes say too."""
+"""Keys of training, of other programs, of layers that guess ahead, of what sizes say too, and of a
+rotation that attention here has not."""
 OF_EXPERTS = (
     *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_latent_size"),
     *("moe_shared_expert_intermediate_size", "routed_scaling_factor", "n_group", "topk_group"),
@@ -107,6 +109,7 @@ def nemotron_h(config: ConfigReader) -> ModelSpec:
         return parts.plain_mlp(prefix, width, inner, mlp_bias, activation)
 
     norm = rms_norm(config.renamed({"rms_norm_eps": "layer_norm_epsilon"}), eps=1e-5)
+    config.expect("norm_eps", config.number("layer_norm_epsilon", 1e-5))
     spec = decoder(config, attention=mixer, mlp=mlp, norm=norm, unused=("mtp.",))
     return stored_as(spec, LAYOUT)
 

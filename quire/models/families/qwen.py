@@ -68,8 +68,9 @@ def qwen(config: ConfigReader) -> ModelSpec:
     longest = config.positive("max_position_embeddings", trained)
     stretches, bias = config.flag("use_dynamic_ntk"), not config.flag("no_bias", True)
     rule = QueryRule("log", trained) if config.flag("use_logn_attn") and trained > 1 else None
-    if not config.flag("scale_attn_weights", True):
-        raise ModelError(f"{config.architecture}: scale_attn_weights false is not supported")
+    config.expect("scale_attn_weights", True)
+    for key in ("onnx_safe", "use_cache_quantization", "use_cache_kernel", "padded_vocab_size"):
+        config.get(key)  # of other programs
     config = config.renamed(
         NAMES,
         intermediate_size=config.positive("intermediate_size") // 2,

@@ -5,6 +5,8 @@ Source: the Qwen2ForCausalLM config of transformers.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, dense_decoder
 from quire.models.families.windows import layer_windows
@@ -14,7 +16,13 @@ from quire.models.spec import ModelSpec
 __all__ = ["qwen2"]
 
 
-@family("Qwen2ForCausalLM", tiny=TINY)
+@family("Qwen2ForCausalLM", "MiMoForCausalLM", tiny=TINY)
 def qwen2(config: ConfigReader) -> ModelSpec:
-    """Qwen1.5, Qwen2 and Qwen2.5 dense models."""
-    return dense_decoder(config, qkv_bias=True, windows=layer_windows(config))
+    """Qwen1.5, Qwen2 and Qwen2.5 dense models, and MiMo 7B."""
+    config.expect("use_mrope", False)
+    config.get("num_nextn_predict_layers")  # MiMo's, which are left alone
+    spec = dense_decoder(config, qkv_bias=True, windows=layer_windows(config))
+    chunks = ConfigReader(config.section("dual_chunk_attention_config"), config.architecture)
+    trained = chunks.positive("original_max_position_embeddings", spec.max_length)
+    length = min(spec.max_length, trained)  # chunks begin behind these
+    return replace(spec, max_length=length, unused=("model.mtp_layers.",))

@@ -18,6 +18,7 @@ __all__ = ["qwen3"]
 def qwen3(config: ConfigReader) -> ModelSpec:
     """Qwen3 dense models."""
     bias = config.flag("attention_bias")
+    config.expect("use_qk_norm", True)
     return dense_decoder(
         config, qkv_bias=bias, output_bias=bias, qk_norm=True, windows=layer_windows(config)
     )

@@ -7,7 +7,6 @@ Source: the configs of Qwen3NextForCausalLM and Qwen3_5ForCausalLM in transforme
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +23,7 @@ from quire.models.families.decoder import (
     rms_norm,
 )
 from quire.models.families.delta_net import delta_net, linear_layers
+from quire.models.families.experts import stacked
 from quire.models.families.latent import next_token_layers
 from quire.models.families.qwen2_moe import TINY_EXPERTS, qwen_experts
 from quire.models.families.rope_config import read_rope
@@ -32,13 +32,7 @@ from quire.models.registry import family
 from quire.models.spec import Attention, ModelSpec, TokenMixer
 from quire.models.stored_as import stored_as
 
-__all__ = [
-    "qwen3_5",
-    "qwen3_5_moe",
-    "qwen3_5_moe_with_vision",
-    "qwen3_5_with_vision",
-    "qwen3_next",
-]
+__all__ = ["qwen3_5", "qwen3_5_moe", "qwen3_next"]
 
 TINY_HYBRID: dict[str, Any] = {
     **TINY,
@@ -87,7 +81,7 @@ def qwen3_5(config: ConfigReader) -> ModelSpec:
 @family("Qwen3_5MoeForCausalLM", tiny=TINY_MIXTURE)
 def qwen3_5_moe(config: ConfigReader) -> ModelSpec:
     """Qwen3.5 mixtures of experts, text only."""
-    return _qwen3_5(config, _experts(config))
+    return _qwen3_5(config, stacked(_experts(config)))
 
 
 def _qwen3_5(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
@@ -103,31 +97,6 @@ def _qwen3_5(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
     return stored_as(_hybrid(config, mlp), layout)
 
 
-@family("Qwen3_5ForConditionalGeneration", tiny={"text_config": TINY_HYBRID})
-def qwen3_5_with_vision(config: ConfigReader) -> ModelSpec:
-    """The language model of Qwen3.5 checkpoints; images are not read."""
-    return _language_model(config, qwen3_5)
-
-
-@family("Qwen3_5MoeForConditionalGeneration", tiny={"text_config": TINY_MIXTURE})
-def qwen3_5_moe_with_vision(config: ConfigReader) -> ModelSpec:
-    """The same of mixtures of experts."""
-    return _language_model(config, qwen3_5_moe)
-
-
-def _language_model(config: ConfigReader, build: Callable[[ConfigReader], ModelSpec]) -> ModelSpec:
-    for key in ("vision_config", "image_token_id", "video_token_id"):
-        config.get(key)
-    for key in ("vision_start_token_id", "vision_end_token_id", "language_model_only"):
-        config.get(key)
-    tied = config.flag("tie_word_embeddings")
-    values = {"tie_word_embeddings": tied, **config.section("text_config")}
-    text = ConfigReader(values, config.architecture)
-    spec = build(text)
-    text.finish()
-    return spec
-
-
 def _hybrid(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
     linear, full, recurrent = linear_layers(config), _gated_attention(config), delta_net(config)
 
@@ -139,7 +108,7 @@ def _hybrid(config: ConfigReader, mlp: MlpMaker) -> ModelSpec:
         attention=attention,
         mlp=mlp,
         norm=rms_norm(config, offset=1.0),
-        unused=next_token_layers(config),
+        unused=(*next_token_layers(config), "mtp."),
     )
 
 
@@ -147,6 +116,10 @@ def _gated_attention(config: ConfigReader) -> AttentionMaker:
     """Attention with norms on the heads of queries and keys, and a gate on what comes out."""
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     dim, bias = parts.head_dim(config, 256), config.flag("attention_bias")
+    config.expect("attn_output_gate", True)
+    config.expect("mamba_ssm_dtype", "float32")
+    for key in ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"):
+        config.get(key)  # of layers that guess ahead
     ungated = grouped_attention(
         config,
         qkv_bias=bias,

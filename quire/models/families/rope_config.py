@@ -119,10 +119,9 @@ def _scaling(fields: ConfigReader, kind: object, length: int, trained: int) -> R
     if kind == "llama3":
         low = fields.number("low_freq_factor", 1.0, low=1e-3, high=1e3)
         high = fields.number("high_freq_factor", 4.0, low=1e-3, high=1e3)
-        if not low < high:
+        if not low <= high:
             raise ModelError(
-                f"{fields.architecture}: low_freq_factor {low:g} is not below high_freq_factor "
-                f"{high:g}"
+                f"{fields.architecture}: low_freq_factor {low:g} is above high_freq_factor {high:g}"
             )
         return RopeScaling("llama3", _factor(fields), trained, low, high)
     if kind in ("longrope", "su") or (kind == "yarn" and fields.get("short_factor") is not None):

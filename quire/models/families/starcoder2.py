@@ -25,6 +25,11 @@ LAYOUT = Layout(names={"mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj"}
 def starcoder2(config: ConfigReader) -> ModelSpec:
     """StarCoder2 3B, 7B and 15B."""
     bias = config.flag("use_bias", True)
+    config.expect("norm_type", "layer_norm")
+    config.expect("mlp_type", "default")
+    config.expect("scale_attn_weights", True)
+    for key in ("activation_function", "layer_norm_epsilon", "scale_attention_softmax_in_fp32"):
+        config.get(key)  # older names of what hidden_act and norm_epsilon say
     width, inner = config.positive("hidden_size"), config.positive("intermediate_size")
     kind = activation(config, default="gelu_pytorch_tanh")
     eps = config.number("norm_epsilon", 1e-5, low=0.0, high=1.0)

@@ -33,7 +33,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     """How a checkpoint with this quantization_config stores each linear layer."""
     settings = Settings(config, "quantization_config (fp8)")
     settings.get("quant_method")
-    settings.choice("fmt", "e4m3", ("e4m3", "e5m2"))
+    settings.choice("fmt", "e4m3", ("e4m3", "float8_e4m3fn", "e5m2"))
     settings.choice("activation_scheme", "dynamic", ("dynamic", "static"))
     settings.choice("scale_fmt", "float", ("float", "ue8m0"))
     block = settings.get("weight_block_size")

@@ -24,7 +24,7 @@ METHODS: Mapping[str, str] = {
     "gguf": "gguf",
     "gptq": "gptq",
     "hqq": "hqq",
-    "modelopt": "nvfp4",
+    "modelopt": "modelopt",
     "mxfp4": "mxfp4",
     "torchao": "torchao",
 }
@@ -76,6 +76,9 @@ def _method(config: Any) -> str | None:
     method = config.get("quant_method")
     if method is None and (config.get("load_in_4bit") or config.get("load_in_8bit")):
         method = "bitsandbytes"  # which did not say so at first
+    if method is None and config.get("quant_algo"):
+        method = "modelopt"  # nor did this
     if not isinstance(method, str):
         return None
-    return method.lower().replace("_", "-").removeprefix("intel/")  # AutoRound's older name
+    method = method.lower().replace("_", "-").removeprefix("intel/")  # AutoRound's older name
+    return "modelopt" if method in ("modelopt-fp4", "modelopt-mixed") else method
