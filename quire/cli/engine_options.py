@@ -22,7 +22,7 @@ def add_engine_options(parser: CommandParser, only: Collection[str] = ()) -> Non
     skip = [name for name in names if only and name not in only and name != "model"]
     parser.accept_config_file()
     # Before the argument itself, whose value would else be lost to this option's absence.
-    parser.add_argument("--model", "--model-path", dest="model", help=argparse.SUPPRESS)
+    parser.add_argument("--model", "--model-path", "-m", dest="model", help=argparse.SUPPRESS)
     add_options(parser, "engine", EngineConfig, skip)
     add_refusals(parser)
 
