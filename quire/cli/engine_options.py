@@ -43,5 +43,7 @@ def chosen_model(namespace: argparse.Namespace) -> str:
     """The model argument.  Raises UsageError when there is none."""
     model: str | None = getattr(namespace, "model", None)
     if model is None:
-        raise UsageError("which model? give a directory, org/name on the hub, or 'demo', first")
+        raise UsageError(
+            "which model? give a directory, a .gguf file, org/name on the hub, or 'demo'"
+        )
     return model
