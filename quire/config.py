@@ -36,7 +36,9 @@ class EngineConfig:
     Raises ConfigError, naming the option, for a value that cannot be honoured.
     """
 
-    model: str = field(metadata={"help": "a directory, org/name on the hub, or 'demo'"})
+    model: str = field(
+        metadata={"help": "a directory, a .gguf file, org/name on the hub, or 'demo'"}
+    )
     tokenizer: str | None = field(
         default=None, metadata={"help": "directory or org/name of another tokenizer"}
     )

@@ -7,22 +7,36 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ALIASES", "REFUSALS", "Refusal", "add_refusals"]
+__all__ = ["ALIASES", "HINTS", "REFUSALS", "SYNONYMS", "Refusal", "add_refusals"]
 
 ALIASES: Mapping[str, Sequence[str]] = {
     "memory_utilization": ("--gpu-memory-utilization",),
-    "max_model_len": ("--context-length", "--session-len", "--ctx-size"),
-    "max_num_seqs": ("--max-running-requests", "--max-batch-size"),
+    "max_model_len": ("--context-length", "--session-len", "--ctx-size", "-c"),
+    "max_num_seqs": ("--max-running-requests", "--max-batch-size", "--parallel", "-np"),
     "max_num_batched_tokens": ("--max-num-tokens",),
     "scheduling_policy": ("--schedule-policy",),
     "quantization": ("-q",),
     "speculative": ("--spec-method",),
     "num_speculative_tokens": ("--spec-tokens", "--draft-max"),
     "host": ("--server-name",),
+    "threads": ("-t",),
+    "served_model_name": ("--alias", "-a"),
     "port": ("--server-port",),
     "n": ("-n",),
 }
 """Field → options of vLLM, SGLang, LMDeploy, TensorRT-LLM or llama.cpp with the same meaning."""
+
+SYNONYMS: Mapping[str, Mapping[str, str]] = {
+    "dtype": {"half": "float16", "float": "float32"},
+    "kv_cache_dtype": {"fp8_e4m3": "fp8"},
+    "load_format": {"safetensors": "auto"},
+}
+"""Field → what other engines call one of its values."""
+
+HINTS: Mapping[str, str] = {
+    "quantization": "a checkpoint that is quantized already is served as it is, without this option"
+}
+"""Field → what those who bring another value want to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +47,9 @@ class Refusal:
     accepted: tuple[str, ...]
     reason: str
 
+
+PARSING = "tool calls and reasoning are not parsed so far; answers have them as text"
+ADAPTERS = "adapters are not supported so far; merge the adapter into the model"
 
 REFUSALS = (
     Refusal(
@@ -60,14 +77,32 @@ REFUSALS = (
         ("native",),
         "blocks that a device's cache gives up go to this host's memory",
     ),
+    Refusal(
+        ("--n-gpu-layers", "--gpu-layers", "-ngl"),
+        ("0",),
+        "layers are not divided by hand; --device cuda computes all of them there",
+    ),
+    Refusal(("--flash-attn", "-fa"), ("on", "auto"), "attention is always computed that way"),
+    Refusal(
+        ("--cache-type-k", "-ctk", "--cache-type-v", "-ctv"),
+        (),
+        "keys and values have one format; give --kv-cache-dtype, int8 in place of q8_0",
+    ),
+    Refusal(("--swap-space",), ("0",), "what a preempted request held is computed again"),
+    Refusal(("--tool-call-parser", "--reasoning-parser"), (), PARSING),
+    Refusal(("--lora", "--lora-modules"), (), ADAPTERS),
     Refusal(("--tokenizer-mode",), ("auto",), "there is one tokenizer, the fast one"),
 )
 
 SWITCHES = {
     "--trust-remote-code": "a model's own code is never run, and no supported model needs it",
-    "--enable-lora": "adapters are not supported so far; merge the adapter into the model",
+    "--enable-lora": ADAPTERS,
+    "--enable-auto-tool-choice": PARSING,
 }
 """Switches that are refused altogether."""
+
+GRANTED = ("--jinja", "--metrics", "--disable-log-requests", "--disable-log-stats")
+"""Switches for what is always so here."""
 
 
 def add_refusals(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +112,15 @@ def add_refusals(parser: argparse.ArgumentParser) -> None:
     for name, reason in SWITCHES.items():
         refusal = Refusal((name,), (), reason)
         parser.add_argument(name, action=_Refuse, refusal=refusal, nargs=0, help=argparse.SUPPRESS)
+    for name in GRANTED:
+        parser.add_argument(name, action=_Grant, nargs=0, help=argparse.SUPPRESS)
+
+
+class _Grant(argparse.Action):
+    """Leaves everything as it is."""
+
+    def __call__(self, *_: object) -> None:
+        pass
 
 
 class _Refuse(argparse.Action):

@@ -22,7 +22,7 @@ def add_engine_options(parser: CommandParser, only: Collection[str] = ()) -> Non
     skip = [name for name in names if only and name not in only and name != "model"]
     parser.accept_config_file()
     # Before the argument itself, whose value would else be lost to this option's absence.
-    parser.add_argument("--model", "--model-path", dest="model", help=argparse.SUPPRESS)
+    parser.add_argument("--model", "--model-path", "-m", dest="model", help=argparse.SUPPRESS)
     add_options(parser, "engine", EngineConfig, skip)
     add_refusals(parser)
 
@@ -43,5 +43,7 @@ def chosen_model(namespace: argparse.Namespace) -> str:
     """The model argument.  Raises UsageError when there is none."""
     model: str | None = getattr(namespace, "model", None)
     if model is None:
-        raise UsageError("which model? give a directory, org/name on the hub, or 'demo', first")
+        raise UsageError(
+            "which model? give a directory, a .gguf file, org/name on the hub, or 'demo'"
+        )
     return model

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import types
-from collections.abc import Mapping, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from quire.cli.aliases import ALIASES
+from quire.cli.aliases import ALIASES, HINTS, SYNONYMS
 from quire.cli.values import auto_or, human_integer, json_object
 
 __all__ = ["add_options", "given_options"]
@@ -39,7 +40,7 @@ def add_options(
         names = [f"--{option.name.replace('_', '-')}", *ALIASES.get(option.name, ())]
         default = (defaults or {}).get(option.name, _default(option))
         shown = (help_text + _shown_default(default)).replace("%", "%%")
-        group.add_argument(*names, dest=option.name, help=shown, **_settings(kinds[option.name]))
+        group.add_argument(*names, dest=option.name, help=shown, **_settings(option.name, kinds))
 
 
 def given_options(namespace: argparse.Namespace, config_class: type) -> dict[str, Any]:
@@ -48,15 +49,15 @@ def given_options(namespace: argparse.Namespace, config_class: type) -> dict[str
     return {each.name: given[each.name] for each in fields(config_class) if each.name in given}
 
 
-def _settings(kind: Any) -> dict[str, Any]:
-    """The arguments of add_argument for a field of this type."""
-    inner, optional = _without_none(kind)
+def _settings(name: str, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of add_argument for a field, by its type."""
+    inner, optional = _without_none(kinds[name])
     origin = get_origin(inner)
     if inner is bool:
         return {"action": argparse.BooleanOptionalAction}
     if origin is Literal:
         choices = [str(choice) for choice in get_args(inner)]
-        return {"choices": choices, "metavar": f"{{{','.join(choices)}}}"}
+        return {"type": _choice(name, choices), "metavar": f"{{{','.join(choices)}}}"}
     if origin is tuple:
         item = human_integer if get_args(inner)[0] is int else str
         return {"nargs": "+", "action": "extend", "type": item, "metavar": _metavar(item)}
@@ -64,6 +65,21 @@ def _settings(kind: Any) -> dict[str, Any]:
     if optional and convert is not str:
         return {"type": auto_or(convert), "metavar": _metavar(convert)}
     return {"type": convert, "metavar": _metavar(convert)}
+
+
+def _choice(name: str, choices: Sequence[str]) -> Callable[[str], str]:
+    """A converter that takes one of the choices, by its name here or elsewhere."""
+
+    def choose(text: str) -> str:
+        value = SYNONYMS.get(name, {}).get(text, text)
+        if value in choices:
+            return value
+        hint = f"; {HINTS[name]}" if name in HINTS else ""
+        raise ArgumentTypeError(
+            f"invalid choice: {text!r} (choose from {', '.join(choices)}){hint}"
+        )
+
+    return choose
 
 
 def _converter(kind: Any) -> Any:

@@ -57,6 +57,11 @@ class CommandParser(argparse.ArgumentParser):
             self._refuse(unknown[0])
         return given
 
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        """argparse would take -t for -tp; only -n4 is -n 4."""
+        found = super()._get_option_tuples(option_string)
+        return [each for each in found if option_string.startswith(each[1] or "")]
+
     def _refuse(self, argument: str) -> NoReturn:
         if not argument.startswith("-"):
             raise UsageError(f"unexpected argument {argument!r} (see {self.prog} --help)")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from quire.async_engine import AsyncEngine, RequestStream
 from quire.config import EngineConfig
-from quire.outputs import CompletionOutput, Delta, RequestOutput
+from quire.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from quire.sampling_params import SamplingParams
 
 __all__ = ["Answer", "Session"]
@@ -19,7 +19,7 @@ __all__ = ["Answer", "Session"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A finished request and how long it took, as the user saw it."""
+    """A finished request, and how long the engine took for it, however slowly it was read."""
 
     output: RequestOutput
     first_token_s: float
@@ -80,13 +80,15 @@ class Session:
         text = prompt if isinstance(prompt, str) else None
         outputs = [CompletionOutput(index) for index in range(params.n)]
         output = RequestOutput(stream.request_id, text, stream.prompt_token_ids, outputs)
-        first = 0.0
+        times: dict[int, RequestMetrics] = {}
         with _interrupt_cancels(stream):
             async for delta in stream:
-                first = first or time.monotonic() - started
+                times[delta.index] = delta.metrics or times.get(delta.index, RequestMetrics())
                 output.add(delta)
                 show(delta)
-        return Answer(output, first, time.monotonic() - started)
+        last = max(each.finished_s for each in times.values()) or time.monotonic()
+        first = min((s for each in times.values() if (s := each.first_token_s)), default=last)
+        return Answer(output, first - started, last - started)
 
 
 @contextlib.contextmanager

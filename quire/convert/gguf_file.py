@@ -6,11 +6,12 @@ from pathlib import Path
 
 from quire.convert.stored_model import StoredModel
 from quire.errors import ConfigError
+from quire.models.spec import ModelSpec
 from quire.text.gguf_vocabulary import gguf_vocabulary
 from quire.text.tokenizer import load_tokenizer
-from quire.weights.gguf.write_model import write_model
+from quire.weights.gguf.write_model import check_writable, write_model
 
-__all__ = ["GGUF_NAME", "write_gguf_file"]
+__all__ = ["GGUF_NAME", "check_gguf", "write_gguf_file"]
 
 GGUF_NAME = "model.gguf"
 SAMPLES = (
@@ -19,6 +20,15 @@ SAMPLES = (
     " def f(x):\n    return x+1",
 )
 """Texts of many scripts, with runs of spaces."""
+
+
+def check_gguf(spec: ModelSpec, directory: Path) -> None:
+    """Refuse, before any work, a model or a tokenizer that GGUF has no words for.
+
+    Raises ModelError or ConfigError.
+    """
+    check_writable(spec)
+    gguf_vocabulary(directory, spec.vocab_size)
 
 
 def write_gguf_file(model: StoredModel, path: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from quire.config import EngineConfig
 from quire.convert.format_tensors import check_format
+from quire.convert.gguf_file import check_gguf
 from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign
 from quire.convert.report import Report, peak_memory_bytes, write_report
@@ -44,6 +45,8 @@ def quantize_to_directory(
     if asked.target is not None:
         read_target(asked.target)
     source = open_source(config)
+    if asked.format == "gguf":
+        check_gguf(source.spec, source.directory)
 
     def run(recipe: Quantization, directory: Path) -> Mapping[str, Any]:
         final = directory == output

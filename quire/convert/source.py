@@ -22,7 +22,14 @@ from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
 from quire.weights.tensor import RawTensor
 
-__all__ = ["Source", "block_weights", "open_source", "refuse_vision", "shards_of"]
+__all__ = [
+    "Source",
+    "block_weights",
+    "find_directory",
+    "open_source",
+    "refuse_vision",
+    "shards_of",
+]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -56,7 +63,7 @@ class Source:
 
 def open_source(config: EngineConfig) -> Source:
     """Open a model.  Raises ConfigError for one that is quantized already, or has other parts."""
-    directory = find_model(config)
+    directory = find_directory(config)
     values = {**read_json(directory / "config.json"), **config.hf_overrides}
     if values.get("quantization_config"):
         raise ConfigError(
@@ -69,6 +76,17 @@ def open_source(config: EngineConfig) -> Source:
     weights = load_weights(checkpoint, spec.weights())
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
     return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))
+
+
+def find_directory(config: EngineConfig) -> Path:
+    """The directory of a model.  Raises ConfigError for a GGUF file."""
+    directory = find_model(config)
+    if directory.is_file():
+        raise ConfigError(
+            f"{config.model} is a GGUF file, which is served and not written in other formats; "
+            "give the directory of safetensors that it was made of"
+        )
+    return directory
 
 
 def refuse_vision(spec: ModelSpec) -> None:

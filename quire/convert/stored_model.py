@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
-from quire.convert.source import refuse_vision
+from quire.convert.source import find_directory, refuse_vision
 from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 from quire.quant.matrix import QuantizedMatrix
-from quire.runtime.open_model import find_model, read_config, tie_missing_head
+from quire.runtime.open_model import read_config, tie_missing_head
 from quire.runtime.stored_weights import find_stored
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.gguf.checkpoint import GgufMatrix
@@ -48,7 +48,7 @@ class StoredModel(Mapping[str, "RawTensor | QuantizedMatrix"]):
 
 def open_stored_model(config: EngineConfig) -> StoredModel:
     """Open a model of any format that Quire reads from safetensors or .bin files."""
-    directory = find_model(config)
+    directory = find_directory(config)
     spec, quantization = read_config(config, directory)
     refuse_vision(spec)
     checkpoint = open_checkpoint(directory)

@@ -146,6 +146,7 @@ def plan_memory(
     usable = usable_bytes(config, free_bytes)
     needed = _needed_blocks(config, layout, window)
     needed_bytes = needed * layout.bytes_per_block
+    _refuse_small_cache(config, needed_bytes)
     room = usable - weight_bytes - reserved_bytes
     budget = _step_budget(config, room, needed_bytes, activation_bytes)
     activations = activation_bytes(budget)
@@ -246,6 +247,17 @@ def _needed_blocks(config: EngineConfig, layout: KvLayout, window: int | None) -
     length = config.max_model_len or 1
     of_one = num_blocks_at_once(length, layout.block_tokens, window, step_tokens)
     return max(of_one, (config.kv_cache_memory_bytes or 0) // layout.bytes_per_block)
+
+
+def _refuse_small_cache(config: EngineConfig, least: int) -> None:
+    """Raise CapacityError for a KV cache that the user made smaller than what it must hold."""
+    given = config.kv_cache_memory_bytes
+    if given is not None and given < least:
+        holds = f"{config.max_model_len} tokens" if config.max_model_len else "one block"
+        raise CapacityError(
+            f"kv_cache_memory_bytes is {given:,}, less than the {least:,} of {holds}; give at "
+            "least that, or leave it out"
+        )
 
 
 def _step_budget(

@@ -1,4 +1,4 @@
-"""Lets only holders of a key in: on every path but /health, known or not."""
+"""Lets only holders of a key in: on every path but the probes, known or not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from quire.server.route_path import route_path
 
 __all__ = ["RequireKey"]
 
-OPEN_PATH = "/health"
+PROBES = ("/health", "/live", "/ready")
+"""What a supervisor asks without a key; the answers say no more than whether the engine moves."""
 
 
 class RequireKey:
@@ -25,7 +26,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] != "http" or route_path(scope) == OPEN_PATH or self._knows(scope):
+        if scope["type"] != "http" or route_path(scope) in PROBES or self._knows(scope):
             await self._app(scope, receive, send)
             return
         message = "no valid API key; send the header Authorization: Bearer KEY"

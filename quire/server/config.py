@@ -39,7 +39,9 @@ class ServerConfig:
     )
     api_key: tuple[str, ...] = field(
         default=(),
-        metadata={"help": "keys that may use every route but /health; also QUIRE_API_KEY"},
+        metadata={
+            "help": "keys that may use all routes but /health, /live and /ready; also QUIRE_API_KEY"
+        },
     )
     allowed_origins: tuple[str, ...] = field(
         default=(), metadata={"help": "web origins that may call the API from a browser, or *"}

@@ -62,14 +62,14 @@ def _explain(model: str, revision: str | None, offline: bool, error: Exception) 
         return f"{model}: has no revision {revision!r} on {hub}; see {hub}/{model}/tree/main"
     if isinstance(error, (errors.RepositoryNotFoundError, errors.HFValidationError)):
         return (
-            f"{model}: no such model on {hub}; check the spelling (org/name), or set HF_TOKEN if "
-            "it is private"
+            f"{model}: no such directory here, and no such model on {hub}; check the spelling "
+            "(org/name), or set HF_TOKEN if it is private"
         )
     if offline or constants.HF_HUB_OFFLINE:
         return f"{model}: not in the cache, or not all of it, and offline; run once online"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{model}: {hub} answers: {answer}; try again later, or check HF_TOKEN"
     return (
-        f"{model}: cannot be downloaded from {hub} ({answer}); check the "
-        "network and HF_ENDPOINT, then run again: what has arrived is kept"
+        f"{model}: no such directory here, and cannot be downloaded from {hub} ({answer}); check "
+        "the network and HF_ENDPOINT, then run again: what has arrived is kept"
     )

@@ -7,14 +7,17 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from quire.cli.main import main
-from quire.cli.session import Answer
+from quire.cli.session import Answer, Session
+from quire.config import EngineConfig
 from quire.outputs import CompletionOutput, RequestOutput
+from quire.sampling_params import SamplingParams
 
 DEMO = ["demo", "--threads", "1", "--temperature", "0"]
 
@@ -93,6 +96,15 @@ def test_rate_leaves_out_the_first_token_of_each_completion() -> None:
     assert answer.num_tokens == 22
     assert answer.tokens_per_s == 10.0
     assert Answer(RequestOutput("r", "p", [1], outputs), 1.0, 1.0).tokens_per_s == 0.0
+
+
+def test_a_slow_reader_does_not_slow_the_figures() -> None:
+    with Session(EngineConfig("demo", threads=1)) as session:
+        started = time.monotonic()
+        answer = session.answer("In the", SamplingParams(max_tokens=2), lambda _: time.sleep(0.2))
+        seconds = time.monotonic() - started
+    assert answer.num_tokens == 2 and 0 < answer.first_token_s <= answer.total_s
+    assert seconds - answer.total_s > 0.2
 
 
 def chat(*arguments: str) -> int:

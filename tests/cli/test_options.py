@@ -225,5 +225,33 @@ def test_quantization(flag: str) -> None:
             parse_engine("demo", flag, value)
 
 
+def test_a_checkpoint_s_own_quantization_needs_no_option() -> None:
+    with pytest.raises(UsageError, match=r"'awq'.*quantized already is served as it is"):
+        parse_engine("demo", "--quantization", "awq")
+
+
+def test_values_of_other_engines_are_understood() -> None:
+    assert parse_engine("demo", "--dtype", "half").dtype == "float16"
+    assert parse_engine("demo", "--kv-cache-dtype", "fp8_e4m3").kv_cache_dtype == "fp8"
+
+
+def test_options_of_llama_server() -> None:
+    line = "-m demo -c 512 -t 1 -np 4 --jinja -fa on -ngl 0"
+    assert parse_engine(*line.split()) == EngineConfig(
+        "demo", max_model_len=512, threads=1, max_num_seqs=4
+    )
+    with pytest.raises(UsageError, match="-ngl 99 is not supported: layers are not divided"):
+        parse_engine("demo", "-ngl", "99")
+    with pytest.raises(UsageError, match=r"-ctk q8_0 is not supported: .*--kv-cache-dtype"):
+        parse_engine("demo", "-ctk", "q8_0")
+
+
+def test_a_short_option_is_not_the_beginning_of_another() -> None:
+    with pytest.raises(UsageError, match="there is no option -p"):
+        parse_engine("demo", "-p", "2")
+    assert parse_engine("demo", "-t2").threads == 2
+
+
 def test_what_already_holds_is_accepted() -> None:
+    assert parse_engine("demo", "--metrics", "--disable-log-requests") == EngineConfig("demo")
     assert parse_engine("demo", "--enforce-eager") == EngineConfig("demo", enforce_eager=True)

@@ -12,14 +12,15 @@ import pytest
 from quire.config import EngineConfig
 from quire.convert.convert import Format, convert_checkpoint
 from quire.convert.recipe import CheckpointFormat, Quantization
-from quire.convert.run import quantize_model
+from quire.convert.run import quantize_model, quantize_to_directory
 from quire.convert.served_model import ServedModel
-from quire.convert.source import Source
+from quire.convert.source import Source, open_source
 from quire.convert.stored_model import open_stored_model
 from quire.convert.texts import texts_of_run
-from quire.errors import ConfigError
+from quire.errors import ConfigError, ModelError
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
+from tests.convert.tiny import DELTA_NETS, write_tiny
 
 TOKENS = list(range(7, 47))
 
@@ -126,6 +127,24 @@ def test_what_a_format_cannot_hold_is_refused(
 def test_floats_are_not_converted(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="quire quantize"):
         convert_checkpoint(EngineConfig(str(tiny)), tmp_path / "out", "gptq", False)
+
+
+def test_a_gguf_file_is_not_converted(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    for model in (path, tmp_path):
+        with pytest.raises(ConfigError, match="is a GGUF file"):
+            convert_checkpoint(EngineConfig(str(model)), tmp_path / "out", "awq", False)
+        with pytest.raises(ConfigError, match="is a GGUF file"):
+            open_source(EngineConfig(str(model)))
+
+
+def test_what_gguf_cannot_hold_is_refused_before_any_work(tmp_path: Path) -> None:
+    model = write_tiny(tmp_path / "model", **DELTA_NETS)
+    asked = Quantization(algorithm="rtn", group_size=16, format="gguf")
+    with pytest.raises(ModelError, match="cannot be written as GGUF"):
+        quantize_to_directory(EngineConfig(str(model)), asked, tmp_path / "out", False, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_an_output_that_exists_is_left_alone(tiny: Path, tmp_path: Path) -> None:

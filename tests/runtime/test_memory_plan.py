@@ -182,6 +182,13 @@ def test_a_kv_size_that_cannot_be_had_is_an_error(size: int) -> None:
         plan(100 * KIB, kv_cache_memory_bytes=size)
 
 
+def test_a_kv_size_below_what_it_must_hold_names_what_it_takes() -> None:
+    with pytest.raises(CapacityError, match="is 1,000, less than the 1,024 of one block"):
+        plan(GIB, kv_cache_memory_bytes=1000)
+    with pytest.raises(CapacityError, match="less than the 10,240 of 160 tokens"):
+        plan(GIB, kv_cache_memory_bytes=9 * KIB, max_model_len=160)
+
+
 def test_a_smaller_step_makes_room_for_a_length_that_the_user_set() -> None:
     """Activations alone would fit in half of the room, but not beside 80 blocks."""
     options = {"per_token": KIB // 2, "max_num_batched_tokens": 64, "length": 2000}

@@ -99,13 +99,13 @@ async def test_models(connect: Connect) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
-async def test_a_key_guards_every_path_but_health(connect: Connect) -> None:
+async def test_a_key_guards_every_path_but_the_probes(connect: Connect) -> None:
     client = connect(api_key=("secret", "schlüssel"))
     paths = [each.path.replace("{id:path}", "x") for each in OPERATIONS]
     for path in [*paths, "/docs", "/openapi.json", "/nothing", "/health/", "//health"]:
         for method in ("GET", "POST", "OPTIONS"):
             response = await client.request(method, path)
-            if path == "/health":
+            if path in ("/health", "/live", "/ready"):
                 assert response.status_code == (200 if method == "GET" else 405)
             else:
                 fault(response, 401, None)

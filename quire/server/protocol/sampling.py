@@ -110,6 +110,6 @@ class GenerationRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     guided_decoding_backend: Annotated[Any, refused("there is one grammar backend")] = None
     guided_whitespace_pattern: Annotated[Any, refused("white space is bounded already")] = None
     thinking_token_budget: Annotated[Any, refused("reasoning is not parsed yet")] = None
-    mm_processor_kwargs: Annotated[Any, refused("only text input is built")] = None
+    mm_processor_kwargs: Annotated[Any, refused("the model's own settings are used")] = None
     kv_transfer_params: Annotated[Any, refused("KV transfer is not built yet")] = None
     vllm_xargs: Annotated[Any, refused("there are no such extensions")] = None

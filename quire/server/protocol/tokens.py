@@ -27,7 +27,7 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     chat_template: Annotated[str | None, honoured("only with --trust-request-chat-template")] = None
     chat_template_kwargs: Annotated[dict[str, Any] | None, honoured("for the template")] = None
     tools: Annotated[list[dict[str, Any]] | None, honoured("if the template reads them")] = None
-    mm_processor_kwargs: Annotated[Any, refused("only text input is built")] = None
+    mm_processor_kwargs: Annotated[Any, refused("the model's own settings are used")] = None
 
 
 class Tokenized(Struct, frozen=True):

@@ -26,7 +26,7 @@ from quire.weights.gguf.weights_of_tensor import TensorContents, tensors_of
 from quire.weights.gguf.write import Value, write_gguf
 from quire.weights.tensor import RawTensor
 
-__all__ = ["difference", "write_model"]
+__all__ = ["check_writable", "difference", "write_model"]
 
 Weight: TypeAlias = RawTensor | QuantizedMatrix
 Bytes = npt.NDArray[np.uint8]
@@ -73,6 +73,12 @@ def write_model(
     own_settings = {f"{key}.{each}": value for each, value in settings.items()}
     write_gguf(path, {**general, **own_settings, **tokenizer}, shapes, read)
     _check(path, spec)
+
+
+def check_writable(spec: ModelSpec) -> None:
+    """Raise ModelError for an architecture or a setting that GGUF has no words for."""
+    _, architecture = _architecture(spec)
+    settings_of(spec, architecture)
 
 
 def _architecture(spec: ModelSpec) -> tuple[str, Architecture]:
