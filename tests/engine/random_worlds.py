@@ -20,6 +20,9 @@ class OddOrEven:
     def __init__(self) -> None:
         self.last = 0
 
+    def copy(self) -> OddOrEven:
+        return OddOrEven()
+
     def fill_mask(self, row: npt.NDArray[np.int32]) -> None:
         row[:] = 0x55555555 if self.last % 2 else np.array(0xAAAAAAAA, np.uint32).view(np.int32)
 
