@@ -20,6 +20,7 @@ from quire.runtime.open_model import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.loader import load_weights
+from quire.weights.mapped_file import mapping_of
 from quire.weights.tensor import RawTensor
 
 __all__ = [
@@ -100,11 +101,9 @@ def refuse_vision(spec: ModelSpec) -> None:
 
 def _drop_pages(data: npt.NDArray[Any]) -> None:
     """Let the system forget a mapped file's pages, which it would else count as this process's."""
-    owner: Any = data
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    if isinstance(owner, mmap.mmap) and hasattr(owner, "madvise"):
-        owner.madvise(mmap.MADV_DONTNEED)
+    pages = mapping_of(data)
+    if pages is not None and hasattr(pages, "madvise"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def block_weights(block: Block) -> tuple[str, ...]:

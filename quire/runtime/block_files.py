@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quire.errors import ConfigError
+from quire.whole_file import PART_SUFFIX, whole_file
 
 __all__ = ["BlockFiles", "DamagedBlockError"]
 
@@ -30,7 +30,6 @@ MAGIC = b"QUIREKV1"
 DIGEST_BYTES = 32
 HEADER_BYTES = len(MAGIC) + DIGEST_BYTES
 SUFFIX = ".kv"
-PART = ".part"
 ABANDONED_S = 600
 """Age of an unfinished file from which on its writer is taken to be gone."""
 KEPT_SHARE = 0.9
@@ -81,16 +80,11 @@ class BlockFiles:
 
         Raises OSError where that cannot be done; then nothing is left behind.
         """
-        handle, name = tempfile.mkstemp(PART, dir=self.directory)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb", buffering=0) as file:
-                _write_all(file.fileno(), [_header(key, content), content.data])
-                os.fsync(file.fileno())
-            os.replace(name, self._path(key))
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        with whole_file(self._path(key)) as file:
+            file.write(_header(key, content))
+            file.write(content.data)
+            file.flush()
+            os.fsync(file.fileno())
         if self._size is not None:
             self._size += HEADER_BYTES + len(content)
         return self._make_room()
@@ -127,13 +121,14 @@ class BlockFiles:
 
     def _files(self) -> Iterable[tuple[int, int, bytes]]:
         """Time of last use, size and key of every block; abandoned files are removed."""
+        oldest = time.time() - ABANDONED_S
         for entry in os.scandir(self.directory):
             key = _key(entry.name)
             with contextlib.suppress(OSError):  # another process may delete what was listed
                 facts = entry.stat(follow_symlinks=False)
                 if key is not None:
                     yield facts.st_mtime_ns, facts.st_size, key
-                elif entry.name.endswith(PART) and time.time() - facts.st_mtime > ABANDONED_S:
+                elif entry.name.endswith(PART_SUFFIX) and facts.st_mtime < oldest:
                     os.unlink(entry.path)
 
     def _path(self, key: bytes) -> Path:
@@ -167,10 +162,3 @@ def _header(key: bytes, content: Content) -> bytes:
     digest = blake2b(key, digest_size=DIGEST_BYTES)
     digest.update(content.data)
     return MAGIC + digest.digest()
-
-
-def _write_all(handle: int, parts: Sequence[bytes | memoryview]) -> None:
-    for part in parts:
-        rest = memoryview(part)
-        while rest:
-            rest = rest[os.write(handle, rest) :]

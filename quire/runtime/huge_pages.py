@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from quire.backends.executable import LoadedWeights, StoredWeight
 from quire.ops.aligned import CACHE_LINE
+from quire.weights.mapped_file import mapping_of
 
 __all__ = ["has_huge_pages", "in_huge_pages", "is_mapped"]
 
@@ -68,7 +69,7 @@ def _move(piece: tuple[Bytes, Bytes]) -> None:
     """
     source, target = piece
     np.copyto(target, source)
-    pages = _mapping(source)
+    pages = mapping_of(source)
     if pages is not None and hasattr(mmap, "MADV_DONTNEED"):
         start = source.ctypes.data - np.frombuffer(pages, np.uint8).ctypes.data
         before = start % mmap.PAGESIZE
@@ -82,15 +83,7 @@ def _pieces(source: Bytes, target: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
 
 def is_mapped(array: npt.NDArray[Any]) -> bool:
     """Whether the array is a view of a mapped file."""
-    return _mapping(array) is not None
-
-
-def _mapping(array: npt.NDArray[Any]) -> mmap.mmap | None:
-    base: object = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    found = base.obj if isinstance(base, memoryview) else base
-    return found if isinstance(found, mmap.mmap) else None
+    return mapping_of(array) is not None
 
 
 def _padded(size: int) -> int:

@@ -77,16 +77,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     machine = inspect_machine()
     directory = find_model(config)
     if is_wrapped(config, directory):
-        found = load_wrapped(config, directory, machine)
-        return LoadedModel(
-            directory,
-            found.spec,
-            found.executable,
-            RopeTables((), 0),
-            found.memory,
-            machine,
-            found.fingerprint,
-        )
+        return _wrapped(config, directory, machine)
     model = open_model(config, directory, config.threads or machine.cores)
     spec, weights, backend = model.spec, model.weights, choose_backend(config)
     layout, room = kv_layout(config, spec), room_of(backend, config, machine, weights, spec)
@@ -121,6 +112,15 @@ def load_model(config: EngineConfig) -> LoadedModel:
         store=open_store(config, spec, cache, executable, machine.free_memory - offload.on_host),
         pooling=model.pooling,
         vision=None if plan is None else plan.bind(bound),
+    )
+
+
+def _wrapped(config: EngineConfig, directory: Path, machine: Machine) -> LoadedModel:
+    """A model that transformers computes, ropes and all."""
+    found = load_wrapped(config, directory, machine)
+    ropes = RopeTables((), 0)
+    return LoadedModel(
+        directory, found.spec, found.executable, ropes, found.memory, machine, found.fingerprint
     )
 
 

@@ -68,7 +68,7 @@ class Runner:
         self.ropes = ropes
         self.store = store
         self._running: dict[str, RunningRequest] = {}
-        self.inputs = InputBuilder(self._seat, ropes.arrays, encode)
+        self.inputs = InputBuilder(self._admitted, ropes.arrays, encode)
         self._free_slots: list[int] = []
         self._num_slots = 0
 
@@ -133,7 +133,7 @@ class Runner:
         if inputs.shape.special:
             self._take_special(chunks, inputs, sampled, output)
 
-    def _seat(self, request_id: str) -> RunningRequest:
+    def _admitted(self, request_id: str) -> RunningRequest:
         """A request, which gets a slot when it first runs."""
         request = self._running[request_id]
         if request.slot < 0:

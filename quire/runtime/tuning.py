@@ -6,12 +6,9 @@ that it depends on; a start only reads it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +22,7 @@ from quire.config import cache_directory
 from quire.errors import ConfigError, QuireError
 from quire.runtime.machine import Machine
 from quire.weights.strict_json import parse_json
+from quire.whole_file import whole_file
 
 __all__ = ["ChosenTunings", "choose_tunings", "read_tunings", "tuning_path", "write_tunings"]
 
@@ -88,15 +86,8 @@ def write_tunings(path: Path, tunings: Tunings) -> None:
     content = {"version": VERSION, "tunings": {name: asdict(t) for name, t in tunings.items()}}
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(json.dumps(content, indent=2) + "\n")
-            os.replace(name, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        with whole_file(path) as file:
+            file.write(json.dumps(content, indent=2).encode() + b"\n")
     except OSError as error:
         raise ConfigError(f"{path}: the tuning cannot be kept: {error}") from error
 

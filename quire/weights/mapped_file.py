@@ -5,13 +5,14 @@ from __future__ import annotations
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from quire.errors import CheckpointError
 
-__all__ = ["map_file"]
+__all__ = ["map_file", "mapping_of"]
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -38,3 +39,11 @@ def map_file(path: Path) -> npt.NDArray[np.uint8]:
             f"{path}: this is a Git LFS pointer, not the weights; run `git lfs pull` there"
         )
     return np.frombuffer(pages, dtype=np.uint8)
+
+
+def mapping_of(array: npt.NDArray[Any]) -> mmap.mmap | None:
+    """The map of a file that an array is a view of; None where it is of none."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return owner if isinstance(owner, mmap.mmap) else None

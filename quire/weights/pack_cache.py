@@ -8,13 +8,10 @@ them together may be larger than memory.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -31,8 +28,9 @@ from quire.weights.gguf.files import SUFFIX, parts_of
 from quire.weights.safetensors import SafetensorsFile
 from quire.weights.safetensors_writer import SafetensorsWriter
 from quire.weights.strict_json import parse_json
-from quire.weights.sweep_cache import PART_SUFFIX, mark_used, sweep
+from quire.weights.sweep_cache import mark_used, sweep
 from quire.weights.tensor import RawTensor
+from quire.whole_file import whole_file
 
 __all__ = [
     "Kept",
@@ -123,16 +121,9 @@ def write_packed(path: Path, wanted: Shapes, matrices: Iterable[Kept]) -> bool:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=PART_SUFFIX)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _write(file, wanted, matrices)
-            os.replace(name, path)
-            sweep(path.parent, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        with whole_file(path) as file:
+            _write(file, wanted, matrices)
+        sweep(path.parent, path)
     except OSError as error:
         logger.warning("%s: the packed weights were not kept: %s", path, error)
         return False

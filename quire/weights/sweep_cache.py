@@ -7,9 +7,10 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["PART_SUFFIX", "mark_used", "sweep"]
+from quire.whole_file import PART_SUFFIX
 
-PART_SUFFIX = ".part"
+__all__ = ["mark_used", "sweep"]
+
 STALE_SECONDS = 3600
 """A part that nobody wrote to for so long was left by a process that is gone."""
 MOST_BYTES = 100 * 10**9

@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from quire.control.plan import Chunk, Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
-
-
-class Always:
-    """Guesses the same tokens for everyone, and keeps what it is told."""
-
-    def __init__(self, *draft: int) -> None:
-        self.draft = draft
-        self.asked: list[tuple[list[str], int, int]] = []
-        self.told: list[tuple[Any, ...]] = []
-
-    def propose(self, requests: Sequence[Request], num_tokens: int, room: int) -> list[Any]:
-        self.asked.append(([request.id for request in requests], num_tokens, room))
-        return [self.draft[: room // len(requests)] for _ in requests]
-
-    def note(self, request: Request, num_drafted: int, num_accepted: int) -> None:
-        self.told.append((request.id, num_drafted, num_accepted))
-
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        self.told.append((num_tokens, seconds))
-
-    def finish(self, request: Request) -> None:
-        self.told.append((request.id,))
+from tests.control.scheduling import Always
 
 
 def scheduler(drafter: Always, **changes: Any) -> Scheduler:

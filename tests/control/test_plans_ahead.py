@@ -6,8 +6,7 @@ from quire.control.plan import UNKNOWN_TOKEN, Plan
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
-from tests.control.test_drafting import Always
-from tests.control.test_scheduler import request, scheduler, shape
+from tests.control.scheduling import Always, request, scheduler, shape
 
 
 def started(*requests: Request, **changes: object) -> tuple[Scheduler, Plan]:

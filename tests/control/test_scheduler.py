@@ -3,53 +3,10 @@
 import pytest
 
 from quire.control import prefix
-from quire.control.plan import Plan, Update
+from quire.control.plan import Update
 from quire.control.policy import priority
-from quire.control.request import Request
-from quire.control.scheduler import Scheduler
-from quire.control.stop import StopRules
 from quire.errors import QueueFullError, RequestError
-
-
-def scheduler(**changes: object) -> Scheduler:
-    given = {
-        "num_blocks": 64,
-        "block_tokens": 4,
-        "max_num_batched_tokens": 64,
-        "max_num_seqs": 8,
-        "lookahead_tokens": 0,
-    }
-    return Scheduler(**{**given, **changes})
-
-
-def request(name: str, length: int, max_tokens: int = 8, **fields: object) -> Request:
-    """A request whose prompt is like no other's of another name."""
-    first = sum(name.encode()) * 1000
-    prompt = fields.pop("prompt", range(first, first + length))
-    return Request(name, prompt, StopRules(max_tokens), **fields)
-
-
-def shape(plan: Plan) -> dict[str, int]:
-    """Tokens per request, in order."""
-    return {chunk.request_id: len(chunk.tokens) for chunk in plan.chunks}
-
-
-def step(each: Scheduler, now: float = 0.0, token: int = 99) -> tuple[Update, ...]:
-    plan = each.plan(now)
-    each.check()
-    updates = each.commit(plan, {c.request_id: (token,) for c in plan.chunks if c.samples})
-    each.check()
-    return updates
-
-
-def finish(each: Scheduler, limit: int = 1000) -> list[str]:
-    """Run to the end; the ids in the order in which they finished."""
-    ended: list[str] = []
-    while each.has_work and (limit := limit - 1):
-        ended += [update.request_id for update in step(each) if update.finish_reason]
-    assert limit, "it does not end"
-    return ended
-
+from tests.control.scheduling import finish, request, scheduler, shape, step
 
 # --- plans
 

@@ -4,7 +4,7 @@ import pytest
 
 from quire.control.plan import NO_RECORD, NO_STATE, Chunk
 from quire.control.state_records import num_records_needed
-from tests.control.test_scheduler import finish, request, scheduler, step
+from tests.control.scheduling import finish, request, scheduler, step
 
 BLOCK = 4
 

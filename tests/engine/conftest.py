@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,3 +62,16 @@ def checkpoint(tmp_path: Path) -> Path:
         if file.suffix in (".json", ".safetensors"):
             os.symlink(file, directory / file.name)
     return directory
+
+
+def rewrite(path: Path, content: bytes | str) -> None:
+    """Put another file in the place of a link."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def reconfigure(directory: Path, **changes: Any) -> None:
+    """Change config.json; `...` removes a key."""
+    config = {**json.loads((directory / "config.json").read_text()), **changes}
+    kept = {key: value for key, value in config.items() if value is not ...}
+    rewrite(directory / "config.json", json.dumps(kept))

@@ -21,9 +21,9 @@ from quire.runtime.quantize import quantize_weights
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.hub import DEMO
 from quire.weights.loader import load_weights
+from tests.engine.conftest import reconfigure
 from tests.engine.driving import random_model
 from tests.engine.quantized_checkpoints import floats, read, write_checkpoint
-from tests.engine.test_loading import reconfigure
 from tests.engine.test_stored_prefix import generate, start, stop, yields
 from tests.models.computing import Loaded, Model, distance
 from tests.quant.layers import WRITERS

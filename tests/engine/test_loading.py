@@ -16,7 +16,7 @@ from quire.llm import LLM
 from quire.sampling_params import SamplingParams
 from quire.weights.checkpoint import open_checkpoint
 from quire.weights.hub import DEMO
-from tests.engine.conftest import SMALL
+from tests.engine.conftest import SMALL, reconfigure, rewrite
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)
 
@@ -25,19 +25,6 @@ def generate(model: object, **options: Any) -> list[int]:
     llm = LLM(str(model), **{**SMALL, **options})
     (output,) = llm.generate("In the beginning", GREEDY, use_tqdm=False)
     return output.outputs[0].token_ids
-
-
-def rewrite(path: Path, content: bytes | str) -> None:
-    """Put another file in the place of a link."""
-    path.unlink(missing_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def reconfigure(directory: Path, **changes: Any) -> None:
-    """Change config.json; `...` removes a key."""
-    config = {**json.loads((directory / "config.json").read_text()), **changes}
-    kept = {key: value for key, value in config.items() if value is not ...}
-    rewrite(directory / "config.json", json.dumps(kept))
 
 
 def save_weights(path: Path, tensors: dict[str, np.ndarray]) -> None:

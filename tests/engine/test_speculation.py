@@ -6,64 +6,21 @@ always wrong, or anything between are compared with `==` to those of plain decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
-from quire.control.drafting import Drafter
-from quire.control.request import Request
 from quire.sampling_params import SamplingParams
 from quire.speculative.methods import METHODS
 from quire.speculative.speculator import Speculator
-from tests.engine.driving import Answer, Bench, Circumstances, Job, Run, random_jobs
-from tests.engine.test_invariance import ISAS, MODELS, bench, jobs_and_answers
-from tests.models.computing import need
+from tests.engine.driving import Circumstances, Job, Run, random_jobs
+from tests.engine.forced_guesses import Forced, forced
+from tests.engine.invariant_models import MODELS, bench, jobs_and_answers
+from tests.models.computing import ISAS, need
 
 # States of recurrent layers cannot be taken back: such a model refuses guesses.
 GUESSING = [name for name in MODELS if name != "recurrent"]
-
-Answers = Sequence[Answer] | Mapping[int, Answer]
-
-
-class Forced:
-    """Guesses what the answers say; a request's name is the number of its answer.
-
-    spoilt: the chance of a token to be another one; 0 is always right, 1 always wrong.
-    """
-
-    def __init__(self, answers: Answers, spoilt: float, vocab_size: int) -> None:
-        self.answers = answers
-        self.spoilt = spoilt
-        self.vocab_size = vocab_size
-        self.random = np.random.default_rng(3)
-
-    def propose(self, requests: Sequence[Request], num_tokens: int, room: int) -> list[list[int]]:
-        drafts = []
-        for request in requests:
-            answer = self.answers[int(request.id)].tokens
-            draft = (answer[request.num_output :] + [5] * 9)[: self.random.integers(0, 9)][:room]
-            for place in range(len(draft)):
-                if self.random.random() < self.spoilt:
-                    draft[place] = (draft[place] + 1) % self.vocab_size
-            drafts.append(draft)
-            room -= len(draft)
-        return drafts
-
-    def note(self, request: Request, num_drafted: int, num_accepted: int) -> None:
-        pass
-
-    def observe(self, num_tokens: int, seconds: float) -> None:
-        pass
-
-    def finish(self, request: Request) -> None:
-        pass
-
-
-def forced(answers: Sequence[Answer], spoilt: float, each: Bench) -> Callable[[], Drafter]:
-    return lambda: Forced(answers, spoilt, each.loaded.spec.vocab_size)
 
 
 def assert_same(name: str, isa: str, world: Circumstances, spoilt: float, count: int = 24) -> Run:

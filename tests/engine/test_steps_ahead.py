@@ -13,7 +13,7 @@ from quire.engine import Engine
 from quire.sampling_params import SamplingParams
 from tests.engine.driving import Answer, Bench, Circumstances, Job, Run, random_model
 from tests.engine.late_device import LateDevice
-from tests.engine.test_slot_reuse import World, cut, mixed_jobs
+from tests.engine.random_worlds import World, cut, mixed_jobs, mostly_plain
 
 WORLDS = {
     "roomy": Circumstances(plans_ahead=True),
@@ -38,14 +38,6 @@ class LateBench(Bench):
             self.device = LateDevice(engine.runner.executable)
             engine.runner.executable = self.device
         return engine
-
-
-def mostly_plain(jobs: list[Job]) -> list[Job]:
-    """Grammars and bad words, for which every token must be known, only in a few that come late."""
-    return [
-        replace(job, arrival=25) if number > 35 else replace(job, grammar=None, bad_words=())
-        for number, job in enumerate(jobs)
-    ]
 
 
 @functools.cache

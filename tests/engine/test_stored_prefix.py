@@ -17,8 +17,7 @@ from quire.llm import LLM
 from quire.outputs import RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.weights.hub import DEMO
-from tests.engine.conftest import SMALL
-from tests.engine.test_loading import reconfigure
+from tests.engine.conftest import SMALL, reconfigure
 
 TEXT = (DEMO / "heldout.en.txt").read_text(encoding="utf-8")
 PROMPTS = [TEXT[:500], TEXT[:300] + TEXT[900:1000], TEXT[600:700]]

@@ -1,4 +1,4 @@
-"""What every world of attention is asked: requests, chunks of them, and the same bits however cut.
+"""Requests with all their keys and values, and what every such world of attention is asked.
 
 A world has `attend(pool, isa, chunks)`, which gives the rows of each chunk: (request, first
 position, the one behind the last).
@@ -7,11 +7,14 @@ position, the one behind the last).
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from quire.backends.native import abi as c
 from tests.native import numbers
+from tests.native.one_op import Batch, Cache, run
 
 CONTEXTS = [40, 300, 1, 133, 129]
 """Tokens of each request."""
@@ -36,3 +39,86 @@ def check_batches(world: Any, pools: Any, isa: int) -> None:
         together = world.attend(pools[threads], isa, [MIXED[i] for i in order])
         for i, out in zip(order, together, strict=True):
             assert numbers.same_bits(out, alone[i])
+
+
+@dataclass
+class World:
+    """Requests with all their keys and values, and the cache that holds them."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    contexts: list[int]  # tokens of each request
+    block_tokens: int = 16
+    dtype: int = c.F32
+    window: int = 0
+    seed: int = 3
+
+    def __post_init__(self):
+        rng = np.random.default_rng(self.seed)
+        counts = [-(-n // self.block_tokens) for n in self.contexts]
+        blocks = rng.permutation(sum(counts) + 2)
+        self.tables = np.full((len(counts), max(counts)), -1)
+        self.cache = Cache(len(blocks), self.block_tokens, self.kv_heads, self.head_dim, self.dtype)
+        self.queries, self.keys, self.values = [], [], []
+        for r, (n, count) in enumerate(zip(self.contexts, counts, strict=True)):
+            self.tables[r, :count], blocks = blocks[:count], blocks[count:]
+            self.queries.append(rng.standard_normal((n, self.heads, self.head_dim)).astype("f4"))
+            keys, values = rng.standard_normal((2, n, self.kv_heads, self.head_dim)).astype("f4")
+            self.keys.append(numbers.rounded(keys, self.dtype))
+            self.values.append(numbers.rounded(values, self.dtype))
+            self._store(r, keys, values)
+
+    def _store(self, r, keys, values):
+        for p in range(len(keys)):
+            block, offset = divmod(p, self.block_tokens)
+            self.cache.write(self.tables[r, block], offset, keys[p], values[p])
+
+    def attend(self, pool, isa, chunks):
+        """Run the op over (request, first position, end) chunks; one [n, H * D] array each."""
+        flat = [self.queries[r][a:b].reshape(b - a, -1) for r, a, b in chunks]
+        batch = Batch(
+            positions=np.concatenate([np.arange(a, b) for _, a, b in chunks]),
+            query_start=np.concatenate([[0], np.cumsum([b - a for _, a, b in chunks])]),
+            block_tables=self.tables[[r for r, _, _ in chunks]],
+        )
+        (out,) = run(pool, isa, self.op(), [np.concatenate(flat)], [self.heads * self.head_dim],
+                     batch=batch, cache=self.cache)  # fmt: skip
+        return np.split(out, batch.query_start[1:-1])
+
+    def op(self):
+        """The record of the op."""
+        return c.Op(
+            kind=c.OP_ATTENTION,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            scale=self.head_dim**-0.5,
+            window=self.window,
+        )
+
+    def expected(self, r, a, b):
+        """The definition in float64."""
+        group = self.heads // self.kv_heads
+        q = self.queries[r][a:b].astype(np.float64)
+        k, v = (x[r].astype(np.float64).repeat(group, 1) for x in (self.keys, self.values))
+        scores = np.einsum("qhd,khd->hqk", q, k) * self.head_dim**-0.5
+        positions, seen = np.arange(a, b)[:, None], np.arange(len(k))[None]
+        hidden = seen > positions
+        if self.window:
+            hidden |= seen <= positions - self.window
+        scores[:, hidden] = -np.inf
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("hqk,khd->qhd", weights, v).reshape(b - a, -1)
+
+    def check(self, pool, isa, chunks, rtol=2e-5, atol=3e-6):
+        for chunk, out in zip(chunks, self.attend(pool, isa, chunks), strict=True):
+            more = self.query_error(*chunk) if self.dtype in (c.KV_INT8, c.KV_INT4) else 0.0
+            np.testing.assert_allclose(out, self.expected(*chunk), rtol, atol + more)
+
+    def query_error(self, r, a, b):
+        """How far 16-bit queries move a result: weights by twice a score's error."""
+        step = np.abs(self.queries[r][a:b]).max() / 32767
+        score = step / 2 * np.abs(self.keys[r]).sum(-1).max() * self.head_dim**-0.5
+        return 2 * score * np.abs(self.values[r]).max()

@@ -13,8 +13,7 @@ import pytest
 from quire.backends.native import abi as c
 from quire.models.attention_rules import QueryRule, alibi_slopes
 from tests.native import numbers
-from tests.native.attention_worlds import CONTEXTS, MIXED
-from tests.native.test_attention import World
+from tests.native.attention_worlds import CONTEXTS, MIXED, World
 
 SINKS = np.linspace(-3, 3, 4).astype(np.float32)
 SLOPES = np.array(alibi_slopes(4), np.float32)

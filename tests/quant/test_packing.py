@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 from quire.ops.number_formats import E4M3
 from quire.quant.matrix import QuantizedMatrix
 from quire.quant.packing import SCALE_ERROR, nearest_table, pack_matrix
+from tests.quant.tables import E2M1, NF4
 
-E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-NF4 = np.array(
-    [
-        -1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0,
-        0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0,
-    ],
-    np.float32,
-)  # fmt: skip
 
 
 def made(

@@ -21,8 +21,7 @@ from quire.engine import Engine
 from quire.ops.batch import Batch
 from quire.runtime.rope_tables import RopeTables
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
-from tests.engine.test_slot_reuse import mixed_jobs
-from tests.engine.test_steps_ahead import mostly_plain
+from tests.engine.random_worlds import mixed_jobs, mostly_plain
 from tests.torch.strict_device import Recordings, Waits, strict_device
 from tests.torch.test_engine import expect_same
 

@@ -12,8 +12,7 @@ import torch
 from quire.llm import LLM
 from quire.sampling_params import SamplingParams, StructuredOutput
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
-from tests.engine.test_invariance import random_world
-from tests.engine.test_slot_reuse import mixed_jobs
+from tests.engine.random_worlds import mixed_jobs, random_world
 
 pytestmark = pytest.mark.oracle
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from quire.backends.torch.weights import product_dtype, sizes_on_device
 from quire.quant.packed import PackedMatrix
 from quire.quant.packing import pack_matrix
 from quire.weights.tensor import RawTensor
-from tests.engine import test_packed_layouts as layouts
+from tests.engine import packed_layouts as layouts
 
 pytestmark = pytest.mark.oracle
 

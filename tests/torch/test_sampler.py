@@ -16,7 +16,7 @@ from quire.backends.torch.sampling.draw import at_share
 from quire.backends.torch.sampling.rows import draw_rows, sample_rows
 from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling import reference
-from tests.native.test_sampler import acceptable, expect_same_logprobs, problems, row, rows
+from tests.native.sampled_rows import acceptable, expect_same_logprobs, problems, row, rows
 
 pytestmark = pytest.mark.oracle
 

@@ -18,8 +18,7 @@ from quire.engine import Engine
 from quire.llm import LLM
 from quire.sampling_params import SamplingParams, StructuredOutput
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
-from tests.engine.test_slot_reuse import World, mixed_jobs
-from tests.engine.test_steps_ahead import mostly_plain
+from tests.engine.random_worlds import World, mixed_jobs, mostly_plain
 from tests.torch.strict_device import Waits, no_waiting, strict_device
 
 pytestmark = pytest.mark.oracle

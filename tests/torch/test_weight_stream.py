@@ -18,7 +18,7 @@ from quire.backends.torch.weight_stream import stream_arrays
 from quire.backends.torch.weights import Weights
 from quire.weights.mapped_file import map_file
 from quire.weights.tensor import RawTensor
-from tests.engine import test_packed_layouts as layouts
+from tests.engine import packed_layouts as layouts
 from tests.torch.accelerators import Accelerator, make_lazy
 
 pytestmark = pytest.mark.oracle

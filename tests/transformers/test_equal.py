@@ -12,8 +12,7 @@ import torch
 
 from quire.backends.transformers.proof import prove
 from quire.ops.batch import Batch
-from tests.engine.test_invariance import random_world
-from tests.engine.test_slot_reuse import mixed_jobs
+from tests.engine.random_worlds import mixed_jobs, random_world
 from tests.models import cases_mixtures
 from tests.models.case import Case
 from tests.models.checkpoints import CASES, build_oracle, oracle_logits

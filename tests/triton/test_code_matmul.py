@@ -11,7 +11,7 @@ from quire.backends.torch.triton import code_matmul
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 from quire.quant.packing import pack_matrix
-from tests.engine import test_packed_layouts as layouts
+from tests.engine import packed_layouts as layouts
 
 CPU = torch.device("cpu")
 SUMS = {torch.float32: 2**-21, torch.float16: 2**-20, torch.bfloat16: 2**-20}

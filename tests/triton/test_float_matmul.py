@@ -18,7 +18,7 @@ from quire.ops.experts import Expert, MixtureOfExperts
 from quire.ops.linear import LinearPart
 from quire.ops.op import Environment
 from quire.quant.packing import pack_matrix
-from tests.engine import test_packed_layouts as layouts
+from tests.engine import packed_layouts as layouts
 
 SHAPES = ((32, 64), (32, 64), (64, 32))
 STEPS = {torch.float32: 2**-21, torch.float16: 2**-20, torch.bfloat16: 2**-20}

@@ -13,8 +13,8 @@ from quire.backends.torch.triton.tiles import Tile
 from quire.sampling import reference
 from quire.sampling.state import SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
-from tests.native.test_sampler import expect_same_logprobs
-from tests.native.test_sampler import row as row_of
+from tests.native.sampled_rows import expect_same_logprobs
+from tests.native.sampled_rows import row as row_of
 from tests.triton.interpreted_models import Interpreted
 
 GPU = Launcher("sm_80", {("sampling", ""): Tile(1, 256)})

@@ -15,7 +15,7 @@ from quire.runtime.rope_tables import RopeTables
 from quire.runtime.vision import LoadedVision, plan_vision
 from quire.sampling_params import SamplingParams
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
-from tests.engine.test_speculation import forced
+from tests.engine.forced_guesses import forced
 from tests.models.computing import backend_of
 from tests.vision.checkpoints import picture
 

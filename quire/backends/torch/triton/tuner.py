@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
@@ -26,6 +24,7 @@ from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile, TileKey, shipped_tile
 from quire.config import cache_directory
 from quire.errors import ConfigError
+from quire.whole_file import whole_file
 
 __all__ = ["candidates", "fastest_tile", "kept_tiles", "read_tiles", "tuned_path", "write_tiles"]
 
@@ -119,10 +118,8 @@ def write_tiles(path: Path, tiles: Mapping[TileKey, Tile]) -> None:
     """Write tiles to a file in one move."""
     named = {" ".join(key).strip(): asdict(tile) for key, tile in tiles.items()}
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with os.fdopen(handle, "w") as file:
-        file.write(json.dumps({"version": VERSION, "tiles": named}, indent=2) + "\n")
-    os.replace(name, path)
+    with whole_file(path) as file:
+        file.write(json.dumps({"version": VERSION, "tiles": named}, indent=2).encode() + b"\n")
 
 
 def _key(name: str) -> TileKey:
