@@ -247,10 +247,22 @@ class AsyncEngine:
             stream = self._streams.get(request_id)
             if stream is None:
                 continue
-            if stream.deliver(update, details):
+            if self._give(stream, update, details):
                 self._post(lambda name=request_id: self._cancel_in_engine(name, "stop"))  # type: ignore[misc]
             if update.finish_reason is not None:
                 self._streams.pop(request_id, None)
+
+    def _give(self, stream: RequestStream, update: Update, details: Details) -> bool:
+        """Deliver an event; a bug that one text runs into must not cost the others theirs."""
+        try:
+            return stream.deliver(update, details)
+        except Exception as error:
+            logger.exception("making text for request %s failed", update.request_id)
+            self._cancel(stream)
+            failure = EngineError("no text could be made of the tokens")
+            failure.__cause__ = error
+            stream.fail(failure)
+            return False
 
     def _refuse(self, stream: RequestStream, error: BaseException) -> None:
         for request_id in list(stream.unfinished):

@@ -21,7 +21,8 @@ class StructuredOutput:
     """A grammar that the generated text must follow; exactly one field is set.
 
     json: a JSON schema (mapping or JSON text); json_object: any JSON object; regex, choice and
-    grammar (Lark syntax) as their names say.  Raises RequestError unless exactly one is given.
+    grammar (Lark syntax) as their names say.  Raises RequestError unless exactly one is given, and
+    for a regex or a grammar that is no string, or a choice that is one.
     """
 
     json: Mapping[str, Any] | str | None = None
@@ -38,6 +39,11 @@ class StructuredOutput:
                 "give exactly one of json, json_object, regex, choice and grammar",
                 "structured_outputs",
             )
+        for name in ("regex", "grammar", "choice"):
+            value = getattr(self, name)
+            if value is not None and isinstance(value, str) == (name == "choice"):
+                wanted = "a list of strings" if name == "choice" else "a string"
+                raise RequestError(f"{name} is {value!r}; give {wanted}", "structured_outputs")
 
 
 @dataclass(frozen=True, slots=True)

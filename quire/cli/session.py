@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from quire.async_engine import AsyncEngine, RequestStream
 from quire.config import EngineConfig
+from quire.errors import RequestError
 from quire.outputs import CompletionOutput, Delta, RequestMetrics, RequestOutput
 from quire.sampling_params import SamplingParams
 
@@ -61,7 +62,7 @@ class Session:
     ) -> Answer:
         """Run one request and show its deltas as they come; Ctrl-C ends the request early.
 
-        Raises RequestError for a prompt or parameter that cannot be served.
+        Raises RequestError for a prompt or parameter that cannot be served, also in the middle.
         """
         return self._loop.run_until_complete(self._answer(prompt, params, show))
 
@@ -86,6 +87,11 @@ class Session:
                 times[delta.index] = delta.metrics or times.get(delta.index, RequestMetrics())
                 output.add(delta)
                 show(delta)
+        if any(each.finish_reason == "error" for each in outputs):
+            raise RequestError(
+                "the answer was given up where no token could come next: what one option demands, "
+                "another forbids, or the model's numbers are broken"
+            )
         last = max(each.finished_s for each in times.values()) or time.monotonic()
         first = min((s for each in times.values() if (s := each.first_token_s)), default=last)
         return Answer(output, first - started, last - started)

@@ -100,7 +100,8 @@ class ServerConfig:
 
 def environment_api_keys() -> tuple[str, ...]:
     """The keys in QUIRE_API_KEY, separated by commas."""
-    return tuple(filter(None, os.environ.get("QUIRE_API_KEY", "").split(",")))
+    given = os.environ.get("QUIRE_API_KEY", "").split(",")
+    return tuple(filter(None, map(str.strip, given)))
 
 
 def _require(good: bool, name: str, value: object, wanted: str) -> None:

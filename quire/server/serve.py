@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import math
@@ -12,6 +13,7 @@ import ssl
 import stat
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -75,13 +77,18 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish; abort those that take too long, which answers their clients."""
-        loop = asyncio.get_running_loop()
+        """Let requests finish; abort those that take too long, which answers their clients.
+
+        The address is given up only then; before, new requests are told to go elsewhere.
+        """
         patience_s = self._state.config.shutdown_timeout
-        loop.call_later(patience_s, self._state.stop_generations)
         last_resort = threading.Timer(patience_s + 3 * GRACE_S, os._exit, [1])  # a stuck engine
         last_resort.daemon = True
         last_resort.start()
+        deadline = time.monotonic() + patience_s
+        while self._state.generations and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self._state.stop_generations()
         await super().shutdown(sockets)
 
 
@@ -98,7 +105,7 @@ def _uvicorn_config(app: object, config: ServerConfig) -> uvicorn.Config:
         root_path=config.root_path,
         ssl_keyfile=config.ssl_keyfile,
         ssl_certfile=config.ssl_certfile,
-        timeout_graceful_shutdown=math.ceil(config.shutdown_timeout + GRACE_S),
+        timeout_graceful_shutdown=math.ceil(GRACE_S),
     )
 
 
@@ -144,8 +151,14 @@ def _bind_internet(host: str, port: int) -> socket.socket:
 
 
 def _bind_unix(path: str) -> socket.socket:
-    """A Unix socket that only this user may connect to; one left behind is replaced."""
+    """A Unix socket that only this user may connect to; one that nobody listens to is replaced."""
     if Path(path).exists() and stat.S_ISSOCK(Path(path).stat().st_mode):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            status = probe.connect_ex(path)
+        if status != errno.ECONNREFUSED:
+            code = status or errno.EADDRINUSE
+            raise OSError(code, os.strerror(code))
         Path(path).unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     earlier = os.umask(0o177)

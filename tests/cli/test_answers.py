@@ -84,6 +84,18 @@ def test_logprobs_without_json_are_refused(capsys: pytest.CaptureFixture[str]) -
     assert "--json only" in capsys.readouterr().err
 
 
+def test_demands_that_leave_no_token_are_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    form = ["--structured-outputs", '{"choice": ["yes"]}', "--min-tokens", "8"]
+    assert main(["generate", *DEMO, "--prompt", "In the", *form]) == 1
+    assert "no token could come next" in capsys.readouterr().err
+
+
+def test_a_form_of_the_wrong_type(capsys: pytest.CaptureFixture[str]) -> None:
+    for form in ('{"regex": 5}', '{"choice": "yes"}'):
+        assert main(["generate", *DEMO, "--prompt", "a", "--structured-outputs", form]) == 1
+        assert "give a" in capsys.readouterr().err
+
+
 def test_a_prompt_that_is_too_long(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["generate", *DEMO, "--prompt", "word " * 50, "--max-model-len", "16"]
     assert main(arguments) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,6 +262,24 @@ async def test_a_request_id_in_use_is_refused_and_the_first_goes_on(engine: Asyn
     assert len(output.token_ids) == 20
     (again,) = await collect(engine.submit(PROMPT, SHORT, request_id="twin"))
     assert again == output
+
+
+async def test_a_bug_in_one_text_costs_no_other(engine: AsyncEngine) -> None:
+    class Broken:
+        def push(self, *_: object) -> Delta:
+            raise ZeroDivisionError
+
+    expected = await collect(engine.submit(PROMPT, SHORT))
+    for limit in (1, 20):  # the bug comes with the last token, or before
+        params = replace(SHORT, n=2, max_tokens=limit)
+        broken, other = engine.submit(PROMPT, params), engine.submit(PROMPT, SHORT)
+        next(iter(broken.unfinished.values())).assembler = Broken()  # type: ignore[assignment]
+        both = asyncio.gather(collect(broken), collect(other), return_exceptions=True)
+        found = await asyncio.wait_for(both, 20)
+        assert isinstance(found[0], EngineError)
+        assert isinstance(found[0].__cause__, ZeroDivisionError)
+        assert found[1] == expected
+        await until(lambda: not engine._streams)
 
 
 # --- death

@@ -238,5 +238,5 @@ def test_config_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             ServerConfig(**wrong)  # type: ignore[arg-type]
-    monkeypatch.setenv("QUIRE_API_KEY", "a,b,")
+    monkeypatch.setenv("QUIRE_API_KEY", "a, b,\n")
     assert environment_api_keys() == ("a", "b")

@@ -215,6 +215,10 @@ def test_stopping_lets_requests_finish() -> None:
             lines = response.iter_lines()
             next(lines)
             server.stop()
+            while httpx.get(f"{server.url}/ready").status_code == 200:
+                time.sleep(0.01)
+            refused = httpx.post(f"{server.url}/v1/completions", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "unavailable")
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
         assert (

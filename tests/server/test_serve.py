@@ -24,6 +24,10 @@ def test_unix_socket_for_this_user_only(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o777 == 0o600
             assert client.post("/v1/completions", json=BODY).status_code == 200
     with LiveServer("--uds", str(path)) as server:
+        with pytest.raises(ConfigError, match="in use"):
+            serve(EngineConfig(model="/nowhere"), ServerConfig(uds=str(path)))
+        with server.client() as client:
+            assert client.get("/health").status_code == 200
         server.stop()
         assert server.exit_code() == 0
     assert not path.exists()
