@@ -25,6 +25,7 @@ class Tokenizer(Protocol):
     vocab_size: one more than the largest token id, which may be less than the model's vocabulary.
     byte_exact: the text of a sequence is exactly the concatenation of its tokens' bytes.
     special_ids: tokens that `skip_special_tokens` hides.
+    added_ids: tokens that stand beside the vocabulary, as most special ones do.
     turn_end_ids: tokens that end an answer beside eos, where the family has such.
     special_tokens_map: "bos_token" and its like → text, as chat templates want them.
     chat_templates: by name; the usual one is "default".
@@ -36,6 +37,8 @@ class Tokenizer(Protocol):
     def byte_exact(self) -> bool: ...
     @property
     def special_ids(self) -> frozenset[int]: ...
+    @property
+    def added_ids(self) -> frozenset[int]: ...
     @property
     def bos_token_id(self) -> int | None: ...
     @property
