@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from quire.weights.gguf.files import SUFFIX
 from quire.weights.hub import resolve_model
 
 __all__ = ["Assembly", "ModelInfo"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +134,15 @@ class Assembly:
 
     def _load_tokenizer(self) -> Tokenizer:
         tokenizer = load_tokenizer(self._tokenizer_directory())
-        if tokenizer.vocab_size > self.model.spec.vocab_size:
+        beyond = range(self.model.spec.vocab_size, tokenizer.vocab_size)
+        if not tokenizer.added_ids.issuperset(beyond):
             raise ModelError(
                 f"the tokenizer knows {tokenizer.vocab_size} tokens, the model only "
                 f"{self.model.spec.vocab_size}: they do not belong together"
             )
+        if beyond:  # as Gemma 3 has one for images in models that see none
+            names = ", ".join(map(tokenizer.token_text, beyond[:5]))
+            logger.info("the model knows no %s, which the tokenizer does", names)
         return tokenizer
 
     def _tokenizer_directory(self) -> Path:

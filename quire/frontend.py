@@ -127,6 +127,7 @@ class Frontend:
     def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
             tokens = self.tokenizer.encode(prompt)
+            self._check_token("prompt", max(tokens, default=0))
         else:
             tokens = list(prompt)
             for token in tokens:

@@ -90,7 +90,8 @@ UNSAID: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 4,
         "max_position_embeddings": 131072,
         "bos_token_id": 2,
-    }
+    },
+    "qwen3_vl_moe_text": {"norm_topk_prob": True},
 }
 """What transformers takes where a published text_config of this model_type says nothing."""
 

@@ -50,7 +50,8 @@ def _stored_layouts(spec: ModelSpec, quantization: Quantization) -> dict[str, Pa
     layouts = {}
     for linear in spec.linears():
         name, cols = linear.weight.name, linear.weight.shape[1]
-        scheme = quantization.scheme_of(linear.weight.places[-1].name.removesuffix(".weight"))
+        names = (place.name.removesuffix(".weight") for place in linear.weight.places)
+        scheme = quantization.scheme_among(names)
         if scheme is None or name in (spec.embedding.weight.name, *spec.float_matrices):
             continue
         packed = pack_matrix(scheme.blank(PANEL_ROWS, cols))

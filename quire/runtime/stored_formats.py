@@ -61,7 +61,8 @@ def _samples(
     samples = {}
     for linear in spec.linears():
         name, cols = linear.weight.name, linear.weight.shape[1]
-        scheme = quantization.scheme_of(linear.weight.places[-1].name.removesuffix(".weight"))
+        names = (place.name.removesuffix(".weight") for place in linear.weight.places)
+        scheme = quantization.scheme_among(names)
         if scheme is not None and name != spec.embedding.weight.name:
             samples[name] = scheme.label, scheme.blank(PANEL_ROWS, cols)
     return samples

@@ -14,6 +14,7 @@ __all__ = [
     "GLM_4",
     "INTERNLM",
     "KIMI_K2",
+    "MISTRAL_7",
 ]
 
 _ONLY_TEXT_ROLES = """\
@@ -107,4 +108,20 @@ KIMI_K2 = (
 {{- '<|im_end|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_assistant|>assistant<|im_middle|>' }}{% endif %}"""
+)
+
+MISTRAL_7 = (
+    _ONLY_TEXT_ROLES
+    + """\
+{%- if tools %}{{- raise_exception('give a chat template that writes tools') }}{% endif %}
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message.role == 'system' %}
+{{- '[SYSTEM_PROMPT]' ~ message.content ~ '[/SYSTEM_PROMPT]' }}
+{%- elif message.role == 'user' %}
+{{- '[INST]' ~ message.content ~ '[/INST]' }}
+{%- else %}
+{{- message.content ~ eos_token }}
+{%- endif %}
+{%- endfor %}"""
 )

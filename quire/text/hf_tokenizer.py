@@ -37,6 +37,7 @@ class HFTokenizer:
         self._added = self._backend.get_added_tokens_decoder()
         flagged = (token for token, added in self._added.items() if added.special)
         self.special_ids = frozenset(flagged)
+        self.added_ids = frozenset(self._added)
         largest = max(self._added, default=-1)
         self.vocab_size = max(self._backend.get_vocab_size(with_added_tokens=True), largest + 1)
         self._rule = find_byte_rule(self._backend.decoder)

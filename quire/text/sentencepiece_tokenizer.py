@@ -111,6 +111,7 @@ class SentencePieceTokenizer:
         for token, added in config.added_tokens.items():
             self._added[added.content] = (token, _supported(added))
         self._content = {token: content for content, (token, _) in self._added.items()}
+        self.added_ids = frozenset(self._content)
         self.special_ids = frozenset(
             [*control, *(token for token, added in self._added.values() if added.special)]
         )

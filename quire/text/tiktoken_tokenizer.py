@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -12,11 +12,21 @@ from tokenizers import decoders, models, processors
 
 from quire.errors import CheckpointError
 from quire.text.hf_tokenizer import HFTokenizer
+from quire.text.pre_tokenizers import PreTokenizer
 from quire.text.token_bytes import byte_level_alphabet
 from quire.text.tokenizer_config import TokenizerConfig
 from quire.text.tokenizer_family import FAMILIES, complete, find_family
 
-__all__ = ["is_rank_file", "load_tiktoken_tokenizer", "read_ranks"]
+__all__ = [
+    "check_bytes",
+    "is_rank_file",
+    "load_tiktoken_tokenizer",
+    "ranked_backend",
+    "read_ranks",
+    "spelled",
+]
+
+LETTERS = dict.fromkeys(range(256), "") | {b: c for c, b in byte_level_alphabet().items()}
 
 LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+\r?\n")
 LONGEST_LINE = 4096
@@ -47,19 +57,30 @@ def load_tiktoken_tokenizer(path: Path, config: TokenizerConfig) -> HFTokenizer:
     vocabulary = read_ranks(path)
     size = max(vocabulary.values()) + 1
     config = complete(config, family, size)
-    merges = list(_merges(vocabulary))
-    own = {added.content: token for token, added in config.added_tokens.items()}
-    vocabulary = {**own, **vocabulary}
-    # A whole word that is a token is never cut, as in tiktoken.
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
-    family.words.apply_to(backend)
-    backend.decoder = decoders.ByteLevel()
-    prefix = [(token, vocabulary[token]) for token in config.prefix if token in vocabulary]
-    if prefix:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[*(token for token, _ in prefix), "$A"], special_tokens=prefix
-        )
+    backend = ranked_backend(vocabulary, family.words, config, config.prefix)
     return HFTokenizer(backend, config, str(path))
+
+
+def ranked_backend(
+    ranks: Mapping[str, int], words: PreTokenizer, config: TokenizerConfig, prefix: Sequence[str]
+) -> tokenizers.Tokenizer:
+    """Merges by rank in words, with the added tokens of a config at their ids.
+
+    ranks: token in byte letters → id, in order.  prefix: tokens that stand before every text.
+    """
+    own = {added.content: token for token, added in config.added_tokens.items()}
+    vocabulary = {**own, **ranks}
+    # A whole word that is a token is never cut, as in tiktoken.
+    model = models.BPE(vocabulary, list(_merges(ranks)), ignore_merges=True)
+    backend = tokenizers.Tokenizer(model)
+    words.apply_to(backend)
+    backend.decoder = decoders.ByteLevel()
+    known = [(token, vocabulary[token]) for token in prefix if token in vocabulary]
+    if known:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[*(token for token, _ in known), "$A"], special_tokens=known
+        )
+    return backend
 
 
 def read_ranks(path: Path) -> dict[str, int]:
@@ -67,21 +88,29 @@ def read_ranks(path: Path) -> dict[str, int]:
 
     Raises CheckpointError, naming the line, for a file that does not hold ranks for every byte.
     """
-    letters = dict.fromkeys(range(256), "") | {b: c for c, b in byte_level_alphabet().items()}
     ranks: dict[str, int] = {}
     line = b""
     try:
         for line in filter(None, path.read_bytes().splitlines()):
             token, rank = line.split()
-            spelled = binascii.a2b_base64(token).decode("latin-1").translate(letters)
-            ranks[spelled] = int(rank)
+            ranks[spelled(binascii.a2b_base64(token))] = int(rank)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged at the line {line!r:.80}: {error}") from error
-    if missing := [byte for byte, letter in letters.items() if letter not in ranks]:
-        raise CheckpointError(f"{path} has no token for the byte {missing[0]}; download it again")
+    check_bytes(path, ranks)
     if len(set(ranks.values())) < len(ranks):
         raise CheckpointError(f"{path} gives one rank to two tokens; download it again")
     return dict(sorted(ranks.items(), key=lambda entry: entry[1]))
+
+
+def spelled(token: bytes) -> str:
+    """A token in byte letters."""
+    return token.decode("latin-1").translate(LETTERS)
+
+
+def check_bytes(path: Path, tokens: Collection[str]) -> None:
+    """Raise CheckpointError, naming the file, unless there is a token for every byte."""
+    if missing := [byte for byte, letter in LETTERS.items() if letter not in tokens]:
+        raise CheckpointError(f"{path} has no token for the byte {missing[0]}; download it again")
 
 
 def _merges(ranks: Mapping[str, int]) -> Iterator[tuple[str, str]]:

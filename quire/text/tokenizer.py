@@ -9,6 +9,7 @@ from typing import Protocol
 from quire.errors import CheckpointError
 from quire.text.hf_tokenizer import HFTokenizer, read_tokenizer_json
 from quire.text.sentencepiece_tokenizer import SentencePieceTokenizer, read_proto
+from quire.text.tekken_tokenizer import load_tekken_tokenizer
 from quire.text.tiktoken_tokenizer import is_rank_file, load_tiktoken_tokenizer
 from quire.text.tokenizer_config import read_tokenizer_config
 from quire.text.tokenizer_family import find_family
@@ -24,6 +25,7 @@ class Tokenizer(Protocol):
     vocab_size: one more than the largest token id, which may be less than the model's vocabulary.
     byte_exact: the text of a sequence is exactly the concatenation of its tokens' bytes.
     special_ids: tokens that `skip_special_tokens` hides.
+    added_ids: tokens that stand beside the vocabulary, as most special ones do.
     turn_end_ids: tokens that end an answer beside eos, where the family has such.
     special_tokens_map: "bos_token" and its like → text, as chat templates want them.
     chat_templates: by name; the usual one is "default".
@@ -35,6 +37,8 @@ class Tokenizer(Protocol):
     def byte_exact(self) -> bool: ...
     @property
     def special_ids(self) -> frozenset[int]: ...
+    @property
+    def added_ids(self) -> frozenset[int]: ...
     @property
     def bos_token_id(self) -> int | None: ...
     @property
@@ -84,6 +88,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     config = read_tokenizer_config(path)
     if (file := path / "tokenizer.json").is_file():
         return HFTokenizer(read_tokenizer_json(file), config, str(file))
+    if (file := path / "tekken.json").is_file():
+        return load_tekken_tokenizer(file, config)
     for name in RANK_FILES:
         if (file := path / name).is_file() and is_rank_file(file):
             return load_tiktoken_tokenizer(file, config)
@@ -91,6 +97,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         return SentencePieceTokenizer(read_proto(file), config, str(file), find_family(config))
     raise CheckpointError(
         f"{path} has no tokenizer: neither tokenizer.json (Hugging Face) nor tokenizer.model "
-        "(SentencePiece, tiktoken), qwen.tiktoken or tiktoken.model is there; copy one from the "
-        "original model, or point --tokenizer at a directory that has one"
+        "(SentencePiece, tiktoken), tekken.json, qwen.tiktoken or tiktoken.model is there; copy "
+        "one from the original model, or point --tokenizer at a directory that has one"
     )

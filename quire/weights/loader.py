@@ -73,10 +73,17 @@ def load_weights(
 
 
 def find_place(checkpoint: Checkpoint, weight: Weight) -> Place | None:
-    """The first of a weight's places that the checkpoint has, under its own name for it."""
+    """The first of a weight's places that the checkpoint has, under its own name for it.
+
+    Of places of one name, which differ in shape, it is the one that the tensor there has.
+    """
     for place in weight.places:
         for spelling in spellings(place.name):
             if checkpoint.has(spelling):
+                alike = [each for each in weight.places if each.name == place.name]
+                if len(alike) > 1:
+                    shape = checkpoint.tensor(spelling).shape
+                    place = next((each for each in alike if each.shape == shape), place)
                 return replace(place, name=spelling)
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quire.errors import CapacityError, CheckpointError, ModelError
+from quire.errors import CapacityError, CheckpointError, ModelError, RequestError
 from quire.llm import LLM
 from quire.sampling_params import SamplingParams
 from quire.weights.checkpoint import open_checkpoint
@@ -104,6 +104,18 @@ def test_a_tensor_too_many_is_reported(checkpoint: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         assert generate(checkpoint) == generate("demo")
     assert "'model.extra.weight'" in caplog.text
+
+
+def test_a_token_that_the_model_has_no_row_for(checkpoint: Path) -> None:
+    """Gemma 3 1B's tokenizer has one for images, behind the last that the model knows."""
+    path = checkpoint / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings["added_tokens_decoder"]["5120"] = {"content": "<image_soft_token>", "special": True}
+    rewrite(path, json.dumps(settings))
+    assert generate(checkpoint) == generate("demo")
+    llm = LLM(str(checkpoint), **SMALL)
+    with pytest.raises(RequestError, match="token id 5120; the vocabulary ends at 5119"):
+        llm.generate("a <image_soft_token>", GREEDY, use_tqdm=False)
 
 
 def test_the_tokenizer_of_another_directory(checkpoint: Path) -> None:

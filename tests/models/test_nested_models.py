@@ -21,6 +21,9 @@ from tests.models.cases_mixtures import llama4
 from tests.models.checkpoints import BASE
 from tests.models.computing import Loaded, Model, distance
 
+MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}
+GLM_ROPE = {**MROPE, "mrope_section": [2, 1, 1], "partial_rotary_factor": 0.5}
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 GEMMA = {**BASE, "head_dim": 32, "sliding_window": 8, "num_hidden_layers": 2}
 TEXT: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3_text", **GEMMA},
@@ -31,12 +34,40 @@ TEXT: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 3, "moe_intermediate_size": 40, "n_shared_experts": 1,
         "rope_parameters": {"type": "yarn", **YARN},
     },
+    "qwen2_5_vl": {"model_type": "qwen2_5_vl_text", **BASE, "rope_parameters": MROPE},
+    "qwen3_vl": {"model_type": "qwen3_vl_text", **BASE, "head_dim": 16, "rope_parameters": MROPE},
+    "qwen3_vl_moe": {
+        "model_type": "qwen3_vl_moe_text", **BASE, **EXPERTS, "num_experts": 6, "head_dim": 16,
+        "rope_parameters": MROPE,
+    },
+    "qwen3_5_moe": {
+        "model_type": "qwen3_5_moe_text", **BASE, **EXPERTS, "num_experts": 6, "head_dim": 32,
+        "shared_expert_intermediate_size": 40, "num_hidden_layers": 4,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "glm4v": {"model_type": "glm4v_text", **BASE, "head_dim": 16, "rope_parameters": GLM_ROPE},
+    "glm4v_moe": {
+        "model_type": "glm4v_moe_text", **BASE, **EXPERTS, "n_routed_experts": 6, "head_dim": 16,
+        "n_shared_experts": 1, "rope_parameters": GLM_ROPE,
+    },
+    "internvl": {"model_type": "qwen2", **BASE},
+    "smolvlm": {"model_type": "llama", **BASE},
 }  # fmt: skip
+TOWER = {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 4}
 VISION: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "siglip_vision_model"},
     "llama4": {"model_type": "llama4_vision_model", "vision_output_dim": 32,
                "projector_input_dim": 32, "projector_output_dim": 32, "pixel_shuffle_ratio": 0.5},
     "mistral3": {"model_type": "pixtral"},
+    "qwen2_5_vl": {**TOWER, "fullatt_block_indexes": [0], "window_size": 28},
+    "qwen3_vl": {**TOWER, "deepstack_visual_indexes": [0]},
+    "qwen3_vl_moe": {**TOWER, "deepstack_visual_indexes": [0]},
+    "qwen3_5_moe": {**TOWER, "deepstack_visual_indexes": []},
+    "glm4v": TOWER,
+    "glm4v_moe": TOWER,
+    "internvl": {"model_type": "internvl_vision"},
+    "smolvlm": {"model_type": "smolvlm_vision"},
 }  # fmt: skip
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "image_size": 28,
          "num_attention_heads": 2, "patch_size": 14, "head_dim": 16}  # fmt: skip

@@ -188,10 +188,14 @@ def test_a_llama3_rope_without_a_blend() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "transposed"),
-    [("Qwen3_5MoeForCausalLM", False), ("Qwen3MoeForCausalLM", True)],
+    [
+        ("Qwen3_5MoeForCausalLM", False),
+        ("Qwen3MoeForCausalLM", False),
+        ("Qwen3MoeForCausalLM", True),
+    ],
 )
 def test_experts_stand_in_stacks_or_alone(architecture: str, transposed: bool) -> None:
-    """Qwen3.5's stacks are [experts, out, in], Qwen3-VL's [experts, in, out]."""
+    """Qwen3.5's stacks are [experts, out, in], Qwen3-VL's [experts, in, out] as published."""
     spec = build_spec(tiny(architecture))
     random = np.random.default_rng(1)
     names = {

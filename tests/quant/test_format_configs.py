@@ -217,6 +217,42 @@ REAL: tuple[dict[str, Any], ...] = (
     },
     {"load_in_8bit": True, "llm_int8_threshold": 6.0},
     {
+        "autoround_version": "0.9.0",
+        "bits": 4,
+        "data_type": "int",
+        "extra_config": {
+            "lm_head": {"bits": 16, "data_type": "float"},
+            "model.layers.0.linear_attn.norm": {"bits": 16, "data_type": "float"},
+        },
+        "group_size": 128,
+        "iters": 0,
+        "model_free": True,
+        "packing_format": "auto_round:auto_gptq",
+        "quant_method": "auto-round",
+        "static_kv_granularity": "tensor",
+        "supported_types": ["Linear"],
+        "sym": True,
+    },
+    {
+        "activation_scheme": "dynamic",
+        "fmt": "float8_e4m3fn",
+        "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"],
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    },
+    {
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {"num_bits": 4, "type": "int", "group_size": 128, "strategy": "group"},
+            }
+        },
+        "format": "pack-quantized",
+        "ignore": ["lm_head"],
+        "provider": "auto-round",
+        "quant_method": "compressed-tensors",
+    },
+    {
         "activation_scheme": "static",
         "ignored_layers": ["re:.*lm_head"],
         "kv_cache_scheme": "static",

@@ -35,6 +35,7 @@ class FakeTokenizer:
     vocab_size = 256 + len(SPECIAL)
     byte_exact = True
     special_ids = frozenset(range(256, 256 + len(SPECIAL)))
+    added_ids = special_ids
     bos_token_id = 256
     eos_token_id = 257
     turn_end_ids: frozenset[int] = frozenset()

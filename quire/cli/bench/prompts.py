@@ -18,9 +18,10 @@ market copper winter letter shadow orange travel music planet simple bright wond
 
 
 def random_ids(tokenizer: Tokenizer, lengths: Sequence[int], seed: int) -> list[list[int]]:
-    """Token ids drawn from the whole vocabulary but for special tokens."""
+    """Token ids drawn from the whole vocabulary but for special and added tokens."""
     source = random.Random(seed)
-    ordinary = sorted(set(range(tokenizer.vocab_size)) - tokenizer.special_ids)
+    unwanted = tokenizer.special_ids | tokenizer.added_ids  # some may be beyond the model's
+    ordinary = sorted(set(range(tokenizer.vocab_size)) - unwanted)
     return [source.choices(ordinary, k=length) for length in lengths]
 
 

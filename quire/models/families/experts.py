@@ -100,13 +100,14 @@ def in_stacks(
     gate_up: str,
     down: str,
     *,
-    transposed: bool = False,
+    transposed: bool | None = False,
     interleaved: bool = False,
 ) -> tuple[GatedMLP, ...]:
     """The experts, stored in two tensors: [experts, 2F, E] with gate above up, and [experts, E, F].
 
     gate_up, down: names of the tensors; biases stand in those with _bias behind.  transposed: they
-    are [experts, E, 2F] and [experts, F, E].  interleaved: rows of gate and up alternate.
+    are [experts, E, 2F] and [experts, F, E]; None: either way.  interleaved: rows of gate and up
+    alternate.
     """
     count, (inner, width) = len(mlps), mlps[0].gate.weight.shape
     halves = (Rows(0, inner), Rows(inner, inner))
@@ -115,12 +116,13 @@ def in_stacks(
 
     def placed(linear: Linear, name: str, rows: int, e: int, half: Rows | None) -> Linear:
         cols = linear.weight.shape[1]
-        shape = (count, cols, rows) if transposed else (count, rows, cols)
-        place = Place(name, shape, e, transposed, half)
+        straight = Place(name, (count, rows, cols), e, False, half)
+        turned = replace(straight, shape=(count, cols, rows), transposed=True)
+        stored = {False: (straight,), True: (turned,), None: (straight, turned)}[transposed]
         bias = linear.bias and replace(
             linear.bias, stored=(Place(f"{name}_bias", (count, rows), e, False, half),)
         )
-        return Linear(replace(linear.weight, stored=(place,)), bias)
+        return Linear(replace(linear.weight, stored=stored), bias)
 
     return tuple(
         replace(

@@ -24,5 +24,5 @@ def qwen3_moe(config: ConfigReader) -> ModelSpec:
     attention = grouped_attention(
         config, qkv_bias=bias, output_bias=bias, qk_norm="heads", windows=layer_windows(config)
     )
-    mlp = stacked(qwen_experts(config), transposed=True)  # as Qwen3-VL has them
+    mlp = stacked(qwen_experts(config), transposed=None)  # both are Qwen3-VL's
     return decoder(config, attention=attention, mlp=mlp)

@@ -75,6 +75,7 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
         raise settings.error("config_groups", None, "an object of groups")
     found = [_group(name, value, default, settings) for name, value in groups.items()]
     settings.skip("version", "global_compression_ratio", "kv_cache_scheme", "run_compressed")
+    settings.skip("provider", "attention_input_activations")
     settings.finish()
 
     def scheme_of(module: str) -> Scheme | None:

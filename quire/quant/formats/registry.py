@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import ModelError
-from quire.quant.formats.scheme import ModuleSchemes
+from quire.quant.formats.scheme import ModuleSchemes, Scheme
 
 __all__ = ["KEYS", "METHODS", "Quantization", "find_quantization"]
 
@@ -41,6 +41,10 @@ class Quantization:
     method: str
     key: str
     scheme_of: ModuleSchemes
+
+    def scheme_among(self, modules: Iterable[str]) -> Scheme | None:
+        """How a layer is stored that may have any of these names, by those that say so."""
+        return next(filter(None, map(self.scheme_of, modules)), None)
 
 
 def find_quantization(values: Mapping[str, Any]) -> Quantization | None:
