@@ -74,8 +74,13 @@ def table(tunings: Tunings) -> Iterator[str]:
 
 def _changes(gains: list[Gain]) -> Iterator[str]:
     """What differs from the default, and what that brought."""
+    from quire.backends.native.tuner import BELIEVED
+
     changed = [gain for gain in gains if gain.before != gain.after]
-    if not changed:
+    doubtful = sum(gain.share < BELIEVED for gain in gains)
+    if doubtful:
+        yield f"{doubtful} numbers left alone: other programs ran beside; run this when they do not"
+    elif not changed:
         yield "nothing was clearly faster than the default"
     for gain in changed:
         change = f"{gain.dtype} {gain.parameter} {gain.before} → {gain.after}"

@@ -40,7 +40,7 @@ class ServerConfig:
     api_key: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "keys that may use all routes but /health, /live and /ready; also QUIRE_API_KEY"
+            "help": "keys, for every route but /health, /live and /ready; also QUIRE_API_KEY"
         },
     )
     allowed_origins: tuple[str, ...] = field(

@@ -101,6 +101,13 @@ def test_measuring_changes_only_what_was_clearly_slower(pool, monkeypatch):
     assert changed == [tuner.Gain("INT4", "tile_rows", 8, 4, 0.8)]
 
 
+def test_what_is_too_good_to_be_true_is_not_taken(pool, monkeypatch):
+    monkeypatch.setattr(tuner._Bench, "shares", lambda *each: [1.0, *[0.03] * (len(each[3]) - 1)])
+    start = dict.fromkeys(DTYPE_CODES, PLAIN)
+    tunings, gains = tuner.tune(pool, c.best_isa(), start, ["INT4"])
+    assert tunings == start and {gain.share for gain in gains} == {0.03}
+
+
 def test_measuring_for_real_finds_something_that_can_run(pool, monkeypatch):
     monkeypatch.setattr(tuner, "SECONDS", 0.0)
     isa = library.best_isa()

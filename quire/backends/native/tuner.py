@@ -2,7 +2,8 @@
 
 One number after another, the others as they stand: each candidate computes products of several
 heights with one short and one long matrix, in turns with all others, and counts at its best time.
-A candidate that is not clearly faster than the default is not taken, so that noise changes nothing.
+A candidate that is not clearly faster than the default, or too much faster, is not taken, so that
+noise changes nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from quire.backends.native.tuning import Tuning, Tunings, tuning_records
 from quire.ops.aligned import CACHE_LINE, aligned_zeros
 from quire.ops.quantize import row_floats
 
-__all__ = ["PARAMETERS", "Gain", "Parameter", "tune"]
+__all__ = ["BELIEVED", "PARAMETERS", "Gain", "Parameter", "tune"]
 
 KIB = 1024
 CLEARLY = 0.95
 """A candidate must take less than this share of the default's time."""
+BELIEVED = 0.4
+"""And more than this: no cut brings so much, but a program that ran beside the default does."""
 
 SECONDS, LATE_SECONDS = 0.02, 0.1  # for each number of each format; slow kernels get more
 MIN_TURNS, MOST_TURNS = 3, 1000
@@ -57,7 +60,10 @@ PARAMETERS = (
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """One choice: what was, what is, and the time it takes as a share of what it took."""
+    """One choice: what was, what is, and the time it takes as a share of what it took.
+
+    A share below BELIEVED is the best candidate's, which was not taken.
+    """
 
     dtype: str
     parameter: str
@@ -80,10 +86,11 @@ def tune(
             changed = [replace(tunings[dtype], **{parameter.name: n}) for n in (before, *others)]
             shares = bench.shares(dtype, parameter.rows, [{**tunings, dtype: t} for t in changed])
             best = min(range(len(shares)), key=lambda i: shares[i])
-            best = best if shares[best] < CLEARLY else 0
+            share = shares[best] if shares[best] < CLEARLY else 1.0
+            best = best if BELIEVED <= share < CLEARLY else 0
             tunings[dtype] = changed[best]
             after = getattr(changed[best], parameter.name)
-            gains.append(Gain(dtype, parameter.name, before, after, shares[best]))
+            gains.append(Gain(dtype, parameter.name, before, after, share))
     return tunings, gains
 
 
