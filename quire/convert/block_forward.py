@@ -15,7 +15,7 @@ from quire.convert.whole_latents import multiply_latents_out
 from quire.convert.whole_sequences import attend_whole_sequences
 from quire.graph.ir import Node, Value
 from quire.graph.lower import lower
-from quire.models.spec import ModelSpec
+from quire.models.spec import ModelSpec, Weight, parts
 from quire.ops.batch import Batch
 from quire.ops.embedding import EmbeddingLookup
 from quire.ops.kv_cache import KvCache, KvLayerShape, KvLayout
@@ -48,20 +48,24 @@ class BlockForward:
             [node for node in nodes if node.layer == layer] for layer in range(len(spec.blocks))
         ]
         self._logits = graph.logits
+        self._embedding = [weight.name for weight in parts(spec.embedding, Weight)]
         self._ropes = RopeTables(spec.ropes, 1)
         # Ops are given a cache because their contract says so; none of them reads it here.
         self._no_cache = KvCache(KvLayout((KvLayerShape(1, 2),), 16, "float32"), 1)
         self._states = RecurrentStates(1, spec.state_floats)
         self._hidden = self._hidden_values()
 
-    def embed(self, table: RawTensor, sequences: Sequence[npt.NDArray[np.int32]]) -> Stream:
-        """The rows that enter the first block; only the table's rows in use are read."""
-        name = table.name
+    def embed(
+        self, weights: Mapping[str, RawTensor], sequences: Sequence[npt.NDArray[np.int32]]
+    ) -> Stream:
+        """The rows that enter the first block; only the token table's rows in use are read."""
+        name, *others = self._embedding
+        table, rest = weights[name], {other: weights[other].float32() for other in others}
         rows = []
         for tokens in sequences:
             used, local = np.unique(tokens, return_inverse=True)
             part = RawTensor(name, table.dtype, (len(used), *table.shape[1:]), table.data[used])
-            env = self._environment(local.astype(np.int32), {name: part.float32()})
+            env = self._environment(local.astype(np.int32), {name: part.float32(), **rest})
             rows.append(_run(self._front, env, {})[self._hidden[0]])
         return rows
 

@@ -15,7 +15,7 @@ A part without its norm, or without a gate of its own, has fewer; a block may la
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -81,14 +81,27 @@ class Folding:
 def foldings(block: Block) -> tuple[Folding, ...]:
     """Every folding of a block, in the order of computation."""
     mlp = block.mlp
-    found = [] if block.attention is None else _of_mixer(block.attention_norm, block.attention)
+    mixer = [] if block.attention is None else _of_mixer(block.attention_norm, block.attention)
+    found = [each for each in mixer if each is not None]
     if mlp is not None:
         mlps = mlp.mlps if isinstance(mlp, MixtureOfExperts) else (mlp,)
-        found += [
-            _of_norm(block.mlp_norm, readers(mlp)),
-            *(Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)),
-        ]
-    return tuple(each for each in found if each is not None)
+        of_norm = _of_norm(block.mlp_norm, readers(mlp))
+        if of_norm is not None:
+            found = _with_all_readers(found, of_norm)
+        found += [Folding(each.up, (each.down,)) for each in mlps if _is_linear_in_up(each)]
+    return tuple(found)
+
+
+def _with_all_readers(found: list[Folding], more: Folding) -> list[Folding]:
+    """The parts of a parallel block may read one norm, which then has the targets of both."""
+    if not any(each.source == more.source for each in found):
+        return [*found, more]
+    return [
+        replace(each, targets=(*each.targets, *more.targets))
+        if each.source == more.source
+        else each
+        for each in found
+    ]
 
 
 def _of_mixer(norm: Norm | None, part: TokenMixer) -> list[Folding | None]:

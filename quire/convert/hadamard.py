@@ -80,10 +80,12 @@ class HadamardRotation:
         """Rotate a block's weights in place."""
         attention, mlp = block.attention, block.mlp
         assert isinstance(attention, Attention) and mlp is not None, "see open_source"
-        self.reading(
-            block.attention_norm, (attention.query, attention.key, attention.value), weights
-        )
-        self.reading(block.mlp_norm, readers(mlp), weights)
+        first: tuple[Linear, ...] = (attention.query, attention.key, attention.value)
+        second = readers(mlp)
+        if block.shares_norm:
+            first, second = (*first, *second), ()
+        self.reading(block.attention_norm, first, weights)
+        self.reading(block.mlp_norm, second, weights)
         self._values(attention, weights)
         for linear in (attention.output, *writers(mlp)):
             for each in filter(None, (linear.weight, linear.bias)):

@@ -146,16 +146,17 @@ class Steps:
         return self._streams
 
     def _embed(self) -> tuple[dict[str, Any], dict[str, Stream], list[RawTensor]]:
-        table = self.source.weights[self.source.spec.embedding.weight.name]
-        measured = self.forward.embed(table, self.texts.evaluation)
+        weights = self.source.weights
+        table, *others = (weights[each.name] for each in parts(self.source.spec.embedding, Weight))
+        measured = self.forward.embed(weights, self.texts.evaluation)
         streams = {"original": measured, "quantized": measured}
         if self.algorithms.observes:
-            streams["calibration"] = self.forward.embed(table, self.texts.calibration)
+            streams["calibration"] = self.forward.embed(weights, self.texts.calibration)
         if self.rotation is not None:
             rotate = self.rotation.stream.rows
             streams = {name: [rotate(x) for x in rows] for name, rows in streams.items()}
             table = self.source.stored(table.name, rotate(table.float32()))
-        return {}, streams, [table]
+        return {}, streams, [table, *others]
 
     def _block(
         self, layer: int, streams: Mapping[str, Stream]

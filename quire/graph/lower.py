@@ -119,6 +119,8 @@ class _Lowering:
         return self.angles[rope]
 
     def _block(self, layer: int, block: Block, x: Value) -> Value:
+        if block.parallel:
+            return self._parallel_block(layer, block, x)
         add = Add(block.residual_scale)
         if block.attention is not None:
             normed = self._norm(block.attention_norm, x, "attention_norm")
@@ -132,6 +134,22 @@ class _Lowering:
         made = self._norm(block.mlp_output_norm, made, "mlp_output_norm")
         x = self.build.add(add, made, x, name="out")
         return self._norm(block.mlp_sum_norm, x, "mlp_sum_norm")
+
+    def _parallel_block(self, layer: int, block: Block, x: Value) -> Value:
+        """Both parts stand in it, and both read x; their sums are in the order of the parts."""
+        assert block.attention is not None and block.mlp is not None
+        add, normed = (
+            Add(block.residual_scale),
+            self._norm(block.attention_norm, x, "attention_norm"),
+        )
+        fed = normed if block.shares_norm else self._norm(block.mlp_norm, x, "mlp_norm")
+        made = self._mixed(layer, block.attention, normed)
+        made = self._norm(block.attention_output_norm, made, "attention_output_norm")
+        x = self.build.add(add, made, x, name="mid")
+        made = self._norm(
+            block.mlp_output_norm, self._feed_forward(block.mlp, fed), "mlp_output_norm"
+        )
+        return self.build.add(add, made, x, name="out")
 
     def _mixed(self, layer: int, part: TokenMixer, x: Value) -> Value:
         if isinstance(part, Attention | LatentAttention):
@@ -257,12 +275,13 @@ class _Lowering:
         if norm is None:
             return x
         weight = None if norm.weight is None else norm.weight.name
-        of_heads = head_dim and (norm.weight is None or norm.weight.shape == (head_dim,))
-        heads = x.width // head_dim if of_heads else 1
+        shape = (head_dim,) if norm.weight is None else norm.weight.shape
+        heads = x.width // head_dim if head_dim and shape[-1] == head_dim else 1
+        rest = (norm.eps, heads, norm.offset, len(shape) > 1)
         if norm.kind == "rms":
-            return self.build.add(RmsNorm(weight, norm.eps, heads, norm.offset), x, name=name)
+            return self.build.add(RmsNorm(weight, *rest), x, name=name)
         bias = None if norm.bias is None else norm.bias.name
-        return self.build.add(LayerNorm(weight, bias, norm.eps, heads), x, name=name)
+        return self.build.add(LayerNorm(weight, bias, *rest), x, name=name)
 
     def _linear(self, linear: Linear, x: Value, name: str) -> Value:
         return self.build.add(MatMul((_part(linear),)), x, name=name)

@@ -24,8 +24,8 @@ class Attention:
 
     window: each token sees the last `window` positions including its own; None: all of them.
     chunk: it sees those from the last multiple of `chunk` on; not together with a window.
-    A q or k norm whose weight is one head wide, or that has none, acts on each head, else on all of
-    them as one row; before the rotation, or after it with norm_rotated.
+    A q or k norm whose weight is one head wide, has a row for each head, or is None, acts on each
+    head, else on all of them as one row; before the rotation, or after it with norm_rotated.
     rope: None where positions turn nothing.  softcap c: a score s becomes c tanh(s / c).
     slopes: what scores lose per position between query and key, for each head.  sinks [H]: a score
     of each head that stands beside the others and has no value.  query_rule: what queries are

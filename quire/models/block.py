@@ -25,6 +25,12 @@ class Block:
 
     Most decoders have the norms before the parts only; scale is residual_scale.  Where a part is
     None, its line is not there.
+
+    parallel: both parts read what enters the block, and neither sum has a norm; mlp_norm is
+    attention_norm where the parts share one.
+
+        x = x + scale * attention_output_norm(attention(attention_norm(x)))
+              + scale * mlp_output_norm(mlp(mlp_norm(x)))
     """
 
     attention_norm: Norm | None
@@ -36,3 +42,9 @@ class Block:
     attention_sum_norm: Norm | None = None
     mlp_sum_norm: Norm | None = None
     residual_scale: float = 1.0
+    parallel: bool = False
+
+    @property
+    def shares_norm(self) -> bool:
+        """Whether both parts read the same normed rows."""
+        return self.parallel and self.mlp_norm == self.attention_norm

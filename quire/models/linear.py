@@ -57,6 +57,7 @@ class Norm:
     """Norm of rows [..., width], or of each head of them; without weight it only scales to one.
 
     rms: x / sqrt(mean(x^2) + eps) * (offset + weight).  layer: the same of x - mean(x), + bias.
+    Of heads the weight may be [heads, D]: a row for each.
     """
 
     weight: Weight | None

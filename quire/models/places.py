@@ -62,7 +62,8 @@ class Layout:
     before them.  fused: module of the checkpoint → the modules whose rows it holds, one after
     another.  groups: of those, the ones that hold them in so many runs: the first part of each, the
     second part of each, and so on.
-    unit_rows: modules whose rows are divided by their length.
+    unit_rows: modules whose rows are divided by their length.  transposed: the matrices of layers
+    are stored [in, out].
     """
 
     layer: str = "model.layers.{}."
@@ -70,3 +71,4 @@ class Layout:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     unit_rows: tuple[str, ...] = ()
+    transposed: bool = False

@@ -74,7 +74,8 @@ def _block(block: Block) -> str:
     )
     named = {each.name: getattr(block, each.name) for each in fields(block)}
     rest = [name for name in named if name not in order]
-    parts = [_part(named[name], name) for name in order if named.get(name) is not None]
+    shown = [name for name in order if name != "mlp_norm" or not block.shares_norm]
+    parts = [_part(named[name], name) for name in shown if named.get(name) is not None]
     return "; ".join([*parts, *_extras(block, rest)])
 
 
@@ -133,7 +134,8 @@ def _rope(rope: Rope | None, head_dim: int) -> str:
 
 def _norm(norm: Norm) -> str:
     offset = f" {norm.offset:+g}" if norm.offset else ""
-    return f"norm {'RMS' if norm.kind == 'rms' else norm.kind}{offset} {norm.eps:g}"
+    by_head = " by head" if norm.weight and len(norm.weight.shape) > 1 else ""
+    return f"norm {'RMS' if norm.kind == 'rms' else norm.kind}{offset} {norm.eps:g}{by_head}"
 
 
 def _output(spec: ModelSpec) -> str:

@@ -32,17 +32,24 @@ def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -
         own_layer, number, module = match.groups()
         layer = layout.layer.format(number)
     unit_rows = module in layout.unit_rows
+    transposed = layout.transposed and bool(own_layer) and len(weight.shape) > 1
     for fused, parts in layout.fused.items():
         if module in parts:
             names = [f"{own_layer}{part}.{ending}" for part in parts]
             sizes = [shapes[name][0] for name in names if name in shapes]
             rows = _rows(sizes, names.index(weight.name), layout.groups.get(fused, 1))
             shape = (sum(sizes), *weight.shape[1:])
-            return Place(f"{layer}{fused}.{ending}", shape, rows=rows, unit_rows=unit_rows)
+            name = f"{layer}{fused}.{ending}"
+            return _place_of(name, shape, transposed, rows=rows, unit_rows=unit_rows)
     name = f"{layer}{_renamed(module, layout)}.{ending}"
-    if name == weight.name and not unit_rows:
+    if name == weight.name and not unit_rows and not transposed:
         return None
-    return Place(name, weight.shape, unit_rows=unit_rows)
+    return _place_of(name, weight.shape, transposed, unit_rows=unit_rows)
+
+
+def _place_of(name: str, shape: tuple[int, ...], transposed: bool, **part: Any) -> Place:
+    """shape: as the matrix is used."""
+    return Place(name, shape[::-1] if transposed else shape, transposed=transposed, **part)
 
 
 def _renamed(module: str, layout: Layout) -> str:

@@ -39,8 +39,7 @@ class RmsNorm:
         x = _segments(inputs[0], self.heads)
         normed = _scaled_to_one(x, self.eps)
         if self.weight is not None:
-            weight = env.weights[self.weight] + np.float32(self.offset)
-            normed = normed * (weight.reshape(self.heads, -1) if self.wide_weight else weight)
+            normed = normed * _weight(self, env)
         return (normed.reshape(inputs[0].shape).astype(np.float32),)
 
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
@@ -58,15 +57,17 @@ class RmsNorm:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * weight + bias over each of `heads` segments.
+    """(x - mean) / sqrt(mean((x - mean)^2) + eps) * (offset + weight) + bias, as RmsNorm else.
 
-    Weight and bias, where there are any, are as wide as a segment.
+    The bias, if there is one, is as wide as a segment; with wide_weight there is none.
     """
 
     weight: str | None
     bias: str | None
     eps: float
     heads: int = 1
+    offset: float = 0.0
+    wide_weight: bool = False
 
     def widths(self, *inputs: int) -> tuple[int, ...]:
         """As the input."""
@@ -77,7 +78,7 @@ class LayerNorm:
         x = _segments(inputs[0], self.heads)
         normed = _scaled_to_one(x - np.mean(x, axis=-1, keepdims=True, dtype=np.float32), self.eps)
         if self.weight is not None:
-            normed = normed * env.weights[self.weight]
+            normed = normed * _weight(self, env)
         if self.bias is not None:
             normed = normed + env.weights[self.bias]
         return (normed.reshape(inputs[0].shape).astype(np.float32),)
@@ -85,7 +86,8 @@ class LayerNorm:
     def cost(self, rows: int, context: int, *inputs: int) -> Cost:
         """A handful of operations per element."""
         elements = rows * inputs[0]
-        weights = inputs[0] // self.heads * len(self.weight_names)
+        segments = 1 if self.wide_weight else self.heads
+        weights = inputs[0] // segments * len(self.weight_names)
         return Cost(7 * elements, weights=weights, activations=2 * elements)
 
     @property
@@ -129,6 +131,13 @@ class AddNorm(FusedOp):
 
 def _segments(x: Float32, heads: int) -> Float32:
     return x.reshape(len(x), heads, x.shape[1] // heads)  # [rows, heads, D]
+
+
+def _weight(op: NormOp, env: Environment) -> Float32:
+    """[D], or of each head [heads, D]."""
+    assert op.weight is not None
+    weight: Float32 = env.weights[op.weight] + np.float32(op.offset)
+    return weight.reshape(op.heads, -1) if op.wide_weight else weight
 
 
 def _scaled_to_one(x: Float32, eps: float) -> Float32:

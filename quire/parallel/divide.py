@@ -158,6 +158,7 @@ def _(part: Attention, division: _Division) -> Attention:
     own = replace(
         part,
         query=_divided(part.query, division),
+        query_norm=_divided(part.query_norm, division),
         output=_divided(part.output, division),
         gate=_divided(part.gate, division),
         heads=heads,
@@ -168,6 +169,7 @@ def _(part: Attention, division: _Division) -> Attention:
         return replace(
             own,
             key=_divided(part.key, division),
+            key_norm=_divided(part.key_norm, division),
             value=_divided(part.value, division),
             kv_heads=part.kv_heads // rank.count,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from quire.convert.foldings import fold, foldings
 from quire.convert.hadamard import HadamardRotation, Rotation
 from quire.convert.source import Source, open_source
 from quire.errors import ConfigError
+from quire.models.spec import Weight, parts
 from tests.convert.tiny import DELTA_NETS, EXPERTS, LATENT, MAMBA, write_tiny
 from tests.models.computing import Model, distance, load
 
@@ -29,6 +31,13 @@ CASES = {
     "latent queries": {**LATENT, "q_lora_rank": 24},
     "delta nets": DELTA_NETS,
     "mamba": MAMBA,
+    "parallel, one norm": {"architectures": ["PhiForCausalLM"]},
+    "parallel, two norms": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "num_key_value_heads": 4,
+        "rotary_pct": 0.5,
+    },
+    "learned positions": {"architectures": ["OPTForCausalLM"], "ffn_dim": 96},
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 
@@ -43,8 +52,10 @@ def opened(folder: Path, name: str) -> Source:
 def logits(source: Source, change: Callable[[int, dict], None], rotation: object = None) -> list:
     """The logits of every sequence when each block's weights were changed in place."""
     spec, forward = source.spec, BlockForward(source.spec)
-    stream = forward.embed(source.weights[spec.embedding.weight.name], TOKENS)
-    head = source.floats([spec.norm.weight.name, spec.head.weight.name])
+    stream = forward.embed(source.weights, TOKENS)
+    head = source.floats(
+        {each.name for part in (spec.norm, spec.head) for each in parts(part, Weight)}
+    )
     if isinstance(rotation, HadamardRotation):
         stream = [rotation.stream.rows(x) for x in stream]
         rotation.reading(spec.norm, (spec.head,), head)
@@ -95,7 +106,10 @@ def test_a_folding_of_other_columns_would_be_seen(tmp_path: Path) -> None:
     assert worst(logits(source, change), expected) > 1e-4
 
 
-UNROTATED = ("latent", "latent queries", "delta nets", "mamba")
+UNROTATED = (
+    *("latent", "latent queries", "delta nets", "mamba"),
+    *("parallel, one norm", "parallel, two norms", "learned positions"),
+)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name not in UNROTATED])
@@ -127,7 +141,7 @@ def test_rotations_are_orthogonal_and_spread(width: int) -> None:
 def test_observers_see_what_matrices_read(source: Source) -> None:
     forward = BlockForward(source.spec)
     weights = source.floats(source.weights)
-    stream = forward.embed(source.weights[source.spec.embedding.weight.name], TOKENS)
+    stream = forward.embed(source.weights, TOKENS)
     behind, seen = forward.observed(0, weights, stream)
     assert worst(behind, forward.block(0, weights, stream)) == 0
     whole = forward.statistics(0, weights, stream)
@@ -149,3 +163,15 @@ def test_observers_see_what_matrices_read(source: Source) -> None:
     divided = found.divided(factors)
     assert np.allclose(divided.moment, (rows / factors).T @ (rows / factors), rtol=1e-3, atol=1e-2)
     assert np.allclose(divided.sample, rows / factors, rtol=1e-3, atol=1e-4)
+
+
+def test_rotation_of_parts_that_share_a_norm(tmp_path: Path) -> None:
+    source = opened(tmp_path, "llama")
+    blocks = tuple(
+        replace(block, parallel=True, mlp_norm=block.attention_norm) for block in source.spec.blocks
+    )
+    source = replace(source, spec=replace(source.spec, blocks=blocks))
+    rotation = HadamardRotation(source.spec, seed=4)
+    expected = logits(source, lambda layer, weights: None)
+    rotated = logits(source, lambda layer, w: rotation.block(blocks[layer], w), rotation)
+    assert worst(rotated, expected) < 3e-5

@@ -51,6 +51,8 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "multipliers": {"architectures": ["GraniteForCausalLM"]},
     "no rope": {"architectures": ["SmolLM3ForCausalLM"]},
     "norms behind the rope": {"architectures": ["HunYuanDenseV1ForCausalLM"]},
+    "parallel parts, one norm": {"architectures": ["CohereForCausalLM"]},
+    "parallel parts, two norms": {"architectures": ["GPTNeoXForCausalLM"]},
 }
 
 

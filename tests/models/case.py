@@ -14,6 +14,7 @@ class Case:
     """A transformers model type, its config fields, and what to call it.
 
     old: what else differs in an older spelling of its config.json; `...` leaves a key out.
+    attention: which implementation of transformers is right.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Case:
     fields: Mapping[str, Any]
     prompt_length: int = 40
     old: Mapping[str, Any] = field(default_factory=dict)
+    attention: str = "eager"
 
     def __str__(self) -> str:
         return self.name

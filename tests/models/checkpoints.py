@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from quire.models.families.decoder import TINY
-from tests.models import cases_dense, cases_recurrent
+from tests.models import cases_dense, cases_parallel, cases_recurrent
 from tests.models.case import Case
 
 BASE: dict[str, Any] = {**TINY, "pad_token_id": 0}
@@ -78,6 +78,7 @@ CASES: tuple[Case, ...] = (
     Case("qwen3-yarn", "qwen3", {**BASE, "head_dim": 8, "attention_bias": True, **YARN}),
     Case("qwen3-tied", "qwen3", {**BASE, "head_dim": 32, "tie_word_embeddings": True}),
     *cases_dense.CASES,
+    *cases_parallel.CASES,
     *cases_recurrent.CASES,
 )
 
@@ -94,7 +95,7 @@ def build_oracle(case: Case, directory: Path, dtype: str = "float32") -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
-                is_norm = "norm" in name and name.endswith("weight")
+                is_norm = ("norm" in name or "ln_" in name) and name.endswith("weight")
                 parameter.normal_(1.0 if is_norm else 0.0, 0.1)
             else:
                 parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5)

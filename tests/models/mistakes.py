@@ -21,6 +21,8 @@ def mistakes(spec: ModelSpec) -> Mistakes:
     yield from _of_mlp(spec)
     yield from _of_norms(spec)
     yield from _of_multipliers(spec)
+    yield from _of_embedding(spec)
+    yield from _of_order(spec)
 
 
 def _of_positions(spec: ModelSpec) -> Mistakes:
@@ -75,6 +77,10 @@ def _of_attention(spec: ModelSpec) -> Mistakes:
             "norms on the other side of the rotation",
             with_attention(spec, lambda a: replace(a, norm_rotated=not a.norm_rotated)),
         )
+    if first.slopes:
+        yield "no slopes", with_attention(spec, lambda a: replace(a, slopes=()))
+        turned = (*first.slopes[1:], first.slopes[0])
+        yield "the slopes of other heads", with_attention(spec, lambda a: replace(a, slopes=turned))
     if first.softcap is not None:
         yield "no soft cap", with_attention(spec, lambda a: replace(a, softcap=None))
     for name in ("query", "value", "output"):
@@ -104,20 +110,35 @@ def _of_norms(spec: ModelSpec) -> Mistakes:
     places = [each.name for each in fields(Block) if each.name.endswith("_norm")]
     for name in places:
         if getattr(spec.blocks[0], name) is not None:
-            without = tuple(replace(each, **{name: None}) for each in spec.blocks)
-            yield f"no {name}", replace(spec, blocks=without)
+            yield f"no {name}", _each_block(spec, **{name: None})
 
 
 def _of_multipliers(spec: ModelSpec) -> Mistakes:
     if spec.embedding.scale != 1:
         yield "no embedding scale", replace(spec, embedding=replace(spec.embedding, scale=1.0))
     if spec.blocks[0].residual_scale != 1:
-        blocks = tuple(replace(each, residual_scale=1.0) for each in spec.blocks)
-        yield "no residual scale", replace(spec, blocks=blocks)
+        yield "no residual scale", _each_block(spec, residual_scale=1.0)
     if spec.logit_scale != 1:
         yield "no logit scale", replace(spec, logit_scale=1.0)
     if spec.logit_cap is not None:
         yield "no logit cap", replace(spec, logit_cap=None)
+
+
+def _of_embedding(spec: ModelSpec) -> Mistakes:
+    embedding = spec.embedding
+    if embedding.positions is not None:
+        yield "no positions", replace(spec, embedding=replace(embedding, positions=None))
+    if embedding.first_position:
+        yield "positions from 0 on", replace(spec, embedding=replace(embedding, first_position=0))
+    if embedding.norm is not None:
+        yield "no norm of embeddings", replace(spec, embedding=replace(embedding, norm=None))
+
+
+def _of_order(spec: ModelSpec) -> Mistakes:
+    if spec.blocks[0].parallel:
+        yield "parts one behind the other", _each_block(spec, parallel=False)
+    elif spec.blocks[0].mlp_norm is not None:
+        yield "parallel parts", _each_block(spec, parallel=True)
 
 
 def with_attention(spec: ModelSpec, change: Callable[[Attention], Attention]) -> ModelSpec:
@@ -148,6 +169,10 @@ def with_norms(spec: ModelSpec, change: Callable[[Norm], Norm]) -> ModelSpec:
     changed = _each_norm(replace(spec, bos_token_ids=()), change)
     assert isinstance(changed, ModelSpec)
     return changed
+
+
+def _each_block(spec: ModelSpec, **changes: Any) -> ModelSpec:
+    return replace(spec, blocks=tuple(replace(each, **changes) for each in spec.blocks))
 
 
 def _each_norm(part: Any, change: Callable[[Norm], Norm]) -> Any:

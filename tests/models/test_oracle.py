@@ -18,7 +18,7 @@ import pytest
 
 from quire.models.config_reader import read_json
 from quire.models.registry import build_spec
-from tests.models import cases_dense
+from tests.models import cases_dense, cases_parallel
 from tests.models.checkpoints import (
     CASES,
     Case,
@@ -51,7 +51,12 @@ SIGHT = 10 * TOLERANCE
 LOOKED_AT = ("llama", "mistral-window", "qwen2", "qwen3", "qwen3-next", "granite-h")
 FAMILIES = tuple(case for case in CASES if case.name in LOOKED_AT)
 FURTHER = tuple({case.model_type: case for case in reversed(cases_dense.CASES)}.values())
-STEPWISE = tuple(case for case in CASES if case in FURTHER or case not in cases_dense.CASES)
+WHOLE = (*cases_dense.CASES, *cases_parallel.CASES)
+STEPWISE = tuple(
+    case
+    for case in CASES
+    if case in FURTHER or case in cases_parallel.NEW_WIRING or case not in WHOLE
+)
 """Computed in pieces as well: of the dense families in a file of their own, the first case each."""
 BY_NAME = {case.name: case for case in CASES}
 
@@ -86,7 +91,7 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Oracles:
         if (case.name, dtype) not in built:
             directory = tmp_path_factory.mktemp(f"{case.name}-{dtype}")
             build_oracle(case, directory, dtype)
-            model = read_model(directory, "float32")
+            model = read_model(directory, "float32", case.attention)
             tokens = random_tokens(case)
             logits = oracle_logits(model, tokens)
             built[case.name, dtype] = Oracle(
@@ -97,11 +102,11 @@ def oracles(tmp_path_factory: pytest.TempPathFactory) -> Oracles:
     return oracle
 
 
-def read_model(directory: Path, dtype: str) -> Any:
+def read_model(directory: Path, dtype: str, attention: str = "eager") -> Any:
     """The checkpoint as transformers reads it, to compute in a dtype (rotations in float32)."""
     wanted = getattr(torch, dtype)
     return transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=wanted, attn_implementation="eager"
+        directory, dtype=wanted, attn_implementation=attention
     ).eval()
 
 
@@ -321,4 +326,6 @@ def test_the_optional_mistakes_are_all_tried(oracles: Oracles) -> None:
     assert {"no query norm", "no rope scaling", "no attention factor", "no soft cap"} < tried
     assert {"no attention_output_norm", "no mlp_output_norm", "no bias of norms"} < tried
     assert {"no embedding scale", "no residual scale", "no logit scale", "no logit cap"} < tried
+    assert {"no positions", "positions from 0 on", "no norm of embeddings", "no slopes"} < tried
+    assert {"parallel parts", "parts one behind the other"} < tried
     assert {"one rope for all layers", "no scale by position", "norms of weight alone"} < tried

@@ -87,6 +87,13 @@ def test_what_is_set_is_said() -> None:
         assert said in text
 
 
+def test_parallel_parts_in_words() -> None:
+    one, two = (spec_lines(spec_of(f"{name}ForCausalLM"))[1] for name in ("Cohere", "GPTNeoX"))
+    assert "norm layer 1e-05; attention 4" in one
+    assert "norm layer 1e-05 by head on q and k; mlp gated silu 96; parallel" in one
+    assert "; norm layer 1e-05; mlp gelu 96, bias; parallel" in two
+
+
 def test_experts_in_words() -> None:
     text = "\n".join(spec_lines(spec_of("Qwen2MoeForCausalLM")))
     assert "3 of 8 experts by softmax, each mlp gated silu 48, shared mlp gated silu 96" in text

@@ -31,10 +31,12 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GPT-NeoX with as many tokens as the demo's tokenizer."""
-    made = tmp_path_factory.mktemp("neox")
+    """Persimmon with as many tokens as the demo's tokenizer."""
+    made = tmp_path_factory.mktemp("persimmon")
     vocab_size = json.loads((DEMO / "config.json").read_text())["vocab_size"]
-    build_oracle(Case("neox", "gpt_neox", {**OTHERS[0].fields, "vocab_size": vocab_size}), made)
+    build_oracle(
+        Case("persimmon", "persimmon", {**OTHERS[0].fields, "vocab_size": vocab_size}), made
+    )
     return made
 
 
@@ -47,7 +49,7 @@ def test_greedy_text_is_that_of_transformers(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         llm = open_model(directory)
-    assert "GPTNeoXForCausalLM runs through transformers, slower" in caplog.text
+    assert "PersimmonForCausalLM runs through transformers, slower" in caplog.text
     assert llm.info.implementation == "transformers"
     assert any("kernels: transformers" in line for line in llm.info.lines)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()

@@ -1,4 +1,4 @@
-"""Random checkpoints that only transformers reads, and an engine over any of them."""
+"""Random checkpoints for transformers to compute, and an engine over any of them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OTHERS = (
     Case("cohere", "cohere", {**BASE, "head_dim": 16, "use_qk_norm": True}),
     Case("cohere2", "cohere2", {**BASE, **WINDOWS, "num_hidden_layers": 4, "head_dim": 16}),
 )
-"""Families of learned positions, of parallel blocks, and with windows; none of them is Quire's."""
+"""Families of learned positions, of parallel blocks, and with windows."""
 
 
 def wrapped(directory: Path, dtype: str = "float32") -> WrappedModel:

@@ -69,9 +69,8 @@ def _norm(writer: RecordWriter, record: Any, op: NormOp, first: int = 0) -> None
     if op.weight is None:
         record.vectors[first] = writer.ones(record.inputs[0].cols // op.heads)
     else:
-        offset = op.offset if isinstance(op, RmsNorm) else 0.0
-        record.vectors[first] = writer.vector(op.weight, offset)
-    if isinstance(op, RmsNorm) and op.wide_weight:
+        record.vectors[first] = writer.vector(op.weight, op.offset)
+    if op.wide_weight:
         record.kv_heads = op.heads
     if isinstance(op, LayerNorm):
         record.norm = c.LAYER

@@ -52,11 +52,8 @@ def _norm_before(graph: Graph, add: Node, makers: Mapping[Value, Node]) -> Node 
 
 
 def _norm_behind(graph: Graph, add: Node) -> Node | None:
-    """The only whole-row norm of the sum."""
-    norms = [
-        node for node in graph.readers(add.outputs[0]) if isinstance(node.op, RmsNorm | LayerNorm)
-    ]
-    return norms[0] if len(norms) == 1 and _is_row_norm(norms[0]) else None
+    """The first whole-row norm of the sum; a parallel block may have a second."""
+    return next(filter(_is_row_norm, graph.readers(add.outputs[0])), None)
 
 
 def _is_row_norm(node: Node) -> bool:

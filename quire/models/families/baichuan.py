@@ -5,8 +5,6 @@ Source: the configs and tensor names of the baichuan-inc checkpoints; their remo
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from quire.models.attention_rules import alibi_slopes
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import TINY, decoder, dense_mlp, grouped_attention
@@ -14,7 +12,7 @@ from quire.models.families.parts import num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.places import Layout
 from quire.models.registry import family
-from quire.models.spec import Attention, ModelSpec
+from quire.models.spec import ModelSpec
 from quire.models.stored_as import stored_as
 
 __all__ = ["baichuan"]
@@ -35,12 +33,11 @@ def baichuan(config: ConfigReader) -> ModelSpec:
     length = config.positive("model_max_length", config.positive("max_position_embeddings", 4096))
     config = config.renamed({}, max_position_embeddings=length, num_key_value_heads=heads)
     rope = read_rope(config, width // heads) if rotates else None
-    plain = grouped_attention(config, ropes=(rope,) * num_layers(config))
-
-    def attention(layer: int, prefix: str) -> Attention:
-        made = plain(layer, prefix)
-        return made if rotates else replace(made, slopes=alibi_slopes(heads))
-
+    attention = grouped_attention(
+        config,
+        ropes=(rope,) * num_layers(config),
+        slopes=() if rotates else alibi_slopes(heads),
+    )
     spec = decoder(config, attention=attention, mlp=dense_mlp(config))
     normed = ("lm_head",) if spec.vocab_size == VOCABULARY_OF_2 else ()
     return stored_as(spec, Layout(fused={"self_attn.W_pack": QKV}, unit_rows=normed))

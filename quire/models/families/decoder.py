@@ -31,6 +31,8 @@ from quire.models.spec import (
 )
 
 __all__ = [
+    "BARE_TINY",
+    "ONE_NORM",
     "PRE_NORMS",
     "TINY",
     "AttentionMaker",
@@ -63,11 +65,18 @@ TINY: Mapping[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+BARE_TINY: Mapping[str, Any] = {
+    key: TINY[key] for key in TINY if key not in ("intermediate_size", "num_key_value_heads")
+}
+"""For families that have other words for these, or none."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockNorms:
-    """What the norms of a block are called, by their places (see spec.Block); None: not there."""
+    """What the norms of a block are called, by their places (see spec.Block); None: not there.
+
+    Of one name, attention and mlp share a norm, which is for parallel blocks.
+    """
 
     attention: str | None = None
     mlp: str | None = None
@@ -76,6 +85,8 @@ class BlockNorms:
 
 
 PRE_NORMS = BlockNorms("input_layernorm", "post_attention_layernorm")
+ONE_NORM = BlockNorms("input_layernorm", "input_layernorm")
+"""Of a parallel block whose parts share one."""
 
 
 def dense_decoder(
@@ -108,8 +119,10 @@ def decoder(
     mlp: Callable[[int, str], FeedForward | None],
     norm: NormMaker | None = None,
     block_norms: BlockNorms = PRE_NORMS,
+    parallel: bool = False,
     length: int | None = None,
     embedding_scale: float = 1.0,
+    first_position: int | None = None,
     residual_scale: float = 1.0,
     logit_scale: float = 1.0,
     logit_cap: float | None = None,
@@ -119,9 +132,10 @@ def decoder(
 ) -> ModelSpec:
     """The spec of a decoder whose config.json has Llama's keys.
 
-    attention, mlp: they give None where a layer has no such part.  norm: None: RMS norms.  length:
-    None: what the rope of the first layer that has one says.  tied: the default of
-    tie_word_embeddings.  unused: see ModelSpec.
+    attention, mlp: they give None where a layer has no such part.  norm: None: RMS norms.
+    first_position: the row of a table of learned positions that the first token has; None: there
+    is no such table.  parallel: see spec.Block.  length: None: what the rope of the first layer
+    that has one says.  tied: the default of tie_word_embeddings.  unused: see ModelSpec.
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
     make_norm = rms_norm(config) if norm is None else norm
@@ -139,6 +153,7 @@ def decoder(
             attention_output_norm=norm_of(mixer, prefix, block_norms.attention_output),
             mlp_output_norm=norm_of(feed, prefix, block_norms.mlp_output),
             residual_scale=residual_scale,
+            parallel=parallel,
         )
 
     blocks = tuple(block(f"model.layers.{i}.", i) for i in range(parts.num_layers(config)))
@@ -148,13 +163,18 @@ def decoder(
         head = replace(head, weight=table)
     mixers = [block.attention for block in blocks]
     rope = next((each.rope for each in mixers if isinstance(each, Attention) and each.rope), None)
+    length = max_length(config, rope) if length is None else length
+    embedding = Embedding(table, scale=embedding_scale)
+    if first_position is not None:
+        positions = Weight("model.embed_positions.weight", (length + first_position, width))
+        embedding = replace(embedding, positions=positions, first_position=first_position)
     return ModelSpec(
         architecture=config.architecture,
         vocab_size=vocab_size,
         width=width,
-        max_length=max_length(config, rope) if length is None else length,
+        max_length=length,
         dtype=parts.dtype(config),
-        embedding=Embedding(table, scale=embedding_scale),
+        embedding=embedding,
         blocks=blocks,
         norm=make_norm("model.norm", width),
         head=head,
@@ -181,6 +201,7 @@ def grouped_attention(
     dim: int | None = None,
     ropes: Sequence[Rope | None] | None = None,
     windows: Sequence[int | None] | None = None,
+    slopes: tuple[float, ...] = (),
 ) -> GroupedMaker:
     """Grouped-query attention as config.json describes it; ropes and windows are per layer.
 
@@ -220,6 +241,7 @@ def grouped_attention(
             key_norm=norm_of(qk_norm_names[1], kv_heads),
             norm_rotated=norm_rotated,
             softcap=softcap,
+            slopes=slopes,
             query_rule=query_rule,
         )
 

@@ -52,10 +52,11 @@ def norm(name: str, width: int, eps: float, offset: float = 0.0) -> Norm:
     return Norm(Weight(name + ".weight", (width,)), eps, offset=offset)
 
 
-def layer_norm(name: str, width: int, eps: float, bias: bool = True) -> Norm:
+def layer_norm(name: str, width: int, eps: float, bias: bool = True, offset: float = 0.0) -> Norm:
     """A layer norm with name.weight and, with `bias`, name.bias [width]."""
     weight = Weight(name + ".weight", (width,))
-    return Norm(weight, eps, "layer", Weight(name + ".bias", (width,)) if bias else None)
+    biases = Weight(name + ".bias", (width,)) if bias else None
+    return Norm(weight, eps, "layer", biases, offset)
 
 
 def gated_mlp(

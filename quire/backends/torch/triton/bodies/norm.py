@@ -44,7 +44,8 @@ def add_norm(
 
 def _rule(step: Step, op: NormOp) -> NormRule:
     weight = None if op.weight is None else step.weights.vector(op.weight)
+    rest = (op.offset, op.heads, op.wide_weight)
     if isinstance(op, LayerNorm):
         bias = None if op.bias is None else step.weights.vector(op.bias)
-        return NormRule("layer", op.eps, weight, bias, heads=op.heads)
-    return NormRule("rms", op.eps, weight, None, op.offset, op.heads, op.wide_weight)
+        return NormRule("layer", op.eps, weight, bias, *rest)
+    return NormRule("rms", op.eps, weight, None, *rest)
