@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from quire.models.places import Layout, Place, Rows
 from quire.models.spec import ModelSpec, Weight
