@@ -191,6 +191,7 @@ class AsyncEngine:
         taken = next((name for name in names if name in self._streams), None)
         if taken is not None:
             raise RequestError(f"request id {taken!r} is in use; choose another", "request_id")
+        self._engine.refuse_impossible(prepared.completions[0].request)
         stream = RequestStream(prepared, self._cancel)
         self._streams.update(dict.fromkeys(names, stream))
         self._num_sent += len(names)
