@@ -87,6 +87,7 @@ class AsyncEngine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = self._draining = False
         self._stats = self._engine.stats()
+        self._num_sent = self._num_taken = self._num_seen = 0  # completions, on their way in
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="quire-engine", daemon=True)
         self._thread.start()
@@ -190,8 +191,10 @@ class AsyncEngine:
         taken = next((name for name in names if name in self._streams), None)
         if taken is not None:
             raise RequestError(f"request id {taken!r} is in use; choose another", "request_id")
+        self._engine.refuse_impossible(prepared.completions[0].request)
         stream = RequestStream(prepared, self._cancel)
         self._streams.update(dict.fromkeys(names, stream))
+        self._num_sent += len(names)
         self._post(lambda: self._submit(stream, prepared.completions))
         return stream
 
@@ -225,7 +228,7 @@ class AsyncEngine:
             raise EngineError(f"the engine died: {self.error}") from self.error
         if self._draining:
             raise QueueFullError("the server is shutting down", status=503)
-        waiting = self._stats.scheduler.num_waiting + len(self._inbox)
+        waiting = self._stats.scheduler.num_waiting + self._num_sent - self._num_seen
         if waiting + count > self.config.max_num_queued_reqs:
             raise QueueFullError(
                 f"{waiting} requests are waiting and max_num_queued_reqs is "
@@ -307,9 +310,11 @@ class AsyncEngine:
         while self._inbox:
             self._inbox.popleft()()
         self._stats = self._engine.stats()
+        self._num_seen = self._num_taken  # those that the stats know of
 
     def _submit(self, stream: RequestStream, completions: Sequence[Completion]) -> None:
         accepted = []
+        self._num_taken += len(completions)
         try:
             for completion in completions:
                 self._engine.submit(completion.request, completion.state, completion.images)

@@ -87,6 +87,10 @@ class Engine:
         """True while any request is unfinished, or a step is on its way."""
         return bool(self._live) or self._flight is not None
 
+    def refuse_impossible(self, request: Request) -> None:
+        """Raise RequestError for a request that could never run."""
+        self.scheduler.limits.refuse_impossible(request)
+
     def submit(
         self, request: Request, state: SamplingState, images: PromptImages | None = None
     ) -> None:

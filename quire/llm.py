@@ -188,6 +188,8 @@ class LLM:
 
     def _run(self, prepared: Sequence[Prepared], use_tqdm: bool) -> list[RequestOutput]:
         """Run every request, when no other thread's run."""
+        for each in prepared:
+            self._engine.refuse_impossible(each.completions[0].request)
         with self._turn:
             return self._run_now(prepared, use_tqdm)
 

@@ -253,6 +253,20 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
     assert_clean(engine)
 
 
+async def test_what_is_on_its_way_in_counts_as_waiting() -> None:
+    options = {**SMALL, "max_num_queued_reqs": 3}
+    engine = AsyncEngine.from_config(EngineConfig("demo", **options))
+    two, three = replace(SHORT, n=2), replace(SHORT, n=3)
+    with engine._work:  # its thread takes nothing in
+        stream = engine.submit(PROMPT, two)
+        with pytest.raises(QueueFullError):
+            engine.submit(PROMPT, two)
+    assert len(await collect(stream)) == 2
+    assert len(await collect(engine.submit(PROMPT, three))) == 3
+    await engine.shutdown()
+    assert_clean(engine)
+
+
 async def test_a_request_id_in_use_is_refused_and_the_first_goes_on(engine: AsyncEngine) -> None:
     first = engine.submit(PROMPT, SHORT, request_id="twin")
     with pytest.raises(RequestError) as caught:

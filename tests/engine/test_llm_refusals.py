@@ -65,6 +65,13 @@ def test_a_bad_prompt_among_good_ones_stops_all_before_anything_runs(llm: LLM) -
     assert llm._engine.stats().num_steps == steps
 
 
+def test_a_prompt_too_long_for_one_step_stops_all_before_anything_runs() -> None:
+    llm = LLM("demo", **SMALL, enable_chunked_prefill=False, max_num_queued_reqs=1)
+    with pytest.raises(RequestError, match="without chunked prefill"):
+        llm.generate([PROMPT, [5] * 100], SamplingParams(**GREEDY), use_tqdm=False)
+    assert llm._engine.stats().num_steps == 0
+
+
 def test_an_option_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConfigError, match=r"max_model_length.*did you mean max_model_len"):
         LLM("demo", max_model_length=5)
