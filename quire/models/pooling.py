@@ -47,7 +47,8 @@ def pooling_of(
     """The spec for a task, and how its rows are pooled; None for a model that generates.
 
     values: config.json.  An encoder embeds; so does a model with sentence-transformers' files,
-    which say how; a classifier scores; any other model generates unless told otherwise.
+    which say how, and one without a head; a classifier scores; any other model generates unless
+    told otherwise.
     Raises ConfigError for a task that the model cannot do.
     """
     if spec.output == "scores":
@@ -57,9 +58,12 @@ def pooling_of(
     if spec.bidirectional:
         _refuse(task, ("embed",), spec)
         return spec, files or Pooling("first")
+    headless = spec.output == "hidden"
+    if headless:
+        _refuse(task, ("embed",), spec)
     if task == "score":
         return spec, Pooling("last", "score", normalize=False, answers=("no", "yes"))
-    if task == "generate" or (task == "auto" and files is None):
+    if task == "generate" or (task == "auto" and files is None and not headless):
         return spec, None
     matryoshka = values.get("is_matryoshka") or values.get("matryoshka_dimensions")
     known = spec.architecture == "Qwen3ForCausalLM"  # Qwen3-Embedding; its config does not say so

@@ -12,9 +12,9 @@ from typing import Any
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.nested_config import IMAGE_PARTS, NESTED, text_config
-from quire.models.spec import ModelSpec
+from quire.models.spec import Linear, ModelSpec
 
-__all__ = ["FAMILIES", "Family", "build_spec", "family", "has_family", "load_families"]
+__all__ = ["FAMILIES", "Family", "build_spec", "family", "has_family", "load_families", "with_head"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,14 @@ def load_families() -> Mapping[str, Family]:
 
 def has_family(architecture: str) -> bool:
     """Whether an architecture is one of those that build_spec knows."""
-    return architecture in load_families() or architecture in NESTED
+    known = {*load_families(), *NESTED}
+    return architecture in known or with_head(architecture) in known
+
+
+def with_head(architecture: str) -> str | None:
+    """What a decoder that was published without its head is called with it: MistralModel."""
+    name = f"{architecture.removesuffix('Model')}ForCausalLM"
+    return name if architecture.endswith("Model") and name in load_families() else None
 
 
 def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
@@ -137,6 +144,9 @@ def build_spec(config: Mapping[str, Any], strict: bool = False) -> ModelSpec:
         spec = build_spec(text_config(config, names[0]), strict)
         logger.info("%s: only its text model is run; it takes no images", names[0])
         return replace(spec, unused=(*spec.unused, *IMAGE_PARTS))
+    if names[0] not in families and (whole := with_head(names[0])) is not None:
+        spec = build_spec({**config, "architectures": [whole]}, strict)
+        return replace(spec, head=Linear(spec.embedding.weight), output="hidden")
     if names[0] not in families:
         remote = " Its remote code is not run." if "auto_map" in config else ""
         raise ModelError(

@@ -40,7 +40,7 @@ HARMLESS = re.compile(
     r"rotary_emb\.(inv_freq|cos_cached|sin_cached)|rotary_pos_emb\.inv_freq|rope\.freqs"
     r"|(attn|attention|self_attention)\.(bias|masked_bias)|attn\.attention\.(bias|masked_bias)"
     r"|position_ids|causal_mask|attn_bias|num_batches_tracked"
-    r"|(self_attn|attn)\.([qkv]|prob)_scale|[kv]_proj\.(output_scale|[kv]_scale)"
+    r"|(self_attn|attn)\.([qkv]|kv|prob)_scale|[kv]_proj\.(output_scale|[kv]_scale)"
     r")$"
 )
 

@@ -155,7 +155,9 @@ def test_windows_of_qwen(architecture: str, changes: dict[str, Any], windows: An
     assert tuple(block.attention.window for block in spec.blocks) == windows
 
 
-@pytest.mark.parametrize(("value", "window"), [(8, 8), (0, None), (None, None), (..., None)])
+@pytest.mark.parametrize(
+    ("value", "window"), [(8, 8), (0, None), (-1, None), (None, None), (..., None)]
+)
 def test_windows_of_mistral(value: Any, window: int | None) -> None:
     spec = build_spec(tiny("MistralForCausalLM", sliding_window=value))
     assert {block.attention.window for block in spec.blocks} == {window}

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from quire.config import EngineConfig
-from quire.errors import ModelError
-from quire.models.registry import build_spec
+from quire.errors import ConfigError, ModelError
+from quire.models.pooling import pooling_of
+from quire.models.registry import build_spec, has_family
 from quire.models.rope import Rope, RopeScaling
 from quire.models.spec import ModelSpec
 from quire.runtime.open_model import read_config
@@ -101,6 +102,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
 SAME: list[tuple[str, dict[str, Any]]] = [
     ("Qwen3ForCausalLM", {"use_qk_norm": True}),
     ("Qwen3MoeForCausalLM", {"use_qk_norm": True}),
+    ("MiMoForCausalLM", {"attention_bias": True, "num_nextn_predict_layers": 1}),
     (
         "Qwen3_5ForCausalLM",
         {"attn_output_gate": True, "mamba_ssm_dtype": "float32", "mtp_num_hidden_layers": 1},
@@ -132,7 +134,10 @@ SAME: list[tuple[str, dict[str, Any]]] = [
 OTHERWISE: list[tuple[str, dict[str, Any]]] = [
     ("Qwen3ForCausalLM", {"use_qk_norm": False}),
     ("Qwen2ForCausalLM", {"use_mrope": True}),
+    ("Qwen2ForCausalLM", {"is_causal": False}),
+    ("LlamaForCausalLM", {"rope_interleaved": True}),
     ("Qwen3_5ForCausalLM", {"attn_output_gate": False}),
+    ("Qwen3_5ForCausalLM", {"output_gate_type": "sigmoid"}),
     ("MiniMaxM2ForCausalLM", {"attn_type_list": [1, 0]}),
     ("HunYuanDenseV1ForCausalLM", {"qk_norm": False}),
     ("GptOssForCausalLM", {"experts_per_token": 3}),
@@ -166,6 +171,27 @@ def test_keys_of_images_among_those_of_the_text_model() -> None:
     spec = build_spec(config, strict=True)
     assert spec.blocks == build_spec(tiny("Qwen2ForCausalLM")).blocks
     assert "visual." in spec.unused and "model.visual." in spec.unused
+
+
+def test_a_decoder_without_its_head_embeds(tmp_path: Path) -> None:
+    """e5-mistral-7b-instruct is a MistralModel."""
+    config = {**tiny("MistralForCausalLM", sliding_window=-1), "architectures": ["MistralModel"]}
+    spec = build_spec(config, strict=True)
+    assert has_family("MistralModel") and not has_family("MambaModel")
+    assert spec.output == "hidden" and "lm_head.weight" not in spec.weights()
+    assert spec.blocks == build_spec(tiny("MistralForCausalLM", sliding_window=None)).blocks
+    found, pooling = pooling_of("auto", spec, tmp_path, config)
+    assert (
+        found == spec
+        and pooling is not None
+        and (pooling.kind, pooling.task)
+        == (
+            "last",
+            "embed",
+        )
+    )
+    with pytest.raises(ConfigError, match="can only embed"):
+        pooling_of("generate", spec, tmp_path, config)
 
 
 def test_chunks_of_attention_begin_behind_the_trained_length() -> None:

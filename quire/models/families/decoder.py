@@ -139,6 +139,7 @@ def decoder(
     """
     width, vocab_size = config.positive("hidden_size"), config.positive("vocab_size")
     make_norm = rms_norm(config) if norm is None else norm
+    config.expect("is_causal", True)
 
     def norm_of(part: object, prefix: str, name: str | None) -> Norm | None:
         return None if part is None or name is None else make_norm(prefix + name, width)

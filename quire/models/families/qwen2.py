@@ -20,7 +20,8 @@ __all__ = ["qwen2"]
 def qwen2(config: ConfigReader) -> ModelSpec:
     """Qwen1.5, Qwen2 and Qwen2.5 dense models, and MiMo 7B."""
     config.expect("use_mrope", False)
-    config.get("num_nextn_predict_layers")  # MiMo's, which are left alone
+    for key in ("attention_bias", "num_nextn_predict_layers"):
+        config.get(key)  # of MiMo, whose biases are the same; what guesses ahead is left alone
     spec = dense_decoder(config, qkv_bias=True, windows=layer_windows(config))
     chunks = ConfigReader(config.section("dual_chunk_attention_config"), config.architecture)
     trained = chunks.positive("original_max_position_embeddings", spec.max_length)

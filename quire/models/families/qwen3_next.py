@@ -118,6 +118,7 @@ def _gated_attention(config: ConfigReader) -> AttentionMaker:
     dim, bias = parts.head_dim(config, 256), config.flag("attention_bias")
     config.expect("attn_output_gate", True)
     config.expect("mamba_ssm_dtype", "float32")
+    config.expect("output_gate_type", "swish", "silu")  # of the norm in delta nets
     for key in ("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings"):
         config.get(key)  # of layers that guess ahead
     ungated = grouped_attention(

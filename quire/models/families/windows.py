@@ -22,8 +22,9 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def sliding_window(config: ConfigReader) -> int | None:
-    """The window that config.json gives, None for null or 0."""
-    return config.integer("sliding_window", 0) or None
+    """The window that config.json gives, None for null, 0 or -1."""
+    window = config.integer("sliding_window", 0, low=-1)
+    return window if window > 0 else None
 
 
 def layer_types(config: ConfigReader, default: Sequence[str]) -> tuple[str, ...]:
