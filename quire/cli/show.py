@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,8 @@ def add_arguments(parser: CommandParser) -> None:
         type=human_integer,
         help=f"tokens of each request (default: {CONTEXT}, or the model length)",
     )
-    add_engine_options(parser, only=(*MODEL_OPTIONS, "dtype", "kv_cache_dtype", "block_size"))
+    sizes = ("dtype", "quantization", "kv_cache_dtype", "block_size")
+    add_engine_options(parser, only=(*MODEL_OPTIONS, *sizes))
 
 
 def run(namespace: argparse.Namespace) -> int:
@@ -45,6 +46,8 @@ def run(namespace: argparse.Namespace) -> int:
     from quire.errors import ConfigError
     from quire.models.spec_table import spec_lines
     from quire.runtime.open_model import read_config
+    from quire.runtime.quantize import packed_bits
+    from quire.runtime.stored_formats import stored_formats
 
     directory = model_directory(config)
     spec, quantization = read_config(config, directory)
@@ -54,7 +57,11 @@ def run(namespace: argparse.Namespace) -> int:
     print(f"{spec.architecture}, up to {spec.max_length} tokens, {spec.dtype}")
     print("\n".join(f"  {line}" for line in spec_lines(spec)))
     print(f"parameters: {spec.num_parameters:,}{_compared(spec, directory, quantization)}")
-    print("\n".join(_memory(config, spec, namespace.batch, context)))
+    if config.quantization == "auto":
+        bits = stored_formats(spec, quantization, directory).packed_bits
+    else:
+        bits = packed_bits(spec, config.quantization)
+    print("\n".join(_memory(config, spec, bits, namespace.batch, context)))
     return 0
 
 
@@ -88,8 +95,13 @@ def _used(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[str]:
                 yield place.name
 
 
-def _memory(config: EngineConfig, spec: ModelSpec, batch: int, context: int) -> Iterator[str]:
-    """Bytes of a token in each format of the cache, and of everything at a batch and a context."""
+def _memory(
+    config: EngineConfig, spec: ModelSpec, bits: Mapping[str, float], batch: int, context: int
+) -> Iterator[str]:
+    """Bytes of a token in each format of the cache, and of everything at a batch and a context.
+
+    bits: of a number of those weights that are quantized.
+    """
     from dataclasses import replace
 
     from quire.control.window import num_blocks_at_once
@@ -103,11 +115,14 @@ def _memory(config: EngineConfig, spec: ModelSpec, batch: int, context: int) -> 
     each = ", ".join(f"{name} {it.bytes_per_block // size:,}" for name, it in layouts.items())
     yield f"KV cache, bytes per token: {each}"
     dtype = spec.dtype if config.dtype == "auto" else config.dtype
-    weights = spec.num_parameters * storage_dtype(dtype).itemsize
+    plain = 8 * storage_dtype(dtype).itemsize
+    sizes = {name: math.prod(weight.shape) for name, weight in spec.weights().items()}
+    weights = int(sum(bits.get(name, plain) * count for name, count in sizes.items())) // 8
+    kept_as = f"quantized, the rest {dtype}" if bits else dtype
     blocks = num_blocks_at_once(context, size, spec.window, config.max_num_batched_tokens)
     cached = batch * blocks * kept.bytes_per_block
     yield (
-        f"memory at batch {batch}, context {context}: weights {_mib(weights)} ({dtype}) + "
+        f"memory at batch {batch}, context {context}: weights {_mib(weights)} ({kept_as}) + "
         f"KV cache {_mib(cached)} ({kept.format}) = {_mib(weights + cached)}"
     )
 

@@ -28,6 +28,11 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert "weights 10.4 MiB (bfloat16) + KV cache 0.8 MiB (bfloat16) = 11.1 MiB" in text
 
 
+def test_quantized_weights_are_counted_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "weights 2.9 MiB (quantized, the rest bfloat16)" in shown(capsys, "demo", "-q", "int4")
+    assert "weights 5.3 MiB (quantized" in shown(capsys, "demo", "-q", "int8")
+
+
 def test_config_json_alone_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(DEMO / "config.json", tmp_path)
     text = shown(capsys, str(tmp_path / "config.json"), "--kv-cache-dtype", "int8")

@@ -43,7 +43,7 @@ class ContentPart(Struct, forbid_unknown_fields=True, kw_only=True):
 class ChatMessage(Struct, forbid_unknown_fields=True, kw_only=True):
     """One message; what the chat template reads of it is up to the template."""
 
-    role: Annotated[str, honoured("system, developer, user, assistant, tool or function")]
+    role: Annotated[str, honoured("system, user, assistant, ...: given to the template")]
     content: Annotated[
         str | list[ContentPart] | None, honoured("text, or parts joined by line feeds")
     ] = None
