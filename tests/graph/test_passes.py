@@ -124,6 +124,18 @@ def test_one_product_for_q_k_v_and_one_for_gate_and_up() -> None:
     assert count(graph)["Columns"] == 2 * 5
 
 
+def test_a_sum_goes_with_the_first_of_two_norms() -> None:
+    found = count(fuse_residual_norm(lower(tiny_spec("parallel parts, two norms"))))  # 2 layers
+    assert found["AddNorm"] == 1
+    assert found["LayerNorm"] == 2 * 2 + 1 - 1
+    assert found["Add"] == 2 * 2 - 1
+
+
+def test_parts_that_share_a_norm_read_it_once() -> None:
+    found = count(lower(tiny_spec("parallel parts, one norm")))
+    assert found["LayerNorm"] == 2 * (1 + 2) + 1  # and those of q and k
+
+
 def test_every_sum_goes_with_the_norm_that_follows() -> None:
     found = count(fuse_residual_norm(lower(tiny_spec("qwen3"))))  # 3 layers
     assert found["AddNorm"] == 2 * 3 - 1

@@ -312,7 +312,7 @@ def test_the_oracle_sees_every_mistake(case: Case, oracles: Oracles) -> None:
         pytest.skip("test_recurrent.py makes the mistakes of these")
     seen = {}
     for name, spec in mistakes(oracle.loaded.spec):
-        logits = Model(Loaded(spec, oracle.loaded.weights)).logits(oracle.tokens)
+        logits = Model(Loaded(spec, oracle.loaded.weights), "native-auto").logits(oracle.tokens)
         seen[name] = distance(logits, oracle.logits)
     unseen = {name: moved for name, moved in seen.items() if moved < SIGHT}
     assert not unseen, seen

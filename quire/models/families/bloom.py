@@ -26,6 +26,11 @@ OLD_KEYS = {
     "num_attention_heads": "n_head",
     "max_position_embeddings": "seq_length",
 }
+UNHEEDED = (
+    *("slow_but_exact", "offset_alibi", "attention_softmax_in_fp32", "masked_softmax_fusion"),
+    *("bias_dropout_fusion", "skip_bias_add", "skip_bias_add_qkv", "n_inner"),
+)
+"""How it was trained, and other orders of the same sums; an MLP is four times as wide."""
 NAMES = {
     "model.embed_tokens": "transformer.word_embeddings",
     "model.embed_norm": "transformer.word_embeddings_layernorm",
@@ -45,6 +50,8 @@ def bloom(config: ConfigReader) -> ModelSpec:
             f"{config.architecture}: apply_residual_connection_post_layernorm is not supported; "
             "expected false"
         )
+    for key in UNHEEDED:
+        config.get(key)
     config = config.renamed({key: old for key, old in OLD_KEYS.items() if old in config})
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     norm = partial(layer_norm, eps=config.number("layer_norm_epsilon", 1e-5, low=0.0, high=1.0))
