@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_logits_of_text(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert values["architectures"][0] in NESTED and "vision_config" in values
     spec = tie_missing_head(build_spec(values), checkpoint)
     loaded = Loaded(spec, load_weights(checkpoint, spec.weights(), unused=spec.unused))
-    assert not caplog.records, caplog.text
+    assert all(record.levelno < logging.WARNING for record in caplog.records), caplog.text
     tokens = np.random.default_rng(0).integers(3, spec.vocab_size, 20).tolist()
     import torch
 
