@@ -239,7 +239,10 @@ def test_pickled_weights_arrive_where_there_are_no_safetensors(hub: Hub, tmp_pat
 
 
 def test_a_name_that_is_not_there_says_check_the_spelling(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"org/absent: no such directory here, and no such model.*spelling.*HF_TOKEN"):
+    with pytest.raises(
+        ModelError,
+        match=r"org/absent: no such directory here, and no such model.*spelling.*HF_TOKEN",
+    ):
         resolve_model("org/absent", cache_dir=tmp_path)
     with pytest.raises(ModelError, match="no such model"):
         resolve_model("a--b", cache_dir=tmp_path)
