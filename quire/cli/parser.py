@@ -58,9 +58,10 @@ class CommandParser(argparse.ArgumentParser):
         return given
 
     def _get_option_tuples(self, option_string: str) -> list[Any]:
-        """argparse would take -t for -tp; only -n4 is -n 4."""
+        """argparse would take -t for -tp, and -hf for -h; only -n4 is -n 4."""
         found = super()._get_option_tuples(option_string)
-        return [each for each in found if option_string.startswith(each[1] or "")]
+        takes_value = [each for each in found if each[0] is not None and each[0].nargs != 0]
+        return [each for each in takes_value if option_string.startswith(each[1] or "")]
 
     def _refuse(self, argument: str) -> NoReturn:
         if not argument.startswith("-"):

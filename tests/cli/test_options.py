@@ -249,6 +249,8 @@ def test_options_of_llama_server() -> None:
 def test_a_short_option_is_not_the_beginning_of_another() -> None:
     with pytest.raises(UsageError, match="there is no option -p"):
         parse_engine("demo", "-p", "2")
+    with pytest.raises(UsageError, match="there is no option -hf"):
+        parse_engine("demo", "-hf", "org/name")
     assert parse_engine("demo", "-t2").threads == 2
 
 
