@@ -46,6 +46,9 @@ UNHEEDED = ("use_parallel_embedding", "use_embedding_sharing")
 @family("CohereForCausalLM", tiny={**TINY, "use_qk_norm": True})
 def cohere(config: ConfigReader) -> ModelSpec:
     """Command R and R+, and Aya Expanse and 23; R+ has a norm of its own for each head."""
+    if "model_max_length" in config:  # what it was trained for in the end
+        length = config.positive("model_max_length")
+        config = config.renamed({}, max_position_embeddings=length)
     rope = read_rope(config, head_dim(config), pairing="interleaved", theta=500000.0)
     return _cohere(config, [rope] * num_layers(config), None, config.flag("use_qk_norm"))
 

@@ -73,6 +73,7 @@ def gpt_bigcode(config: ConfigReader) -> ModelSpec:
 def in_our_words(config: ConfigReader) -> ConfigReader:
     """The config of GPT-2 and its kin for who asks for Llama's keys."""
     width = config.positive("n_embd")
+    config.get("n_ctx")  # n_positions once more
     return config.renamed(KEYS, intermediate_size=config.positive("n_inner", 4 * width))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
 from quire.models.families.decoder import ONE_NORM, decoder, grouped_attention
 from quire.models.families.gpt2 import TINY, in_our_words
@@ -36,6 +37,9 @@ LAYOUT = Layout(
 @family("GPTJForCausalLM", tiny={**TINY, "rotary_dim": 8})
 def gptj(config: ConfigReader) -> ModelSpec:
     """GPT-J 6B."""
+    for key in ("rotary", "scale_attn_weights"):
+        if not config.flag(key, True):
+            raise ModelError(f"{config.architecture}: {key} false is not supported; expected true")
     rotated = config.positive("rotary_dim", 64)
     config = in_our_words(config)
     width, inner = config.positive("hidden_size"), config.positive("intermediate_size")

@@ -60,6 +60,11 @@ def mpt(config: ConfigReader) -> ModelSpec:
                 f"{config.architecture}: attn_config has {key} {rules.get(key)!r}, which is not "
                 f"supported; expected {only!r}"
             )
+    norm_type = config.get("norm_type", "low_precision_layernorm")
+    if norm_type not in ("low_precision_layernorm", "layernorm"):
+        raise ModelError(
+            f"{config.architecture}: norm_type {norm_type!r} is not supported; expected 'layernorm'"
+        )
     if not config.flag("no_bias", True) or config.get("logit_scale") is not None:
         raise ModelError(
             f"{config.architecture}: no_bias false and logit_scale are not supported; expected "
