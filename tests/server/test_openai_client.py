@@ -209,7 +209,7 @@ def test_a_client_that_stops_reading_blocks_nobody() -> None:
 
 
 def test_stopping_lets_requests_finish() -> None:
-    with LiveServer() as server:
+    with LiveServer("--shutdown-timeout", "120") as server:
         body = {"prompt": "a", "max_tokens": 600, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             lines = response.iter_lines()
