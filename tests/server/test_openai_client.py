@@ -209,8 +209,8 @@ def test_a_client_that_stops_reading_blocks_nobody() -> None:
 
 
 def test_stopping_lets_requests_finish() -> None:
-    with LiveServer() as server:
-        body = {"prompt": "a", "n": 8, "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    with LiveServer("--shutdown-timeout", "120") as server:
+        body = {"prompt": "a", "n": 8, "max_tokens": 600, "ignore_eos": True, "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/completions", json=body) as response:
             lines = response.iter_lines()
             next(lines)
