@@ -132,7 +132,7 @@ class _Reader:
         try:
             for _ in range(count):
                 at += 8 + unpack(data, at)[0]
-        except struct.error:
+        except (struct.error, OverflowError):  # of a length that no memory has
             at = size + 1
         taken = self.take(at - begin)
         return Strings(self.origin, taken, count)

@@ -196,6 +196,13 @@ def test_an_array_of_arrays_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_a_string_longer_than_any_memory(tmp_path: Path) -> None:
+    """In an array, where the next length would be looked for behind it."""
+    array = number(9, 4) + number(8, 4) + number(2) + number(2**64 - 1)
+    raw = b"GGUF" + number(3, 4) + number(0) + number(1) + number(1) + b"k" + array + bytes(32)
+    refused(tmp_path / "m.gguf", raw, "inside its header")
+
+
 @settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
