@@ -25,7 +25,8 @@ class Report:
     """All that a report says.
 
     options: what was asked.  figures: see Divergence.  blocks: records of blocks.  bytes, original_
-    bytes: of the tensors.  speed: tokens a second by model, or why there are none.
+    bytes: of the tensors.  peak_memory: of all but the speed, for which a model is whole in memory.
+    speed: tokens a second by model, or why there are none.
     """
 
     model: str
@@ -162,6 +163,7 @@ class Report:
                     f"| {name} | {speed['prompt_tokens_per_s']} tokens/s | "
                     f"{speed['output_tokens_per_s']} tokens/s |"
                 )
+        lines += ["", "Each whole in memory, after all else."]
         return "\n".join(lines)
 
     def _blocks(self) -> str:

@@ -17,7 +17,7 @@ from quire.convert.format_tensors import check_format
 from quire.convert.gguf_file import check_gguf
 from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign
-from quire.convert.report import Report, peak_memory_bytes, write_report
+from quire.convert.report import Report, write_report
 from quire.convert.rounding import group_size_of
 from quire.convert.source import Source, open_source
 from quire.convert.speed import measured_speed
@@ -81,7 +81,7 @@ def _run(
         bytes=measured.bytes,
         original_bytes=sum(tensor.nbytes for tensor in source.weights.values()),
         seconds=max(seconds, time.perf_counter() - started),
-        peak_memory=max(measured.peak_memory, peak_memory_bytes()),
+        peak_memory=measured.peak_memory,
         speed=speed,
         suggestion=suggest(measured.blocks, bits),
     )
