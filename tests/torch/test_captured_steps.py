@@ -15,14 +15,18 @@ from quire.backends.torch.calls import Call
 from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.graph_memory import GraphMemory
-from quire.backends.torch.padding import SIZES, padded, size_for
+from quire.backends.torch.padding import SIZES, idle, padded, size_for
+from quire.backends.torch.sampling.rows import sampler_of
 from quire.backends.torch.step import Step
 from quire.engine import Engine
 from quire.ops.batch import Batch
+from quire.ops.recurrent_state import RecurrentStates
 from quire.runtime.rope_tables import RopeTables
+from quire.sampling.state import SampleRow, SamplingState
+from quire.sampling_params import SamplingParams
 from tests.engine.driving import Answer, Bench, Circumstances, Job, random_model
-from tests.engine.random_worlds import mixed_jobs, mostly_plain
-from tests.torch.strict_device import Recordings, Waits, strict_device
+from tests.engine.random_worlds import World, mixed_jobs, mostly_plain
+from tests.torch.strict_device import Recordings, Waits, no_waiting, strict_device
 from tests.torch.test_engine import expect_same
 
 pytestmark = pytest.mark.oracle
@@ -35,6 +39,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "experts": {"architecture": "Qwen3MoeForCausalLM"},
     "softcaps": {"architecture": "Gemma2ForCausalLM"},
     "integers": {"architecture": "Qwen2ForCausalLM", "quantization": "int8"},
+    "delta nets": {
+        "architecture": "Qwen3_5ForCausalLM",
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "mamba": {
+        "architecture": "GraniteMoeHybridForCausalLM",
+        "num_hidden_layers": 2,
+        "layer_types": ["mamba", "attention"],
+    },
 }
 CROWDED = Circumstances(num_blocks=9, token_budget=24, prefix_caching=True, plans_ahead=True)
 
@@ -55,6 +69,7 @@ class CapturingBench(Bench):
                 self.loaded.weights,
                 plain.kv_cache,
                 strict_device(),
+                RecurrentStates(*plain._states.arena.shape, on_host=False),
                 recorder=self.recordings,
             )
             engine.runner.executable = self.executable
@@ -81,6 +96,66 @@ def test_replayed_steps_are_steps(name: str) -> None:
     assert num_graphs == len(bench.recordings.tapes) > 0
     assert bench.recordings.num_replays > 2 * num_graphs
     assert num_bytes == 0  # a CPU does not tell
+
+
+@functools.cache
+def prepared_plain(name: str) -> tuple[CapturingBench, list[Job], list[Answer]]:
+    """Jobs that want tokens and nothing else, drawn in every way."""
+    bench = prepared(name)[0]
+    jobs = []
+    for job in mixed_jobs(seed=5, count=8):
+        params, most = job.params, job.params.max_tokens
+        plain = SamplingParams(
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            max_tokens=most,
+        )
+        jobs.append(Job(job.prompt, plain, job.seed, job.arrival))
+    return bench, jobs, [bench.alone(job) for job in jobs]
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_tokens_drawn_by_replays(name: str) -> None:
+    """As they are drawn by steps in parts, also for requests that are preempted."""
+    bench, jobs, expected = prepared_plain(name)
+    run = bench.run(jobs, CROWDED)
+    for found, alone in zip(run.answers, expected, strict=True):
+        assert (found.tokens, found.finish_reason) == (alone.tokens, alone.finish_reason)
+    whole = bench.executable._drawn_steps
+    assert whole is not None and whole.num_graphs > 0
+    assert name != "llama" or run.num_preemptions > 0
+
+
+def test_tokens_drawn_by_replays_of_requests_that_are_cancelled() -> None:
+    """Their slots go to others, whose last tokens are their own."""
+    bench, jobs, expected = prepared_plain("llama")
+    engine = bench.engine(CROWDED)
+    told = World(bench, engine, jobs * 2, expected * 2, {}, np.random.default_rng(3), 4)
+    told.run()
+    for number, answer in told.found.items():
+        assert answer.tokens == told.expected[number].tokens[: len(answer.tokens)]
+    whole = bench.executable._drawn_steps
+    assert whole is not None and whole.num_graphs > 0 and told.num_cancelled > 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("rules", [{}, {"top_k": 5, "top_p": 0.8}, {"min_p": 0.1}], ids=str)
+def test_drawing_by_rules_on_the_device(temperature: float, rules: dict[str, Any]) -> None:
+    """What the host knows of each row, and what it does not know, give the same tokens."""
+    sampler = sampler_of(strict_device())
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
+    logits[2] = torch.nan
+    params = [SamplingParams(temperature=temperature, **rules), SamplingParams(temperature=0.0)]
+    output = np.zeros(2, np.int32)
+    states = [SamplingState([1], each, seed) for seed, each in enumerate((*params, params[0]))]
+    rows = [SampleRow(state, output) for state in states]
+    expected = sampler.choose(logits, rows, torch.zeros(3, dtype=torch.int64))
+    with no_waiting():
+        known = torch.from_numpy(sampler.rules(rows))
+        found = sampler.draw(logits, known, sampler.kind(rows))
+    assert found.tolist() == expected.tolist() and found[2] == -1
 
 
 def batch_of(bench: CapturingBench, lengths: list[int], starts: list[int]) -> Batch:
@@ -161,7 +236,13 @@ def test_padding_adds_requests_of_one_token() -> None:
     assert wide.block_tables[2:].tolist() == [[77]] * 3
     assert wide.positions.tolist() == [0, 1, 2, 4, 5, 0, 0, 0]
     assert wide.logit_rows is batch.logit_rows
+    assert wide.slots.tolist() == [0, 1, -1, -1, -1]
+    assert wide.states[-3:].tolist() == [[-1, -1, 0, -1]] * 3
     assert padded(batch, 5, 77) is batch
+    nobody = idle(batch, 77)
+    assert (nobody.num_tokens, nobody.num_requests) == (5, 5) and nobody.is_decoding
+    assert (nobody.block_tables == 77).all() and (nobody.slots == -1).all()
+    assert not len(nobody.logit_rows) and nobody.rope_rows.tolist() == batch.rope_rows.tolist()
 
 
 # --- segments of made-up calls

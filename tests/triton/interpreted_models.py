@@ -78,9 +78,14 @@ class InterpretedModel:
 
     def step(self, prompts: Sequence[Sequence[int]], spans: dict[int, Span]) -> list[np.ndarray]:
         """The logits of these requests' tokens, first .. end - 1 of each, in one step."""
+        batch = self.batch(prompts, spans)
+        return np.split(self.executable.logits(batch), batch.query_start[1:-1])
+
+    def batch(self, prompts: Sequence[Sequence[int]], spans: dict[int, Span]) -> Batch:
+        """These requests' tokens, all of whose logits are wanted; request i has slot i."""
         tokens = [token for which, span in spans.items() for token in prompts[which][slice(*span)]]
         counts = [end - first for first, end in spans.values()]
-        batch = Batch(
+        return Batch(
             np.array(tokens, np.int32),
             np.concatenate([np.arange(*span) for span in spans.values()]).astype(np.int32),
             np.zeros(len(tokens), np.int32),
@@ -88,9 +93,9 @@ class InterpretedModel:
             self.tables[list(spans)],
             np.arange(len(tokens), dtype=np.int32),
             self.ropes.arrays,
+            np.array([*spans], np.int32),
             states=np.array([_use(which, *span) for which, span in spans.items()], np.int32),
         )
-        return np.split(self.executable.logits(batch), np.cumsum(counts)[:-1])
 
 
 def _use(which: int, first: int, end: int) -> tuple[int, int, int, int]:

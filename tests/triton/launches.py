@@ -183,6 +183,11 @@ def multiply_floats(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     x, out = empty(rows, 4096, dtype=half), empty(rows, 6144, dtype=half)
     float_matmul.float_matmul(gpu, x, empty(6144, 4096, dtype=half), out)
     yield "dense"
+    if shapes == "many":  # whose tile is the largest
+        x, out = empty(rows, 4096, dtype=torch.float32), empty(rows, 6144, dtype=torch.float32)
+        float_matmul.float_matmul(gpu, x, empty(6144, 4096, dtype=torch.float32), out)
+        yield "dense float32"
+        x, out = x.to(half), out.to(half)
     if shapes != "some":
         queries, matrices = empty(rows, 128, 192, dtype=half), empty(128, 256, 512, dtype=half)
         latents = empty(rows, 128, 576, dtype=half)[..., :512]

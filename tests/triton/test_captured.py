@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 from quire.backends.torch.triton.launcher import Launcher
+from quire.control.plan import UNKNOWN_TOKEN
+from quire.ops.batch import Batch
+from quire.sampling.state import SamplingState
+from quire.sampling_params import SamplingParams
 from tests.engine.driving import random_model
 from tests.torch.strict_device import Recordings
 from tests.triton.interpreted_models import InterpretedModel
@@ -55,12 +60,21 @@ CASES = {
     "codes, windows": ("Gemma2ForCausalLM", "bfloat16", "int4", "int8", {"sliding_window": 9}),
     "latents": ("DeepseekV2ForCausalLM", "float32", "auto", "int8", {"num_hidden_layers": 1}),
     "experts": ("Qwen3MoeForCausalLM", "bfloat16", "auto", "fp8", {"num_hidden_layers": 1}),
-}
+    "delta nets": (
+        "Qwen3_5ForCausalLM", "float32", "auto", "float32",
+        {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "mamba": (
+        "GraniteMoeHybridForCausalLM", "float32", "auto", "float32",
+        {"num_hidden_layers": 2, "layer_types": ["mamba", "attention"]},
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_replayed_kernels_give_the_same_bits(case: str) -> None:
-    """A decoding step is one graph, and a mixed one a graph around each attention."""
+    """A decoding step is one graph, and a mixed one a graph around each layer that goes from token
+    to token."""
     family, dtype, quantization, kv_format, changes = CASES[case]
     loaded = random_model(family, dtype, quantization, **changes)
     prompts = np.random.default_rng(4).integers(3, loaded.spec.vocab_size, (4, 14)).tolist()
@@ -73,6 +87,58 @@ def test_replayed_kernels_give_the_same_bits(case: str) -> None:
         for mine, its in zip(found, expected, strict=True):
             np.testing.assert_array_equal(mine, its)
         counts.append(captured.executable.captured[0])
-    mixed = len(captured.executable.kv_cache.layout.layers) + 1
+    mixed = counts[1] if captured.program.spec.state_floats else len(plain.program.spec.blocks) + 1
     assert counts == [0, mixed, mixed, mixed, mixed + 1, mixed + 1, mixed + 1]
     assert recordings.num_replays == 2 * mixed + 3 and len(recordings.tapes) == mixed + 1
+
+
+PARAMS = (
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=1.0, top_k=7, top_p=0.9),
+    SamplingParams(temperature=0.7, min_p=0.02),
+)
+
+
+def drawn(model: InterpretedModel, prompts: list[list[int]], ahead: bool) -> list[list[int]]:
+    """Six tokens of each request, by steps that may be launched before the last one is known."""
+    executable, launched = model.executable, []
+    for slot, (prompt, params) in enumerate(zip(prompts, PARAMS, strict=True)):
+        executable.admit(slot, SamplingState(prompt, params, seed=3 + slot))
+    found: list[list[int]] = [[], [], []]
+    batch = model.batch(prompts, {which: (0, len(each)) for which, each in enumerate(prompts)})
+    for _ in range(6):
+        last = batch.query_start[1:] - 1
+        launched.append(executable.launch(replace(batch, logit_rows=last)))
+        if not ahead or len(launched) > 1:
+            note(found, launched.pop(0).wait().tokens)
+        known = [UNKNOWN_TOKEN] * 3 if ahead else [each[-1] for each in found]
+        batch = following(model, batch.positions[last] + 1, known)
+    for each in launched:
+        note(found, each.wait().tokens)
+    return found
+
+
+def note(found: list[list[int]], tokens: list[int]) -> None:
+    for each, token in zip(found, tokens, strict=True):
+        each.append(token)
+
+
+def following(model: InterpretedModel, positions: np.ndarray, tokens: list[int]) -> Batch:
+    """A step with a token of each request."""
+    nothing = [[0] * 40] * len(positions)
+    spans = {which: (at, at + 1) for which, at in enumerate(positions.tolist())}
+    return replace(model.batch(nothing, spans), token_ids=np.array(tokens, np.int32))
+
+
+@pytest.mark.parametrize("case", ["numbers", "delta nets"])
+def test_a_step_that_draws_is_one_replay(case: str) -> None:
+    """From the last tokens, which the host does not know, to the next ones."""
+    family, dtype, quantization, kv_format, changes = CASES[case]
+    loaded = random_model(family, dtype, quantization, **{"num_hidden_layers": 1, **changes})
+    prompts = np.random.default_rng(4).integers(3, loaded.spec.vocab_size, (3, 5)).tolist()
+    expected = drawn(InterpretedModel(loaded, kv_format), prompts, ahead=False)
+    recordings = KernelRecordings()
+    model = InterpretedModel(loaded, kv_format, recordings)
+    assert drawn(model, prompts, ahead=True) == expected
+    # A prompt, a step as it is, the third is recorded, and every one from there is a replay.
+    assert len(recordings.tapes) == 1 and recordings.num_replays == 4

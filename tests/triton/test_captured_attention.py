@@ -14,13 +14,15 @@ from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.padding import padded, size_for
-from quire.backends.torch.step import Step, start_step
+from quire.backends.torch.step import FixedStep, Step, WideRooms, start_step
 from quire.backends.torch.triton.bodies import attention_step
 from quire.backends.torch.triton.bodies.attention import attend_paged
+from quire.backends.torch.triton.bodies.latent import latent_inputs
 from quire.models.attention_rules import QueryRule
 from quire.ops.attention import PagedAttention
 from quire.ops.batch import Batch
 from quire.ops.kv_cache import KvLayerShape, KvLayout
+from quire.ops.latent import LatentAttention
 from tests.triton.interpreted_models import Interpreted
 from tests.triton.test_captured import KernelRecordings
 
@@ -122,3 +124,13 @@ def test_replayed_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(found[place], computed(batch_of({request: position}))[0])
     assert len(recordings.tapes) == 1 and recordings.num_replays == 3
     assert (cache.blocks[0][BLOCKS] == 0xFF).all()
+
+
+def test_latents_of_many_heads_are_shared() -> None:
+    """Also where requests may have 160 k positions: a lone one must not wait for eight programs."""
+    nothing: Any = SimpleNamespace()
+    op, cache = LatentAttention(0, 128, 512, 64, 0.1), random_cache(rule(), "float16")
+    for requests, end in (({0: 3}, 163840), ({0: 3, 1: 9, 2: 7, 3: 5}, 32768)):
+        step = start_step(batch_of(requests), Interpreted(), cache, nothing, nothing)
+        inputs = latent_inputs(FixedStep.like(step, WideRooms(8, end)), op, 16)
+        assert inputs.chunks == end // 1024 and inputs.programs * len(requests) * 8 == 512

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -57,7 +57,8 @@ class CapturedSteps:
     calls: the body's.  wanted: values that the head reads.  kind: of the steps; where each request
     has a single token, more bodies can be captured.  most_tokens: of a step.  end: no request has a
     token at this position.  memory: what graphs may take; where it is used up, sizes that were not
-    captured are run as they are.  least_calls: of a segment that is captured.
+    captured are run as they are.  least_calls: of a segment that is captured.  idle: a step → one
+    of as many tokens that are nobody's, which leaves nothing behind.
     num_graphs: how many were recorded.
     """
 
@@ -72,6 +73,7 @@ class CapturedSteps:
         device: Device,
         memory: GraphMemory,
         least_calls: int = LEAST_CALLS,
+        idle: Callable[[Step], Step] = lambda step: step,
     ) -> None:
         self.num_graphs = 0
         self._memory = memory
@@ -80,6 +82,7 @@ class CapturedSteps:
         self._borders = _Borders(self._segments, wanted, most_tokens, device)
         self._recorder = recorder
         self._device = device
+        self._idle = idle
         self._num_steps: Counter[int] = Counter()
         self._sizes: dict[int, _Size] = {}
 
@@ -118,19 +121,26 @@ class CapturedSteps:
         return self._borders.left(len(step.token_ids))
 
     def _record(self, step: Step) -> Values:
-        """Run each segment, then record it, then do what was recorded: some do not on recording."""
+        """Record each segment, then do what was recorded.
+
+        Before, it is run for nobody, so that nothing is compiled while it is recorded: what a state
+        takes in, it must take in once.
+        """
         started, before = time.monotonic(), self._device.free_memory()
-        size = _Size(FixedStep.like(step, self._rooms), [])
-        for segment in self._segments:
-            place = len(size.replays)
-            self._compute(place, size.step if segment.is_captured else step)
-            replay = None
-            if segment.is_captured:
-                size.step.forget_kept()
-                replay = self._recorder.record(lambda at=place: self._compute(at, size.step))  # type: ignore[misc]
-                replay()
-                size.step.keep()
-                self.num_graphs += 1
+        size, idle = _Size(FixedStep.like(step, self._rooms), []), self._idle(step)
+        for place, segment in enumerate(self._segments):
+            if not segment.is_captured:
+                self._compute(place, step)
+                size.replays.append(None)
+                continue
+            size.step.load(idle)
+            self._compute(place, size.step)
+            size.step.forget_kept()
+            replay = self._recorder.record(lambda at=place: self._compute(at, size.step))  # type: ignore[misc]
+            size.step.load(step)
+            replay()
+            size.step.keep()
+            self.num_graphs += 1
             size.replays.append(replay)
         self._sizes[len(step.token_ids)] = size
         after = self._device.free_memory()

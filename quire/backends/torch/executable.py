@@ -16,15 +16,16 @@ from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.calls import Call, Values, run_calls
 from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.devices import Device
+from quire.backends.torch.drawn_steps import DrawnSteps
 from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.graphs import Recorder, find_recorder
 from quire.backends.torch.host_copies import Arriving, HostCopies
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.latest_tokens import LatestTokens
-from quire.backends.torch.padding import SIZES, padded, size_for
-from quire.backends.torch.sampling.rows import DrawnRows, draw_rows
+from quire.backends.torch.padding import SIZES, idle, padded, size_for
+from quire.backends.torch.sampling.rows import DrawnRows, draw_rows, sampler_of
 from quire.backends.torch.states import DeviceStates
-from quire.backends.torch.step import Group, start_step
+from quire.backends.torch.step import Group, Step, start_step
 from quire.backends.torch.weights import Weights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
@@ -66,8 +67,8 @@ class TorchExecutable:
     kv_cache, states: on a CPU their arenas are used where they are; other devices have some of
     their own, and these may be empty.  ranks: those that share the work, if the graph has
     collectives.  offloaded: see Weights.  recorder: captures steps; None: what the device has,
-    and nothing if enforce_eager.  With one there is a block more, which is nobody's.  graph_bytes:
-    that captured steps may take; None: as many as they need.
+    and nothing if enforce_eager.  With one there is a block more, and a state, which are nobody's.
+    graph_bytes: that captured steps may take; None: as many as they need.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class TorchExecutable:
         self.kv_cache = kv_cache
         self.device = device
         self._ranks = ranks
-        self._states = _on_device(states, device)
+        self._states = _on_device(states, device, recorder is not None)
         linears = {linear.weight.name for linear in program.spec.linears()}
         self._weights = Weights(weights, linears, device, offloaded)
         spare = -1 if recorder is None else kv_cache.num_blocks
@@ -102,9 +103,12 @@ class TorchExecutable:
         self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
         self._head = self._bind(nodes[first_of_head:], ())
         self._graph_memory = GraphMemory(graph_bytes)
-        self._captured = self._capture(recorder)
         self._slots = SlotStates()
         self._latest = LatestTokens(device.torch_device)
+        self._captured: dict[str, CapturedSteps] = {}
+        self._drawn_steps: DrawnSteps | None = None
+        if recorder is not None and self._can_capture():
+            self._capture(recorder)
         self._copies = HostCopies(device)
 
     @property
@@ -123,8 +127,9 @@ class TorchExecutable:
     @property
     def captured(self) -> tuple[int, int]:
         """How many graphs were captured so far, and the memory that went with them, in bytes."""
-        steps = set(self._captured.values())
-        return sum(each.num_graphs for each in steps), self._graph_memory.used
+        count = sum(each.num_graphs for each in set(self._captured.values()))
+        whole = 0 if self._drawn_steps is None else self._drawn_steps.num_graphs
+        return count + whole, self._graph_memory.used
 
     @property
     def overlaps(self) -> bool:
@@ -143,15 +148,8 @@ class TorchExecutable:
     def launch(self, batch: Batch) -> _LaunchedStep:
         """See LaunchingExecutable."""
         rows = self._slots.rows(batch)
-        found: list[DrawnRows] = []
-        start = 0
         with self.device.current(), torch.inference_mode():
-            for logits, before in self._logits(batch):
-                some = rows[start : start + len(logits)]
-                found.append(draw_rows(logits, some, before, self.device))
-                start += len(some)
-            if found:
-                self._latest.note(batch, torch.cat([each.tokens for each in found]))
+            found = self._drawn_whole(batch, rows) or self._drawn(batch, rows)
             drawn = [(each, each.start(self._copies)) for each in found]
         return _LaunchedStep(self._slots, batch, rows, drawn)
 
@@ -167,7 +165,31 @@ class TorchExecutable:
 
         Raises RuntimeError where there is too little memory for them.
         """
-        return DeviceBlockCopies(self._cache, num_host_blocks, self.device)
+        with self.device.current():
+            return DeviceBlockCopies(self._cache, num_host_blocks, self.device)
+
+    def _drawn_whole(self, batch: Batch, rows: Sequence[SampleRow]) -> list[DrawnRows]:
+        """The tokens of a decoding step that is done at one call; nothing where it cannot be."""
+        steps, size = self._drawn_steps, size_for(batch.num_tokens)
+        if steps is None or size is None or _brings_more(batch):
+            return []
+        kind = steps.kind(batch, rows)
+        if kind is None:
+            return []
+        step = self._start(padded(batch, size, self._cache.spare))
+        return [DrawnRows(steps.run(step, kind, batch.slots, rows))]
+
+    def _drawn(self, batch: Batch, rows: Sequence[SampleRow]) -> list[DrawnRows]:
+        """The tokens of any step, some rows at a time."""
+        found: list[DrawnRows] = []
+        start = 0
+        for logits, before in self._logits(batch):
+            some = rows[start : start + len(logits)]
+            found.append(draw_rows(logits, some, before, self.device))
+            start += len(some)
+        if found:
+            self._latest.note(batch, torch.cat([each.tokens for each in found]))
+        return found
 
     def _logits(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Compute every token; then the logits of some rows at a time, and the rows' tokens."""
@@ -175,7 +197,7 @@ class TorchExecutable:
         size = size_for(batch.num_tokens)
         if captured is not None and size is not None:
             batch = padded(batch, size, self._cache.spare)
-        step = start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
+        step = self._start(batch)
         self._latest.fill_in(batch, step.token_ids)
         values: Values = {}
         if captured is None:
@@ -190,30 +212,54 @@ class TorchExecutable:
 
     def _captured_steps(self, batch: Batch) -> CapturedSteps | None:
         """What runs the body of a step by replaying it; None where it is run as it is."""
-        brings_more = batch.given_rows is not None or batch.axis_positions is not None
-        if brings_more or size_for(batch.num_tokens) is None:
+        if _brings_more(batch) or size_for(batch.num_tokens) is None:
             return None
         return self._captured.get("decode" if batch.is_decoding else "mixed")
 
-    def _capture(self, recorder: Recorder | None) -> dict[str, CapturedSteps]:
-        """What replays decode steps, and mixed ones; nothing where steps cannot be padded."""
+    def _can_capture(self) -> bool:
+        """Whether steps can be padded, and what is read stands where it stands."""
         spec = self.program.spec
-        if recorder is None or not isinstance(spec, ModelSpec):
-            return {}
-        if spec.state_floats or spec.bidirectional or self._ranks or self._weights.offload:
-            return {}
+        if not isinstance(spec, ModelSpec) or self._ranks or self._weights.offload:
+            return False
+        return not spec.bidirectional
+
+    def _capture(self, recorder: Recorder) -> None:
+        """Make what replays decode steps, and mixed ones, and decode steps with what is drawn."""
+        spec, limits = self.program.spec, self.program.limits
+        assert isinstance(spec, ModelSpec)
+        most = size_for(min(limits.tokens, SIZES[-1])) or SIZES[-1]
+        end = limits.length or spec.max_length
+
+        def steps(calls: Sequence[Call], wanted: Collection[int], kind: str) -> CapturedSteps:
+            memory, pause = self._graph_memory, self._idle
+            return CapturedSteps(
+                calls, wanted, kind, most, end, recorder, self.device, memory, idle=pause
+            )
+
         made = {each for call in self._head for each in call.outputs}
         wanted = {each for call in self._head for each in call.inputs} - made
-        most = size_for(min(self.program.limits.tokens, SIZES[-1])) or SIZES[-1]
-        end = self.program.limits.length or spec.max_length
-        memory, kinds = self._graph_memory, ("mixed", "decode")
-        mixed, decode = (
-            CapturedSteps(self._body, wanted, kind, most, end, recorder, self.device, memory)
-            for kind in kinds
-        )
+        mixed, decode = (steps(self._body, wanted, kind) for kind in ("mixed", "decode"))
         has_more = any(call.captured == "decode" for call in self._body)
-        steps = {"mixed": mixed, "decode": decode if has_more else mixed}
-        return {kind: each for kind, each in steps.items() if each.is_of_use}
+        found = {"mixed": mixed, "decode": decode if has_more else mixed}
+        self._captured = {kind: each for kind, each in found.items() if each.is_of_use}
+        if self._captured and self.device.has_float64:
+            self._drawn_steps = DrawnSteps(
+                [*self._body, *self._head],
+                self._numbers[self.program.graph.logits],
+                self._latest,
+                sampler_of(self.device),
+                limits.logit_rows,
+                lambda calls, wanted: steps(calls, wanted, "decode"),
+            )
+
+    def _start(self, batch: Batch) -> Step:
+        return start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
+
+    def _idle(self, step: Step) -> Step:
+        """A step of as many tokens that are nobody's, drawn for nobody."""
+        found = self._start(idle(step.batch, self._cache.spare))
+        found.rules = None if step.rules is None else torch.zeros_like(step.rules)
+        return found
 
     def _arena(self, kv_cache: KvCache, num_blocks: int) -> torch.Tensor:
         if num_blocks == kv_cache.num_blocks and self.device.is_cpu:
@@ -239,10 +285,15 @@ class TorchExecutable:
         return tuple(self._numbers.setdefault(value, len(self._numbers)) for value in values)
 
 
-def _on_device(states: RecurrentStates, device: Device) -> DeviceStates:
-    if device.is_cpu:
+def _brings_more(batch: Batch) -> bool:
+    """Whether it has more than tokens: rows or positions of images."""
+    return batch.given_rows is not None or batch.axis_positions is not None
+
+
+def _on_device(states: RecurrentStates, device: Device, has_spare: bool) -> DeviceStates:
+    if device.is_cpu and not has_spare:
         return DeviceStates(as_tensor(states.arena, device.torch_device))
-    shape = (states.count, states.floats)
+    shape = (states.count + has_spare, states.floats)
     return DeviceStates(torch.zeros(shape, device=device.torch_device))
 
 

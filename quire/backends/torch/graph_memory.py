@@ -8,19 +8,30 @@ from quire.backends.torch.padding import SIZES, size_for
 from quire.graph.program import Program
 from quire.models.spec import ModelSpec
 from quire.ops.attention import PagedAttention
+from quire.ops.convolution import ShortConvolution
 from quire.ops.experts import MixtureOfExperts
 from quire.ops.latent import LatentAttention
+from quire.ops.recurrence import GatedDeltaRule, SelectiveScan
 
 __all__ = ["NOTHING", "PARTIAL_BYTES", "GraphEstimate", "GraphMemory", "estimate"]
 
 MIB = 1024**2
 KERNEL_BYTES = 24 * 1024
 """Of a device, for each kernel of a graph.  Assumed: no device has been asked yet."""
-KERNELS = {MixtureOfExperts: 30, PagedAttention: 5, LatentAttention: 5}
+KERNELS = {
+    MixtureOfExperts: 30,
+    PagedAttention: 5,
+    LatentAttention: 5,
+    ShortConvolution: 10,
+    GatedDeltaRule: 30,
+    SelectiveScan: 30,
+}
 """Of an op; others have two on average."""
+SAMPLER = 60
+"""Kernels of a draw, at most: without Triton."""
 ATTENTION = PagedAttention | LatentAttention
-KINDS = 2
-"""Decoding steps have graphs of their own."""
+KINDS = 3
+"""Mixed steps, decoding ones, and those that draw their tokens as well."""
 VALUES = 4
 """Times what a Program plans: three for what bodies make on the way, one for what crosses."""
 PARTIAL_BYTES = 128 * MIB
@@ -29,7 +40,7 @@ PARTIAL_BYTES = 128 * MIB
 
 @dataclass(frozen=True, slots=True)
 class GraphEstimate:
-    """The most that captured steps take, if every size of step comes.
+    """What captured steps take, if every size of step comes.
 
     kernels: in all graphs.  values: bytes of what they compute with, which the graphs share.
     """
@@ -57,13 +68,15 @@ NOTHING = GraphEstimate(0, 0)
 def estimate(program: Program) -> GraphEstimate:
     """For steps of a Program."""
     spec = program.spec
-    if not isinstance(spec, ModelSpec) or spec.state_floats or spec.bidirectional:
+    if not isinstance(spec, ModelSpec) or spec.bidirectional:
         return NOTHING
     ops = [node.op for node in program.body]
     most = min(program.limits.tokens, SIZES[-1])
     sizes = [size for size in SIZES if size <= (size_for(most) or most)]
-    kernels = KINDS * len(sizes) * sum(KERNELS.get(type(op), 2) for op in ops)
+    each = sum(KERNELS.get(type(op), 2) for op in ops)
+    kernels = len(sizes) * (KINDS * each + SAMPLER)
     values = VALUES * 4 * program.buffers.arena_floats * most // program.limits.tokens
+    values += VALUES * 4 * program.limits.logit_rows * program.logits.width
     tables = most * (program.limits.length or spec.max_length) // 4  # an int32 for 16 tokens
     chunks = PARTIAL_BYTES if any(isinstance(op, ATTENTION) for op in ops) else 0
     return GraphEstimate(kernels, values + tables + chunks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from quire.ops.batch import Batch
 
-__all__ = ["SIZES", "padded", "size_for"]
+__all__ = ["SIZES", "idle", "padded", "size_for"]
 
 SIZES = (
     *(1, 2, 4),
@@ -23,6 +23,9 @@ SIZES = (
 Above the last one, a device needs longer to compute a step than the host to give it the work.
 """
 
+NO_STATE = (-1, -1, 0, -1)
+"""Of a request that is nobody's: it begins without a record, and leaves none."""
+
 
 def size_for(num_tokens: int) -> int | None:
     """The size for so many tokens; None where they are too many."""
@@ -33,7 +36,8 @@ def size_for(num_tokens: int) -> int | None:
 def padded(batch: Batch, num_tokens: int, scratch_block: int) -> Batch:
     """The batch with so many tokens; those added are requests of a token each.
 
-    They stand at the beginning of a block that is nobody's, and no logits of them are wanted.
+    They stand at the beginning of a block that is nobody's, have slot -1 and no state, and no
+    logits of them are wanted.
     """
     missing = num_tokens - batch.num_tokens
     if missing == 0:
@@ -48,5 +52,22 @@ def padded(batch: Batch, num_tokens: int, scratch_block: int) -> Batch:
         rope_rows=np.concatenate([batch.rope_rows, zeros + batch.rope_rows[0]]),
         query_start=np.concatenate([batch.query_start, starts]),
         block_tables=np.concatenate([batch.block_tables, tables]),
-        slots=np.concatenate([batch.slots, zeros]),
+        slots=np.concatenate([batch.slots, zeros - 1]),
+        states=np.concatenate([batch.states, np.array([NO_STATE] * missing, np.int32)]),
     )
+
+
+def idle(batch: Batch, scratch_block: int) -> Batch:
+    """A batch of as many tokens, all of them nobody's."""
+    none = replace(
+        batch,
+        token_ids=batch.token_ids[:0],
+        positions=batch.positions[:0],
+        query_start=batch.query_start[:1],
+        block_tables=batch.block_tables[:0],
+        slots=batch.slots[:0],
+        states=batch.states[:0],
+        logit_rows=batch.logit_rows[:0],
+    )
+    found = padded(none, batch.num_tokens, scratch_block)
+    return replace(found, rope_rows=np.full_like(batch.rope_rows, batch.rope_rows[0]))

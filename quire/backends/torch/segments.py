@@ -59,6 +59,8 @@ def rounds(step: Step) -> list[Segments]:
 
 
 def _rounds(step: Step) -> list[Segments]:
+    if step.is_decoding:
+        return [_single_tokens(step)]
     marks = step.batch.states[:, 2].tolist()
     first, behind = [], []
     segments = iter(step.batch.state_segments())
@@ -67,6 +69,14 @@ def _rounds(step: Step) -> list[Segments]:
         if mark:
             behind.append(next(segments))
     return [_segments(step, np.array(each, np.int64)) for each in (first, behind) if each]
+
+
+def _single_tokens(step: Step) -> Segments:
+    """A token of each request, which no mark can stand before: all but the records is known."""
+    rows = torch.arange(len(step.token_ids), device=step.token_ids.device)
+    states = step.array("states", lambda batch: batch.states).long()
+    runs = np.arange(len(rows))
+    return Segments(runs, runs * 0 + 1, runs, runs * 0, rows, states[:, 0], states[:, 1])
 
 
 def _segments(step: Step, segments: Int64) -> Segments:
@@ -89,6 +99,10 @@ def pieces(step: Step, index: int) -> list[Piece]:
 
 
 def _pieces(step: Step, segments: Segments) -> list[Piece]:
+    if step.is_decoding:
+        rows = segments.rows
+        is_token = torch.ones_like(rows, dtype=torch.bool)
+        return [Piece(slice(0, len(rows)), rows[:, None], is_token[:, None], rows, rows)]
     counts = segments.counts
     ends = [0, int((counts > 1).sum()), len(counts)]
     return [

@@ -10,7 +10,10 @@ __all__ = ["DeviceStates"]
 
 
 class DeviceStates:
-    """The records of quire.ops.recurrent_state on a device: arena [count, floats], float32."""
+    """The records of quire.ops.recurrent_state on a device: arena [count, floats], float32.
+
+    Where steps are padded the last one is nobody's, and requests that are nobody's leave it.
+    """
 
     def __init__(self, arena: torch.Tensor) -> None:
         self.arena = arena
@@ -22,6 +25,6 @@ class DeviceStates:
         return found.unflatten(1, shape)
 
     def write(self, records: torch.Tensor, start: int, values: torch.Tensor) -> None:
-        """Store [R, *shape] at a range of records [R]."""
+        """Store [R, *shape] at a range of records [R]; -1 is the last one."""
         numbers = values.flatten(1)
         self.arena[records, start : start + numbers.shape[1]] = numbers

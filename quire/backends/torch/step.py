@@ -38,6 +38,7 @@ class Step:
     values, and its place there.  logit_rows: [S], those that the head computes now.
     ranks: those that share the work.
     states: what recurrent layers know; without records where there are none.
+    rules: of a step whose tokens are drawn by itself, see DrawnSteps.
     """
 
     batch: Batch
@@ -51,6 +52,7 @@ class Step:
     logit_rows: torch.Tensor
     states: DeviceStates
     ranks: Group | None = None
+    rules: torch.Tensor | None = None
     _kept: dict[object, object] = field(default_factory=dict)
     _arrays: dict[object, tuple[Make, torch.Tensor]] = field(default_factory=dict)
 
@@ -117,7 +119,7 @@ class WideRooms:
 class FixedStep(Step):
     """A step whose tensors stay where they are, for bodies that are captured.
 
-    What `once` makes is recorded with what made it, so it stays too.
+    What `once` makes is recorded with what made it, so it stays too.  A head computes every row.
     """
 
     @classmethod
@@ -127,10 +129,11 @@ class FixedStep(Step):
             each.clone() for each in (step.token_ids, step.positions, step.blocks, step.offsets)
         )
         nobody: Any = _NoBatch()
-        rows = step.logit_rows[:0]
+        rows = torch.arange(len(ids), device=ids.device)
+        rules = None if step.rules is None else step.rules.clone()
         found = cls(
             nobody, step.device, step.kv_cache, step.weights,
-            ids, positions, blocks, offsets, rows, step.states, step.ranks,
+            ids, positions, blocks, offsets, rows, step.states, step.ranks, rules,
         )  # fmt: skip
         found._newest, found._recorded = step.batch, {}
         found._is_decoding, found._rooms = step.is_decoding, rooms
@@ -161,6 +164,8 @@ class FixedStep(Step):
             (self.offsets, step.offsets),
         ):
             mine.copy_(its)
+        if self.rules is not None and step.rules is not None:
+            self.rules.copy_(step.rules)
         for make, array in self._arrays.values():
             _fill(array, sent(make(step.batch), self.device.torch_device))
 

@@ -15,7 +15,7 @@ from quire.ops.convolution import ShortConvolution
 __all__ = ["short_convolution"]
 
 
-@body(ShortConvolution)
+@body(ShortConvolution, captured="decode")
 def short_convolution(
     step: Step, op: ShortConvolution, x: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -39,6 +39,11 @@ def short_convolution(
 
 def _places(step: Step, segments: Segments, past: int) -> tuple[torch.Tensor, torch.Tensor]:
     """[taps, N], what each tap reads for each token; [R, past], what a run leaves."""
+    if step.is_decoding:
+        count = len(segments.rows)
+        pasts = torch.arange(count * past, device=segments.rows.device).view(count, past)
+        line = torch.cat([pasts, count * past + segments.rows[:, None]], dim=1)
+        return line.T, line[:, 1:]
     runs, lags = np.arange(len(segments.counts)), np.arange(-past, 1)
     of_taps = _place(segments, segments.run, segments.offset + lags[:, None], past)
     last = _place(segments, runs[:, None], segments.counts[:, None] + lags[:-1], past)

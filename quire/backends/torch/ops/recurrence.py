@@ -13,7 +13,7 @@ from quire.ops.recurrence import LEAST_SQUARE, GatedDeltaRule, SelectiveScan
 __all__ = ["gated_delta_rule", "selective_scan"]
 
 
-@body(GatedDeltaRule)
+@body(GatedDeltaRule, captured="decode")
 def gated_delta_rule(
     step: Step, op: GatedDeltaRule, mixed: torch.Tensor, beta: torch.Tensor, decay: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -28,7 +28,7 @@ def gated_delta_rule(
     return (_scan(step, op, query, key, value, faded, torch.sigmoid(beta)),)
 
 
-@body(SelectiveScan)
+@body(SelectiveScan, captured="decode")
 def selective_scan(
     step: Step, op: SelectiveScan, mixed: torch.Tensor, steps: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -141,4 +141,5 @@ def _unit(heads: torch.Tensor) -> torch.Tensor:
 
 def _heads(op: GatedDeltaRule | SelectiveScan, heads: torch.Tensor) -> torch.Tensor:
     """[T, H, Dk]: key heads, each as often as value heads read it."""
-    return heads.repeat_interleave(op.heads // op.key_heads, dim=1)
+    shared = heads[:, :, None].expand(-1, -1, op.heads // op.key_heads, -1)
+    return shared.flatten(1, 2)  # repeat_interleave may wait for the device

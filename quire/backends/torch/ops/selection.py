@@ -17,7 +17,7 @@ def columns(step: Step, op: Columns, x: torch.Tensor) -> tuple[torch.Tensor, ...
     return (x[:, op.start : op.stop],)
 
 
-@body(SelectRows)
+@body(SelectRows, captured="decode")
 def select_rows(step: Step, op: SelectRows, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The rows whose logits are wanted, some side by side as one."""
     return (x.reshape(-1, op.group * x.shape[1])[step.logit_rows],)

@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from quire.backends.torch.host_copies import sent
 from quire.sampling.reference import uniform
 from quire.sampling.state import SampleRow
 
-__all__ = ["at_share", "drawn", "softmax_weights"]
+__all__ = ["Kind", "at_share", "drawn", "kind_of", "rules_of", "softmax_weights"]
 
 LARGEST = torch.finfo(torch.float32).max
+Kind: TypeAlias = Literal["greedy", "weighted", "ranked"]
+"""Of draws: where all temperatures are 0, where no token's rank counts, and all others."""
 
 
-def drawn(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
-    """A token [S] of each row of logits [S, V]; temperatures are above 0."""
+def kind_of(rows: Sequence[SampleRow]) -> Kind:
+    """The kind that does for all of some rows."""
     params = [row.state.params for row in rows]
-    temperature, min_p, top_p = (
-        sent(np.array(each, np.float32)[:, None], logits.device)
-        for each in (
-            [each.temperature for each in params],
-            [each.min_p for each in params],
-            [each.top_p for each in params],
-        )
-    )
+    if all(each.temperature == 0 for each in params):
+        return "greedy"
+    is_ranked = any(each.top_k > 0 or each.top_p < 1 for each in params)
+    return "ranked" if is_ranked else "weighted"
+
+
+def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.float64]:
+    """[5, S]: temperature, min-p, top-p, top-k (0: all) and the random number of each row."""
+    params = [row.state.params for row in rows]
+    floats = np.array([(each.temperature, each.min_p, each.top_p) for each in params], np.float32)
+    top_k = [each.top_k for each in params]
+    random = [uniform(row.state.seed, len(row.output)) for row in rows]
+    return np.concatenate([floats.reshape(-1, 3).T.astype(np.float64), [top_k, random]])
+
+
+def drawn(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """A token [S] of each row of logits [S, V]; rules: see rules_of, temperatures above 0."""
+    temperature, min_p, top_p = rules[:3, :, None].float()
     weights = softmax_weights(logits, temperature)
     kept = weights >= min_p
-    top_k = [each.top_k for each in params]
-    if any(each > 0 for each in top_k) or any(each.top_p < 1 for each in params):
-        wanted = [each if each > 0 else logits.shape[1] for each in top_k]
-        most = sent(np.array(wanted, np.int64)[:, None], logits.device)
+    if kind == "ranked":
+        top_k = rules[3, :, None].long()
+        most = torch.where(top_k > 0, top_k, logits.shape[1])
         kept = _of_rank(logits, weights, kept, most, top_p)
-    random = [uniform(row.state.seed, len(row.output)) for row in rows]
-    u = sent(np.array(random, np.float64)[:, None], logits.device)
-    return at_share(torch.where(kept, weights, 0.0), u)
+    return at_share(torch.where(kept, weights, 0.0), rules[4, :, None])
 
 
 def softmax_weights(logits: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:

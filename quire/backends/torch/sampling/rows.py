@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,11 +16,11 @@ import torch
 from quire.backends.torch.devices import Device
 from quire.backends.torch.host_copies import Arriving, HostCopies, sent
 from quire.backends.torch.sampling.adjust import adjusted
-from quire.backends.torch.sampling.draw import drawn
+from quire.backends.torch.sampling.draw import Kind, drawn, kind_of, rules_of
 from quire.backends.torch.sampling.logprobs import entries_of, logprobs_of
 from quire.sampling.state import SampledRows, SampleRow
 
-__all__ = ["DrawnRows", "Sampler", "draw_rows", "sample_rows"]
+__all__ = ["DrawnRows", "Sampler", "draw_rows", "sample_rows", "sampler_of"]
 
 Choose: TypeAlias = Callable[[torch.Tensor, Sequence[SampleRow], torch.Tensor], torch.Tensor]
 Describe: TypeAlias = Callable[
@@ -31,11 +31,16 @@ Describe: TypeAlias = Callable[
 class Sampler(NamedTuple):
     """choose: logits [S, V], rows and `before` of draw_rows → tokens [S], -1 where there is none.
 
-    describe: see logprobs_of.
+    describe: see logprobs_of.  The same as `choose` of plain rows, for steps that are captured:
+    kind: rows → what does for all of them.  rules: rows → an array [5, any], a column for each row.
+    draw: logits, rules on the device, kind → tokens [S].
     """
 
     choose: Choose
     describe: Describe
+    kind: Callable[[Sequence[SampleRow]], Kind]
+    rules: Callable[[Sequence[SampleRow]], np.ndarray[Any, Any]]
+    draw: Callable[[torch.Tensor, torch.Tensor, Kind], torch.Tensor]
 
 
 def sample_rows(logits: torch.Tensor, rows: Sequence[SampleRow], device: Device) -> SampledRows:
@@ -84,7 +89,7 @@ def draw_rows(
     before: [S] int64, the token that each row follows, which stands in for an UNKNOWN_TOKEN at the
     end of its output.  Sums are float64; a device without it leaves the work to the host.
     """
-    sampler = _sampler(device)
+    sampler = sampler_of(device)
     if not device.has_float64:
         logits, before = logits.cpu(), before.cpu()
     tokens = _tokens(sampler, logits, rows, before)
@@ -96,15 +101,21 @@ def draw_rows(
     return DrawnRows(tokens, asked, counts, sampler.describe(logits[at], tokens[at], max(counts)))
 
 
-def _sampler(device: Device) -> Sampler:
+def sampler_of(device: Device) -> Sampler:
     """Plain torch, or kernels where the device has them."""
     if device.triton_architecture is None:
-        return Sampler(_adjust_and_choose, logprobs_of)
+        return Sampler(_adjust_and_choose, logprobs_of, kind_of, rules_of, _draw)
     from quire.backends.torch.triton.bodies import sampling
     from quire.backends.torch.triton.launcher import launcher_of
 
     gpu = launcher_of(device)
-    return Sampler(partial(sampling.choose, gpu), partial(sampling.logprobs_of, gpu))
+    return Sampler(
+        partial(sampling.choose, gpu),
+        partial(sampling.logprobs_of, gpu),
+        lambda rows: "ranked",
+        sampling.rules_of,
+        lambda logits, rules, kind: sampling.draw(gpu, logits, rules),
+    )
 
 
 def _tokens(
@@ -131,13 +142,28 @@ def _adjust_and_choose(
 
 def _choose(logits: torch.Tensor, rows: Sequence[SampleRow]) -> torch.Tensor:
     """A token [S] for each row, -1 where no logit is a number above minus infinity."""
-    numbers = torch.where(logits.isnan(), -torch.inf, logits)
-    best, tokens = numbers.amax(dim=1), numbers.argmax(dim=1)  # the first of equals
+    tokens, is_one = _best(logits)
     random = [place for place, row in enumerate(rows) if row.state.params.temperature != 0]
     if random:
-        at = _index(random, logits)
-        tokens[at] = drawn(logits[at], [rows[place] for place in random])
-    return torch.where(best > -torch.inf, tokens, -1)
+        at, some = _index(random, logits), [rows[place] for place in random]
+        tokens[at] = drawn(logits[at], sent(rules_of(some), logits.device), kind_of(some))
+    return torch.where(is_one, tokens, -1)
+
+
+def _draw(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """The same, where the device alone knows which temperatures are 0."""
+    tokens, is_one = _best(logits)
+    if kind != "greedy":
+        is_random = rules[0] != 0
+        rules = torch.cat([torch.where(is_random, rules[:1], 1.0), rules[1:]])
+        tokens = torch.where(is_random, drawn(logits, rules, kind), tokens)
+    return torch.where(is_one, tokens, -1)
+
+
+def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most likely token of each row, the first of equals; whether there is one."""
+    numbers = torch.where(logits.isnan(), -torch.inf, logits)
+    return numbers.argmax(dim=1), numbers.amax(dim=1) > -torch.inf
 
 
 def _index(numbers: Sequence[int], like: torch.Tensor) -> torch.Tensor:

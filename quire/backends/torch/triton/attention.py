@@ -114,9 +114,9 @@ def query_tiles(query_start: npt.NDArray[np.int32], tokens: int) -> npt.NDArray[
     return np.array(rows, np.int32).reshape(-1, 2)
 
 
-def num_chunks(first_position: int, last_position: int) -> int:
+def num_chunks(first_position: int, last_position: int, size: int = CHUNK) -> int:
     """Chunks of keys between two positions."""
-    return last_position // CHUNK - first_position // CHUNK + 1
+    return last_position // size - first_position // size + 1
 
 
 def tokens_per_tile(

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from quire.backends.torch.matrix import STEP, CodedMatrix
 from quire.backends.torch.triton.codes import number_of_e4m3
-from quire.backends.torch.triton.expert_tiles import ExpertRows, pairs_of_program
+from quire.backends.torch.triton.expert_tiles import ExpertRows, pair_arguments, pairs_of_program
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import row_class
 
@@ -98,20 +98,13 @@ def _multiply(
     tile = gpu.tile("code_matmul", shapes)
     outputs, columns = weight.shape
     steps, segments = -(-columns // STEP), num_segments(outputs, columns)
-    rows = len(x) if groups is None else len(groups.tiles.order)
-    row_tiles = -(-rows // tile.rows) if groups is None else len(groups.tiles.tiles)
+    row_tiles, pairs = pair_arguments(groups, len(x), tile)
     grid = (-(-outputs // tile.columns), row_tiles, 1 if sums is None else segments)
     gpu.run(
-        multiply_codes, grid, tile, x=x, codes=weight.codes, scales=weight.scales,
+        multiply_codes, grid, tile, **pairs, x=x, codes=weight.codes, scales=weight.scales,
         zeros=weight.zeros, minimums=weight.minimums,
         table=weight.table if weight.kind == "table" else None, bias=bias, out=out, sums=sums,
-        tiles=None if groups is None else groups.tiles.tiles,
-        offsets=None if groups is None else groups.offsets,
-        in_rows=None if groups is None else groups.in_rows,
-        out_rows=None if groups is None else groups.out_rows,
-        factors=None if groups is None else groups.factors,
-        experts=0 if groups is None else groups.offsets.shape[1],
-        rows=rows, outputs=outputs, columns=columns, steps=steps,
+        outputs=outputs, columns=columns, steps=steps,
         segment_steps=-(-steps // segments), factor=weight.factor, x_stride=x.stride(0),
         out_stride=out.stride(0), KIND=weight.kind, MIDDLE=1024 + weight.middle,
         BYTES=weight.codes.shape[2], GROUP=min(weight.group_size, steps * STEP),

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
 from quire.backends.torch.triton.launcher import Launcher
-from quire.backends.torch.triton.tiles import row_class
+from quire.backends.torch.triton.tiles import Tile, row_class
 
-__all__ = ["ExpertRows", "ExpertTiles", "expert_tiles", "offsets_of", "pairs_of_program"]
+__all__ = [
+    "ExpertRows",
+    "ExpertTiles",
+    "expert_tiles",
+    "offsets_of",
+    "pair_arguments",
+    "pairs_of_program",
+]
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,17 @@ def expert_tiles(gpu: Launcher, kernel: str, ids: torch.Tensor, experts: int) ->
     expert = torch.where(expert < experts, expert, -1)
     tiles = torch.stack([expert, first, ends[known]], dim=1)
     return ExpertTiles(order.int(), tiles.int(), shapes)
+
+
+def pair_arguments(groups: ExpertRows | None, rows: int, tile: Tile) -> tuple[int, dict[str, Any]]:
+    """Tiles of rows or pairs, and what a product of experts is started with; None: of all rows."""
+    names = ("tiles", "offsets", "in_rows", "out_rows", "factors")
+    if groups is None:
+        return -(-rows // tile.rows), {**dict.fromkeys(names), "experts": 0, "rows": rows}
+    tiles = groups.tiles
+    found = (tiles.tiles, groups.offsets, groups.in_rows, groups.out_rows, groups.factors)
+    counts = {"experts": groups.offsets.shape[1], "rows": len(tiles.order)}
+    return len(tiles.tiles), {**dict(zip(names, found, strict=True)), **counts}
 
 
 @triton.jit

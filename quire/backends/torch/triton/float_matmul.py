@@ -11,13 +11,14 @@ import torch
 import triton
 import triton.language as tl
 
-from quire.backends.torch.triton.expert_tiles import ExpertRows, pairs_of_program
+from quire.backends.torch.triton.expert_tiles import ExpertRows, pair_arguments, pairs_of_program
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import row_class
 
-__all__ = ["expert_matmul", "float_matmul", "multiply_floats"]
+__all__ = ["BLOCK_BYTES", "expert_matmul", "float_matmul", "multiply_floats"]
 
-BLOCK_K = 64
+BLOCK_BYTES = 128
+"""Of a row, that meet at once: with float32 as with half as many columns, for all tiles to fit."""
 
 
 def float_matmul(
@@ -57,19 +58,12 @@ def _multiply(
 ) -> None:
     tile = gpu.tile("float_matmul", shapes)
     outputs, columns = weight.shape
-    rows = len(x) if groups is None else len(groups.tiles.order)
-    row_tiles = -(-rows // tile.rows) if groups is None else len(groups.tiles.tiles)
+    row_tiles, pairs = pair_arguments(groups, len(x), tile)
     gpu.run(
-        multiply_floats, (-(-outputs // tile.columns), row_tiles), tile, x=x, weight=weight,
-        bias=bias, out=out, tiles=None if groups is None else groups.tiles.tiles,
-        offsets=None if groups is None else groups.offsets,
-        in_rows=None if groups is None else groups.in_rows,
-        out_rows=None if groups is None else groups.out_rows,
-        factors=None if groups is None else groups.factors,
-        experts=0 if groups is None else groups.offsets.shape[1],
-        rows=rows, outputs=outputs, columns=columns, x_stride=x.stride(0),
-        weight_stride=weight.stride(0), out_stride=out.stride(0),
-        BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=BLOCK_K,
+        multiply_floats, (-(-outputs // tile.columns), row_tiles), tile, **pairs, x=x,
+        weight=weight, bias=bias, out=out, outputs=outputs, columns=columns, x_stride=x.stride(0),
+        weight_stride=weight.stride(0), out_stride=out.stride(0), BLOCK_M=tile.rows,
+        BLOCK_N=tile.columns, BLOCK_K=BLOCK_BYTES // weight.element_size(),
     )  # fmt: skip
 
 

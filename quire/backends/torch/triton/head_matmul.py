@@ -10,12 +10,11 @@ import torch
 import triton
 import triton.language as tl
 
+from quire.backends.torch.triton.float_matmul import BLOCK_BYTES
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import row_class
 
 __all__ = ["head_matmul", "multiply_heads"]
-
-BLOCK_K = 64
 
 
 def head_matmul(gpu: Launcher, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> None:
@@ -33,7 +32,7 @@ def head_matmul(gpu: Launcher, x: torch.Tensor, weight: torch.Tensor, out: torch
         x_row=x.stride(0), x_head=x.stride(1), x_column=x.stride(2), weight_head=weight.stride(0),
         weight_output=weight.stride(1), weight_column=weight.stride(2),
         out_row=out.stride(0), out_head=out.stride(1), out_column=out.stride(2),
-        BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=BLOCK_K,
+        BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=BLOCK_BYTES // weight.element_size(),
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 A cached row, [latent | rotated part], is key and, in its latent, value of every head, so a program
 reads it once for both, and its heads as rows of one product.  Chunks of keys, their partial results
-and who merges them are those of attention.py, and so every tile and split gives the same bits.
+and who merges them are as in attention.py, and so every tile and split gives the same bits; chunks
+are longer where there are many heads, whose partial results would take too much memory.
 
 Shapes: queries [T, H * (C + P)] that went through the key matrices, outputs [T, H * C], rows of the
 cache [blocks, B, C + P] and, of int8, scales [blocks, 2, B], each block's side by side.
@@ -22,7 +23,7 @@ from quire.backends.torch.triton.latent_attention_kernels import attend_latent_t
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.tiles import Tile
 
-__all__ = ["LARGEST_RANK", "CachedRows", "attend_latents", "latent_tile"]
+__all__ = ["LARGEST_RANK", "CachedRows", "attend_latents", "key_chunk", "latent_tile"]
 
 LARGEST_RANK = 512
 
@@ -41,6 +42,11 @@ def latent_tile(gpu: Launcher, dtype: torch.dtype) -> Tile:
     return gpu.tile("latent_attention", "float32" if dtype == torch.float32 else "")
 
 
+def key_chunk(heads: int) -> int:
+    """Positions of a chunk of keys; more heads have longer ones, and so no more partial results."""
+    return CHUNK * max(1, min(heads // 32, 4))
+
+
 def attend_latents(
     gpu: Launcher,
     queries: torch.Tensor,
@@ -53,11 +59,12 @@ def attend_latents(
     """out [T, H * C] = attention of queries [T, H * (C + P)].
 
     step.tiles: of latent_tile's rows divided by the heads that it takes, see query_tiles.
+    step.chunks: of key_chunk's positions.
     """
     tokens, rank = len(queries), cache.rank
     rope_dims = cache.rows.shape[2] - rank
     tile = latent_tile(gpu, queries.dtype)
-    tile_heads = min(heads, tile.rows)
+    tile_heads, chunk = min(heads, tile.rows), key_chunk(heads)
     programs = min(step.programs, step.chunks) or step.chunks
     grid = (len(step.tiles), -(-heads // tile_heads), max(1, programs))
     shape = (step.chunks, tokens, heads)
@@ -73,7 +80,7 @@ def attend_latents(
         query_stride=queries.stride(0), table_stride=step.block_tables.stride(0),
         row_block=cache.rows.stride(0),
         scale_block=0 if scales is None else scales.stride(0),
-        HEADS=heads, TILE_HEADS=tile_heads, RANK=rank, ROPE_DIMS=rope_dims, KEY_CHUNK=CHUNK,
+        HEADS=heads, TILE_HEADS=tile_heads, RANK=rank, ROPE_DIMS=rope_dims, KEY_CHUNK=chunk,
         BLOCK_TOKENS=cache.rows.shape[1], SPLIT=step.chunks > 0, BLOCK_M=tile.rows,
         BLOCK_N=tile.columns, BLOCK_C=width, BLOCK_P=max(16, triton.next_power_of_2(rope_dims)),
     )  # fmt: skip
@@ -81,5 +88,5 @@ def attend_latents(
         gpu.run(
             merge_chunks, (tokens, heads), MERGE, out=out, partial=partial, sums=sums, sinks=None,
             positions=step.positions, tokens=tokens, chunks=step.chunks, out_stride=out.stride(0),
-            HEADS=heads, HEAD_DIM=rank, KEY_CHUNK=CHUNK, WINDOW=0, CHUNK=0, BLOCK_D=width,
+            HEADS=heads, HEAD_DIM=rank, KEY_CHUNK=chunk, WINDOW=0, CHUNK=0, BLOCK_D=width,
         )  # fmt: skip

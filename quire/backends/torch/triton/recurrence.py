@@ -181,4 +181,5 @@ def follow_tokens(
         mixed += mixed_stride
         gates += gate_stride
         out += out_stride
-    tl.store(place + write.to(tl.int64) * record_stride, state, mask=inside)
+    # A request that pads a step leaves no record.
+    tl.store(place + write.to(tl.int64) * record_stride, state, mask=inside & (write >= 0))

@@ -113,6 +113,7 @@ def _keep(
     """The last inputs before row `end` of tokens from `start` on, behind those of a record.
 
     In ascending order, so that a record may be read and written: a thread has its channels' own.
+    A request that pads a step leaves no record.
     """
     old = records + read.to(tl.int64) * record_stride + state_start + channel
     kept = records + write.to(tl.int64) * record_stride + state_start + channel
@@ -124,7 +125,7 @@ def _keep(
         before = source - start + (TAPS - 1)
         past = tl.load(old + before * channels, mask=is_old, other=0.0)
         numbers = tl.where(source >= start, new.to(tl.float32), past)
-        tl.store(kept + place * channels, numbers, mask=is_channel)
+        tl.store(kept + place * channels, numbers, mask=is_channel & (write >= 0))
 
 
 @triton.jit

@@ -21,7 +21,7 @@ from quire.backends.torch.triton.attention import (
 from quire.backends.torch.triton.code_matmul import add_partial_sums, code_matmul
 from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.float_matmul import float_matmul
-from quire.backends.torch.triton.latent_attention import CachedRows, attend_latents
+from quire.backends.torch.triton.latent_attention import CachedRows, attend_latents, key_chunk
 from quire.backends.torch.triton.launcher import Launcher
 
 __all__ = ["Workload", "workload"]
@@ -117,7 +117,8 @@ def _latent_attention(shapes: str, device: torch.device) -> Workload:
     positions = torch.full((REQUESTS,), CONTEXT - 1, dtype=torch.int32, device=device)
     step = AttentionInputs(
         positions, torch.from_numpy(starts).to(device), tables,
-        torch.from_numpy(query_tiles(starts, 1)).to(device), chunks=num_chunks(0, CONTEXT - 1),
+        torch.from_numpy(query_tiles(starts, 1)).to(device),
+        chunks=num_chunks(0, CONTEXT - 1, key_chunk(HEADS)),
     )  # fmt: skip
     flops = 2 * REQUESTS * CONTEXT * HEADS * (RANK + width)
     return Workload(

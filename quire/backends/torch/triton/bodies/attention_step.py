@@ -67,8 +67,13 @@ def _of_somebody(step: Step, numbers: torch.Tensor) -> torch.Tensor:
     return (numbers if spare < 0 else torch.where(step.blocks == spare, -1, numbers)).int()
 
 
-def attention_inputs(step: Step, op: PagedAttention, tile_tokens: int) -> AttentionInputs:
-    """The step as attention with a rule reads it, in tiles of so many tokens at most."""
+def attention_inputs(
+    step: Step, op: PagedAttention, tile_tokens: int, key_chunk: int = CHUNK
+) -> AttentionInputs:
+    """The step as attention with a rule reads it, in tiles of so many tokens at most.
+
+    op.head_dim: of values.  key_chunk: positions of a chunk of keys.
+    """
     size = step.kv_cache.layout.block_tokens
 
     def tables(batch: Batch) -> np.ndarray:
@@ -76,7 +81,8 @@ def attention_inputs(step: Step, op: PagedAttention, tile_tokens: int) -> Attent
         return np.ascontiguousarray(batch.block_tables[:, : batch.positions.max() // size + 1])
 
     starts, tiles = _single_tokens(step) if step.is_decoding else _tiles(step, tile_tokens)
-    chunks = _chunks_of_tile(step.end, op, 1 if step.is_decoding else tile_tokens)
+    tokens = 1 if step.is_decoding else tile_tokens
+    chunks = _chunks_of_tile(step.end, op, tokens, key_chunk)
     programs = max(1, len(tiles) * op.kv_heads)
     partial_bytes = chunks * len(step.token_ids) * op.heads * (op.head_dim + 2) * 4
     is_shared = programs < ENOUGH_PROGRAMS and partial_bytes <= PARTIAL_BYTES
@@ -111,10 +117,10 @@ def _tiles(step: Step, tile_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     return starts, step.once(("triton tiles", tile_tokens), make)
 
 
-def _chunks_of_tile(end: int, op: PagedAttention, tokens: int) -> int:
+def _chunks_of_tile(end: int, op: PagedAttention, tokens: int, size: int) -> int:
     """The most chunks of keys that tokens side by side see, all before a position."""
     seen = min(op.window or end, op.chunk or end) + tokens - 1
-    return min(-(-end // CHUNK), (seen + CHUNK - 2) // CHUNK + 1)
+    return min(-(-end // size), (seen + size - 2) // size + 1)
 
 
 def _factors(step: Step, op: PagedAttention) -> torch.Tensor | None:

@@ -6,6 +6,7 @@ import torch
 
 from quire.backends.torch.matrix import CodedMatrix
 from quire.backends.torch.step import Step
+from quire.backends.torch.triton.attention import AttentionInputs
 from quire.backends.torch.triton.bodies.attention_step import (
     attention_inputs,
     cells,
@@ -17,13 +18,14 @@ from quire.backends.torch.triton.latent_attention import (
     LARGEST_RANK,
     CachedRows,
     attend_latents,
+    key_chunk,
     latent_tile,
 )
 from quire.backends.torch.triton.latent_rows import rotate_heads, write_latents
 from quire.ops.attention import PagedAttention
 from quire.ops.latent import LatentAttention, LatentQueries, LatentValues, LatentWrite
 
-__all__ = ["attend_latent", "project_queries", "project_values", "write_latent"]
+__all__ = ["attend_latent", "latent_inputs", "project_queries", "project_values", "write_latent"]
 
 LARGEST_ROTATED = 64
 
@@ -74,16 +76,19 @@ def attend_latent(
 ) -> tuple[torch.Tensor, ...]:
     """All requests at once, prompts and single tokens alike."""
     gpu, queries = gpu_of(step), queries.to(query_dtype(step))
-    rows = latent_tile(gpu, queries.dtype).rows
-    tile_heads = min(op.heads, rows)
-    # As if programs that share a request's rows were kv heads of it.
-    parts, width = -(-op.heads // tile_heads), op.rank + op.rope_dims
-    as_paged = PagedAttention(op.layer, op.heads, parts, width, op.scale, query_rule=op.query_rule)
-    inputs = attention_inputs(step, as_paged, rows // tile_heads)
+    inputs = latent_inputs(step, op, latent_tile(gpu, queries.dtype).rows)
     out = rows_like(queries, op.heads * op.rank)
     cache = _cached_rows(step, op.layer, op.rank)
     attend_latents(gpu, queries, cache, inputs, op.heads, op.scale, out)
     return (out,)
+
+
+def latent_inputs(step: Step, op: LatentAttention, rows: int) -> AttentionInputs:
+    """The step as attention reads it, in tiles of so many rows."""
+    tile_heads = min(op.heads, rows)
+    parts = -(-op.heads // tile_heads)  # programs that share a request's rows, as if its kv heads
+    rule = PagedAttention(op.layer, op.heads, parts, op.rank, op.scale, query_rule=op.query_rule)
+    return attention_inputs(step, rule, rows // tile_heads, key_chunk(op.heads))
 
 
 @triton_body(LatentValues)

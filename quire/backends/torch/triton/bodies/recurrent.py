@@ -25,7 +25,7 @@ def _declines(op: GatedDeltaRule | SelectiveScan) -> str | None:
     return None
 
 
-@triton_body(ShortConvolution)
+@triton_body(ShortConvolution, captured="decode")
 def compute_convolution(
     step: Step, op: ShortConvolution, x: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -38,7 +38,7 @@ def compute_convolution(
     return (out,)
 
 
-@triton_body(GatedDeltaRule, declines=_declines)
+@triton_body(GatedDeltaRule, declines=_declines, captured="decode")
 def compute_delta_rule(
     step: Step, op: GatedDeltaRule, mixed: torch.Tensor, beta: torch.Tensor, decay: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:
@@ -49,7 +49,7 @@ def compute_delta_rule(
     return (out,)
 
 
-@triton_body(SelectiveScan, declines=_declines)
+@triton_body(SelectiveScan, declines=_declines, captured="decode")
 def compute_scan(
     step: Step, op: SelectiveScan, mixed: torch.Tensor, steps: torch.Tensor
 ) -> tuple[torch.Tensor, ...]:

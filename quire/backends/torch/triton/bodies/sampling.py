@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from quire.backends.torch.host_copies import sent
@@ -18,7 +19,7 @@ from quire.sampling.reference import uniform
 from quire.sampling.state import SampleRow
 from quire.sampling_params import SamplingParams
 
-__all__ = ["choose", "logprobs_of"]
+__all__ = ["choose", "draw", "logprobs_of", "rules_of"]
 
 
 def choose(
@@ -29,19 +30,27 @@ def choose(
     before: see quire.backends.torch.sampling.rows.draw_rows.
     """
     logits = _adjusted(gpu, logits, rows, before)
+    return draw(gpu, logits, sent(rules_of(rows), logits.device))
 
-    def column(value: Callable[[SampleRow], float], dtype: type) -> torch.Tensor:
-        return sent(np.array([value(row) for row in rows], dtype), logits.device)
 
-    rules = DrawRules(
-        column(lambda row: row.state.params.temperature, np.float32),
-        column(lambda row: row.state.params.min_p, np.float32),
-        column(lambda row: row.state.params.top_k, np.int32),
-        column(lambda row: round(row.state.params.top_p * 2**UNITS), np.int32),
-        column(_draw, np.int32),
-    )
+def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.int32]:
+    """[5, at least S]: the arrays of DrawRules, floats as their bits.
+
+    So wide that each begins at a multiple of 16 bytes, for which kernels are compiled.
+    """
+    found = np.zeros((5, -(-len(rows) // 4) * 4), np.int32)
+    for place, row in enumerate(rows):
+        params = row.state.params
+        found[:2, place].view(np.float32)[:] = params.temperature, params.min_p
+        found[2:, place] = params.top_k, round(params.top_p * 2**UNITS), _draw(row)
+    return found
+
+
+def draw(gpu: Launcher, logits: torch.Tensor, rules: torch.Tensor) -> torch.Tensor:
+    """A token [S] for each row; rules: see rules_of."""
+    temperature, min_p = (each.view(torch.float32) for each in rules[:2])
     out = torch.empty(len(logits), dtype=torch.int32, device=logits.device)
-    draw_tokens(gpu, logits, rules, out)
+    draw_tokens(gpu, logits, DrawRules(temperature, min_p, *rules[2:5]), out)
     return out.long()
 
 
