@@ -104,7 +104,7 @@ def test_measuring_changes_only_what_was_clearly_slower(pool, monkeypatch):
 def test_what_is_too_good_to_be_true_is_not_taken(pool, monkeypatch):
     monkeypatch.setattr(tuner._Bench, "shares", lambda *each: [1.0, *[0.03] * (len(each[3]) - 1)])
     start = dict.fromkeys(DTYPE_CODES, PLAIN)
-    tunings, gains = tuner.tune(pool, c.best_isa(), start, ["INT4"])
+    tunings, gains = tuner.tune(pool, library.best_isa(), start, ["INT4"])
     assert tunings == start and {gain.share for gain in gains} == {0.03}
 
 
