@@ -2,14 +2,13 @@
 
     python -m bench.quantization --write docs/quant/evidence.md
 
-Fills the tables between the marks of that page; without --write it prints them.  Rows that were
-measured before are taken from a file of results; delete it to start anew.
+Fills the tables between the marks of that page, and writes it behind every row.  A row that stands
+there is kept; delete it to measure it again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.page import replace_between_marks
+from bench.page import between_marks, replace_between_marks
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.foldings import foldings
@@ -38,68 +37,71 @@ PLANTED = (
     ("w4a8", ("rtn", "awq", "smoothquant", "smoothquant+gptq")),
 )
 LOUD_CHANNELS, LOUDER = 8, 64
-KV_FORMATS = ("int8",)
+KV_FORMATS = ("int8", "fp8", "int4")
 KV_HEAD = ("| KV cache | English | Chinese | KL |", "| --- | --- | --- | --- |")
 HEAD = (
     "| scheme | algorithm | perplexity | change | KL mean | KL p99 | same top token | "
     "served: English | Chinese | KL |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 )
+TABLES = {"demo": HEAD, "planted": HEAD, "kv": KV_HEAD}
+
+Case = tuple[str, str, str]
+"""Table, scheme and algorithm of a row."""
 
 
 def main() -> None:
-    """Measure what is not in the results yet, then print the tables or write them."""
+    """Measure the rows that the page lacks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, help="the page whose tables are replaced")
-    parser.add_argument("--results", type=Path, default=Path("build/quantization.json"))
+    parser.add_argument("--write", type=Path, required=True, help="the page with the tables")
     parser.add_argument("--only", default="", help="part of TABLE/SCHEME/ALGORITHM to measure")
     parser.add_argument("--most", type=int, default=10**6, help="rows to measure in this run")
     options = parser.parse_args()
-    results = read_results(options.results)
+    page: Path = options.write
+    missing = [each for each in cases() if each not in rows_of(page)]
+    wanted = [each for each in missing if options.only in "/".join(each)]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         models = {"demo": DEMO, "planted": plant_outliers(scratch / "planted")}
-        missing = [each for each in cases() if "/".join(each) not in results]
-        wanted = [each for each in missing if options.only in "/".join(each)]
-        for table, scheme, algorithm in wanted[: options.most]:
+        for case in wanted[: options.most]:
+            table, scheme, algorithm = case
             if table == "kv":
-                line = kv_row(scheme)
+                row = kv_row(scheme)
             else:
-                line = measured(models[table], scheme, algorithm, scratch / "quantized")
-            print(table, line, flush=True)
-            results["/".join((table, scheme, algorithm))] = line
-            options.results.parent.mkdir(parents=True, exist_ok=True)
-            options.results.write_text(json.dumps(results, indent=1))
-    tables = {"demo": [*HEAD], "planted": [*HEAD], "kv": [*KV_HEAD]}
-    for table, scheme, algorithm in cases():
-        row = results.get("/".join((table, scheme, algorithm)))
-        if row is not None:
-            tables[table].append(row)
-    for name, lines in tables.items():
-        if options.write:
-            replace_between_marks(options.write, f"table: {name}", "\n".join(lines) + "\n")
-        else:
-            print(f"\n## {name}\n", *lines, sep="\n")
+                row = measured(models[table], scheme, algorithm, scratch / "quantized")
+            print(table, row, flush=True)
+            add_row(page, case, row)
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
-    """Table, scheme and algorithm of every row."""
-    for scheme in SCHEMES:
+def cases() -> Iterator[Case]:
+    """Every row; 8 bits have no ranges to search, so `mse` is `rtn` there."""
+    for scheme in SCHEMES.values():
         for algorithm in ALGORITHMS:
-            yield "demo", scheme, algorithm
-    for scheme, algorithms in PLANTED:
+            if algorithm != "mse" or scheme.bits < 8:
+                yield "demo", scheme.name, algorithm
+    for name, algorithms in PLANTED:
         for algorithm in algorithms:
-            yield "planted", scheme, algorithm
+            yield "planted", name, algorithm
     for name in KV_FORMATS:
-        yield "kv", name, "cache"
+        yield "kv", name, ""
 
 
-def read_results(path: Path) -> dict[str, str]:
-    """Rows of earlier runs."""
-    if not path.is_file():
-        return {}
-    found: dict[str, str] = json.loads(path.read_text())
+def rows_of(page: Path) -> dict[Case, str]:
+    """The rows that stand in the tables of a page."""
+    found = {}
+    for table in TABLES:
+        for row in between_marks(page, f"table: {table}").splitlines()[2:]:
+            first, second = (cell.strip() for cell in row.split("|")[1:3])
+            found[table, first, "" if table == "kv" else second] = row
     return found
+
+
+def add_row(page: Path, case: Case, row: str) -> None:
+    """Put a row where it belongs; rows of no case are left out."""
+    rows = {**rows_of(page), case: row}
+    table = case[0]
+    lines = [*TABLES[table], *(rows[each] for each in cases() if each[0] == table and each in rows)]
+    replace_between_marks(page, f"table: {table}", "\n".join(lines) + "\n")
 
 
 def measured(model: Path, scheme: str, algorithm: str, output: Path) -> str:
