@@ -12,6 +12,8 @@ noise.  A power mean stands for the maximum, so that every column has a share.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
@@ -22,9 +24,10 @@ __all__ = ["balanced_scales"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Real = TypeVar("Real", np.float32, np.float64)
 
 SHARPNESS = 4
-"""The exponent of the power mean of squares: ranges that are searched leave their maximum behind."""
+"""The exponent of the power mean of squares; searched ranges do not reach to their maximum."""
 ITERATIONS = 20
 LEAST = 1e-12
 """Squares below this share of the largest count as that much, so that every column has a share."""
@@ -47,7 +50,8 @@ def balanced_scales(situation: Situation) -> Float32:
             noise += step * folding.sums(and_more)
         logs += np.log(noise / ranges) / (SHARPNESS + 1)
     scales = np.exp(logs / 2)
-    return (scales / np.sqrt(scales.max() * scales.min())).astype(np.float32)
+    centred: Float32 = (scales / np.sqrt(scales.max() * scales.min())).astype(np.float32)
+    return centred
 
 
 def _shares(squares: Float32, power: Float64, size: int) -> tuple[Float64, Float64]:
@@ -67,5 +71,7 @@ def _shares(squares: Float32, power: Float64, size: int) -> tuple[Float64, Float
     return by_range.reshape(-1), by_noise.reshape(-1)
 
 
-def _positive(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    return np.maximum(values, values.dtype.type(LEAST) * values.max() + values.dtype.type(1e-30))
+def _positive(values: npt.NDArray[Real]) -> npt.NDArray[Real]:
+    kind = values.dtype.type
+    positive: npt.NDArray[Real] = np.maximum(values, kind(LEAST) * values.max() + kind(1e-30))
+    return positive

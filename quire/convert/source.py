@@ -42,7 +42,7 @@ Float32 = npt.NDArray[np.float32]
 class Source:
     """A checkpoint of plain floats; weights are mapped and read when they are used.
 
-    spec, weights: of the language model.  beside: a vision tower, and what else is written as it is.
+    spec, weights: of the language model.  beside: a tower, and what else is written as it is.
     """
 
     directory: Path

@@ -80,8 +80,8 @@ class Steps:
         if self.algorithms.rotation:
             if source.beside:
                 raise ConfigError(
-                    f"{source.beside[0].name} and {len(source.beside) - 1} more tensors stay as they "
-                    "are, and would meet rotated rows; leave hadamard out"
+                    f"{source.beside[0].name} and {len(source.beside) - 1} more tensors stay as "
+                    "they are, and would meet rotated rows; leave hadamard out"
                 )
             self.rotation = HadamardRotation(source.spec, asked.seed)
         self._streams: dict[str, Stream] | None = None
