@@ -23,7 +23,7 @@ from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
 from quire.convert.output import CheckpointWriter
 from quire.convert.recipe import module_of
 from quire.convert.scheme import Scheme
-from quire.convert.source import modules_of, shards_of
+from quire.convert.source import parts_beside, shards_of
 from quire.convert.stored_model import StoredModel, open_stored_model
 from quire.errors import ConfigError
 from quire.ops.number_formats import FORMATS, STORED_AS, from_float32
@@ -106,9 +106,10 @@ class _Writing:
         unquantized = [module_of(name) for name in names if name not in self._schemes]
         if spec.tied:
             unquantized[-1:] = ["lm_head"]
-        unquantized += modules_of(self._model.beside)
         assert self._format != "float" and self._format != "gguf"
-        section = quantization_config(self._format, self._schemes, unquantized)
+        section = quantization_config(
+            self._format, self._schemes, unquantized, parts_beside(self._model.beside, spec)
+        )
         return {**config, "quantization_config": section}
 
 

@@ -29,8 +29,8 @@ __all__ = [
     "block_weights",
     "find_directory",
     "language_model",
-    "modules_of",
     "open_source",
+    "parts_beside",
     "shards_of",
     "tensors_beside",
 ]
@@ -113,10 +113,11 @@ def tensors_beside(checkpoint: Checkpoint, spec: ModelSpec) -> list[RawTensor]:
     return [checkpoint.tensor(name) for name in names]
 
 
-def modules_of(beside: Iterable[RawTensor]) -> list[str]:
-    """The layers among them, which stay floats."""
-    names = (tensor.name for tensor in beside if len(tensor.shape) > 1)
-    return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+def parts_beside(beside: Iterable[RawTensor], spec: ModelSpec) -> list[str]:
+    """The parts that these tensors belong to, as "visual"; others put "model." before it or not."""
+    names = [tensor.name for tensor in beside]
+    found = [each for each in spec.unused if any(name.startswith(each) for name in names)]
+    return sorted({each.removeprefix("model.").removesuffix(".") for each in found})
 
 
 def _drop_pages(data: npt.NDArray[Any]) -> None:

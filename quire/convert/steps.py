@@ -29,7 +29,7 @@ from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign, module_of
 from quire.convert.report import peak_memory_bytes
 from quire.convert.rounding import round_matrix
-from quire.convert.source import Source, block_weights, modules_of
+from quire.convert.source import Source, block_weights, parts_beside
 from quire.convert.stored_model import open_stored_model
 from quire.convert.texts import Texts
 from quire.errors import ConfigError
@@ -111,9 +111,11 @@ class Steps:
             for linear in self.source.spec.linears()
             if linear.weight.name not in self.schemes
         ]
-        unquantized += modules_of(self.source.beside)
         config["quantization_config"] = quantization_config(
-            self.asked.format, self.schemes, unquantized
+            self.asked.format,
+            self.schemes,
+            unquantized,
+            parts_beside(self.source.beside, self.source.spec),
         )
         if self.rotation is not None and self.source.spec.tied:
             config["tie_word_embeddings"] = False

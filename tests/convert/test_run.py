@@ -305,7 +305,7 @@ def test_a_tower_is_written_as_it_is(asked: Quantization, tmp_path: Path) -> Non
             assert written.tensor(tensor.name).data.tobytes() == tensor.data.tobytes()
         section = json.loads((output / "config.json").read_text())["quantization_config"]
         left = section.get("ignore") or section["modules_to_not_convert"]
-        assert "visual.blocks.0.mlp.fc1" in left and "visual.merger.mlp.0" in left
+        assert left[-1] in (r"re:(.*\.)?visual\..*", "visual")
         assert (output / "preprocessor_config.json").is_file()
         model = load_model(EngineConfig(str(output)))
         assert model.vision is not None
