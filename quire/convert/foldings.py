@@ -39,6 +39,7 @@ from quire.ops.number_formats import from_float32, to_float32
 __all__ = ["Folding", "fold", "foldings"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,13 @@ class Folding:
             return columns
         largest: Float32 = columns.reshape(self.heads).max(axis=1).reshape(-1)
         return largest
+
+    def sums(self, columns: Float64) -> Float64:
+        """Numbers by column → their sum over all that each channel feeds."""
+        if self.heads is None:
+            return columns
+        total: Float64 = columns.reshape(self.heads).sum(axis=1).reshape(-1)
+        return total
 
     @property
     def source_names(self) -> tuple[str, ...]:

@@ -73,6 +73,16 @@ LATENT: Mapping[str, Any] = {
     "head_dim": ...,
 }
 
+SEEING: Mapping[str, Any] = {
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "image_token_id": 5,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    "vision_config": {
+        **{"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
+        **{"patch_size": 4},
+    },
+}
+
 
 def write_tiny(directory: Path, **changes: Any) -> Path:
     """Write the model in its family's layout; norms are uneven, so that inputs of matrices are.
