@@ -14,6 +14,7 @@ __all__ = [
     "deepseek2",
     "delta_nets",
     "exact_ramp",
+    "falcon_norms",
     "gemma_scale",
     "granite_hybrid",
     "latent_sizes",
@@ -21,8 +22,10 @@ __all__ = [
     "llama_experts",
     "ministral_rope",
     "mistral4",
+    "mpt_attention",
     "nemotron_layers",
     "olmo_windows",
+    "one_key_head",
     "window_pattern",
     "without_next_tokens",
 ]
@@ -129,6 +132,25 @@ def alibi_in_13b(config: Config, tensors: Tensors) -> None:
     if large:
         for key in ("rope_theta", "partial_rotary_factor"):
             config.pop(key, None)
+
+
+def falcon_norms(config: Config, tensors: Tensors) -> None:
+    """Attention and MLP share a norm, or have one each."""
+    config["num_ln_in_parallel_attn"] = 2 if _has_any(tensors, "attn_norm_2.weight") else 1
+
+
+def one_key_head(config: Config, tensors: Tensors) -> None:
+    """All queries share one key and value head, or each has its own."""
+    config["multi_query"] = config.pop("num_key_value_heads", 1) == 1
+
+
+def mpt_attention(config: Config, tensors: Tensors) -> None:
+    """The rules of attention stand in a section of their own, and the MLP's width is a factor."""
+    bias = config.pop("alibi", 0.0)
+    section = {"alibi": bias > 0, "alibi_bias_max": bias, "clip_qkv": config.pop("clip_qkv", None)}
+    config["attn_config"] = section
+    inner, width = config.pop("intermediate_size", None), config.get("d_model")
+    config["expansion_ratio"] = _shared(inner, width)
 
 
 def exact_ramp(config: Config, tensors: Tensors) -> None:
