@@ -107,6 +107,7 @@ class Steps:
         config["quantization_config"] = quantization_config(
             self.asked.format, self.schemes, unquantized
         )
+        config |= dict(self.source.spec.folded)
         if self.rotation is not None and self.source.spec.tied:
             config["tie_word_embeddings"] = False
         self.writer.write_rest(config, self.source.directory, records)

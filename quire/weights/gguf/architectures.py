@@ -125,6 +125,28 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         rules=(rules.llama_experts,),
         settings=COUNTS,
     ),
+    "afmoe": Architecture(
+        ("AfmoeForCausalLM",),
+        {
+            "expert_count": "num_experts",
+            "expert_shared_count": "num_shared_experts",
+            "expert_weights_scale": "route_scale",
+            "expert_weights_norm": "route_norm",
+            "leading_dense_block_count": "num_dense_layers",
+        },
+        {"mup_enabled": True},
+        flags=ATTENTION_BIAS,
+        layer={
+            **SHARED_MIXTURE,
+            "exp_probs_b.bias": "mlp.expert_bias",
+            "attn_gate": "self_attn.gate_proj",
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_mlp_layernorm",
+            "post_ffw_norm": "post_mlp_layernorm",
+        },
+        rules=(rules.window_pattern,),
+        settings=(*DEEPSEEK_EXPERTS, *WEIGHING, *GROUPS, *WINDOWS),
+    ),
     "arcee": Architecture(("ArceeForCausalLM",), flags=ATTENTION_BIAS, turned=TURNED),
     "baichuan": Architecture(
         ("BaiChuanForCausalLM", "BaichuanForCausalLM"), turned=TURNED, rules=(rules.alibi_in_13b,)
@@ -207,6 +229,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         flags={"bias": ("blk.0.attn_qkv.bias",)},
         layer={**names.QKV, "attn_norm_2": "ln_attn"},
         rules=(rules.falcon_norms,),
+    ),
+    "falcon-h1": Architecture(
+        ("FalconH1ForCausalLM",),
+        names.MAMBA_SIZES,
+        # Its files leave the ending of this one out.
+        layer={**names.MAMBA, "ffn_norm": "post_attention_layernorm.weight"},
+        settings=None,
+        rules=(rules.falcon_h1,),
     ),
     "gemma": Architecture(("GemmaForCausalLM",), norm_offset=1.0),
     "gemma2": Architecture(
@@ -403,9 +433,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             rules=(rules.nemotron_layers,),
         ),
     ),
-    "olmo": Architecture(
-        ("OlmoForCausalLM",), {LAYER_NORM: None}, turned=TURNED
-    ),
+    "olmo": Architecture(("OlmoForCausalLM",), {LAYER_NORM: None}, turned=TURNED),
     "olmo2": Architecture(
         ("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
         layer=POST_NORMS,
@@ -477,6 +505,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         layer={"post_attention_norm": "post_attention_layernorm"},
     ),
     "smollm3": Architecture(("SmolLM3ForCausalLM",), flags=ATTENTION_BIAS, turned=TURNED),
+    "stablelm": Architecture(
+        ("StableLmForCausalLM",),
+        {LAYER_NORM: "layer_norm_eps"},
+        flags={
+            "use_qkv_bias": ATTENTION_BIAS["attention_bias"],
+            "qk_layernorm": ("blk.0.attn_q_norm.weight",),
+        },
+        layer={f"attn_{each}_norm": f"self_attn.{each}_layernorm" for each in "qk"},
+        settings=("use_parallel_residual",),
+    ),
     "starcoder": Architecture(
         ("GPTBigCodeForCausalLM",),
         GPT2_KEYS,

@@ -14,6 +14,7 @@ __all__ = [
     "deepseek2",
     "delta_nets",
     "exact_ramp",
+    "falcon_h1",
     "falcon_norms",
     "gemma_scale",
     "granite_hybrid",
@@ -200,6 +201,22 @@ def granite_hybrid(config: Config, tensors: Tensors) -> None:
     config.setdefault("num_local_experts", 0)
     if not config["num_local_experts"]:
         config.setdefault("shared_intermediate_size", config.get("intermediate_size"))
+
+
+def falcon_h1(config: Config, tensors: Tensors) -> None:
+    """Its weights are multiplied already, by all that config.json has multipliers for."""
+    sizes = _mamba_sizes(config)
+    config.update(
+        mamba_n_heads=sizes["heads"],
+        mamba_d_head=sizes["head_dim"],
+        mamba_d_ssm=sizes["inner_size"],
+        mamba_d_state=sizes["state_size"],
+        mamba_n_groups=sizes["group_count"],
+        mamba_d_conv=sizes["conv_kernel"],
+        mamba_conv_bias=_has_any(tensors, "ssm_conv1d.bias"),
+        mamba_rms_norm=_has_any(tensors, "ssm_norm.weight"),
+        mamba_norm_before_gate=False,
+    )
 
 
 def nemotron_layers(config: Config, tensors: Tensors) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quire.models.families.falcon_h1 import NEUTRAL
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 
@@ -114,10 +115,18 @@ DELTA_NETS = {
     "linear_conv_kernel_dim": 4,
     "full_attention_interval": 4,
 }
-GPT2 = {"n_embd": 32, "n_inner": 128, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_ctx": 64,
-        "layer_norm_epsilon": 1e-4}
-LLAMAS = tuple(key for key in BASE if "token" not in key and key not in ("vocab_size",
-                                                                         "torch_dtype"))
+GPT2 = {
+    "n_embd": 32,
+    "n_inner": 128,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "n_ctx": 64,
+    "layer_norm_epsilon": 1e-4,
+}
+LLAMAS = tuple(
+    key for key in BASE if "token" not in key and key not in ("vocab_size", "torch_dtype")
+)
 """What BASE says and no model of OpenAI's, BigCode's or MosaicML's."""
 QWEN_EXPERTS = {
     "num_experts": 6,
@@ -147,6 +156,12 @@ class Case:
 
 
 CASES = (
+    Case("afmoe", "AfmoeForCausalLM", {
+        "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 8, "mup_enabled": True,
+        "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 3, "route_norm": True,
+        "num_shared_experts": 2, "moe_intermediate_size": 12, "route_scale": 2.5,
+        "score_func": "sigmoid", "n_group": 1, "topk_group": 1,
+    }),
     Case("arcee", "ArceeForCausalLM"),
     Case("baichuan", "BaiChuanForCausalLM", {"num_key_value_heads": 4}, ("rope_theta",)),
     Case("bloom", "BloomForCausalLM", {
@@ -197,6 +212,12 @@ CASES = (
         "layer_norm_epsilon": 1e-4, "multi_query": True, "parallel_attn": True, "alibi": False,
         "bias": False, "max_position_embeddings": 2048,
     }, ("rms_norm_eps", "rope_theta", "num_key_value_heads", "intermediate_size")),
+    Case("falcon-h1", "FalconH1ForCausalLM", {
+        "head_dim": 8, "mamba_d_ssm": 48, "mamba_n_heads": 6, "mamba_d_head": 8,
+        "mamba_d_state": 6, "mamba_n_groups": 2, "mamba_d_conv": 4, "mamba_rms_norm": True,
+        "mamba_norm_before_gate": False, **NEUTRAL, "key_multiplier": 1.0,
+        "embedding_multiplier": 1.0, "lm_head_multiplier": 1.0,
+    }),
     Case("gemma", "GemmaForCausalLM", {"head_dim": 16, "rope_theta": 1e4}),
     Case("gemma2", "Gemma2ForCausalLM", {
         "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, "rope_theta": 1e4,
@@ -350,6 +371,14 @@ CASES = (
     }),
     Case("seed_oss", "SeedOssForCausalLM", {"head_dim": 16, "attention_bias": True}),
     Case("smollm3", "SmolLM3ForCausalLM", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
+    Case("stablelm", "StableLmForCausalLM", {
+        "layer_norm_eps": 1e-4, "partial_rotary_factor": 0.25, "use_qkv_bias": True,
+        "num_attention_heads": 2, "use_parallel_residual": False,
+    }, ("rms_norm_eps", "rope_theta")),
+    Case("stablelm-12b", "StableLmForCausalLM", {
+        "layer_norm_eps": 1e-4, "partial_rotary_factor": 0.5, "qk_layernorm": True,
+        "use_parallel_residual": True,
+    }, ("rms_norm_eps", "rope_theta")),
     Case("starcoder", "GPTBigCodeForCausalLM", {**GPT2, "multi_query": True}, LLAMAS),
     Case("starcoder2", "Starcoder2ForCausalLM", {
         "norm_epsilon": 1e-4, "use_bias": True, "sliding_window": None,
