@@ -20,7 +20,7 @@ from quire.models.families.decoder import (
 from quire.models.families.deepseek_experts import Choice, deepseek_experts
 from quire.models.families.parts import head_dim, linear
 from quire.models.families.rope_config import read_rope
-from quire.models.families.windows import types_by_pattern, windows_of
+from quire.models.families.windows import SLIDING, types_by_pattern, windows_of
 from quire.models.places import Layout
 from quire.models.registry import family
 from quire.models.spec import Attention, ModelSpec
@@ -80,7 +80,7 @@ def _gated_attention(config: ConfigReader) -> GroupedMaker:
     width, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     dim, bias = head_dim(config, 128), config.flag("attention_bias")
     types = types_by_pattern(config, config.positive("global_attn_every_n_layers", 4))
-    windows, rope = windows_of(config, types), read_rope(config, dim)
+    rope = read_rope(config, dim)
     ungated = grouped_attention(
         config,
         qkv_bias=bias,
@@ -88,8 +88,8 @@ def _gated_attention(config: ConfigReader) -> GroupedMaker:
         qk_norm="heads",
         norm=rms_norm(config, eps=1e-5),
         dim=dim,
-        ropes=[rope if each else None for each in windows],
-        windows=windows,
+        ropes=[rope if each == SLIDING else None for each in types],
+        windows=windows_of(config, types),
     )
     rows = partial(linear, out=heads * dim, width=width, split="rows", bias=False, unit=dim)
 
