@@ -98,10 +98,11 @@ class _Writing:
 
     def config(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """config.json of the new checkpoint, when all weights were written."""
+        spec = self._model.spec
         config = {key: value for key, value in values.items() if key not in KEYS}
+        config |= dict(spec.folded)
         if self._format in ("float", "gguf"):
             return config
-        spec = self._model.spec
         names = [linear.weight.name for linear in spec.linears()]
         unquantized = [module_of(name) for name in names if name not in self._schemes]
         if spec.tied:

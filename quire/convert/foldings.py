@@ -29,6 +29,7 @@ from quire.models.spec import (
     Linear,
     MixtureOfExperts,
     Norm,
+    ParallelMixers,
     TokenMixer,
     Weight,
     parts,
@@ -121,6 +122,11 @@ def _of_mixer(norm: Norm | None, part: TokenMixer) -> list[Folding | None]:
             _of_norm(norm, (part.query, part.key, part.value, *gate)),
             Folding(part.value, (part.output,), shared),
         ]
+    if isinstance(part, ParallelMixers):
+        found = [each for each in _of_mixer(norm, part.attention) if each is not None]
+        for each in _of_mixer(norm, part.recurrent):
+            found = found if each is None else _with_all_readers(found, each)
+        return [*found]
     if isinstance(part, GatedDeltaNet):
         first = (part.query, part.key, part.value, part.gate)
         return [_of_norm(norm, (*first, part.beta, part.decay))]

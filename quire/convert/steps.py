@@ -117,6 +117,7 @@ class Steps:
             unquantized,
             parts_beside(self.source.beside, self.source.spec),
         )
+        config |= dict(self.source.spec.folded)
         if self.rotation is not None and self.source.spec.tied:
             config["tie_word_embeddings"] = False
         self.writer.write_rest(config, self.source.directory, records)

@@ -56,6 +56,13 @@ MAMBA: Mapping[str, Any] = {
     **{"moe_shared_expert_intermediate_size": 64, "rms_norm_eps": ..., "layer_norm_epsilon": 1e-5},
     **{"dtype": "float32"},
 }
+PARALLEL_MIXERS: Mapping[str, Any] = {
+    "architectures": ["FalconH1ForCausalLM"],
+    **{"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
+    **{"attention_in_multiplier": 1.5, "attention_out_multiplier": 0.7, "key_multiplier": 0.8},
+    **{"ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.6, "mlp_multipliers": [1.5, 0.5]},
+    **{"ssm_multipliers": [0.5, 0.75, 1.5, 0.5, 1.25], "dtype": "float32"},
+}
 LATENT: Mapping[str, Any] = {
     "architectures": ["DeepseekV2ForCausalLM"],
     "q_lora_rank": None,
