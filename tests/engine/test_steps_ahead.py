@@ -24,6 +24,7 @@ WORLDS = {
 MODELS = {
     "llama": {"architecture": "LlamaForCausalLM"},
     "window": {"architecture": "MistralForCausalLM", "sliding_window": 8},
+    "delta nets": {"architecture": "Qwen3_5ForCausalLM", "layer_types": ["linear_attention"]},
 }
 
 
@@ -57,13 +58,14 @@ def test_every_request_says_what_it_says_alone(name: str, world: str) -> None:
     run: Run = bench.run(jobs, WORLDS[world])
     assert run.answers == expected
     assert bench.device.num_filled > len(jobs)
-    if world == "crowded" and name == "llama":
+    if world == "crowded" and name != "window":
         assert run.num_preemptions > 0 and run.num_hit_tokens > 0
 
 
+@pytest.mark.parametrize("name", ["llama", "delta nets"])
 @pytest.mark.parametrize("world", ["roomy", "crowded"])
-def test_under_cancels_and_names_used_again(world: str) -> None:
-    bench, jobs, expected = prepared("llama")
+def test_under_cancels_and_names_used_again(world: str, name: str) -> None:
+    bench, jobs, expected = prepared(name)
     engine, by_name = bench.engine(WORLDS[world]), dict[int, Answer]()
     told = World(bench, engine, jobs, expected, by_name, np.random.default_rng(3), 9)
     told.run()
