@@ -24,7 +24,11 @@ WORLDS = {
 MODELS = {
     "llama": {"architecture": "LlamaForCausalLM"},
     "window": {"architecture": "MistralForCausalLM", "sliding_window": 8},
-    "delta nets": {"architecture": "Qwen3_5ForCausalLM", "layer_types": ["linear_attention"]},
+    "delta nets": {
+        "architecture": "Qwen3_5ForCausalLM",
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
 }
 
 
@@ -44,8 +48,8 @@ class LateBench(Bench):
 @functools.cache
 def prepared(name: str) -> tuple[LateBench, list[Job], list[Answer]]:
     """A model, jobs of all kinds, and what each yields alone, a step at a time."""
-    changes: dict[str, Any] = MODELS[name]
-    bench = LateBench(random_model(num_hidden_layers=1, **changes), "native-portable")
+    changes: dict[str, Any] = {"num_hidden_layers": 1, **MODELS[name]}
+    bench = LateBench(random_model(**changes), "native-portable")
     jobs = mostly_plain(mixed_jobs(seed=11, count=40))
     return bench, jobs, [bench.alone(job) for job in jobs]
 

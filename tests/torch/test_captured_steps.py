@@ -298,11 +298,8 @@ def step_of(ids: list[int], position: int) -> Any:
     positions = np.arange(position, position + len(ids), dtype=np.int32)
     batch = SimpleNamespace(positions=positions, is_decoding=False)
     nothing: Any = SimpleNamespace()
-    tensors = (torch.tensor(ids), torch.from_numpy(positions).long())
-    return Step(
-        batch, strict_device(), nothing, nothing,  # type: ignore[arg-type]
-        *tensors, *tensors, tensors[0][:0], nothing,
-    )  # fmt: skip
+    numbers = torch.tensor([ids, positions.tolist(), ids, ids])
+    return Step(batch, strict_device(), nothing, nothing, numbers, numbers[0, :0], nothing)  # type: ignore[arg-type]
 
 
 def captured(

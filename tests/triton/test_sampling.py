@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quire.backends.torch.sampling.changes import COUNTS, changes_of, on_device
-from quire.backends.torch.sampling.draw import UNITS
+from quire.backends.torch.sampling.randoms import UNITS
 from quire.backends.torch.sampling.rows import sample_rows
 from quire.backends.torch.triton import draw, logit_changes, logprobs
 from quire.backends.torch.triton.launcher import Launcher

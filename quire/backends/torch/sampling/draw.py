@@ -9,13 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from quire.sampling.reference import uniform
+from quire.backends.torch.sampling.randoms import UNITS, random_units
 from quire.sampling.state import SampleRow
 
 __all__ = ["Kind", "at_share", "draw", "kind_of", "rules_of", "softmax_weights"]
 
-UNITS = 24
-"""Bits of random numbers."""
 LARGEST = torch.finfo(torch.float32).max
 Kind: TypeAlias = Literal["greedy", "weighted", "ranked"]
 """Of draws: where all temperatures are 0, where no token's rank counts, and all others."""
@@ -37,17 +35,14 @@ def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.int32]:
     So wide that each begins at a multiple of 16 bytes, for which kernels are compiled.
     """
     found = np.zeros((5, -(-len(rows) // 4) * 4), np.int32)
-    for place, row in enumerate(rows):
-        params = row.state.params
-        found[:3, place].view(np.float32)[:] = params.temperature, params.min_p, params.top_p
-        found[3:, place] = params.top_k, _random(row)
+    params = [row.state.params for row in rows]
+    floats = np.array([(each.temperature, each.min_p, each.top_p) for each in params], np.float32)
+    found[:3, : len(rows)] = floats.reshape(-1, 3).T.view(np.int32)
+    found[3, : len(rows)] = [each.top_k for each in params]
+    if any(each.temperature != 0 for each in params):
+        seeds, indices = [row.state.seed for row in rows], [len(row.output) for row in rows]
+        found[4, : len(rows)] = random_units(seeds, indices)
     return found
-
-
-def _random(row: SampleRow) -> int:
-    if row.state.params.temperature == 0:
-        return 0
-    return int(uniform(row.state.seed, len(row.output)) * 2**UNITS)
 
 
 def draw(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from quire.backends.torch.sampling.draw import UNITS
+from quire.backends.torch.sampling.randoms import UNITS
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.row_weights import (
     block_of_row,

@@ -10,6 +10,7 @@ import torch
 
 from quire.backends.torch.sampling import draw as plain
 from quire.backends.torch.sampling.changes import Changes, biased
+from quire.backends.torch.sampling.randoms import UNITS
 from quire.backends.torch.triton.draw import DrawRules, draw_tokens
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.logit_changes import adjust_logits
@@ -26,7 +27,7 @@ def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.int32]:
     """[5, at least S]: the arrays of DrawRules, floats as their bits."""
     found = plain.rules_of(rows)
     shares = [row.state.params.top_p for row in rows]
-    found[TOP_P, : len(rows)] = np.rint(np.array(shares) * 2**plain.UNITS)
+    found[TOP_P, : len(rows)] = np.rint(np.array(shares) * 2**UNITS)
     return found
 
 
