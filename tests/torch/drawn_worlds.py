@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from quire.backends.torch.sampling.sampler import sampler_of
 from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling.state import SampledRows, SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
+from tests.torch.strict_device import no_waiting
 
 VOCABULARY = 40
 NUM_SLOTS, MOST_ROWS = 8, 4
@@ -106,14 +108,15 @@ def inside(
         num_tokens=size, slots=np.array([*slots, *padding]), logit_rows=np.arange(len(rows))
     )
     order = sampler.order(rows)
-    rules = DrawnRules(buffer.fill(batch, rows, order.changes).clone(), size)
-    changed = logits
-    if order.changes:
-        buffer.count(torch.tensor([*before, *padding]), rules)
-        changed = sampler.change(logits, buffer.changes(rules))
-    tokens = sampler.draw(changed, rules.draws, order.kind)
+    last, is_plain = torch.tensor([*before, *padding]), device.triton_architecture is None
+    with no_waiting() if is_plain else nullcontext():  # the interpreter reads what kernels read
+        rules, changed = DrawnRules(buffer.fill(batch, rows, order.changes).clone(), size), logits
+        if order.changes:
+            buffer.count(last, rules)
+            changed = sampler.change(logits, buffer.changes(rules))
+        tokens = sampler.draw(changed, rules.draws, order.kind)
+        listed = sampler.describe(logits, tokens, rules.told, 1 + MOST_TOLD)
     told = [place for place, row in enumerate(rows) if row.num_logprobs >= 0]
     counts = [rows[place].num_logprobs for place in told]
-    listed = sampler.describe(logits, tokens, rules.told, 1 + MOST_TOLD)
     found = tuple(each[told] for each in listed) if told else None
     return DrawnRows(tokens[: len(rows)], told, counts, found).on_host(HostCopies(device))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -69,9 +68,8 @@ class DrawnRules:
 
 
 class RulesBuffer:
-    """Room for the masks, biases and counts of any captured step.
+    """Room for the masks, biases and counts of any captured step; most steps do not touch them.
 
-    They are there from the first step on that changes logits; others do not touch them.
     most_rows: of a step.  num_tokens: in the vocabulary.
     """
 
@@ -82,6 +80,10 @@ class RulesBuffer:
         self._sampler = sampler
         self._device = device
         self._counts = TokenCounts(most_rows, num_tokens, device, sampler.count_tokens)
+        shape = (most_rows + 1, -(-num_tokens // 32))
+        self._masks = torch.full(shape, -1, dtype=torch.int32, device=device)
+        shape = (2, most_rows, MOST_BIASES)
+        self._biases = torch.zeros(shape, dtype=torch.int32, device=device)
 
     def forget(self, slot: int) -> None:
         """Another request has this slot now."""
@@ -136,19 +138,8 @@ class RulesBuffer:
         return Changes(rules.columns, self._masks, self._biases[:, :rows], self._counts.counts)
 
     def _take_in(self, changes: HostChanges, at: np.ndarray) -> None:
-        masks, biases = self._masks, self._biases  # made now, not while a graph is recorded
         if changes.masks is not None:
-            masks[: len(changes.masks)].copy_(sent(changes.masks, self._device))
+            self._masks[: len(changes.masks)].copy_(sent(changes.masks, self._device))
         if changes.biases is not None:
-            some = sent(changes.biases, self._device)
-            biases[:, sent(at.astype(np.int64), self._device), : some.shape[2]] = some
-
-    @cached_property
-    def _masks(self) -> torch.Tensor:
-        shape = (self._most_rows + 1, -(-self._num_tokens // 32))
-        return torch.full(shape, -1, dtype=torch.int32, device=self._device)
-
-    @cached_property
-    def _biases(self) -> torch.Tensor:
-        shape = (2, self._most_rows, MOST_BIASES)
-        return torch.zeros(shape, dtype=torch.int32, device=self._device)
+            some, to = (sent(each, self._device) for each in (changes.biases, at.astype(np.int64)))
+            self._biases[:, to, : some.shape[2]] = some

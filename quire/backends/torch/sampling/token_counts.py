@@ -86,23 +86,15 @@ class TokenCounts:
 
     The step itself counts the last token of an output, which may only be known there.  What is
     missing before it, of a new request or after steps that counted nothing here, is sent.
-    counts: [most_rows + 1, V], made when first needed.
+    counts: [most_rows + 1, V].
     """
 
     def __init__(self, most_rows: int, num_tokens: int, device: torch.device, count: Count) -> None:
-        self._shape = (most_rows + 1, num_tokens)
-        self._device = device
+        shape = (most_rows + 1, num_tokens)
+        self.counts = torch.zeros(shape, dtype=torch.int32, device=device)
         self._count = count
-        self._made: torch.Tensor | None = None
         self._rows: dict[int, int] = {}  # slot → row of counts, the least recently used first
         self._counted: dict[int, int] = {}  # slot → how many tokens of its output are counted
-
-    @property
-    def counts(self) -> torch.Tensor:
-        """See TokenCounts."""
-        if self._made is None:
-            self._made = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
-        return self._made
 
     def forget(self, slot: int) -> None:
         """Another request has this slot now."""
@@ -124,7 +116,7 @@ class TokenCounts:
             places[index], end = self._place(slot), len(row.output)
             counted, prompt = self._counted.get(slot, -1), row.state.prompt[:0]
             if not 0 <= counted <= end:
-                self.counts[places[index]].zero_()
+                self.counts[int(places[index])].zero_()
                 counted, prompt = 0, row.state.prompt
             tokens = np.concatenate([prompt, row.output[counted : max(0, end - 1)]])
             if len(tokens):
@@ -134,14 +126,14 @@ class TokenCounts:
         if missing:
             at, texts, prompts = zip(*missing, strict=True)
             arrays = np.array(at, np.int32), _matrix(texts), np.array(prompts, np.int32)
-            self._count(self.counts, *(sent(each, self._device) for each in arrays))
+            self._count(self.counts, *(sent(each, self.counts.device) for each in arrays))
         return places, last
 
     def _place(self, slot: int) -> int:
         """The row of a slot, which may be taken from another one."""
         if slot in self._rows:
             place = self._rows.pop(slot)
-        elif len(self._rows) + 1 < self._shape[0]:
+        elif len(self._rows) + 1 < len(self.counts):
             place = len(self._rows) + 1
         else:
             other = next(iter(self._rows))
