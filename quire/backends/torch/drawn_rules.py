@@ -80,10 +80,9 @@ class RulesBuffer:
         self._sampler = sampler
         self._device = device
         self._counts = TokenCounts(most_rows, num_tokens, device, sampler.count_tokens)
-        shape = (most_rows + 1, -(-num_tokens // 32))
-        self._masks = torch.full(shape, -1, dtype=torch.int32, device=device)
-        shape = (2, most_rows, MOST_BIASES)
-        self._biases = torch.zeros(shape, dtype=torch.int32, device=device)
+        masks, biases = (most_rows + 1, -(-num_tokens // 32)), (2, most_rows, MOST_BIASES)
+        self._masks = torch.full(masks, -1, dtype=torch.int32, device=device)
+        self._biases = torch.zeros(biases, dtype=torch.int32, device=device)
 
     def forget(self, slot: int) -> None:
         """Another request has this slot now."""
