@@ -16,7 +16,7 @@ from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.devices import find_device
 from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.graph_memory import GraphMemory
-from quire.backends.torch.padding import SIZES, idle, padded, size_for
+from quire.backends.torch.padding import SIZES, idle, one_by_one, padded, size_for
 from quire.backends.torch.sampling.rows import draw_rows
 from quire.backends.torch.sampling.sampler import sampler_of
 from quire.backends.torch.step import Step
@@ -253,6 +253,24 @@ def test_padding_adds_requests_of_one_token() -> None:
     assert (nobody.num_tokens, nobody.num_requests) == (5, 5) and nobody.is_decoding
     assert (nobody.block_tables == 77).all() and (nobody.slots == -1).all()
     assert not len(nobody.logit_rows) and nobody.rope_rows.tolist() == batch.rope_rows.tolist()
+
+
+def test_guesses_as_requests_of_one_token() -> None:
+    """They see what they saw: the same positions in the same blocks."""
+    bench, _, _ = prepared("llama")
+    batch = batch_of(bench, [3, 1], [4, 9])
+    each = one_by_one(batch)
+    assert each.is_decoding and not batch.is_decoding and one_by_one(each) is each
+    assert each.block_tables.tolist() == [[1], [1], [1], [2]] and each.slots.tolist() == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    for name in ("token_ids", "positions", "rope_rows", "logit_rows"):
+        assert getattr(each, name) is getattr(batch, name)
+    alone = Batch.single([5, 6], 0, [3], batch.frequencies)  # nobody samples for it
+    assert padded(one_by_one(alone), 4, 7).block_tables.tolist() == [[3], [3], [7], [7]]
 
 
 # --- segments of made-up calls

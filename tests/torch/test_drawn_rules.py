@@ -22,9 +22,9 @@ pytestmark = pytest.mark.oracle
 CPU = find_device("cpu")
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_requests_that_come_and_go(seed: int) -> None:
-    assert live(CPU, seed, 80) > 40
+    assert live(CPU, seed, 60) > 30
 
 
 def has_room(rows: list[SampleRow], slots: list[int], num_tokens: int = 2) -> bool:

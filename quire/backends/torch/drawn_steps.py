@@ -36,8 +36,8 @@ Make: TypeAlias = Callable[[Sequence[Call], Collection[int]], CapturedSteps]
 class DrawnSteps:
     """Runs decoding steps of a Program whole.
 
-    calls: of body and head.  logits: the number of what they make.  rules: of the largest step
-    whose logits are computed at once.  make: what captures calls, and leaves some values.
+    calls: of body and head.  logits: the number of what they make.  buffer: what rows ask for, of
+    the largest step.  make: what captures calls, and leaves some values.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class DrawnSteps:
     def order(self, batch: Batch, rows: Sequence[SampleRow]) -> Order | None:
         """How the rows of a batch are drawn; None where that cannot be done in one go.
 
-        Each request has one token then; it may have no row.
+        Each request has one token then, and a row or none.
         """
         if not batch.is_decoding or self._latest.tokens is not self._tokens:
             return None

@@ -69,7 +69,7 @@ def one_by_one(batch: Batch) -> Batch:
         batch,
         query_start=np.arange(batch.num_tokens + 1, dtype=np.int32),
         block_tables=batch.block_tables[requests],
-        slots=batch.slots[requests],
+        slots=batch.slots[requests] if len(batch.slots) else batch.slots,
         states=np.array([NO_STATE] * batch.num_tokens, np.int32),
     )
 
