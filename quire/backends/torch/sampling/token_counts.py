@@ -17,7 +17,7 @@ from quire.backends.torch.host_copies import sent
 from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling.state import SampleRow
 
-__all__ = ["SEEN", "Count", "TokenCounts", "count_rows", "count_tokens"]
+__all__ = ["SEEN", "Count", "TokenCounts", "count_rows", "count_tokens", "has_penalties"]
 
 SEEN = 1 << 30
 
