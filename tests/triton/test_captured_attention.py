@@ -11,10 +11,11 @@ import torch
 
 from quire.backends.torch.calls import Call
 from quire.backends.torch.captured_steps import CapturedSteps
+from quire.backends.torch.fixed_step import FixedStep, WideRooms
 from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.padding import padded, size_for
-from quire.backends.torch.step import FixedStep, Step, WideRooms, start_step
+from quire.backends.torch.step import Step, start_step
 from quire.backends.torch.triton.bodies import attention_step
 from quire.backends.torch.triton.bodies.attention import attend_paged
 from quire.backends.torch.triton.bodies.latent import latent_inputs

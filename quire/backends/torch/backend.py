@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+import quire.backends.torch.ops  # noqa: F401  registers the plain bodies
 from quire.backends.torch.devices import Device, find_device
 from quire.backends.torch.registry import Body, bodies_of
 from quire.backends.torch.weights import product_dtype
@@ -15,27 +16,6 @@ from quire.graph.ir import Node
 from quire.ops.quantize import RowFormat
 
 __all__ = ["TorchBackend", "chosen_body"]
-
-PLAIN = (
-    "activation",
-    "attention",
-    "collective",
-    "convolution",
-    "elementwise",
-    "embedding",
-    "experts",
-    "latent",
-    "linear",
-    "norm",
-    "quantize",
-    "recurrence",
-    "rope",
-    "routing",
-    "selection",
-)
-
-for _name in PLAIN:  # which registers the bodies
-    importlib.import_module(f"quire.backends.torch.ops.{_name}")
 
 
 class TorchBackend:
