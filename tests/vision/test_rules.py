@@ -8,13 +8,10 @@ from typing import Any
 
 import pytest
 
-from quire.config import EngineConfig
-from quire.convert.source import open_source
-from quire.errors import ConfigError, ModelError, RequestError
+from quire.errors import ModelError, RequestError
 from quire.models.registry import build_spec, load_families
 from quire.vision.image_rules import ImageRules, read_image_rules
 from quire.vision.patches import scaled_size
-from tests.vision.checkpoints import CASES, IMAGE, write_settings
 
 NAME = "Qwen2VLForConditionalGeneration"
 
@@ -84,13 +81,3 @@ def test_sides_are_steps_and_areas_in_bounds() -> None:
 def test_configs_that_are_refused(changed: Any, says: str) -> None:
     with pytest.raises(ModelError, match=says):
         build_spec({"architectures": [NAME], **load_families()[NAME].tiny, **changed})
-
-
-def test_a_tower_is_not_lost_in_writing(tmp_path: Path) -> None:
-    case = CASES[0]
-    sections = {"text_config": case.text, "vision_config": case.vision, "image_token_id": IMAGE}
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": [NAME], **sections}))
-    write_settings(case, tmp_path)
-    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    with pytest.raises(ConfigError, match="vision tower"):
-        open_source(EngineConfig(str(tmp_path)))
