@@ -126,11 +126,11 @@ def _decode(engine: Engine, silent: set[str]) -> Iterator[tuple[float, Any]]:
     """Each step after all prompts are read.  silent: the requests, none of which has a token."""
     while engine.has_work:
         started = time.perf_counter()
-        events = engine.step()
+        updates = engine.step()
         took = time.perf_counter() - started
         if not silent:
-            yield took, events
-        silent -= {update.request_id for update, _ in events if update.tokens}
+            yield took, updates
+        silent -= {update.request_id for update in updates if update.tokens}
 
 
 def main() -> None:

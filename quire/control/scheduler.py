@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 
 from quire.control.block_store import BlockStore
@@ -148,13 +148,13 @@ class Scheduler:
         finish_reason: "stop" when a stop string was found in the text, "error" when a run failed.
         """
         request = self._requests.get(request_id)
-        return None if request is None else self._finish(request, (), Finish(finish_reason))
+        return None if request is None else self._cut(request, finish_reason)
 
     def expire(self, now: float) -> tuple[Update, ...]:
         """End with "abort" every request whose deadline has come."""
         due = [(self._requests.get(each), order) for each, order in self._deadlines.pop_due(now)]
         return tuple(
-            self._finish(request, (), Finish("abort"))
+            self._cut(request, "abort")
             for request, order in due
             if request is not None and request.order == order
         )
@@ -172,16 +172,16 @@ class Scheduler:
         self._planned = []
         self._ordered = self._open.chunks()
         chunks: list[Chunk] = []
+        num_tokens = 0
         if not self._ordered:
-            self._fill(chunks)
+            num_tokens = self._fill(chunks)
         elif self._goes_ahead and self._ordered.can_be_followed():
             try:
-                self._fill(chunks)
+                num_tokens = self._fill(chunks)
             except _NoBlockAheadError:
                 chunks.clear()
         self._step += 1
         evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
-        num_tokens = sum([len(each.tokens) for each in chunks])
         if not self._prefix.saves_evicted:
             evicted = ()
         plan = Plan(self._step, tuple(chunks), num_tokens, evicted)
@@ -197,7 +197,7 @@ class Scheduler:
         unloaded: Unloaded = NOTHING,
         failed: Collection[str] = (),
     ) -> tuple[Update, ...]:
-        """Take in what the oldest open plan computed; `sampled` has tokens for chunks that sample.
+        """Take in what the oldest open plan computed; `sampled` has tokens for each of its chunks.
 
         Several tokens for one request are taken in order up to the first that finishes it.  A
         request that is over since the plan was made is skipped, even if its id is in use again.
@@ -209,7 +209,8 @@ class Scheduler:
         if not plan.chunks:
             return ()
         updates, running = [], RequestState.RUNNING
-        for chunk, request in zip(plan.chunks, self._open.close(plan), strict=True):
+        requests = self._open.close(plan)
+        for chunk, request, new_tokens in zip(plan.chunks, requests, sampled, strict=True):
             if request.state is not running:
                 continue
             if chunk.load_keys:
@@ -220,19 +221,19 @@ class Scheduler:
                 self._holdings.advance(request, chunk.start + len(chunk.tokens))
                 continue
             if failed and request.id in failed:
-                updates.append(self._finish(request, (), Finish("error")))
+                updates.append(self._cut(request, "error"))
                 continue
-            new_tokens, end = sampled.get(request.id, ()), len(request.tokens)
-            kept, finish = request.accept(new_tokens)
-            assert kept or finish, f"no token was sampled for request {request.id!r}"
+            end = len(request.tokens)
+            update = request.accept(new_tokens)
+            is_over = update.finish_reason is not None
+            assert update.tokens or is_over, f"no token was sampled for request {request.id!r}"
             if chunk.num_drafts:
                 # A right guess is in the cache; a wrong one is not counted and will be overwritten.
-                end += min(self._drafting.count(chunk, request, new_tokens), len(kept))
+                end += min(self._drafting.count(chunk, request, new_tokens), len(update.tokens))
             self._holdings.advance(request, end)
-            if finish:
-                updates.append(self._finish(request, kept, finish))
-            else:
-                updates.append(Update(request.id, kept, None, None, request.num_cached_tokens))
+            if is_over:
+                self._finish(request)
+            updates.append(update)
         self._drafting.observe(plan, seconds)
         return tuple(updates)
 
@@ -270,12 +271,14 @@ class Scheduler:
         assert {*self._running, *self._waiting} == {*self._requests.values()}, "a request is lost"
         assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
 
-    def _fill(self, chunks: list[Chunk]) -> None:
-        """Plan what runs, then what waits, then guesses."""
-        budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
+    def _fill(self, chunks: list[Chunk]) -> int:
+        """Plan what runs, then what waits, then guesses; return how many tokens that are."""
+        most = self.limits.max_num_batched_tokens
+        budget = self._continue_running(chunks, most)
         if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
             budget = self._admit_waiting(chunks, budget)
-        self._drafting.extend(chunks, self._planned, self._running, budget)
+        num_drafted = self._drafting.extend(chunks, self._planned, self._running, budget)
+        return most - budget + num_drafted
 
     # The running requests.
 
@@ -302,7 +305,9 @@ class Scheduler:
             table += self._take_blocks(request, -(-(end - room) // size))
             end = min(end, len(table) * size)
         if end > start:
-            ids = tokens[start:end] or UNKNOWN_TOKENS
+            ids: Sequence[int] = request.newest  # mostly just these, so no others are made
+            if end != len(tokens) or end - start != len(ids):
+                ids = tokens[start:end] or UNKNOWN_TOKENS
             chunk = Chunk(request.id, start, ids, table, end == known)
             if self._states is not None:
                 chunk = chunk._replace(state=self._states.plan(request, start, end))
@@ -368,7 +373,11 @@ class Scheduler:
 
     # The end of a request.
 
-    def _finish(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Update:
+    def _cut(self, request: Request, finish_reason: str) -> Update:
+        self._finish(request)
+        return request.update((), Finish(finish_reason))
+
+    def _finish(self, request: Request) -> None:
         if request.state is RequestState.WAITING:
             self._waiting.remove(request)
         else:
@@ -377,7 +386,6 @@ class Scheduler:
         del self._requests[request.id]
         self._drafting.finish(request)
         self._prefix.finish(request)
-        return request.update(tokens, finish)
 
     def _stop_running(self, request: Request) -> None:
         self._running.remove(request)
