@@ -1,15 +1,14 @@
-"""Every scheme with every algorithm on the demo model, and on one with planted outliers.
+"""Schemes and algorithms on the demo model, and on one with planted outliers.
 
     python -m bench.quantization --write docs/quant/evidence.md
 
-Fills the tables between the marks of that page; without --write it prints them.  Rows that were
-measured before are taken from a file of results; delete it to start anew.
+Fills the tables between the marks of that page, and writes it behind every row.  A row that stands
+there is kept; delete it to measure it again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,89 +16,99 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.page import replace_between_marks
+from bench.page import between_marks, replace_between_marks
 from quire.config import EngineConfig
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.foldings import foldings
 from quire.convert.recipe import Quantization
 from quire.convert.run import quantize_to_directory
 from quire.convert.safetensors_file import write_safetensors
-from quire.convert.scheme import SCHEMES
 from quire.convert.served_model import ServedModel
 from quire.convert.source import open_source
 from quire.models.spec import Norm
 from quire.weights.hub import DEMO
 
 TEXTS = tuple(str(DEMO / f"heldout.{language}.txt") for language in ("en", "zh"))
-ALGORITHMS = ("rtn", "mse", "awq", "gptq", "awq+gptq", "smoothquant", "hadamard")
+FEW_BITS = ("rtn", "mse", "awq", "gptq", "awq+gptq")
+OF_DEMO = (
+    ("w3a16", (*FEW_BITS, "smoothquant", "hadamard")),
+    ("w4a16", (*FEW_BITS, "smoothquant", "hadamard")),
+    ("w4a16_asym", FEW_BITS),
+    ("w8a16", ("rtn", "gptq")),
+    ("w4a8", ("rtn", "gptq", "awq+gptq", "smoothquant")),
+    ("w8a8", ("rtn", "gptq", "smoothquant", "hadamard")),
+    ("fp8_w8a16", ("rtn", "gptq")),
+    ("fp8", ("rtn", "gptq", "hadamard")),
+    ("mxfp4", ("rtn", "mse", "gptq", "awq+gptq", "hadamard")),
+)
 PLANTED = (
     ("w4a16", ("rtn", "mse", "awq", "gptq", "awq+gptq", "hadamard")),
     ("w8a8", ("rtn", "smoothquant", "smoothquant+gptq", "hadamard")),
     ("w4a8", ("rtn", "awq", "smoothquant", "smoothquant+gptq")),
 )
 LOUD_CHANNELS, LOUDER = 8, 64
-KV_FORMATS = ("int8",)
+KV_FORMATS = ("int8", "fp8", "int4")
 KV_HEAD = ("| KV cache | English | Chinese | KL |", "| --- | --- | --- | --- |")
 HEAD = (
     "| scheme | algorithm | perplexity | change | KL mean | KL p99 | same top token | "
     "served: English | Chinese | KL |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 )
+TABLES = {"demo": HEAD, "planted": HEAD, "kv": KV_HEAD}
+
+Case = tuple[str, str, str]
+"""Table, scheme and algorithm of a row."""
 
 
 def main() -> None:
-    """Measure what is not in the results yet, then print the tables or write them."""
+    """Measure the rows that the page lacks."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", type=Path, help="the page whose tables are replaced")
-    parser.add_argument("--results", type=Path, default=Path("build/quantization.json"))
+    parser.add_argument("--write", type=Path, required=True, help="the page with the tables")
     parser.add_argument("--only", default="", help="part of TABLE/SCHEME/ALGORITHM to measure")
     parser.add_argument("--most", type=int, default=10**6, help="rows to measure in this run")
     options = parser.parse_args()
-    results = read_results(options.results)
+    page: Path = options.write
+    missing = [each for each in cases() if each not in rows_of(page)]
+    wanted = [each for each in missing if options.only in "/".join(each)]
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         models = {"demo": DEMO, "planted": plant_outliers(scratch / "planted")}
-        missing = [each for each in cases() if "/".join(each) not in results]
-        wanted = [each for each in missing if options.only in "/".join(each)]
-        for table, scheme, algorithm in wanted[: options.most]:
+        for case in wanted[: options.most]:
+            table, scheme, algorithm = case
             if table == "kv":
-                line = kv_row(scheme)
+                row = kv_row(scheme)
             else:
-                line = measured(models[table], scheme, algorithm, scratch / "quantized")
-            print(table, line, flush=True)
-            results["/".join((table, scheme, algorithm))] = line
-            options.results.parent.mkdir(parents=True, exist_ok=True)
-            options.results.write_text(json.dumps(results, indent=1))
-    tables = {"demo": [*HEAD], "planted": [*HEAD], "kv": [*KV_HEAD]}
-    for table, scheme, algorithm in cases():
-        row = results.get("/".join((table, scheme, algorithm)))
-        if row is not None:
-            tables[table].append(row)
-    for name, lines in tables.items():
-        if options.write:
-            replace_between_marks(options.write, f"table: {name}", "\n".join(lines) + "\n")
-        else:
-            print(f"\n## {name}\n", *lines, sep="\n")
+                row = measured(models[table], scheme, algorithm, scratch / "quantized")
+            print(table, row, flush=True)
+            add_row(page, case, row)
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
-    """Table, scheme and algorithm of every row."""
-    for scheme in SCHEMES:
-        for algorithm in ALGORITHMS:
-            yield "demo", scheme, algorithm
-    for scheme, algorithms in PLANTED:
-        for algorithm in algorithms:
-            yield "planted", scheme, algorithm
+def cases() -> Iterator[Case]:
+    """Every row."""
+    for table, schemes in (("demo", OF_DEMO), ("planted", PLANTED)):
+        for name, algorithms in schemes:
+            for algorithm in algorithms:
+                yield table, name, algorithm
     for name in KV_FORMATS:
-        yield "kv", name, "cache"
+        yield "kv", name, ""
 
 
-def read_results(path: Path) -> dict[str, str]:
-    """Rows of earlier runs."""
-    if not path.is_file():
-        return {}
-    found: dict[str, str] = json.loads(path.read_text())
+def rows_of(page: Path) -> dict[Case, str]:
+    """The rows that stand in the tables of a page."""
+    found = {}
+    for table in TABLES:
+        for row in between_marks(page, f"table: {table}").splitlines()[2:]:
+            first, second = (cell.strip() for cell in row.split("|")[1:3])
+            found[table, first, "" if table == "kv" else second] = row
     return found
+
+
+def add_row(page: Path, case: Case, row: str) -> None:
+    """Put a row where it belongs; rows of no case are left out."""
+    rows = {**rows_of(page), case: row}
+    table = case[0]
+    lines = [*TABLES[table], *(rows[each] for each in cases() if each[0] == table and each in rows)]
+    replace_between_marks(page, f"table: {table}", "\n".join(lines) + "\n")
 
 
 def measured(model: Path, scheme: str, algorithm: str, output: Path) -> str:

@@ -30,11 +30,11 @@ struct CachedBlocks {
                 head_of_block<Cache>(program.kv + program.kv_layer_offset[unit.op.layer] +
                                          table[block] * program.kv_block_bytes[unit.op.layer],
                                      B, unit.op.kv_heads, D, unit.kv_head);
-            for (int64_t slot = 0; slot < B; slot += V::kWidth, vector++) {
-                chunk->keys[vector] = head.keys + slot * Format::kKeyElements;
-                chunk->values[vector] = head.values + slot * value_stride;
-                chunk->key_scales[vector] = head.key_scales + slot;
-                chunk->value_scales[vector] = head.value_scales + slot;
+            for (int64_t offset = 0; offset < B; offset += V::kWidth, vector++) {
+                chunk->keys[vector] = head.keys + offset * Format::kKeyElements;
+                chunk->values[vector] = head.values + offset * value_stride;
+                chunk->key_scales[vector] = head.key_scales + offset;
+                chunk->value_scales[vector] = head.value_scales + offset;
             }
         }
     }
@@ -49,10 +49,10 @@ struct CachedBlocks {
     }
     // Where position p's share of the keys of the next chunk lies, or null.
     QUIRE_INLINE const Cache *next_keys(int64_t p) const {
-        const int64_t vector = p / V::kWidth, slot = p % B;
+        const int64_t vector = p / V::kWidth, offset = p % B;
         if (vector < unit.next->from || vector >= unit.next->to) return nullptr;
-        return unit.next->keys[vector] - slot / V::kWidth * V::kWidth * Format::kKeyElements +
-               slot * value_stride;
+        return unit.next->keys[vector] - offset / V::kWidth * V::kWidth * Format::kKeyElements +
+               offset * value_stride;
     }
 };
 

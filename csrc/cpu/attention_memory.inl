@@ -31,13 +31,13 @@ struct AttentionMemory {
     static constexpr int64_t kVectors = kChunkRoom / V::kWidth;
 
     char *next;
-    Query *queries;       // [steps, R]
-    float *query_scales;  // [R], where queries are codes
-    float *query_sums;    // [R], of what these codes stand for
-    float *offsets;       // [R]: weighted minimums of the values of a chunk
-    float *weights;       // [R, kChunkRoom]: scores, then softmax weights
-    float *panel;         // a part of the keys or values as float32
-    float *own, *all;     // partial results: of one chunk, and of all so far
+    Query *queries;            // [steps, R]
+    float *query_scales;       // [R], where queries are codes
+    float *query_sums;         // [R], of what these codes stand for
+    float *weighted_minimums;  // [R], of the values of a chunk, where they have any
+    float *weights;            // [R, kChunkRoom]: scores, then softmax weights
+    float *panel;              // a part of the keys or values as float32
+    float *own, *all;          // partial results: of one chunk, and of all so far
     RowGroup *groups;
     int64_t *oldest, *newest;  // [R]: the positions that a row sees
     Chunk<Cache> chunks[2];
@@ -46,7 +46,7 @@ struct AttentionMemory {
         queries = take<Query>(rows * (D + 1));
         query_scales = take<float>(rows);
         query_sums = take<float>(rows);
-        offsets = take<float>(rows);
+        weighted_minimums = take<float>(rows);
         weights = take<float>(rows * kChunkRoom);
         panel = take<float>(larger(D, kChunkRoom) * 2 * V::kWidth);
         own = take<float>(partial_floats(rows, D));

@@ -92,13 +92,13 @@ struct ValueSums {
         constexpr int64_t W = V::kWidth, kElements = W / Format::kNumbersPerValue;
         const int64_t left = D - d, stride = value_stride;
         if (left >= 2 * W) {
-            for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+            for (int64_t i = 0; i < W; i++, from += stride, to += 2 * W) {
                 V::store(to, V::load(from));
                 V::store(to + W, V::load(from + kElements));
             }
             return;
         }
-        for (int64_t slot = 0; slot < W; slot++, from += stride, to += 2 * W) {
+        for (int64_t i = 0; i < W; i++, from += stride, to += 2 * W) {
             V::store(to, left >= W ? V::load(from) : V::load_partial(from, left));
             V::store(to + W, left > W ? V::load_partial(from + kElements, left - W) : V::zero());
         }
@@ -126,7 +126,8 @@ struct ValueSums {
 
     void add_values(const Partial &out) {
         for (int64_t r = 0; r < num_rows; r++) {
-            for (int64_t d = 0; d < unit.P; d++) out.sums[r * unit.P + d] = memory.offsets[r];
+            for (int64_t d = 0; d < unit.P; d++)
+                out.sums[r * unit.P + d] = memory.weighted_minimums[r];
         }
         if (unit.num_groups > kGroupsInPlace) return values_through_panel(out.sums);
         add_values_in_place(out.sums);

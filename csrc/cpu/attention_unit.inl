@@ -88,7 +88,7 @@ struct AttentionUnit {
     void make_weights(int64_t row, const Partial &out) {
         float *score = memory.weights + row * kChunkRoom;
         const int64_t first = first_of(row), end = end_of(row);
-        out.maxima[row] = kLowest, out.totals[row] = 0.0f, memory.offsets[row] = 0.0f;
+        out.maxima[row] = kLowest, out.totals[row] = 0.0f, memory.weighted_minimums[row] = 0.0f;
         if (first >= end) return;
         const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
         if (bends) bend_scores<V>(op, head_of(row), newest_of(row) - now->start, score, from, to);
@@ -98,13 +98,13 @@ struct AttentionUnit {
         auto top = V::broadcast(kLowest);
         for (int64_t p = from; p < to; p += V::kWidth) top = V::max(V::load(score + p), top);
         const auto shift = V::broadcast(V::max_lane(top));
-        auto total = V::zero(), offset = V::zero();
+        auto total = V::zero(), minimum = V::zero();
         for (int64_t p = from; p < to; p += V::kWidth) {
             auto weight = vector_exp2<V>(V::sub(V::load(score + p), shift));
             total = V::add(total, weight);
             if constexpr (Format::kMinimums) {
                 const float *numbers = now->value_scales[p / V::kWidth] + minimums;
-                offset = V::fma(weight, seen_of(numbers, first - p, end - p), offset);
+                minimum = V::fma(weight, seen_of(numbers, first - p, end - p), minimum);
             }
             if constexpr (Format::kScales) {
                 const auto scale = V::load(now->value_scales[p / V::kWidth]);
@@ -112,7 +112,7 @@ struct AttentionUnit {
             }
             V::store(score + p, weight);
         }
-        if constexpr (Format::kMinimums) memory.offsets[row] = V::sum(offset);
+        if constexpr (Format::kMinimums) memory.weighted_minimums[row] = V::sum(minimum);
         out.maxima[row] = V::max_lane(top);
         out.totals[row] = V::sum(total);
     }

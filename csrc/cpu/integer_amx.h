@@ -31,9 +31,9 @@ struct AmxInteger : Avx512VnniInteger {
     }
     static QUIRE_INLINE void end() { AmxTiles::end(); }
 
-    template <int kHalf, class Block, class Tables>
+    template <int kHalf, class Block>
     static QUIRE_INLINE void add_rows(Block &block, const uint8_t *w, const QuantizedBlock *x,
-                                      int64_t stride, const Tables &tables) {
+                                      int64_t stride, const Bytes &table) {
         constexpr int kFirst = kHalf > 0 ? kHalfBlock : 0;  // column
         constexpr int kA = kHalf < 0 ? kCodes : kHalfCodes;
         constexpr int kB = kHalf < 0 ? kWeights : kHalfWeights;
@@ -43,7 +43,7 @@ struct AmxInteger : Avx512VnniInteger {
         } else {
             unroll<(kHalf < 0 ? kBlock : kHalfBlock) / 4>([&](auto i) QUIRE_INLINE_LAMBDA {
                 constexpr int kColumn = kFirst + 4 * decltype(i)::value;
-                _mm512_store_si512(codes[i], Block::template load<0, kColumn>(w, tables));
+                _mm512_store_si512(codes[i], Block::template load<kColumn>(w, table));
             });
             AmxTiles::load<kB>(codes, 64);
         }
@@ -53,7 +53,7 @@ struct AmxInteger : Avx512VnniInteger {
         alignas(64) int32_t sums[kMaxRows][kPanelRows];
         AmxTiles::store<kSums>(sums, 64);
         unroll<kMaxRows>([&](auto m) QUIRE_INLINE_LAMBDA {
-            auto &of_row = block.of[m][0].plane(0);
+            auto &of_row = block.of[m][0];
             of_row = _mm512_add_epi32(of_row, _mm512_load_si512(sums[m]));
         });
     }

@@ -1,9 +1,10 @@
 // The integer trait for AVX2.  See integer_portable.h for what each member means.
 //
 // A 4-bit by 8-bit product is at most 15 * 128, so the sums of pairs that vpmaddubsw makes never
-// saturate, and eight of them with the correction fit 16 bits: they are added there and widened
-// once per block.  An 8-bit code is two 4-bit ones, each with sums of its own.  Both start from the
-// correction for the zero point 8; adding in 16 bits may wrap on the way, the end always fits.
+// saturate, and eight of them with the correction for the zero point 8 fit 16 bits: they are added
+// there and widened once per block; adding may wrap on the way, the end always fits.  An 8-bit code c
+// is c - 128: its magnitude meets the activation with its sign, at most 128 * 127 twice, and each sum
+// of two products is widened at once.
 #ifndef QUIRE_INTEGER_AVX2_H
 #define QUIRE_INTEGER_AVX2_H
 
@@ -17,15 +18,16 @@ namespace quire {
 namespace {
 
 struct Avx2Integer {
-    static constexpr int kStrips = 2, kMaxRows = 4;
+    static constexpr int kStrips = 2, kMaxRows = 6, kAheadRows = 1;
     static constexpr int kLeastRows = 1, kJointRows = 0;
-    static constexpr int kTogether = 2, kPlanes = 2;
+    static constexpr int kTogether = 2;
+    static constexpr bool kSmallTables = true;
 
     using Float = __m256;
     using Activation = __m256i;
     using Sums4 = __m256i;  // pairs of 16-bit sums, one pair a row
     struct Sums8 {
-        __m256i plane[2];  // of the low and the high halves of the codes
+        __m256i sums;  // of 32 bits
     };
     using Bytes = __m256i;
 
@@ -41,8 +43,8 @@ struct Avx2Integer {
         return _mm256_and_si256(bytes, _mm256_set1_epi8(15));
     }
     static QUIRE_INLINE Bytes high(Bytes bytes) { return low(_mm256_srli_epi16(bytes, 4)); }
-    static QUIRE_INLINE Bytes codes8(int plane, Bytes bytes) {
-        return plane ? high(bytes) : low(bytes);
+    static QUIRE_INLINE Bytes codes8(Bytes bytes) {
+        return _mm256_xor_si256(bytes, _mm256_set1_epi8(-128));
     }
 
     static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
@@ -52,26 +54,25 @@ struct Avx2Integer {
         return _mm256_shuffle_epi8(table, codes);
     }
 
-    // One of the two sums takes all: those of 8 products have the room.
+    // A correction is two numbers of 16 bits.  Here one takes all: sums of 8 products have the room.
     static QUIRE_INLINE int32_t correction(int32_t sum) { return uint16_t(-8 * sum); }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm256_set1_epi32(correction); }
     static QUIRE_INLINE Sums4 start_small_table(int32_t correction) {
         return _mm256_slli_epi16(_mm256_set1_epi32(correction), 1);
     }
-    static QUIRE_INLINE Sums4 start8(int plane, int32_t correction) {
-        return plane ? start4(correction) : _mm256_setzero_si256();
+    static QUIRE_INLINE Sums8 start8(int32_t) { return {_mm256_setzero_si256()}; }
+    static QUIRE_INLINE Sums8 start8_at_zero(int32_t correction) {
+        return {_mm256_madd_epi16(_mm256_set1_epi32(correction), _mm256_set1_epi16(-16))};
     }
-    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
-        return times(correction, wide(zeros));
+        return _mm256_mullo_epi16(minus_sum(correction), wide(zeros));
     }
-    static QUIRE_INLINE Sums4 start8(int plane, int32_t correction, const uint8_t *zeros) {
-        const __m256i both = wide(zeros);
-        return times(correction, plane ? _mm256_srli_epi16(both, 4)
-                                       : _mm256_and_si256(both, _mm256_set1_epi16(15)));
+    static QUIRE_INLINE Sums8 start8(int32_t correction, const uint8_t *zeros) {
+        const __m256i zero = _mm256_sub_epi16(wide(zeros), _mm256_set1_epi16(128));
+        return {_mm256_madd_epi16(minus_sum(correction), zero)};
     }
 
-    static QUIRE_INLINE void add(__m256i &sums, __m256i weights, Activation a) {
+    static QUIRE_INLINE void add(Sums4 &sums, Bytes weights, Activation a) {
 #if defined(__GNUC__)
         // Left to itself the compiler reorders the additions and runs out of registers.
         __m256i products;
@@ -82,6 +83,20 @@ struct Avx2Integer {
         sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, a));
 #endif
     }
+    static QUIRE_INLINE void add(Sums8 &sums, Bytes weights, Activation a) {
+        const __m256i magnitudes = _mm256_abs_epi8(weights), ones = _mm256_set1_epi16(1);
+#if defined(__GNUC__)
+        __m256i products;
+        __asm__(
+            "vpsignb %3, %4, %1\n\tvpmaddubsw %1, %2, %1\n\t"
+            "vpmaddwd %5, %1, %1\n\tvpaddd %1, %0, %0"
+            : "+x"(sums.sums), "=&x"(products)
+            : "x"(magnitudes), "x"(weights), "x"(a), "xm"(ones));
+#else
+        const __m256i products = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(a, weights));
+        sums.sums = _mm256_add_epi32(sums.sums, _mm256_madd_epi16(products, ones));
+#endif
+    }
     static QUIRE_INLINE Float zero() { return _mm256_setzero_ps(); }
     static QUIRE_INLINE Float scales(const uint8_t *from) {
         return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
@@ -89,11 +104,8 @@ struct Avx2Integer {
     static QUIRE_INLINE Float accumulate(Float total, Sums4 sums, Float weights, float scale) {
         return scaled(total, _mm256_madd_epi16(sums, _mm256_set1_epi16(1)), weights, scale);
     }
-    static QUIRE_INLINE Float accumulate(Float total, const Sums8 &sums, Float weights,
-                                         float scale) {
-        const __m256i low = _mm256_madd_epi16(sums.plane[0], _mm256_set1_epi16(1));
-        const __m256i high = _mm256_madd_epi16(sums.plane[1], _mm256_set1_epi16(16));
-        return scaled(total, _mm256_add_epi32(low, high), weights, scale);
+    static QUIRE_INLINE Float accumulate(Float total, Sums8 sums, Float weights, float scale) {
+        return scaled(total, sums.sums, weights, scale);
     }
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return _mm256_fnmadd_ps(minimums, _mm256_set1_ps(sum), total);
@@ -149,13 +161,14 @@ struct Avx2Integer {
         const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), weights);
         return _mm256_fmadd_ps(product, _mm256_set1_ps(scale), total);
     }
+    // Of the activations' codes, as two numbers of 16 bits, which add up to it.
+    static QUIRE_INLINE __m256i minus_sum(int32_t correction) {
+        return _mm256_srai_epi16(_mm256_set1_epi32(correction), 3);
+    }
     // Eight zero points, each twice in 16 bits.
     static QUIRE_INLINE __m256i wide(const uint8_t *zeros) {
         const __m256i words = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)zeros));
         return _mm256_or_si256(words, _mm256_slli_epi32(words, 16));
-    }
-    static QUIRE_INLINE __m256i times(int32_t correction, __m256i zeros) {
-        return _mm256_mullo_epi16(_mm256_srai_epi16(_mm256_set1_epi32(correction), 3), zeros);
     }
 };
 

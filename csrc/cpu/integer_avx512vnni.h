@@ -15,16 +15,15 @@ namespace quire {
 namespace {
 
 struct Avx512VnniInteger {
-    static constexpr int kStrips = 1, kMaxRows = 8;
+    static constexpr int kStrips = 1, kMaxRows = 8, kAheadRows = 3;
     static constexpr int kLeastRows = 1, kJointRows = 0;
-    static constexpr int kTogether = 1, kPlanes = 1;
+    static constexpr int kTogether = 1;
+    static constexpr bool kSmallTables = false;
 
     using Float = __m512;
     using Activation = __m512i;
     using Sums4 = __m512i;
-    struct Sums8 {
-        __m512i plane[1];
-    };
+    using Sums8 = Sums4;
     using Bytes = __m512i;
 
     static QUIRE_INLINE Activation broadcast(const int8_t *codes) {
@@ -37,7 +36,7 @@ struct Avx512VnniInteger {
         return _mm512_and_si512(bytes, _mm512_set1_epi8(15));
     }
     static QUIRE_INLINE Bytes high(Bytes bytes) { return low(_mm512_srli_epi16(bytes, 4)); }
-    static QUIRE_INLINE Bytes codes8(int, Bytes bytes) { return bytes; }
+    static QUIRE_INLINE Bytes codes8(Bytes bytes) { return bytes; }
 
     static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
         return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table));
@@ -48,13 +47,13 @@ struct Avx512VnniInteger {
 
     static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return _mm512_set1_epi32(correction); }
-    static QUIRE_INLINE Sums4 start8(int, int32_t correction) { return start4(correction * 16); }
-    static QUIRE_INLINE Sums4 start8_at_zero(int32_t) { return start4(0); }
+    static QUIRE_INLINE Sums8 start8(int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums8 start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)zeros));
         return _mm512_mullo_epi32(_mm512_set1_epi32(correction >> 3), wide);
     }
-    static QUIRE_INLINE Sums4 start8(int, int32_t correction, const uint8_t *zeros) {
+    static QUIRE_INLINE Sums8 start8(int32_t correction, const uint8_t *zeros) {
         return start4(correction, zeros);
     }
 
@@ -68,10 +67,6 @@ struct Avx512VnniInteger {
     static QUIRE_INLINE Float accumulate(Float total, Sums4 sums, Float weights, float scale) {
         const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), weights);
         return _mm512_fmadd_ps(product, _mm512_set1_ps(scale), total);
-    }
-    static QUIRE_INLINE Float accumulate(Float total, const Sums8 &sums, Float weights,
-                                         float scale) {
-        return accumulate(total, sums.plane[0], weights, scale);
     }
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return _mm512_fnmadd_ps(minimums, _mm512_set1_ps(sum), total);

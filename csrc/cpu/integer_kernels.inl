@@ -19,7 +19,7 @@ namespace {
 
 template <class V, class Q>
 constexpr IntegerKernels make_integer_kernels() {
-    return {Q::kMaxRows, integer_part<Q>, quantize_row<V, Q>, Q::spin};
+    return {Q::kMaxRows, Q::kAheadRows, integer_part<Q>, quantize_row<V, Q>, Q::spin};
 }
 
 }  // namespace

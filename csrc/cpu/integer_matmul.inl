@@ -24,114 +24,80 @@ QUIRE_INLINE const QuantizedBlock *row(const QuantizedBlock *x, int64_t m, int64
 }
 
 template <class Q, bool kEight>
-struct Sums {
-    static constexpr int kPlanes = 1;
-    typename Q::Sums4 sums;
-
-    QUIRE_INLINE auto &plane(int) { return sums; }
+struct SumsOf {
+    using Type = typename Q::Sums4;
 };
-
-// Eight bits are summed in one plane, or as two planes of four bits, one after the other.
 template <class Q>
-struct Sums<Q, true> {
-    static constexpr int kPlanes = Q::kPlanes;
-    typename Q::Sums8 sums;
-
-    QUIRE_INLINE auto &plane(int plane) { return sums.plane[plane]; }
+struct SumsOf<Q, true> {
+    using Type = typename Q::Sums8;
 };
 
-// The table of each plane, where weights are looked up.
+// What 4-bit codes mean, where weights are looked up.
 template <class Q, class F>
-struct Tables {
-    typename Q::Bytes plane[Sums<Q, F::kSums8>::kPlanes];
-
-    QUIRE_INLINE explicit Tables(const uint8_t *table) {
-        if constexpr (F::kCodes == Codes::kSmallTable) {
-            plane[0] = Q::load_table(table);
-        } else if constexpr (F::kCodes == Codes::kTable) {
-            unroll<Q::kPlanes>(
-                [&](auto p) QUIRE_INLINE_LAMBDA { plane[p] = Q::codes8(p, Q::load_table(table)); });
-        }
-    }
-};
+QUIRE_INLINE typename Q::Bytes load_table(const uint8_t *table) {
+    const auto bytes = Q::load_table(table);
+    return F::kSums8 ? Q::codes8(bytes) : bytes;
+}
 
 // The sums of one block, or of one half of it, for M rows and S strips.
 template <class Q, class F, int M, int S>
 struct BlockSums {
     using Bytes = typename Q::Bytes;
-    static constexpr int kRows = M, kStrips = S, kPlanes = Sums<Q, F::kSums8>::kPlanes;
+    static constexpr int kRows = M, kStrips = S;
     using Format = F;
 
-    Sums<Q, F::kSums8> of[M][S];
+    typename SumsOf<Q, F::kSums8>::Type of[M][S];
 
     template <class... Zeros>
     QUIRE_INLINE void start(int m, int s, int32_t correction, Zeros... zeros) {
-        unroll<kPlanes>([&](auto plane) QUIRE_INLINE_LAMBDA {
-            auto &sums = of[m][s].plane(plane);
-            if constexpr (F::kCodes == Codes::kSmallTable) {
-                sums = Q::start_small_table(correction);
-            } else if constexpr (F::kOffset == Offset::kMinimums) {
-                sums = F::kSums8 ? Q::start8_at_zero(correction) : Q::start4(0);
-            } else if constexpr (F::kSums8) {
-                sums = Q::start8(plane, correction, zeros...);
-            } else {
-                sums = Q::start4(correction, zeros...);
-            }
-        });
+        if constexpr (F::kCodes == Codes::kSmallTable) {
+            of[m][s] = Q::start_small_table(correction);
+        } else if constexpr (F::kSums8 && F::kOffset == Offset::kMinimums) {
+            of[m][s] = Q::start8_at_zero(correction);
+        } else if constexpr (F::kOffset == Offset::kMinimums) {
+            of[m][s] = Q::start4(0);
+        } else if constexpr (F::kSums8) {
+            of[m][s] = Q::start8(correction, zeros...);
+        } else {
+            of[m][s] = Q::start4(correction, zeros...);
+        }
     }
 
     // kHalf: 0 or 1; -1 for the whole block.
     template <int kHalf>
     QUIRE_INLINE void add(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
-                          const Tables<Q, F> &tables) {
+                          const Bytes &table) {
         if constexpr (Q::kJointRows > 0 && M >= Q::kJointRows) {
-            Q::template add_rows<kHalf>(*this, w, x, stride, tables);
+            Q::template add_rows<kHalf>(*this, w, x, stride, table);
         } else {
-            add_by_columns<kHalf>(w, x, stride, tables);
+            unroll<(kHalf < 0 ? kBlock : kHalfBlock) / 4>([&](auto i) QUIRE_INLINE_LAMBDA {
+                add_columns<F::template column<kHalf>(decltype(i)::value)>(w, x, stride, table);
+            });
         }
     }
 
-    // Planes one after the other, unless all sums of both fit the registers beside what is loaded
-    // once for both.
-    template <int kHalf>
-    QUIRE_INLINE void add_by_columns(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
-                                     const Tables<Q, F> &tables) {
-        constexpr int kSteps = (kHalf < 0 ? kBlock : kHalfBlock) / 4;
-        constexpr int kTogether = M * S * kPlanes <= 4 ? kPlanes : 1;
-        unroll<kPlanes / kTogether>([&](auto turn) QUIRE_INLINE_LAMBDA {
-            constexpr int kTurn = decltype(turn)::value;
-            unroll<kSteps>([&](auto i) QUIRE_INLINE_LAMBDA {
-                constexpr int kColumn = F::template column<kHalf>(decltype(i)::value);
-                unroll<kTogether>([&](auto p) QUIRE_INLINE_LAMBDA {
-                    add_columns<kTurn + decltype(p)::value, kColumn>(w, x, stride, tables);
-                });
-            });
-        });
-    }
-
-    template <int kPlane, int kColumn>
+    template <int kColumn>
     QUIRE_INLINE void add_columns(const uint8_t *w, const QuantizedBlock *x, int64_t stride,
-                                  const Tables<Q, F> &tables) {
+                                  const Bytes &table) {
         Bytes weights[S];
         unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA {
-            weights[s] = load<kPlane, kColumn>(w + s * (64 / Q::kStrips), tables);
+            weights[s] = load<kColumn>(w + s * (64 / Q::kStrips), table);
         });
         unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
             const auto a = Q::broadcast(row(x, m, stride)->codes + kColumn);
-            unroll<S>([&](auto s)
-                          QUIRE_INLINE_LAMBDA { Q::add(of[m][s].plane(kPlane), weights[s], a); });
+            unroll<S>([&](auto s) QUIRE_INLINE_LAMBDA { Q::add(of[m][s], weights[s], a); });
         });
     }
 
     // Four columns from kColumn on of a strip's rows.
-    template <int kPlane, int kColumn>
-    static QUIRE_INLINE Bytes load(const uint8_t *w, const Tables<Q, F> &tables) {
+    template <int kColumn>
+    static QUIRE_INLINE Bytes load(const uint8_t *w, const Bytes &table) {
         if constexpr (F::kStoredBits == 8) {
-            return Q::codes8(kPlane, Q::load(w + kColumn / 4 * 64));
+            return Q::codes8(Q::load(w + kColumn / 4 * 64));
         } else {
             const Bytes both = Q::load(w + kColumn % kHalfBlock / 4 * 64);
             const Bytes codes = kColumn < kHalfBlock ? Q::low(both) : Q::high(both);
-            return F::kLooksUp ? Q::look_up(tables.plane[kPlane], codes) : codes;
+            return F::kLooksUp ? Q::look_up(table, codes) : codes;
         }
     }
 };
@@ -152,22 +118,22 @@ struct IntegerTile {
 
     // Adds the products of one block.  header: of the weights' group, or of the block's halves.
     QUIRE_INLINE void add_block(const QuantizedBlock *x, int64_t stride, const uint8_t *header,
-                                const uint8_t *w, const Tables<Q, F> &tables) {
+                                const uint8_t *w, const typename Q::Bytes &table) {
         unroll<Q::kStrips / kTogether>([&](auto i) QUIRE_INLINE_LAMBDA {
             constexpr int kStrip = decltype(i)::value * kTogether;
             const uint8_t *from = w + kStrip * (64 / Q::kStrips);
             if constexpr (F::kHeaders == 1) {
-                add_columns<kStrip, -1>(x, stride, header, from, tables);
+                add_columns<kStrip, -1>(x, stride, header, from, table);
             } else {
-                add_columns<kStrip, 0>(x, stride, header, from, tables);
-                add_columns<kStrip, 1>(x, stride, header + F::kHeaderBytes, from, tables);
+                add_columns<kStrip, 0>(x, stride, header, from, table);
+                add_columns<kStrip, 1>(x, stride, header + F::kHeaderBytes, from, table);
             }
         });
     }
 
     template <int kStrip, int kHalf>
     QUIRE_INLINE void add_columns(const QuantizedBlock *x, int64_t stride, const uint8_t *header,
-                                  const uint8_t *w, const Tables<Q, F> &tables) {
+                                  const uint8_t *w, const typename Q::Bytes &table) {
         BlockSums<Q, F, M, kTogether> block;
         unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
             const int32_t correction = correction_of<kHalf>(*row(x, m, stride));
@@ -179,7 +145,7 @@ struct IntegerTile {
                 }
             });
         });
-        block.template add<kHalf>(w, x, stride, tables);
+        block.template add<kHalf>(w, x, stride, table);
         float sums[M];
         if constexpr (F::kOffset == Offset::kMinimums) {
             unroll<M>([&](auto m)
@@ -189,7 +155,7 @@ struct IntegerTile {
             constexpr int strip = kStrip + decltype(s)::value;
             const auto weights = Q::scales(header + 2 * strip * kStripRows);
             unroll<M>([&](auto m) QUIRE_INLINE_LAMBDA {
-                totals[m][strip] = Q::accumulate(totals[m][strip], block.of[m][s].sums, weights,
+                totals[m][strip] = Q::accumulate(totals[m][strip], block.of[m][s], weights,
                                                  row(x, m, stride)->scale);
             });
             if constexpr (F::kOffset == Offset::kMinimums) {
@@ -246,7 +212,7 @@ template <class Q, class F, int M>
 QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
     IntegerTile<Q, F, M> tile;
     tile.clear();
-    const Tables<Q, F> tables(p.table);
+    const auto table = load_table<Q, F>(p.table);
     const int64_t stride = p.x_stride, block_bytes = p.layout.block_bytes;
     const QuantizedBlock *x = row(p.x, first_row, stride);
     const uint8_t *w = p.w;
@@ -256,7 +222,7 @@ QUIRE_NOINLINE void integer_tile(const IntegerProduct &p, int64_t first_row) {
         w += F::kHeaders * F::kHeaderBytes;
         for (int64_t i = smaller(p.layout.blocks_per_group, left); i > 0; i--, left--) {
             if (asks) ask_ahead<F::kLines>(w + p.tuning->ahead_bytes);
-            tile.add_block(x++, stride, header, w, tables);
+            tile.add_block(x++, stride, header, w, table);
             w += block_bytes;
         }
     }
@@ -294,7 +260,7 @@ void integer_part(const quire_op &op, const Run &run, int part, int64_t column, 
     const float factor = float_from_bits(uint32_t(matrix.exponent + 127) << 23);
     const quire_tuning &tuning = tuning_of(run, matrix);
     const int64_t most_rows = block_rows(tuning, matrix);
-    with_format<(Q::kPlanes > 1)>(matrix, [&](auto format) {
+    with_format<Q::kSmallTables>(matrix, [&](auto format) {
         using F = decltype(format);
         uint8_t table[16];
         for (int i = 0; i < 16; i++) table[i] = uint8_t(matrix.table[i] + F::kTableOffset);

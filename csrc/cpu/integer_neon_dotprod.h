@@ -16,16 +16,15 @@ namespace quire {
 namespace {
 
 struct NeonDotprodInteger {
-    static constexpr int kStrips = 4, kMaxRows = 4;
+    static constexpr int kStrips = 4, kMaxRows = 4, kAheadRows = 3;
     static constexpr int kLeastRows = 1, kJointRows = 0;
-    static constexpr int kTogether = 4, kPlanes = 1;
+    static constexpr int kTogether = 4;
+    static constexpr bool kSmallTables = false;
 
     using Float = float32x4_t;
     using Activation = int8x16_t;
     using Sums4 = int32x4_t;
-    struct Sums8 {
-        int32x4_t plane[1];
-    };
+    using Sums8 = Sums4;
     using Bytes = int8x16_t;
 
     static QUIRE_INLINE Activation broadcast(const int8_t *codes) {
@@ -40,7 +39,7 @@ struct NeonDotprodInteger {
     static QUIRE_INLINE Bytes high(Bytes bytes) {
         return vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(bytes), 4));
     }
-    static QUIRE_INLINE Bytes codes8(int, Bytes bytes) { return veorq_s8(bytes, vdupq_n_s8(-128)); }
+    static QUIRE_INLINE Bytes codes8(Bytes bytes) { return veorq_s8(bytes, vdupq_n_s8(-128)); }
 
     static QUIRE_INLINE Bytes load_table(const uint8_t *table) { return load(table); }
     static QUIRE_INLINE Bytes look_up(Bytes table, Bytes codes) {
@@ -49,14 +48,14 @@ struct NeonDotprodInteger {
 
     static QUIRE_INLINE int32_t correction(int32_t sum) { return -8 * sum; }
     static QUIRE_INLINE Sums4 start4(int32_t correction) { return vdupq_n_s32(correction); }
-    static QUIRE_INLINE Sums4 start8(int, int32_t) { return vdupq_n_s32(0); }
-    static QUIRE_INLINE Sums4 start8_at_zero(int32_t correction) {
+    static QUIRE_INLINE Sums8 start8(int32_t) { return vdupq_n_s32(0); }
+    static QUIRE_INLINE Sums8 start8_at_zero(int32_t correction) {
         return start4(-16 * correction);
     }
     static QUIRE_INLINE Sums4 start4(int32_t correction, const uint8_t *zeros) {
         return vmulq_n_s32(wide(zeros), correction / 8);
     }
-    static QUIRE_INLINE Sums4 start8(int, int32_t correction, const uint8_t *zeros) {
+    static QUIRE_INLINE Sums8 start8(int32_t correction, const uint8_t *zeros) {
         return vmulq_n_s32(vsubq_s32(wide(zeros), vdupq_n_s32(128)), correction / 8);
     }
 
@@ -70,10 +69,6 @@ struct NeonDotprodInteger {
     }
     static QUIRE_INLINE Float accumulate(Float total, Sums4 sums, Float weights, float scale) {
         return vfmaq_n_f32(total, vmulq_f32(vcvtq_f32_s32(sums), weights), scale);
-    }
-    static QUIRE_INLINE Float accumulate(Float total, const Sums8 &sums, Float weights,
-                                         float scale) {
-        return accumulate(total, sums.plane[0], weights, scale);
     }
     static QUIRE_INLINE Float subtract(Float total, Float minimums, float sum) {
         return vfmsq_n_f32(total, minimums, sum);

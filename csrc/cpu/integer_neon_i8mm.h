@@ -19,15 +19,15 @@ struct NeonI8mmInteger : NeonDotprodInteger {
     static constexpr int kTogether = 2;
 
     // Rows go in pairs; a last one without a partner is its own.
-    template <int kHalf, class Block, class Tables>
+    template <int kHalf, class Block>
     static QUIRE_INLINE void add_rows(Block &block, const uint8_t *w, const QuantizedBlock *x,
-                                      int64_t stride, const Tables &tables) {
+                                      int64_t stride, const Bytes &table) {
         constexpr int kPairs = (Block::kRows + 1) / 2, kStrips = Block::kStrips;
         Pair pairs[kPairs][kStrips];
         unroll<kPairs>([&](auto p) QUIRE_INLINE_LAMBDA {
             constexpr int kFirst = 2 * decltype(p)::value, kSecond = second<Block>(kFirst);
             unroll<kStrips>([&](auto s) QUIRE_INLINE_LAMBDA {
-                pairs[p][s] = joined(block.of[kFirst][s].plane(0), block.of[kSecond][s].plane(0));
+                pairs[p][s] = joined(block.of[kFirst][s], block.of[kSecond][s]);
             });
         });
         unroll<(kHalf < 0 ? kBlock : kHalfBlock) / 8>([&](auto i) QUIRE_INLINE_LAMBDA {
@@ -41,9 +41,8 @@ struct NeonI8mmInteger : NeonDotprodInteger {
             });
             unroll<kStrips>([&](auto s) QUIRE_INLINE_LAMBDA {
                 const uint8_t *from = w + 16 * s;
-                const Pair weights =
-                    joined(words(Block::template load<0, kColumn>(from, tables)),
-                           words(Block::template load<0, kColumn + 4>(from, tables)));
+                const Pair weights = joined(words(Block::template load<kColumn>(from, table)),
+                                            words(Block::template load<kColumn + 4>(from, table)));
                 unroll<kPairs>([&](auto p)
                                    QUIRE_INLINE_LAMBDA { multiply(pairs[p][s], weights, a[p]); });
             });
@@ -52,8 +51,8 @@ struct NeonI8mmInteger : NeonDotprodInteger {
             constexpr int kFirst = 2 * decltype(p)::value, kSecond = second<Block>(kFirst);
             unroll<kStrips>([&](auto s) QUIRE_INLINE_LAMBDA {
                 const Pair &pair = pairs[p][s];
-                block.of[kSecond][s].plane(0) = vuzp2q_s32(pair.low, pair.high);
-                block.of[kFirst][s].plane(0) = vuzp1q_s32(pair.low, pair.high);
+                block.of[kSecond][s] = vuzp2q_s32(pair.low, pair.high);
+                block.of[kFirst][s] = vuzp1q_s32(pair.low, pair.high);
             });
         });
     }

@@ -3,15 +3,17 @@
 // This is the contract of a trait; another instruction set is one more struct with these members.
 //   kStrips            strips that make up the 16 rows of a panel; a strip is what one register sums
 //   kMaxRows           activation rows of the largest tile
-//   kLeastRows         of the smallest one
+//   kAheadRows         tiles of so many rows ask for weights ahead, unless a tuning says otherwise
+//   kLeastRows         activation rows of the smallest tile
 //   kJointRows         tiles of at least so many rows are summed by add_rows; 0: none
 //   kTogether          strips whose sums are kept at once
-//   kPlanes            1, or 2 where 8-bit codes are summed as two 4-bit ones; codes8 gives a plane
-//   Sums4, Sums8       the running sums of one strip; start from a correction, add products
+//   kSmallTables       whether Sums4 have the room, and gain by it, for looked up codes up to 32
+//   Sums4, Sums8       the running sums of one strip, of 4-bit codes and of what codes8 makes of 8-bit
+//                      ones; start from a correction, add products
 //   add_rows           only with kJointRows: adds all products of a block, or of half of it, to a
 //                      BlockSums
 //   start8_at_zero     the start of sums of 8-bit codes whose zero point is 0
-//   start_small_table  only with two planes: the start of sums of codes whose zero point is 16
+//   start_small_table  only with kSmallTables: the start of Sums4 of codes whose zero point is 16
 //   correction         of half a block, from the sum of its codes
 //   Bytes              64 / kStrips loaded bytes; low and high give the 4-bit codes in them
 //   load_table         16 bytes, so that look_up finds those that 4-bit codes mean
@@ -34,9 +36,10 @@ namespace {
 #define QUIRE_ROWS for (int r = 0; r < kPanelRows; r++)
 
 struct PortableInteger {
-    static constexpr int kStrips = 1, kMaxRows = 2;
+    static constexpr int kStrips = 1, kMaxRows = 2, kAheadRows = 3;
     static constexpr int kLeastRows = 1, kJointRows = 0;
-    static constexpr int kTogether = 1, kPlanes = 1;
+    static constexpr int kTogether = 1;
+    static constexpr bool kSmallTables = false;
 
     struct Float {
         float row[kPanelRows];
@@ -45,9 +48,7 @@ struct PortableInteger {
         int32_t row[kPanelRows];
     };
     using Sums4 = Sums;
-    struct Sums8 {
-        Sums plane[1];
-    };
+    using Sums8 = Sums;
     struct Bytes {
         uint8_t byte[64];
     };
@@ -75,7 +76,7 @@ struct PortableInteger {
         for (int i = 0; i < 64; i++) out.byte[i] = bytes.byte[i] >> 4;
         return out;
     }
-    static QUIRE_INLINE Bytes codes8(int, const Bytes &bytes) { return bytes; }
+    static QUIRE_INLINE Bytes codes8(const Bytes &bytes) { return bytes; }
     static QUIRE_INLINE Bytes load_table(const uint8_t *table) {
         Bytes out;
         for (int i = 0; i < 64; i++) out.byte[i] = table[i % 16];
@@ -93,14 +94,14 @@ struct PortableInteger {
         QUIRE_ROWS out.row[r] = correction;
         return out;
     }
-    static QUIRE_INLINE Sums start8(int, int32_t correction) { return start4(correction * 16); }
+    static QUIRE_INLINE Sums start8(int32_t correction) { return start4(correction * 16); }
     static QUIRE_INLINE Sums start8_at_zero(int32_t) { return start4(0); }
     static QUIRE_INLINE Sums start4(int32_t correction, const uint8_t *zeros) {
         Sums out;
         QUIRE_ROWS out.row[r] = correction / 8 * zeros[r];
         return out;
     }
-    static QUIRE_INLINE Sums start8(int, int32_t correction, const uint8_t *zeros) {
+    static QUIRE_INLINE Sums start8(int32_t correction, const uint8_t *zeros) {
         return start4(correction, zeros);
     }
 
@@ -130,10 +131,6 @@ struct PortableInteger {
             out.row[r] = total.row[r] + product * scale;
         }
         return out;
-    }
-    static QUIRE_INLINE Float accumulate(const Float &total, const Sums8 &sums,
-                                         const Float &weights, float scale) {
-        return accumulate(total, sums.plane[0], weights, scale);
     }
     static QUIRE_INLINE Float subtract(const Float &total, const Float &minimums, float sum) {
         Float out;

@@ -1,4 +1,5 @@
 // Where the numbers of one kv head stand in a block; quire/ops/kv_cache.py says the same.
+// Position p of a request is at offset p % B of block table[p / B].
 //
 //   float, Half, BFloat16   keys [K, D, B], values [K, B, D]
 //   Float8                  the same, then the float32 scales of keys [K, B] and of values [K, B]

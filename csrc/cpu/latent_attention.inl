@@ -40,10 +40,10 @@ struct LatentUnit {
                 latent_block<Cache>(program.kv + program.kv_layer_offset[op.layer] +
                                         table[position / B] * program.kv_block_bytes[op.layer],
                                     B, width);
-            for (int64_t slot = 0; slot < B; slot += V::kWidth, chunk->to++) {
-                chunk->values[chunk->to] = block.rows + slot * width;
-                chunk->value_scales[chunk->to] = block.latent_scales + slot;
-                chunk->key_scales[chunk->to] = block.rope_scales + slot;
+            for (int64_t offset = 0; offset < B; offset += V::kWidth, chunk->to++) {
+                chunk->values[chunk->to] = block.rows + offset * width;
+                chunk->value_scales[chunk->to] = block.latent_scales + offset;
+                chunk->key_scales[chunk->to] = block.rope_scales + offset;
             }
         }
     }
@@ -109,9 +109,9 @@ struct LatentUnit {
         for (int n = 0; n < N; n++) {
             rows[n] = cached(p + n);
             if constexpr (kCodes) {
-                const int64_t vector = (p + n) / V::kWidth, slot = (p + n) % V::kWidth;
-                latent_scales[n] = common.now->value_scales[vector][slot];
-                rope_scales[n] = common.now->key_scales[vector][slot];
+                const int64_t vector = (p + n) / V::kWidth, lane = (p + n) % V::kWidth;
+                latent_scales[n] = common.now->value_scales[vector][lane];
+                rope_scales[n] = common.now->key_scales[vector][lane];
             }
             QUIRE_UNROLL
             for (int m = 0; m < M; m++) sums[m][n] = V::zero();

@@ -22,16 +22,16 @@ void latent_write_as(const quire_op &op, const Run &run, char *scratch, int64_t 
     const int64_t B = program.block_tokens, C = op.head_dim, P = op.rope_dims;
     float *rotated = reinterpret_cast<float *>(scratch);
     for (int64_t t = first; t < last; t++) {
-        const int64_t position = step.positions[t], slot = position % B;
+        const int64_t position = step.positions[t], offset = position % B;
         const int32_t *table = step.block_tables + request_of(step, t) * step.block_table_stride;
         const LatentBlock<Cache> block =
             latent_block<Cache>(program.kv + program.kv_layer_offset[op.layer] +
                                     table[position / B] * program.kv_block_bytes[op.layer],
                                 B, C + P);
-        Cache *to = block.rows + slot * (C + P);
+        Cache *to = block.rows + offset * (C + P);
         rotate_head<V>(run.row(op.in[1], t), run.row(op.in[2], t), op, P, rotated);
-        write_part<V>(run.row(op.in[0], t), C, to, block.latent_scales + slot);
-        write_part<V>(rotated, P, to + C, block.rope_scales + slot);
+        write_part<V>(run.row(op.in[0], t), C, to, block.latent_scales + offset);
+        write_part<V>(rotated, P, to + C, block.rope_scales + offset);
     }
 }
 

@@ -72,13 +72,15 @@ struct Float8Products : FloatProducts<V_, Float8> {
 };
 
 // Columns of a tile: its sums, one row of weights and one vector of activations fill the registers.
-// Where memory is the limit and weights come a cache line at a time, one row after the other is
-// faster: to the hardware that is one long stream.
+// Where memory is the limit, fewer rows of weights at a time are faster, down to one long stream,
+// if they are read fast enough: a sum waits for the one before, so it takes a load every few cycles.
 template <class P>
 constexpr int tile_cols(int rows) {
     const int room = (P::V::kRegisters - 1) / (rows + 1);
-    const bool whole_lines = P::kWidth * sizeof(typename P::Weight) >= 64;
-    return rows <= kRowsOnce && whole_lines ? 1 : room < 4 ? room : 4;
+    const int load_bytes = P::kWidth * int(sizeof(typename P::Weight));
+    if (rows <= kRowsOnce && load_bytes >= 64) return 1;
+    if (rows == 1 && load_bytes == 16) return 2;
+    return room < 4 ? room : 4;
 }
 
 template <class P, int M, int N>

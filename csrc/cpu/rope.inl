@@ -54,9 +54,9 @@ QUIRE_INLINE int64_t request_of(const quire_step &step, int64_t t) {
 }
 
 template <class V, class Cache>
-QUIRE_INLINE void write_numbers(const HeadOfBlock<Cache> &head, int64_t slot, int64_t B, int64_t D,
-                                const float *key, const float *value) {
-    Cache *to_keys = head.keys + slot, *to_values = head.values + slot * D;
+QUIRE_INLINE void write_numbers(const HeadOfBlock<Cache> &head, int64_t offset, int64_t B,
+                                int64_t D, const float *key, const float *value) {
+    Cache *to_keys = head.keys + offset, *to_values = head.values + offset * D;
     for (int64_t i = 0; i < D; i += V::kWidth) {
         const int64_t n = smaller(D - i, V::kWidth);
         Cache lanes[V::kWidth];
@@ -88,17 +88,17 @@ QUIRE_INLINE void put_key(const uint8_t *codes, int64_t n, int64_t i, int64_t B,
 }
 
 template <class V, class Cache>
-QUIRE_INLINE void write_codes(const HeadOfBlock<Cache> &head, int64_t slot, int64_t B, int64_t D,
+QUIRE_INLINE void write_codes(const HeadOfBlock<Cache> &head, int64_t offset, int64_t B, int64_t D,
                               const float *key, const float *value) {
     const VectorCodes<V, Cache> of_key(key, D), of_value(value, D);
-    head.key_scales[slot] = of_key.scale;
-    head.value_scales[slot] = of_value.scale;
+    head.key_scales[offset] = of_key.scale;
+    head.value_scales[offset] = of_value.scale;
     if constexpr (KvFormat<Cache>::kMinimums) {
-        head.key_scales[slot + head.minimums] = of_key.minimum;
-        head.value_scales[slot + head.minimums] = of_value.minimum;
+        head.key_scales[offset + head.minimums] = of_key.minimum;
+        head.value_scales[offset + head.minimums] = of_value.minimum;
     }
-    Cache *to_key = head.keys + slot * KvFormat<Cache>::kKeyElements;
-    Cache *to_value = head.values + slot * value_elements<Cache>(D);
+    Cache *to_key = head.keys + offset * KvFormat<Cache>::kKeyElements;
+    Cache *to_value = head.values + offset * value_elements<Cache>(D);
     for (int64_t i = 0; i < D; i += V::kWidth) {
         const int64_t n = smaller(D - i, V::kWidth);
         uint8_t codes[V::kWidth] = {};
@@ -115,16 +115,16 @@ QUIRE_INLINE void write_token_as(const quire_op &op, const Run &run, int64_t t, 
     const quire_program &program = *run.program;
     const quire_step &step = *run.step;
     const int64_t B = program.block_tokens, D = op.head_dim, K = op.kv_heads;
-    const int64_t position = step.positions[t], slot = position % B;
+    const int64_t position = step.positions[t], offset = position % B;
     const int32_t *table = step.block_tables + request_of(step, t) * step.block_table_stride;
     uint8_t *block = program.kv + program.kv_layer_offset[op.layer] +
                      table[position / B] * program.kv_block_bytes[op.layer];
     for (int64_t j = 0; j < K; j++) {
         const HeadOfBlock<Cache> head = head_of_block<Cache>(block, B, K, D, j);
         if constexpr (KvFormat<Cache>::kScales) {
-            write_codes<V>(head, slot, B, D, keys + j * D, values + j * D);
+            write_codes<V>(head, offset, B, D, keys + j * D, values + j * D);
         } else {
-            write_numbers<V>(head, slot, B, D, keys + j * D, values + j * D);
+            write_numbers<V>(head, offset, B, D, keys + j * D, values + j * D);
         }
     }
 }

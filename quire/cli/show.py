@@ -91,8 +91,8 @@ def _used(spec: ModelSpec, checkpoint: Checkpoint) -> Iterator[str]:
     """The tensors that weights are made of."""
     for weight in spec.weights().values():
         for place in weight.places:
-            if checkpoint.has(place.name):
-                yield place.name
+            if all(map(checkpoint.has, place.tensors)):
+                yield from place.tensors
 
 
 def _memory(

@@ -76,6 +76,12 @@ class Holdings:
         if self._window is not None:
             self._release_passed(request)
 
+    def undo(self, planned: Sequence[Request]) -> None:
+        """Forget a plan for some requests; blocks that they took for it they will need soon."""
+        if self._states is not None:
+            for request in planned:
+                self._states.undo(request)
+
     def give_up(self, request: Request) -> None:
         """Take back all of a request; its table is replaced, as a plan may still hold it."""
         self._open.release(request)

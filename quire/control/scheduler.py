@@ -29,8 +29,8 @@ __all__ = ["Scheduler"]
 UNKNOWN_TOKENS = [UNKNOWN_TOKEN]
 
 
-class _NoBlockAheadError(Exception):
-    """A plan made ahead would have to preempt a request."""
+class _NothingAheadError(Exception):
+    """A plan made ahead would have to preempt a request, or lacks a record of recurrent state."""
 
 
 class Scheduler:
@@ -119,7 +119,7 @@ class Scheduler:
         self._planned: list[Request] = []  # of the newest plan, in the order of its chunks
         self._now = 0.0
         self._drafting = Drafting(drafter, self.limits, self._pool)
-        self._goes_ahead = drafter is None and self._states is None
+        self._goes_ahead = drafter is None
         self._step = self._num_submitted = self._num_preemptions = 0
 
     @property
@@ -166,7 +166,7 @@ class Scheduler:
         and a token that the open plan samples is ordered as UNKNOWN_TOKEN.  Such a plan leaves out
         requests of which too little is known (a last token by length, blocks being loaded),
         preempts nobody, and is empty where a request lets none be made (see Request.plan_ahead), a
-        block is missing, or there are drafts or recurrent state.  Empty plans need no commit.
+        block or record is missing, or there are drafts.  Empty plans need no commit.
         """
         self._now = now
         self._planned = []
@@ -178,8 +178,9 @@ class Scheduler:
         elif self._goes_ahead and self._ordered.can_be_followed():
             try:
                 num_tokens = self._fill(chunks)
-            except _NoBlockAheadError:
+            except _NothingAheadError:
                 chunks.clear()
+                self._holdings.undo(self._planned)
         self._step += 1
         evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
         if not self._prefix.saves_evicted:
@@ -310,6 +311,8 @@ class Scheduler:
                 ids = tokens[start:end] or UNKNOWN_TOKENS
             chunk = Chunk(request.id, start, ids, table, end == known)
             if self._states is not None:
+                if self._ordered and not self._states.has_room:
+                    raise _NothingAheadError
                 chunk = chunk._replace(state=self._states.plan(request, start, end))
             chunks.append(chunk)
             self._planned.append(request)
@@ -319,7 +322,7 @@ class Scheduler:
         """Take `count` blocks, preempting less urgent requests; fewer if there are none left."""
         while self._pool.num_free < count and self._running[-1] is not request:
             if self._ordered:
-                raise _NoBlockAheadError
+                raise _NothingAheadError
             self._preempt(self._running[-1])
         return self._pool.take(min(count, self._pool.num_free))
 

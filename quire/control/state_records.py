@@ -8,7 +8,7 @@ keys: the record behind a prefix has the key of the prefix's last block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from quire.control.blocks import BlockPool
 from quire.control.plan import NO_RECORD, StateUse
@@ -27,13 +27,20 @@ def num_records_needed(max_num_seqs: int) -> int:
 class _Held:
     """The records of one running request.
 
-    current: its state behind the computed tokens, NO_RECORD before the first.  use: what the open
-    plan does.  latest: key of the record that it kept last, if the next one takes its place.
+    current: its state behind the computed tokens, NO_RECORD before the first.  uses: what the open
+    plans do, the oldest first.  latest: key of the record that it kept last, if the next one takes
+    its place.
     """
 
     current: int
-    use: StateUse | None = None
+    uses: list[StateUse] = field(default_factory=list)
     latest: bytes | None = None
+
+    @property
+    def records(self) -> list[int]:
+        """All of them."""
+        found = {self.current, *(each for use in self.uses for each in (use.write, use.kept))}
+        return sorted(found - {NO_RECORD})
 
 
 class StateRecords:
@@ -45,6 +52,9 @@ class StateRecords:
     step leave a second record there.  Kept are, as long as there is room, the least recently used
     first to go: the state behind the last full block of a prompt, behind every
     `blocks_per_checkpoint` blocks, and of what else a request passes by only the last.
+
+    A plan made ahead follows on the record that the open one writes.  Steps run in order, so a
+    record can have another holder as soon as it is given up: what is on its way to it comes before.
     """
 
     def __init__(
@@ -80,23 +90,34 @@ class StateRecords:
             self._pool.hold([record])
         self._held[request] = _Held(record)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more use can be planned, which is certain where no plan is open."""
+        return self._pool.num_free > 0
+
     def plan(self, request: Request, start: int, end: int) -> StateUse:
         """The records with which positions start .. end - 1 are computed."""
         held, pool = self._held[request], self._pool
-        write = held.current
-        if write == NO_RECORD or not pool.is_private(write):
+        read = held.uses[-1].write if held.uses else held.current
+        write = read
+        if read == NO_RECORD or not pool.is_private(read) or self._will_be_kept(held, start):
             (write,) = pool.take(1)
         mark, kept = self._mark(request, start, end), NO_RECORD
         if mark and pool.num_free > self._least_free:
             (kept,) = pool.take(1)
-        held.use = StateUse(held.current, write, mark if kept != NO_RECORD else 0, kept)
-        return held.use
+        held.uses.append(StateUse(read, write, mark if kept != NO_RECORD else 0, kept))
+        return held.uses[-1]
+
+    def undo(self, request: Request) -> None:
+        """Take back what was planned last."""
+        use = self._held[request].uses.pop()
+        taken = {use.write, use.kept} - {use.read, NO_RECORD}
+        self._pool.release(sorted(taken))
 
     def advance(self, request: Request, start: int, end: int) -> None:
-        """Note that what was planned is computed; keep the states that are worth it."""
+        """Note that the oldest use is computed; keep the states that are worth it."""
         held, pool = self._held[request], self._pool
-        assert held.use is not None, "no state was planned"
-        use, held.use = held.use, None
+        use = held.uses.pop(0)
         if use.write != held.current and held.current != NO_RECORD:
             pool.release([held.current])
         held.current = use.write
@@ -108,20 +129,16 @@ class StateRecords:
 
     def give_up(self, request: Request) -> None:
         """Take back the records of a request that stops running, perhaps within a plan."""
-        held = self._held.pop(request)
-        mine = {held.current}
-        if held.use is not None:
-            mine |= {held.use.write, held.use.kept}
-        self._pool.release([record for record in sorted(mine) if record != NO_RECORD])
+        self._pool.release(self._held.pop(request).records)
 
     def check(self, running: Sequence[Request]) -> None:
         """Assert that the running requests hold what is held."""
         assert set(self._held) == set(running), "records of requests that do not run"
-        tables = []
-        for held in self._held.values():
-            used = set() if held.use is None else {held.use.write, held.use.kept}
-            tables.append([record for record in {held.current, *used} if record != NO_RECORD])
-        self._pool.check(tables)
+        self._pool.check([held.records for held in self._held.values()])
+
+    def _will_be_kept(self, held: _Held, position: int) -> bool:
+        """Whether the commit of the open plan lets others find the state behind it."""
+        return bool(held.uses) and self._prefix.enabled and position % self._block_tokens == 0
 
     def _mark(self, request: Request, start: int, end: int) -> int:
         """How many tokens of a chunk stand before a position to keep; 0: none is inside it."""

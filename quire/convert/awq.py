@@ -1,6 +1,7 @@
 """AWQ: scales up the columns that meet large activations, so that rounding hurts them less.
 
-The scale of a channel is (mean |x|)^strength; the strength is searched for each folding, by what
+The paper's scale of a channel is (mean |x|)^strength, which does not know the weights that set the
+ranges.  Here it is (balanced scale)^strength; the strength is searched for each folding, by what
 the products of the rounded matrices lose on a sample of the calibration inputs.  Clipping is the
 search of ranges in `rounding`, with the inputs' second moment.
 
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from quire.convert.balance import balanced_scales
 from quire.convert.importance import Importance
 from quire.convert.rounding import group_size_of, round_matrix
 from quire.convert.scaling import Candidate, Situation
@@ -22,16 +24,14 @@ __all__ = ["awq_candidates", "awq_loss"]
 
 Float32 = npt.NDArray[np.float32]
 
-STRENGTHS = tuple(step / 20 for step in range(1, 20))
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
 
 
 def awq_candidates(situation: Situation) -> Iterator[Candidate]:
-    """Scales of every strength; their geometric middle is 1."""
-    means = situation.folding.channels(situation.statistics.mean_magnitude)
-    means = np.maximum(means, np.float32(1e-4) * means.max() + np.float32(1e-12))
+    """Balanced scales, weaker and stronger; their geometric middle is 1."""
+    scales = balanced_scales(situation)
     for strength in STRENGTHS:
-        scales = means**strength
-        yield Candidate(strength, (scales / np.sqrt(scales.max() * scales.min())).astype("f4"))
+        yield Candidate(strength, scales ** np.float32(strength))
 
 
 def awq_loss(situation: Situation, factors: Float32) -> float:

@@ -23,7 +23,7 @@ from quire.convert.gguf_file import GGUF_NAME, write_gguf_file
 from quire.convert.output import CheckpointWriter
 from quire.convert.recipe import module_of
 from quire.convert.scheme import Scheme
-from quire.convert.source import shards_of
+from quire.convert.source import parts_beside, shards_of
 from quire.convert.stored_model import StoredModel, open_stored_model
 from quire.errors import ConfigError
 from quire.ops.number_formats import FORMATS, STORED_AS, from_float32
@@ -68,6 +68,7 @@ def _write_safetensors(
     records: list[dict[str, Any]] = []
     for number, names in enumerate(tqdm(shards, desc="Converting", disable=not show_progress)):
         tensors = [tensor for name in names for tensor in writing.tensors(name)]
+        tensors += model.beside if number == len(shards) - 1 else []
         size = writer.write_shard(number, tensors)
         records.append({"bytes": size, "tensors": [tensor.name for tensor in tensors]})
     writer.write_rest(writing.config(model.config), model.directory, records)
@@ -97,16 +98,19 @@ class _Writing:
 
     def config(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """config.json of the new checkpoint, when all weights were written."""
+        spec = self._model.spec
         config = {key: value for key, value in values.items() if key not in KEYS}
+        config |= dict(spec.folded)
         if self._format in ("float", "gguf"):
             return config
-        spec = self._model.spec
         names = [linear.weight.name for linear in spec.linears()]
         unquantized = [module_of(name) for name in names if name not in self._schemes]
         if spec.tied:
             unquantized[-1:] = ["lm_head"]
         assert self._format != "float" and self._format != "gguf"
-        section = quantization_config(self._format, self._schemes, unquantized)
+        section = quantization_config(
+            self._format, self._schemes, unquantized, parts_beside(self._model.beside, spec)
+        )
         return {**config, "quantization_config": section}
 
 

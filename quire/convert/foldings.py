@@ -29,6 +29,7 @@ from quire.models.spec import (
     Linear,
     MixtureOfExperts,
     Norm,
+    ParallelMixers,
     TokenMixer,
     Weight,
     parts,
@@ -39,6 +40,7 @@ from quire.ops.number_formats import from_float32, to_float32
 __all__ = ["Folding", "fold", "foldings"]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,13 @@ class Folding:
             return columns
         largest: Float32 = columns.reshape(self.heads).max(axis=1).reshape(-1)
         return largest
+
+    def sums(self, columns: Float64) -> Float64:
+        """Numbers by column → their sum over all that each channel feeds."""
+        if self.heads is None:
+            return columns
+        total: Float64 = columns.reshape(self.heads).sum(axis=1).reshape(-1)
+        return total
 
     @property
     def source_names(self) -> tuple[str, ...]:
@@ -113,6 +122,11 @@ def _of_mixer(norm: Norm | None, part: TokenMixer) -> list[Folding | None]:
             _of_norm(norm, (part.query, part.key, part.value, *gate)),
             Folding(part.value, (part.output,), shared),
         ]
+    if isinstance(part, ParallelMixers):
+        found = [each for each in _of_mixer(norm, part.attention) if each is not None]
+        for each in _of_mixer(norm, part.recurrent):
+            found = found if each is None else _with_all_readers(found, each)
+        return [*found]
     if isinstance(part, GatedDeltaNet):
         first = (part.query, part.key, part.value, part.gate)
         return [_of_norm(norm, (*first, part.beta, part.decay))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,12 +70,18 @@ def tensors_of(
 
 
 def quantization_config(
-    format: CheckpointFormat, schemes: Mapping[str, Scheme], unquantized: list[str]
+    format: CheckpointFormat,
+    schemes: Mapping[str, Scheme],
+    unquantized: list[str],
+    beside: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What config.json says of a checkpoint; unquantized: layers that stay floats."""
+    """What config.json says of a checkpoint; unquantized: layers that stay floats.
+
+    beside: parts that do as a whole, whatever their names begin with elsewhere.
+    """
     first = next(iter(schemes.values()))
     if format == "awq":
-        return awq.config(first.group_size, unquantized)
+        return awq.config(first.group_size, [*unquantized, *beside])
     if format == "gptq":
         return _gptq_config(first, unquantized)
     by_scheme: dict[Scheme, list[str]] = {}
@@ -90,7 +97,7 @@ def quantization_config(
         "format": formats.pop() if len(formats) == 1 else "mixed-precision",
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": unquantized,
+        "ignore": [*unquantized, *(rf"re:(.*\.)?{re.escape(each)}\..*" for each in beside)],
     }
 
 

@@ -79,7 +79,7 @@ def _run(
         blocks=measured.blocks,
         calibration_tokens=measured.tokens,
         bytes=measured.bytes,
-        original_bytes=sum(tensor.nbytes for tensor in source.weights.values()),
+        original_bytes=source.num_bytes,
         seconds=max(seconds, time.perf_counter() - started),
         peak_memory=measured.peak_memory,
         speed=speed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import numpy.typing as npt
 from quire.config import EngineConfig
 from quire.errors import ConfigError
 from quire.models.config_reader import read_json
+from quire.models.nested_config import IMAGE_PARTS
 from quire.models.spec import Block, ModelSpec, Weight, parts
 from quire.ops.number_formats import FORMAT_OF, from_float32
 from quire.runtime.open_model import find_model, read_spec, tie_missing_head
 from quire.text.tokenizer import Tokenizer, load_tokenizer
-from quire.weights.checkpoint import open_checkpoint
+from quire.weights.checkpoint import Checkpoint, open_checkpoint
 from quire.weights.loader import load_weights
 from quire.weights.mapped_file import mapping_of
 from quire.weights.tensor import RawTensor
@@ -27,9 +28,11 @@ __all__ = [
     "Source",
     "block_weights",
     "find_directory",
+    "language_model",
     "open_source",
-    "refuse_vision",
+    "parts_beside",
     "shards_of",
+    "tensors_beside",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -37,13 +40,17 @@ Float32 = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A checkpoint of plain floats; weights are mapped and read when they are used."""
+    """A checkpoint of plain floats; weights are mapped and read when they are used.
+
+    spec, weights: of the language model.  beside: a tower, and what else is written as it is.
+    """
 
     directory: Path
     config: dict[str, Any]
     spec: ModelSpec
     weights: dict[str, RawTensor]
     tokenizer: Tokenizer
+    beside: list[RawTensor] = field(default_factory=list)
 
     def floats(self, names: Iterable[str]) -> dict[str, Float32]:
         """Tensors as float32, in memory; the pages they were read from are given back."""
@@ -51,6 +58,11 @@ class Source:
         for name in found:
             _drop_pages(self.weights[name].data)
         return found
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(tensor.nbytes for tensor in (*self.weights.values(), *self.beside))
 
     def format_of(self, name: str) -> str:
         """The format that a tensor is stored in: float32, float16 or bfloat16."""
@@ -63,7 +75,7 @@ class Source:
 
 
 def open_source(config: EngineConfig) -> Source:
-    """Open a model.  Raises ConfigError for one that is quantized already, or has other parts."""
+    """Open a model.  Raises ConfigError for one that is quantized already."""
     directory = find_directory(config)
     values = {**read_json(directory / "config.json"), **config.hf_overrides}
     if values.get("quantization_config"):
@@ -72,11 +84,11 @@ def open_source(config: EngineConfig) -> Source:
             "to write it in another format"
         )
     checkpoint = open_checkpoint(directory)
-    spec = tie_missing_head(read_spec(config, directory), checkpoint)
-    refuse_vision(spec)
-    weights = load_weights(checkpoint, spec.weights())
+    spec = language_model(tie_missing_head(read_spec(config, directory), checkpoint))
+    weights = load_weights(checkpoint, spec.weights(), unused=spec.unused)
     tokenizer_from = Path(config.tokenizer) if config.tokenizer else directory
-    return Source(directory, values, spec, weights, load_tokenizer(tokenizer_from))
+    tokenizer = load_tokenizer(tokenizer_from)
+    return Source(directory, values, spec, weights, tokenizer, tensors_beside(checkpoint, spec))
 
 
 def find_directory(config: EngineConfig) -> Path:
@@ -90,13 +102,22 @@ def find_directory(config: EngineConfig) -> Path:
     return directory
 
 
-def refuse_vision(spec: ModelSpec) -> None:
-    """Raise ConfigError for a model that sees: its tower would be missing from what is written."""
-    if spec.vision is not None:
-        raise ConfigError(
-            f"{spec.architecture} has a vision tower, which is not written to checkpoints yet; let "
-            "`--quantization int8` or `int4` round the language model while it is loaded"
-        )
+def language_model(spec: ModelSpec) -> ModelSpec:
+    """What is quantized of a model: towers, and layers that only guess ahead, stay beside it."""
+    return replace(spec, vision=None, unused=(*spec.unused, *IMAGE_PARTS))
+
+
+def tensors_beside(checkpoint: Checkpoint, spec: ModelSpec) -> list[RawTensor]:
+    """The tensors that belong to the checkpoint and not to the language model, as they are."""
+    names = sorted(name for name in checkpoint.names if name.startswith(spec.unused))
+    return [checkpoint.tensor(name) for name in names]
+
+
+def parts_beside(beside: Iterable[RawTensor], spec: ModelSpec) -> list[str]:
+    """The parts that these tensors belong to, as "visual"; others put "model." before it or not."""
+    names = [tensor.name for tensor in beside]
+    found = [each for each in spec.unused if any(name.startswith(each) for name in names)]
+    return sorted({each.removeprefix("model.").removesuffix(".") for each in found})
 
 
 def _drop_pages(data: npt.NDArray[Any]) -> None:

@@ -29,9 +29,10 @@ from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization, assign, module_of
 from quire.convert.report import peak_memory_bytes
 from quire.convert.rounding import round_matrix
-from quire.convert.source import Source, block_weights
+from quire.convert.source import Source, block_weights, parts_beside
 from quire.convert.stored_model import open_stored_model
 from quire.convert.texts import Texts
+from quire.errors import ConfigError
 from quire.models.spec import Linear, Weight, parts
 from quire.quant.matrix import QuantizedMatrix
 from quire.weights.tensor import RawTensor
@@ -75,8 +76,14 @@ class Steps:
         self.forward = BlockForward(source.spec)
         self.writer = CheckpointWriter(progress.directory, len(source.spec.blocks) + 2)
         self.kinds = {name: scheme.activations for name, scheme in self.schemes.items()}
-        rotates = self.algorithms.rotation
-        self.rotation = HadamardRotation(source.spec, asked.seed) if rotates else None
+        self.rotation: HadamardRotation | None = None
+        if self.algorithms.rotation:
+            if source.beside:
+                raise ConfigError(
+                    f"{source.beside[0].name} and {len(source.beside) - 1} more tensors stay as "
+                    "they are, and would meet rotated rows; leave hadamard out"
+                )
+            self.rotation = HadamardRotation(source.spec, asked.seed)
         self._streams: dict[str, Stream] | None = None
 
     def step(self, step: int) -> None:
@@ -105,8 +112,12 @@ class Steps:
             if linear.weight.name not in self.schemes
         ]
         config["quantization_config"] = quantization_config(
-            self.asked.format, self.schemes, unquantized
+            self.asked.format,
+            self.schemes,
+            unquantized,
+            parts_beside(self.source.beside, self.source.spec),
         )
+        config |= dict(self.source.spec.folded)
         if self.rotation is not None and self.source.spec.tied:
             config["tie_word_embeddings"] = False
         self.writer.write_rest(config, self.source.directory, records)
@@ -225,7 +236,7 @@ class Steps:
                 own = f"{HEAD}.weight" if each == spec.embedding.weight.name else each
                 tensors.append(replace(stored, name=own))
         figures = self._divergence(weights, rounded, streams)
-        return {"figures": figures}, {}, tensors
+        return {"figures": figures}, {}, tensors + self.source.beside
 
     def _divergence(
         self,

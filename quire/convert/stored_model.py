@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
-from quire.convert.source import find_directory, refuse_vision
+from quire.convert.source import find_directory, language_model, tensors_beside
 from quire.models.config_reader import read_json
 from quire.models.spec import ModelSpec
 from quire.quant.matrix import QuantizedMatrix
@@ -27,7 +27,7 @@ __all__ = ["StoredModel", "open_stored_model"]
 class StoredModel(Mapping[str, "RawTensor | QuantizedMatrix"]):
     """Weights by the spec's names; quantized ones are unpacked each time they are asked for.
 
-    config: config.json as it is.
+    config: config.json as it is.  beside: what is no part of the language model.
     """
 
     directory: Path
@@ -35,6 +35,7 @@ class StoredModel(Mapping[str, "RawTensor | QuantizedMatrix"]):
     spec: ModelSpec
     matrices: Mapping[str, StoredMatrix | GgufMatrix]
     floats: Mapping[str, RawTensor]
+    beside: list[RawTensor]
 
     def __getitem__(self, name: str) -> RawTensor | QuantizedMatrix:
         return self.matrices[name].read() if name in self.matrices else self.floats[name]
@@ -50,12 +51,12 @@ def open_stored_model(config: EngineConfig) -> StoredModel:
     """Open a model of any format that Quire reads from safetensors or .bin files."""
     directory = find_directory(config)
     spec, quantization = read_config(config, directory)
-    refuse_vision(spec)
     checkpoint = open_checkpoint(directory)
-    spec = tie_missing_head(spec, checkpoint)
+    spec = language_model(tie_missing_head(spec, checkpoint))
     matrices = find_stored(checkpoint, spec, quantization)
     wanted = {name: w for name, w in spec.weights().items() if name not in matrices}
     used = [source for matrix in matrices.values() for source in matrix.sources]
-    floats = load_weights(checkpoint, wanted, used=used)
+    floats = load_weights(checkpoint, wanted, used, spec.unused)
     values = {**read_json(directory / "config.json"), **config.hf_overrides}
-    return StoredModel(directory, values, spec, matrices, floats)
+    beside = tensors_beside(checkpoint, spec)
+    return StoredModel(directory, values, spec, matrices, floats, beside)

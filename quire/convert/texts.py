@@ -20,6 +20,7 @@ from quire.convert.source import Source
 from quire.errors import ConfigError
 from quire.text.chat_template import load_chat_template
 from quire.text.tokenizer import Tokenizer
+from quire.vision.messages import take_images
 
 __all__ = [
     "DEFAULT_TEXT",
@@ -124,6 +125,12 @@ def _text_of(where: str, line: str, tokenizer: Tokenizer) -> str:
     if isinstance(entry, dict) and isinstance(entry.get("text"), str):
         return str(entry["text"])
     if isinstance(entry, dict) and isinstance(entry.get("messages"), list):
+        messages, images = take_images(entry["messages"])
+        if images:
+            raise ConfigError(
+                f"{where} has {len(images)} images, and text alone calibrates and measures; leave "
+                "the line out, or its images"
+            )
         template = load_chat_template(tokenizer, None)
-        return template.render(entry["messages"], add_generation_prompt=False)
+        return template.render(messages, add_generation_prompt=False)
     raise ConfigError(f'{where} has neither a "text" nor a list of "messages"')

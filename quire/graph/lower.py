@@ -20,6 +20,7 @@ from quire.models.spec import (
     MixtureOfExperts,
     ModelSpec,
     Norm,
+    ParallelMixers,
     Router,
     TokenMixer,
     VisionTower,
@@ -154,6 +155,11 @@ class _Lowering:
     def _mixed(self, layer: int, part: TokenMixer, x: Value) -> Value:
         if isinstance(part, Attention | LatentAttention):
             return self._attention(layer, part, x)
+        if isinstance(part, ParallelMixers):
+            attended = self._attention(layer, part.attention, x)
+            return self.build.add(
+                Add(), attended, self._mixed(layer, part.recurrent, x), name="mixed"
+            )
         state, self.state_floats = self.state_floats, self.state_floats + part.state_floats
         if isinstance(part, GatedDeltaNet):
             return lower_delta_net(self.build, part, x, state)

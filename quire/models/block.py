@@ -8,11 +8,12 @@ from typing import TypeAlias
 from quire.models.attention import AttentionPart
 from quire.models.feed_forward import FeedForward
 from quire.models.linear import Norm
-from quire.models.recurrent import GatedDeltaNet, Mamba2
+from quire.models.recurrent import GatedDeltaNet, Mamba2, ParallelMixers
 
-__all__ = ["Block", "TokenMixer"]
+__all__ = ["Block", "SingleMixer", "TokenMixer"]
 
-TokenMixer: TypeAlias = AttentionPart | GatedDeltaNet | Mamba2
+SingleMixer: TypeAlias = AttentionPart | GatedDeltaNet | Mamba2
+TokenMixer: TypeAlias = SingleMixer | ParallelMixers
 """What may look at other tokens in a block."""
 
 
@@ -43,6 +44,13 @@ class Block:
     mlp_sum_norm: Norm | None = None
     residual_scale: float = 1.0
     parallel: bool = False
+
+    @property
+    def mixers(self) -> tuple[SingleMixer, ...]:
+        """What looks at other tokens: one part, two beside each other, or none."""
+        if isinstance(self.attention, ParallelMixers):
+            return self.attention.attention, self.attention.recurrent
+        return () if self.attention is None else (self.attention,)
 
     @property
     def shares_norm(self) -> bool:

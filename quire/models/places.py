@@ -26,10 +26,11 @@ class Rows:
 class Place:
     """A tensor of a checkpoint, and which part of it a weight is.
 
-    name, shape: of the whole tensor.  What follows is done in this order.  expert: the weight is of
-    this index on the first axis.  transposed: the matrix is stored [in, out].  rows: some of its
+    name, shape: of the whole tensor.  stack: it is so many tensors, each of this shape, with
+    its number for the "{}" in the name.  What follows is done in this order.  expert: the weight is
+    of this index on the first axis.  transposed: the matrix is stored [in, out].  rows: some of its
     rows (of a bias, some of its numbers).  unit_rows: each row is divided by its Euclidean length.
-    flat: the axes behind the first are one.
+    flat: the axes behind the first are one.  times: its numbers are multiplied by this.
     """
 
     name: str
@@ -39,10 +40,19 @@ class Place:
     rows: Rows | None = None
     unit_rows: bool = False
     flat: bool = False
+    times: float = 1.0
+    stack: int = 0
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of what it is read from."""
+        return tuple(map(self.name.format, range(self.stack))) if self.stack else (self.name,)
 
     @property
     def part_shape(self) -> tuple[int, ...]:
         """The shape of the part."""
+        if self.stack:
+            return (self.stack, *self.shape)
         shape = self.shape if self.expert is None else self.shape[1:]
         shape = shape[::-1] if self.transposed else shape
         if self.flat:
@@ -62,7 +72,8 @@ class Layout:
     before them.  fused: module of the checkpoint → the modules whose rows it holds, one after
     another.  groups: of those, the ones that hold them in so many runs: the first part of each, the
     second part of each, and so on.
-    unit_rows: modules whose rows are divided by their length.  transposed: the matrices of layers
+    unit_rows: modules whose rows are divided by their length.  times: modules whose numbers are
+    multiplied, and by what.  transposed: the matrices of layers
     are stored [in, out].
     """
 
@@ -71,4 +82,5 @@ class Layout:
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: Mapping[str, int] = field(default_factory=dict)
     unit_rows: tuple[str, ...] = ()
+    times: Mapping[str, float] = field(default_factory=dict)
     transposed: bool = False

@@ -1,4 +1,4 @@
-"""Parts of a spec that stand in place of attention and carry a state from token to token.
+"""Parts of a spec that stand in place of attention, or beside it, and carry a state between tokens.
 
 Notation: G key heads, H value heads (a multiple of G), Dk and Dv their sizes.  Every head of values
 has a state [Dk, Dv]; beside it stand the last inputs of the convolution.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quire.models.attention import Attention
 from quire.models.linear import Linear, Norm, Weight
 
-__all__ = ["Convolution", "GatedDeltaNet", "Mamba2"]
+__all__ = ["Convolution", "GatedDeltaNet", "Mamba2", "ParallelMixers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +94,11 @@ class Mamba2:
     def state_floats(self) -> int:
         """What one request carries: the convolution's inputs, then the heads."""
         return self.convolution.state_floats + self.heads * self.key_dim * self.value_dim
+
+
+@dataclass(frozen=True, slots=True)
+class ParallelMixers:
+    """attention(x) + recurrent(x)."""
+
+    attention: Attention
+    recurrent: Mamba2

@@ -19,6 +19,7 @@ __all__ = ["FAMILIES", "Family", "build_spec", "family", "has_family", "load_fam
 logger = logging.getLogger(__name__)
 
 FAMILY_MODULES = (
+    "afmoe",
     "arcee",
     "baichuan",
     "bamba",
@@ -34,6 +35,7 @@ FAMILY_MODULES = (
     "ernie4_5_moe",
     "exaone4",
     "falcon",
+    "falcon_h1",
     "gemma",
     "glm",
     "glm4_moe",
@@ -45,6 +47,7 @@ FAMILY_MODULES = (
     "granite",
     "granite_hybrid",
     "granite_moe",
+    "helium",
     "hunyuan",
     "hunyuan_v1_moe",
     "hunyuan_v3",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from quire.models.attention import Attention, AttentionPart, LatentAttention
 from quire.models.block import Block, TokenMixer
@@ -25,7 +25,7 @@ from quire.models.feed_forward import (
     writers,
 )
 from quire.models.linear import Activation, Linear, Norm, Split, Weight
-from quire.models.recurrent import GatedDeltaNet, Mamba2
+from quire.models.recurrent import GatedDeltaNet, Mamba2, ParallelMixers
 from quire.models.rope import Rope
 from quire.models.vision import Vision, VisionTower
 from quire.models.walk import parts
@@ -47,6 +47,7 @@ __all__ = [
     "ModelSpec",
     "Norm",
     "Output",
+    "ParallelMixers",
     "Router",
     "Scoring",
     "Split",
@@ -98,6 +99,8 @@ class ModelSpec:
     the embedding's.  What it yields is multiplied by logit_scale and then, where there is a
     logit_cap, becomes cap * tanh(logit / cap).  unused: what the names of tensors begin with that
     checkpoints have and nothing here reads.
+    folded: what config.json says of the weights as they are loaded, where that differs from what it
+    says of them as they are stored (see places.Place.times).
     output: what it yields of a row: logits; the hidden state behind the final norm, which needs no
     head; or the scores of its classifier.
     """
@@ -119,6 +122,7 @@ class ModelSpec:
     classifier: Classifier | None = None
     unused: tuple[str, ...] = ()
     vision: Vision | None = None
+    folded: tuple[tuple[str, Any], ...] = ()
 
     @property
     def tied(self) -> bool:
@@ -139,13 +143,13 @@ class ModelSpec:
     @property
     def attentions(self) -> tuple[AttentionPart, ...]:
         """Of the layers that have attention."""
-        found = (block.attention for block in self.blocks)
+        found = (each for block in self.blocks for each in block.mixers)
         return tuple(each for each in found if isinstance(each, Attention | LatentAttention))
 
     @property
     def recurrent(self) -> tuple[GatedDeltaNet | Mamba2, ...]:
         """Of the layers that carry a state."""
-        found = (block.attention for block in self.blocks)
+        found = (each for block in self.blocks for each in block.mixers)
         return tuple(each for each in found if isinstance(each, GatedDeltaNet | Mamba2))
 
     @property

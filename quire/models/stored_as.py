@@ -32,8 +32,11 @@ def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -
     if match := OF_LAYER.fullmatch(module):
         own_layer, number, module = match.groups()
         layer = layout.layer.format(number)
-    unit_rows = module in layout.unit_rows
-    transposed = layout.transposed and bool(own_layer) and len(weight.shape) > 1
+    how: dict[str, Any] = {
+        "transposed": layout.transposed and bool(own_layer) and len(weight.shape) > 1,
+        "unit_rows": module in layout.unit_rows,
+        "times": layout.times.get(module, 1.0),
+    }
     for fused, parts in layout.fused.items():
         if module in parts:
             names = [f"{own_layer}{part}.{ending}" for part in parts]
@@ -41,16 +44,15 @@ def _place(weight: Weight, layout: Layout, shapes: dict[str, tuple[int, ...]]) -
             rows = _rows(sizes, names.index(weight.name), layout.groups.get(fused, 1))
             shape = (sum(sizes), *weight.shape[1:])
             name = f"{layer}{fused}.{ending}"
-            return _place_of(name, shape, transposed, rows=rows, unit_rows=unit_rows)
+            return _place_of(name, shape, rows=rows, **how)
     name = f"{layer}{_renamed(module, layout)}.{ending}"
-    if name == weight.name and not unit_rows and not transposed:
-        return None
-    return _place_of(name, weight.shape, transposed, unit_rows=unit_rows)
+    place = _place_of(name, weight.shape, **how)
+    return None if place == Place(weight.name, weight.shape) else place
 
 
-def _place_of(name: str, shape: tuple[int, ...], transposed: bool, **part: Any) -> Place:
+def _place_of(name: str, shape: tuple[int, ...], transposed: bool, **how: Any) -> Place:
     """shape: as the matrix is used."""
-    return Place(name, shape[::-1] if transposed else shape, transposed=transposed, **part)
+    return Place(name, shape[::-1] if transposed else shape, transposed=transposed, **how)
 
 
 def _renamed(module: str, layout: Layout) -> str:

@@ -29,10 +29,12 @@ def kv_layout(config: EngineConfig, spec: ModelSpec) -> KvLayout:
 
 def kv_layers(spec: ModelSpec) -> tuple[CacheLayerShape, ...]:
     """What each layer caches for a token; nothing where it has no attention."""
-    mixers = [block.attention for block in spec.blocks]
     return tuple(
-        cache_shape(each) if isinstance(each, Attention | LatentAttention) else KvLayerShape(0, 0)
-        for each in mixers
+        next(
+            (cache_shape(m) for m in block.mixers if isinstance(m, Attention | LatentAttention)),
+            KvLayerShape(0, 0),
+        )
+        for block in spec.blocks
     )
 
 

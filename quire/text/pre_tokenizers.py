@@ -129,6 +129,7 @@ PRE_TOKENIZERS: dict[str, PreTokenizer] = {
         (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", DEEPSEEK_EAST_ASIAN, r"\p{N}")
     ),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense"), _DEEPSEEK_V3),
+    "bloom": PreTokenizer((r" ?[^(\s|[.,!?…。，、।۔،])]+",)),
     "falcon": PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", GPT_2, "[0-9][0-9][0-9]")),
     "seed-coder": PreTokenizer(
         (

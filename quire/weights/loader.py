@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from quire.errors import CheckpointError
 from quire.models.places import Place
 from quire.models.spec import Weight
@@ -68,7 +70,8 @@ def load_weights(
     spared = [name for name in checkpoint.names if name.startswith(unused)]
     if spared:
         logger.info("%d tensors only guess ahead, or only see images: not used", len(spared))
-    _report_unwanted(checkpoint, {*(place.name for place in places.values()), *used, *spared})
+    read = {name for place in places.values() for name in place.tensors}
+    _report_unwanted(checkpoint, {*read, *used, *spared})
     return {name: _load(checkpoint, place, name) for name, place in places.items()}
 
 
@@ -79,7 +82,7 @@ def find_place(checkpoint: Checkpoint, weight: Weight) -> Place | None:
     """
     for place in weight.places:
         for spelling in spellings(place.name):
-            if checkpoint.has(spelling):
+            if all(map(checkpoint.has, replace(place, name=spelling).tensors)):
                 alike = [each for each in weight.places if each.name == place.name]
                 if len(alike) > 1:
                     shape = checkpoint.tensor(spelling).shape
@@ -124,6 +127,15 @@ def _common_start(left: str, right: str) -> int:
 
 
 def _load(checkpoint: Checkpoint, place: Place, name: str) -> RawTensor:
+    """Read what a place says, and take the weight out of it."""
+    if not place.stack:
+        return _read(checkpoint, place, name)
+    read = [_read(checkpoint, replace(place, name=each, stack=0), name) for each in place.tensors]
+    data = np.stack([each.data for each in read])
+    return replace(read[0], shape=data.shape, data=data)
+
+
+def _read(checkpoint: Checkpoint, place: Place, name: str) -> RawTensor:
     """Read one tensor, check it against what the config says, and take the weight out of it."""
     tensor = checkpoint.tensor(place.name)
     if tensor.shape != tuple(place.shape):

@@ -34,10 +34,11 @@ def part_of_tensor(tensor: RawTensor, place: Place) -> RawTensor:
     if not data.flags.c_contiguous:
         data = np.ascontiguousarray(data)
     part = replace(tensor, shape=data.shape, data=data)
-    if not place.unit_rows:
+    if not place.unit_rows and place.times == 1:
         return part
-    wide = part.float32()
-    wide /= _lengths(wide)
+    wide = part.float32() * np.float32(place.times)
+    if place.unit_rows:
+        wide /= _lengths(wide)
     dtype = "F32" if part.dtype == "F64" else part.dtype
     return replace(part, dtype=dtype, data=from_float32(wide, FORMAT_OF[dtype]))
 
@@ -57,7 +58,12 @@ def part_of_matrix(matrix: QuantizedMatrix, place: Place) -> QuantizedMatrix:
         lengths = _lengths(matrix.float32())
         minimums = None if matrix.minimums is None else matrix.minimums / lengths
         matrix = replace(matrix, scales=matrix.scales / lengths, minimums=minimums)
-    return matrix
+    return matrix if place.times == 1 else _times(matrix, np.float32(place.times))
+
+
+def _times(matrix: QuantizedMatrix, factor: np.float32) -> QuantizedMatrix:
+    minimums = None if matrix.minimums is None else matrix.minimums * factor
+    return replace(matrix, scales=matrix.scales * factor, minimums=minimums)
 
 
 def refuse_part(place: Place, what: str) -> None:

@@ -109,11 +109,35 @@ def test_its_prompt_is_not_waited_for():
     assert shape(each.plan(0.0)) == {"a": 4}
 
 
-@pytest.mark.parametrize("changes", [{"drafter": Always(1)}, {"num_state_records": 32}])
-def test_guesses_and_recurrent_state_want_every_token(changes):
-    each, first = started(request("a", 4), **changes)
+def test_guesses_want_every_token():
+    each, first = started(request("a", 4), drafter=Always(1))
     assert not each.plan(0.0).chunks
     told(each, first)
+
+
+def test_a_state_is_followed_while_it_is_being_written():
+    each, first = started(request("a", 3), num_state_records=32)
+    second = each.plan(0.0)
+    commit(each, first)
+    third = each.plan(0.0)
+    one, two, three = (plan.chunks[0].state for plan in (first, second, third))
+    assert one.write == two.read == two.write == three.read  # behind four tokens, a block
+    assert three.write != three.read, "others will find what stands behind a block"
+    commit(each, second)
+    commit(each, third)
+
+
+def test_without_a_record_nothing_is_planned_ahead():
+    """And what was planned for another request is forgotten."""
+    each, first = started(
+        request("a", 4), request("b", 4), num_state_records=5, max_num_seqs=2, block_tokens=1
+    )
+    second = each.plan(0.0)  # every token ends a block: four records are held
+    commit(each, first)
+    third = each.plan(0.0)  # one has room, the other has none
+    commit(each, second)
+    assert [len(plan.chunks) for plan in (first, second, third)] == [2, 2, 0]
+    assert [chunk.start for chunk in each.plan(0.0).chunks] == [5, 5]
 
 
 def test_a_request_without_a_token_to_choose_ends_with_an_error():

@@ -16,7 +16,7 @@ from quire.convert.hadamard import HadamardRotation, Rotation
 from quire.convert.source import Source, open_source
 from quire.errors import ConfigError
 from quire.models.spec import Weight, parts
-from tests.convert.tiny import DELTA_NETS, EXPERTS, LATENT, MAMBA, write_tiny
+from tests.convert.tiny import DELTA_NETS, EXPERTS, LATENT, MAMBA, SEEING, write_tiny
 from tests.models.computing import Model, distance, load
 
 TOKENS = [np.arange(5, 45, dtype=np.int32), np.arange(300, 320, dtype=np.int32)]
@@ -38,6 +38,7 @@ CASES = {
         "rotary_pct": 0.5,
     },
     "learned positions": {"architectures": ["OPTForCausalLM"], "ffn_dim": 96},
+    "text of a model that sees": SEEING,
     "odd": {"hidden_size": 48, "intermediate_size": 80, "head_dim": 12},
 }
 

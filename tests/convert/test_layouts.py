@@ -18,7 +18,7 @@ from quire.convert.run import quantize_to_directory
 from quire.convert.served_model import ServedModel
 from quire.convert.stored_model import open_stored_model
 from quire.weights.checkpoint import open_checkpoint
-from tests.convert.tiny import DELTA_NETS, LATENT, MAMBA, write_tiny
+from tests.convert.tiny import DELTA_NETS, LATENT, MAMBA, PARALLEL_MIXERS, write_tiny
 
 BAICHUAN: dict[str, Any] = {
     **{"architectures": ["BaichuanForCausalLM"], "model_max_length": 256},
@@ -29,7 +29,13 @@ BAICHUAN: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     ("family", "algorithm"),
-    [(BAICHUAN, "rtn"), (LATENT, "awq+gptq"), (DELTA_NETS, "gptq"), (MAMBA, "rtn")],
+    [
+        (BAICHUAN, "rtn"),
+        (LATENT, "awq+gptq"),
+        (DELTA_NETS, "gptq"),
+        (MAMBA, "rtn"),
+        (PARALLEL_MIXERS, "awq"),
+    ],
 )
 def test_what_is_written_is_read_and_serves_what_the_report_says(
     family: dict[str, Any], algorithm: str, text: str, asked: Quantization, tmp_path: Path

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from quire.config import EngineConfig
+from quire.convert.convert import convert_checkpoint
 from quire.convert.evaluate import evaluate_texts
 from quire.convert.progress import Progress
 from quire.convert.recipe import Algorithms, Quantization
@@ -25,8 +26,10 @@ from quire.convert.source import Source, open_source
 from quire.convert.steps import Measured
 from quire.convert.target import most_raised
 from quire.convert.texts import texts_of_run
-from quire.errors import ConfigError
-from tests.convert.tiny import EXPERTS, write_tiny
+from quire.errors import ConfigError, ModelError
+from quire.runtime.load import load_model
+from quire.weights.checkpoint import open_checkpoint
+from tests.convert.tiny import EXPERTS, SEEING, write_tiny
 
 
 def run(source: Source, asked: Quantization, output: Path) -> Measured:
@@ -283,3 +286,40 @@ def test_an_empty_text_is_refused(source: Source, asked: Quantization, tmp_path:
 def test_the_usual_algorithm_depends_on_the_scheme() -> None:
     found = {s: str(Algorithms.of(Quantization(s))) for s in ("w4a16", "w8a8", "fp8", "w8a16")}
     assert found == {"w4a16": "awq+gptq", "w8a8": "smoothquant", "fp8": "rtn", "w8a16": "rtn"}
+
+
+def test_a_tower_is_written_as_it_is(asked: Quantization, tmp_path: Path) -> None:
+    """Text calibrates the language model; the result sees as before, converted or not."""
+    directory = write_tiny(tmp_path / "seeing", **SEEING)
+    (directory / "preprocessor_config.json").write_text('{"patch_size": 4}')
+    source = open_source(EngineConfig(str(directory)))
+    quantize_to_directory(
+        EngineConfig(str(directory)), asked, tmp_path / "out", False, measure_speed=False
+    )
+    other = tmp_path / "awq"
+    convert_checkpoint(EngineConfig(str(tmp_path / "out")), other, "awq", show_progress=False)
+    for output in (tmp_path / "out", other):
+        written = open_checkpoint(output)
+        assert source.beside
+        for tensor in source.beside:
+            assert written.tensor(tensor.name).data.tobytes() == tensor.data.tobytes()
+        section = json.loads((output / "config.json").read_text())["quantization_config"]
+        left = section.get("ignore") or section["modules_to_not_convert"]
+        assert left[-1] in (r"re:(.*\.)?visual\..*", "visual")
+        assert (output / "preprocessor_config.json").is_file()
+        model = load_model(EngineConfig(str(output)))
+        assert model.vision is not None
+
+
+def test_what_does_not_go_with_a_tower_is_refused(asked: Quantization, tmp_path: Path) -> None:
+    directory = write_tiny(tmp_path / "seeing", **SEEING)
+    config, output = EngineConfig(str(directory)), tmp_path / "out"
+    with pytest.raises(ConfigError, match=r"visual\.\S+ and \d+ more tensors stay as they are"):
+        quantize_to_directory(config, replace(asked, algorithm="hadamard"), output, False)
+    with pytest.raises(ModelError, match="cannot be written as GGUF"):
+        quantize_to_directory(config, replace(asked, format="gguf"), output, False)
+    seen = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+    (tmp_path / "seen.jsonl").write_text(json.dumps({"messages": [seen]}))
+    with pytest.raises(ConfigError, match="line 1 has 1 images, and text alone calibrates"):
+        asked = replace(asked, calibration=(str(tmp_path / "seen.jsonl"),))
+        quantize_to_directory(config, asked, output, False)

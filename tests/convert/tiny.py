@@ -56,6 +56,13 @@ MAMBA: Mapping[str, Any] = {
     **{"moe_shared_expert_intermediate_size": 64, "rms_norm_eps": ..., "layer_norm_epsilon": 1e-5},
     **{"dtype": "float32"},
 }
+PARALLEL_MIXERS: Mapping[str, Any] = {
+    "architectures": ["FalconH1ForCausalLM"],
+    **{"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16},
+    **{"attention_in_multiplier": 1.5, "attention_out_multiplier": 0.7, "key_multiplier": 0.8},
+    **{"ssm_in_multiplier": 1.25, "ssm_out_multiplier": 0.6, "mlp_multipliers": [1.5, 0.5]},
+    **{"ssm_multipliers": [0.5, 0.75, 1.5, 0.5, 1.25], "dtype": "float32"},
+}
 LATENT: Mapping[str, Any] = {
     "architectures": ["DeepseekV2ForCausalLM"],
     "q_lora_rank": None,
@@ -71,6 +78,16 @@ LATENT: Mapping[str, Any] = {
     "norm_topk_prob": False,
     "num_key_value_heads": 4,
     "head_dim": ...,
+}
+
+SEEING: Mapping[str, Any] = {
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "image_token_id": 5,
+    "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+    "vision_config": {
+        **{"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
+        **{"patch_size": 4},
+    },
 }
 
 

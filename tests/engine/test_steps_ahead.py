@@ -24,6 +24,11 @@ WORLDS = {
 MODELS = {
     "llama": {"architecture": "LlamaForCausalLM"},
     "window": {"architecture": "MistralForCausalLM", "sliding_window": 8},
+    "delta nets": {
+        "architecture": "Qwen3_5ForCausalLM",
+        "num_hidden_layers": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
 }
 
 
@@ -43,8 +48,8 @@ class LateBench(Bench):
 @functools.cache
 def prepared(name: str) -> tuple[LateBench, list[Job], list[Answer]]:
     """A model, jobs of all kinds, and what each yields alone, a step at a time."""
-    changes: dict[str, Any] = MODELS[name]
-    bench = LateBench(random_model(num_hidden_layers=1, **changes), "native-portable")
+    changes: dict[str, Any] = {"num_hidden_layers": 1, **MODELS[name]}
+    bench = LateBench(random_model(**changes), "native-portable")
     jobs = mostly_plain(mixed_jobs(seed=11, count=40))
     return bench, jobs, [bench.alone(job) for job in jobs]
 
@@ -57,13 +62,14 @@ def test_every_request_says_what_it_says_alone(name: str, world: str) -> None:
     run: Run = bench.run(jobs, WORLDS[world])
     assert run.answers == expected
     assert bench.device.num_filled > len(jobs)
-    if world == "crowded" and name == "llama":
+    if world == "crowded" and name != "window":
         assert run.num_preemptions > 0 and run.num_hit_tokens > 0
 
 
+@pytest.mark.parametrize("name", ["llama", "delta nets"])
 @pytest.mark.parametrize("world", ["roomy", "crowded"])
-def test_under_cancels_and_names_used_again(world: str) -> None:
-    bench, jobs, expected = prepared("llama")
+def test_under_cancels_and_names_used_again(world: str, name: str) -> None:
+    bench, jobs, expected = prepared(name)
     engine, by_name = bench.engine(WORLDS[world]), dict[int, Answer]()
     told = World(bench, engine, jobs, expected, by_name, np.random.default_rng(3), 9)
     told.run()

@@ -332,6 +332,19 @@ FURTHER_NORMS = (
             "rope_parameters": rope("default", 5e5, partial_rotary_factor=1.0),
         },
     ),
+    Case("stablelm-12b", "stablelm", {**STABLE, "qk_layernorm": True,
+                                     "use_parallel_residual": True, "rope_parameters": QUARTER}),
+    Case("stablelm-norms", "stablelm", {**STABLE, "qk_layernorm": True, "use_qkv_bias": True,
+                                       "num_key_value_heads": 1, "rope_parameters": HALF}),
+    Case("helium", "helium", {**BASE, "head_dim": 16}),
+    Case("helium-biases", "helium", {
+        **BASE, "head_dim": 16, "attention_bias": True, "mlp_bias": True, "rms_norm_eps": 1e-3,
+        "num_key_value_heads": 1, "rope_parameters": rope("default", 5e5),
+    }),
+    Case("helium-tied", "helium", {
+        **BASE, "head_dim": 16, "num_key_value_heads": 4, "tie_word_embeddings": True,
+        "hidden_act": "gelu", "rope_parameters": rope("llama3", 1e4, **LLAMA3),
+    }),
     Case("jais2", "jais2", {**BASE, "head_dim": 16}),
     Case(
         "jais2-no-bias",

@@ -95,6 +95,12 @@ def hunyuan_v3(name: str, **fields: Any) -> Case:
     return Case(name, "hy_v3", {**BASE, **values, "head_dim": 16, **fields})
 
 
+def afmoe(name: str, **fields: Any) -> Case:
+    values = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+    values |= {"num_dense_layers": 1, "num_shared_experts": 1, "head_dim": 16}
+    return Case(name, "afmoe", {**BASE, **values, "sliding_window": 8, **fields})
+
+
 SLIDING, FULL = "sliding_attention", "full_attention"
 GROUPS = {"n_group": 4, "topk_group": 2, "norm_topk_prob": True, "routed_scaling_factor": 2.5}
 
@@ -139,6 +145,12 @@ CASES = (
                num_experts_per_tok=3, mlp_layer_types=["sparse"] * 3),
     hunyuan_v3("hunyuan-v3-tied", tie_word_embeddings=True, router_scaling_factor=1.3,
                head_dim=32, num_key_value_heads=1, mlp_layer_types=["dense", "dense", "sparse"]),
+    afmoe("afmoe", mup_enabled=True, route_scale=2.5, global_attn_every_n_layers=2),
+    afmoe("afmoe-types", layer_types=[FULL, SLIDING, SLIDING], attention_bias=True,
+          num_shared_experts=2, num_experts=8, num_experts_per_tok=3, num_dense_layers=2),
+    afmoe("afmoe-tied", layer_types=[SLIDING, SLIDING, FULL], tie_word_embeddings=True,
+          num_key_value_heads=1, num_dense_layers=0, num_experts_per_tok=1, route_scale=1.5,
+          mup_enabled=True, sliding_window=5),
     deepseek("solar-open", "solar_open", **GROUPS),
     deepseek("solar-open-biases", "solar_open", attention_bias=True, n_group=1, topk_group=1,
              n_shared_experts=2, norm_topk_prob=False),

@@ -74,6 +74,26 @@ NEMOTRON_EXPERTS: dict[str, Any] = {
 }
 
 
+FALCON: dict[str, Any] = {
+    **TINY,
+    "pad_token_id": 0,
+    "head_dim": 16,
+    "mamba_d_ssm": 96,
+    "mamba_n_heads": 6,
+    "mamba_d_head": 16,
+    "mamba_d_state": 24,
+    "embedding_multiplier": 3.0,
+    "lm_head_multiplier": 0.3,
+    "key_multiplier": 6.5,
+    "attention_in_multiplier": 1.5,
+    "attention_out_multiplier": 5.5,
+    "ssm_in_multiplier": 1.75,
+    "ssm_out_multiplier": 0.6,
+    "ssm_multipliers": [0.6, 1.4, 2.5, 2.0, 1.3],
+    "mlp_multipliers": [1.6, 2.3],
+}
+
+
 def nemotron(name: str, pattern: str, **fields: Any) -> Case:
     """Older files have the pattern in place of the list."""
     old = {"layers_block_type": ..., "hybrid_override_pattern": pattern}
@@ -181,6 +201,37 @@ CASES: tuple[Case, ...] = (
             "num_key_value_heads": 4,
             "tie_word_embeddings": True,
             "rms_norm_eps": 1e-3,
+        },
+    ),
+    Case("falcon-h1", "falcon_h1", FALCON),
+    Case(
+        "falcon-h1-norms",
+        "falcon_h1",
+        {
+            **FALCON,
+            "mamba_rms_norm": True,
+            "ssm_multipliers": [0.3, 0.4, 0.5, 0.5, 1.3],
+            "ssm_out_multiplier": 3.0,
+            "mamba_norm_before_gate": False,
+            "mamba_n_groups": 2,
+            "num_key_value_heads": 1,
+            "mlp_bias": True,
+            "mamba_conv_bias": False,
+        },
+    ),
+    Case(
+        "falcon-h1-plain",
+        "falcon_h1",
+        {
+            **FALCON,
+            "mamba_d_ssm": None,
+            "mamba_n_heads": 8,
+            "mamba_n_groups": 4,
+            "mamba_d_conv": 3,
+            "tie_word_embeddings": True,
+            "ssm_multipliers": None,
+            "mlp_multipliers": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e11},
         },
     ),
     nemotron("nemotron-h", "M-M*-"),

@@ -247,8 +247,10 @@ def test_the_tiny_configs_are_read_in_full(
 @pytest.mark.parametrize(
     ("architecture", "changes"),
     [
-        ("StableLmForCausalLM", {"use_parallel_residual": True}),
-        ("StableLmForCausalLM", {"qk_layernorm": True}),
+        ("AfmoeForCausalLM", {"score_func": "softmax"}),
+        ("FalconH1ForCausalLM", {"mamba_norm_before_gate": True, "mamba_rms_norm": True}),
+        ("FalconH1ForCausalLM", {"attention_bias": True}),
+        ("FalconH1ForCausalLM", {"ssm_multipliers": [0.5, 0.5]}),
         ("HYV3ForCausalLM", {"mlp_bias": True}),
         ("BambaForCausalLM", {"attn_rotary_emb": 16}),
         ("Dots1ForCausalLM", {"scoring_func": "softmax"}),

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 from quire.errors import ModelError
-from quire.models.recurrent import GatedDeltaNet, Mamba2
+from quire.models.config_reader import read_json
+from quire.models.families.falcon_h1 import NEUTRAL
+from quire.models.recurrent import GatedDeltaNet, Mamba2, ParallelMixers
 from quire.models.registry import build_spec, load_families
 from quire.models.spec import MLP, Attention, ModelSpec
+from quire.weights.checkpoint import open_checkpoint
+from quire.weights.loader import load_weights
 from tests.models.case import Case
 from tests.models.cases_recurrent import CASES
 from tests.models.computing import Loaded, Model, distance
@@ -27,15 +31,14 @@ HYBRIDS = (
 
 def with_mixers(spec: ModelSpec, kind: type, change: Callable[[Any], Any]) -> ModelSpec:
     """The spec with every layer of a kind changed."""
-    return replace(
-        spec,
-        blocks=tuple(
-            replace(each, attention=change(each.attention))
-            if isinstance(each.attention, kind)
-            else each
-            for each in spec.blocks
-        ),
-    )
+
+    def changed(mixer: Any) -> Any:
+        if isinstance(mixer, ParallelMixers):
+            return ParallelMixers(changed(mixer.attention), changed(mixer.recurrent))
+        return change(mixer) if isinstance(mixer, kind) else mixer
+
+    blocks = tuple(replace(each, attention=changed(each.attention)) for each in spec.blocks)
+    return replace(spec, blocks=blocks)
 
 
 def mlp_mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
@@ -57,10 +60,15 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
         change = lambda part: replace(part, **{k: v(part) for k, v in fields.items()})  # noqa: E731
         return with_mixers(spec, (GatedDeltaNet, Mamba2), change)  # type: ignore[arg-type]
 
-    mixers = [each.attention for each in spec.blocks]
+    mixers = [mixer for each in spec.blocks for mixer in each.mixers]
+    if isinstance(spec.blocks[0].attention, ParallelMixers):
+        for name in ("attention", "recurrent"):
+            yield f"{name} alone", alone(spec, name)
+        yield "another scale", with_mixers(spec, Attention, lambda a: replace(a, scale=0.5))
     net = spec.recurrent[0]
     yield "queries and keys swapped", nets(query=lambda n: n.key, key=lambda n: n.query)
-    yield "a larger epsilon", nets(norm=lambda n: replace(n.norm, eps=0.1))
+    if net.norm is not None:
+        yield "a larger epsilon", nets(norm=lambda n: replace(n.norm, eps=0.1))
     if isinstance(net, GatedDeltaNet):
         yield "beta and decay swapped", nets(beta=lambda n: n.decay, decay=lambda n: n.beta)
         yield (
@@ -76,7 +84,8 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
         yield "another skip", nets(skip=lambda n: n.step_bias)
         yield "longer steps", nets(least_step=lambda n: n.least_step + 0.8)
         yield "shorter steps", nets(most_step=lambda n: min(n.most_step, 1.2) - 0.6)
-        yield "no norm", nets(norm=lambda n: None)
+        if net.norm is not None:
+            yield "no norm", nets(norm=lambda n: None)
     if net.convolution.biases:
         bare = lambda n: replace(n.convolution, biases=())  # noqa: E731
         yield "no biases of the convolution", nets(convolution=bare)
@@ -87,6 +96,27 @@ def mistakes(spec: ModelSpec) -> Iterator[tuple[str, ModelSpec]]:
     no_rope = lambda a: replace(a, rope=None)  # noqa: E731
     if spec.ropes:
         yield "no rotation", with_mixers(spec, Attention, no_rope)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("key", [*NEUTRAL, "key_multiplier"])
+def test_every_multiplier_counts(key: str, oracles: Oracles) -> None:
+    """Those that weights are multiplied by while they are read, each of a list by itself."""
+    oracle = oracles(next(case for case in CASES if case.name == "falcon-h1"))
+    config = read_json(oracle.directory / "config.json")
+    given = config[key]
+    for at in range(len(given)) if isinstance(given, list) else [None]:
+        other = 1.0 if at is None else [1.0 if i == at else x for i, x in enumerate(given)]
+        spec = build_spec({**config, key: other})
+        weights = load_weights(open_checkpoint(oracle.directory), spec.weights())
+        logits = Model(Loaded(spec, weights)).logits(oracle.tokens)
+        assert distance(logits, oracle.logits) > SIGHT, (key, at)
+
+
+def alone(spec: ModelSpec, name: str) -> ModelSpec:
+    """With one of the mixers that stand beside each other."""
+    blocks = tuple(replace(each, attention=getattr(each.attention, name)) for each in spec.blocks)
+    return replace(spec, blocks=blocks)
 
 
 @pytest.mark.oracle

@@ -125,12 +125,12 @@ def test_targets_by_name_come_before_patterns_and_classes() -> None:
     config["config_groups"]["g1"] = {**group, "targets": ["re:.*down.*"], "weights": eight}
     two = {**group["weights"], "num_bits": 2}
     config["config_groups"]["g2"] = {**group, "targets": ["a.down_proj"], "weights": two}
+    three = {**group["weights"], "num_bits": 3}
+    config["config_groups"]["g3"] = {**group, "targets": ["re:.*(c.down|up)"], "weights": three}
     scheme_of = compressed_tensors.schemes(config)
-    bits = {
-        name: getattr(scheme_of(name), "bits", None)
-        for name in ("q", "b.down_proj", "a.down_proj", "lm_head", "mlp.gate", "mlp.gate_proj")
-    }
-    assert list(bits.values()) == [4, 8, 2, None, None, 4]
+    names = ("q", "b.down_proj", "a.down_proj", "c.down_proj", "lm_head", "mlp.gate", "gate_proj")
+    bits = [getattr(scheme_of(name), "bits", None) for name in names]
+    assert bits == [4, 8, 2, 3, None, None, 4]
 
 
 @pytest.mark.parametrize(

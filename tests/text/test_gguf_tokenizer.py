@@ -178,6 +178,7 @@ def test_every_pre_tokenizer_compiles_and_keeps_the_text(name: str) -> None:
         ("qwen2", "It'S 12 ok", ["It", "'S", "Ġ", "1", "2", "Ġok"]),
         ("gpt-4o", "aB's", ["a", "B's"]),
         ("tekken", "aB12", ["a", "B", "1", "2"]),
+        ("bloom", "a b. 中，c", ["a", "Ġb", ".", "Ġä¸Ń", "ï¼Į", "c"]),
         ("starcoder", "a 12", ["a", "Ġ", "1", "2"]),
         ("deepseek-v3", "a1234", ["a", "123", "4"]),
         ("deepseek-llm", "a 12", ["a", "Ġ", "1", "2"]),

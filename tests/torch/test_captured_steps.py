@@ -13,10 +13,12 @@ import torch
 
 from quire.backends.torch.calls import Call
 from quire.backends.torch.captured_steps import CapturedSteps
+from quire.backends.torch.devices import find_device
 from quire.backends.torch.executable import TorchExecutable
 from quire.backends.torch.graph_memory import GraphMemory
-from quire.backends.torch.padding import SIZES, idle, padded, size_for
-from quire.backends.torch.sampling.rows import sampler_of
+from quire.backends.torch.padding import SIZES, idle, one_by_one, padded, size_for
+from quire.backends.torch.sampling.rows import draw_rows
+from quire.backends.torch.sampling.sampler import sampler_of
 from quire.backends.torch.step import Step
 from quire.engine import Engine
 from quire.ops.batch import Batch
@@ -50,6 +52,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "layer_types": ["mamba", "attention"],
     },
 }
+CPU = find_device("cpu")
+NOTHING = torch.zeros(1, dtype=torch.int64)
 CROWDED = Circumstances(num_blocks=9, token_budget=24, prefix_caching=True, plans_ahead=True)
 
 
@@ -116,6 +120,12 @@ def prepared_plain(name: str) -> tuple[CapturingBench, list[Job], list[Answer]]:
     return bench, jobs, [bench.alone(job) for job in jobs]
 
 
+def num_whole(bench: CapturingBench) -> int:
+    """Graphs of steps that draw."""
+    captures: Any = bench.executable._captures
+    return captures._drawn.num_graphs
+
+
 @pytest.mark.parametrize("name", ["llama", "mamba"])
 def test_tokens_drawn_by_replays(name: str) -> None:
     """As they are drawn by steps in parts, also for requests that are preempted."""
@@ -123,8 +133,7 @@ def test_tokens_drawn_by_replays(name: str) -> None:
     run = bench.run(jobs, CROWDED)
     for found, alone in zip(run.answers, expected, strict=True):
         assert (found.tokens, found.finish_reason) == (alone.tokens, alone.finish_reason)
-    whole = bench.executable._drawn_steps
-    assert whole is not None and whole.num_graphs > 0
+    assert num_whole(bench) > 0
     assert name != "llama" or run.num_preemptions > 0
 
 
@@ -136,8 +145,7 @@ def test_tokens_drawn_by_replays_of_requests_that_are_cancelled() -> None:
     told.run()
     for number, answer in told.found.items():
         assert answer.tokens == told.expected[number].tokens[: len(answer.tokens)]
-    whole = bench.executable._drawn_steps
-    assert whole is not None and whole.num_graphs > 0 and told.num_cancelled > 0
+    assert num_whole(bench) > 0 and told.num_cancelled > 0
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
@@ -151,11 +159,13 @@ def test_drawing_by_rules_on_the_device(temperature: float, rules: dict[str, Any
     output = np.zeros(2, np.int32)
     states = [SamplingState([1], each, seed) for seed, each in enumerate((*params, params[0]))]
     rows = [SampleRow(state, output) for state in states]
-    expected = sampler.choose(logits, rows, torch.zeros(3, dtype=torch.int64))
+    alone = [
+        draw_rows(logits[at : at + 1], [row], NOTHING, CPU).tokens for at, row in enumerate(rows)
+    ]
     with no_waiting():
         known = torch.from_numpy(sampler.rules(rows))
-        found = sampler.draw(logits, known, sampler.kind(rows))
-    assert found.tolist() == expected.tolist() and found[2] == -1
+        found = sampler.draw(logits, known, sampler.order(rows).kind)
+    assert found.tolist() == torch.cat(alone).tolist() and found[2] == -1
 
 
 def batch_of(bench: CapturingBench, lengths: list[int], starts: list[int]) -> Batch:
@@ -217,7 +227,7 @@ def test_nothing_is_captured_for_those_who_say_so(monkeypatch: pytest.MonkeyPatc
     plain: Any = bench.engine(replace(CROWDED, plans_ahead=False)).runner.executable
     monkeypatch.setattr("quire.backends.torch.executable.find_recorder", lambda _: Recordings())
     parts = plain.program, bench.loaded.weights, plain.kv_cache, strict_device()
-    captures = [TorchExecutable(*parts, enforce_eager=each)._captured for each in (False, True)]
+    captures = [TorchExecutable(*parts, enforce_eager=each)._captures for each in (False, True)]
     assert captures[0] and not captures[1]
 
 
@@ -243,6 +253,24 @@ def test_padding_adds_requests_of_one_token() -> None:
     assert (nobody.num_tokens, nobody.num_requests) == (5, 5) and nobody.is_decoding
     assert (nobody.block_tables == 77).all() and (nobody.slots == -1).all()
     assert not len(nobody.logit_rows) and nobody.rope_rows.tolist() == batch.rope_rows.tolist()
+
+
+def test_guesses_as_requests_of_one_token() -> None:
+    """They see what they saw: the same positions in the same blocks."""
+    bench, _, _ = prepared("llama")
+    batch = batch_of(bench, [3, 1], [4, 9])
+    each = one_by_one(batch)
+    assert each.is_decoding and not batch.is_decoding and one_by_one(each) is each
+    assert each.block_tables.tolist() == [[1], [1], [1], [2]] and each.slots.tolist() == [
+        0,
+        0,
+        0,
+        1,
+    ]
+    for name in ("token_ids", "positions", "rope_rows", "logit_rows"):
+        assert getattr(each, name) is getattr(batch, name)
+    alone = Batch.single([5, 6], 0, [3], batch.frequencies)  # nobody samples for it
+    assert padded(one_by_one(alone), 4, 7).block_tables.tolist() == [[3], [3], [7], [7]]
 
 
 # --- segments of made-up calls
@@ -288,11 +316,8 @@ def step_of(ids: list[int], position: int) -> Any:
     positions = np.arange(position, position + len(ids), dtype=np.int32)
     batch = SimpleNamespace(positions=positions, is_decoding=False)
     nothing: Any = SimpleNamespace()
-    tensors = (torch.tensor(ids), torch.from_numpy(positions).long())
-    return Step(
-        batch, strict_device(), nothing, nothing,  # type: ignore[arg-type]
-        *tensors, *tensors, tensors[0][:0], nothing,
-    )  # fmt: skip
+    numbers = torch.tensor([ids, positions.tolist(), ids, ids])
+    return Step(batch, strict_device(), nothing, nothing, numbers, numbers[0, :0], nothing)  # type: ignore[arg-type]
 
 
 def captured(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from quire.backends.torch.devices import Device, find_device
 from quire.backends.torch.host_copies import HostCopies
 from quire.backends.torch.sampling.draw import at_share
+from quire.backends.torch.sampling.randoms import UNITS, random_units
 from quire.backends.torch.sampling.rows import draw_rows, sample_rows
 from quire.control.plan import UNKNOWN_TOKEN
 from quire.sampling import reference
@@ -61,6 +62,13 @@ def test_seeds_and_outputs_decide_what_is_drawn() -> None:
     tokens = sample(logits, made).tokens
     assert tokens == reference.sample_rows(logits, made).tokens
     assert len(set(tokens)) > 40
+
+
+def test_random_numbers_of_many_rows_are_those_of_each() -> None:
+    seeds, indices = [0, 1, 2**32 - 1, 2**64 - 1, 77], [0, 2**33 + 5, 1, 2**20, 2**32]
+    alone = zip(seeds, indices, strict=True)
+    expected = [int(reference.uniform(*each) * 2**UNITS) for each in alone]
+    assert random_units(seeds, indices).tolist() == expected
 
 
 def test_prompts_are_reported_on_beside_what_is_drawn() -> None:

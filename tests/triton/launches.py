@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from quire.backends.torch.matrix import CodedMatrix
+from quire.backends.torch.sampling.changes import Changes
 from quire.backends.torch.triton import (
     activation,
     attention,
@@ -209,12 +210,12 @@ def sample(gpu: AheadLauncher, shapes: str) -> Iterator[str]:
     """A vocabulary of 151,936 tokens."""
     rows, numbers = empty(64), empty(64, dtype=torch.float32)
     logits, ids = empty(64, 151936, dtype=torch.float32), empty(64, 21)
-    logit_changes.count_tokens(gpu, empty(8, 4096), rows, empty(8, 151936))
-    penalties = logit_changes.Penalties(empty(8, 151936), rows, numbers, numbers, numbers)
-    logit_changes.adjust_logits(gpu, logits, empty(8, 4748), rows, penalties)
+    logit_changes.count_tokens(gpu, empty(8, 151936), rows, empty(64, 4096), rows)
+    changes = Changes(empty(6, 64), empty(8, 4748), None, empty(8, 151936))
+    logit_changes.adjust_logits(gpu, logits, changes, torch.empty_like(logits))
     draw.draw_tokens(gpu, logits, draw.DrawRules(numbers, numbers, rows, rows, rows), rows)
     values = empty(64, 21, dtype=torch.float32)
-    logprobs.log_probabilities(gpu, logits, rows, ids, values, rows)
+    logprobs.log_probabilities(gpu, logits, rows, rows, ids, values, rows)
     yield ""
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from quire.backends.torch.sampling.changes import COUNTS, changes_of, on_device
+from quire.backends.torch.sampling.randoms import UNITS
 from quire.backends.torch.sampling.rows import sample_rows
 from quire.backends.torch.triton import draw, logit_changes, logprobs
 from quire.backends.torch.triton.launcher import Launcher
@@ -15,10 +17,11 @@ from quire.sampling.state import SampleRow, SamplingState
 from quire.sampling_params import SamplingParams
 from tests.native.sampled_rows import expect_same_logprobs
 from tests.native.sampled_rows import row as row_of
+from tests.torch.drawn_worlds import live
 from tests.triton.interpreted_models import Interpreted
 
 GPU = Launcher("sm_80", {("sampling", ""): Tile(1, 256)})
-ONE = 1 << draw.UNITS
+ONE = 1 << UNITS
 NONE = np.zeros(0, np.int32)
 
 
@@ -147,18 +150,15 @@ def test_masks_and_penalties() -> None:
     wanted = np.stack(
         [reference.adjust_logits(each, row) for each, row in zip(logits, rows, strict=True)]
     )
-    tokens = torch.tensor([prompt + output + [-1]], dtype=torch.int32)
-    counts = torch.zeros(1, 300, dtype=torch.int32)
-    logit_changes.count_tokens(GPU, tokens, torch.tensor([len(prompt)], dtype=torch.int32), counts)
-    column = torch.tensor([1.0, 1.0, 1.0])
-    penalties = logit_changes.Penalties(
-        counts, torch.tensor([0, -1, -1], dtype=torch.int32), column * 1.3, column * 0.5,
-        column * -0.25,
-    )  # fmt: skip
-    found = torch.from_numpy(logits.copy())
-    masks = torch.from_numpy(mask)[None]
-    which = torch.tensor([-1, 0, -1], dtype=torch.int32)
-    logit_changes.adjust_logits(GPU, found, masks, which, penalties)
+    tokens = torch.tensor([prompt + output + [-1], [1] * 11], dtype=torch.int32)
+    counts, prompts = torch.zeros(2, 300, dtype=torch.int32), torch.tensor([len(prompt), 0])
+    at = torch.tensor([1, 0], dtype=torch.int32)  # the second is nobody's
+    logit_changes.count_tokens(GPU, counts, at, tokens, prompts.int())
+    assert not counts[0].any()
+    changes = changes_of(rows, 300)
+    changes.columns[COUNTS, 0] = 1
+    given, found = torch.from_numpy(logits), torch.empty(3, 300)
+    logit_changes.adjust_logits(GPU, given, on_device(changes, counts, given), found)
     assert np.array_equal(found.numpy(), wanted)
 
 
@@ -171,7 +171,8 @@ def test_log_probabilities() -> None:
     ids, values = torch.empty(3, 6, dtype=torch.int32), torch.empty(3, 6)
     ranks = torch.empty(3, dtype=torch.int32)
     tokens = torch.tensor(chosen, dtype=torch.int32)
-    logprobs.log_probabilities(GPU, torch.from_numpy(logits), tokens, ids, values, ranks)
+    told = torch.tensor([6] * 3, dtype=torch.int32)
+    logprobs.log_probabilities(GPU, torch.from_numpy(logits), tokens, told, ids, values, ranks)
     for row in range(3):
         one = logits[row]
         ranked = np.argsort(-one, kind="stable")
@@ -183,11 +184,12 @@ def test_log_probabilities() -> None:
         np.testing.assert_allclose(values[row, : len(exact)].numpy(), exact, rtol=2e-6, atol=2e-6)
 
 
-def test_skips_rows_without_a_token() -> None:
-    ids, values = torch.full((1, 2), -5, dtype=torch.int32), torch.empty(1, 2)
-    tokens = torch.tensor([-1], dtype=torch.int32)
-    logprobs.log_probabilities(GPU, torch.zeros(1, 9), tokens, ids, values, tokens)
-    assert ids.tolist() == [[-5, -5]]
+def test_skips_rows_without_a_token_or_a_question() -> None:
+    """And of others no more is told than they want."""
+    ids, values = torch.full((3, 3), -5, dtype=torch.int32), torch.empty(3, 3)
+    tokens, told = torch.tensor([[-1, 2, 2], [3, 0, 2]], dtype=torch.int32)
+    logprobs.log_probabilities(GPU, torch.zeros(3, 9), tokens, told, ids, values, tokens.clone())
+    assert ids.tolist() == [[-5] * 3, [-5] * 3, [2, 0, -5]]
 
 
 def test_whole_sampler() -> None:
@@ -215,3 +217,8 @@ def test_whole_sampler() -> None:
     assert found.logprobs.keys() == expected.logprobs.keys()
     for place, theirs in expected.logprobs.items():
         expect_same_logprobs(found.logprobs[place], theirs)
+
+
+def test_what_captured_steps_draw() -> None:
+    """As in tests/torch/test_drawn_rules.py."""
+    assert live(Interpreted(), 1, 15) > 5

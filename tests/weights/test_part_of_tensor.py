@@ -55,6 +55,21 @@ def test_an_expert_a_transpose_and_columns() -> None:
     assert interleaved.flags.c_contiguous
 
 
+def test_times() -> None:
+    expected = MATRIX[2:7] * np.float32(0.3)
+    np.testing.assert_array_equal(load(MATRIX, rows=Rows(2, 5), times=0.3), expected)
+
+
+def test_a_stack_of_tensors() -> None:
+    place = Place("{}.w", (4,), stack=3)
+    weight = Weight("w", place.part_shape, stored=(place,))
+    rows = {f"{i}.w": MATRIX[i] for i in range(3)}
+    loaded = load_weights(Arrays(**rows), {"w": weight})["w"]
+    np.testing.assert_array_equal(loaded.data, MATRIX[:3])
+    with pytest.raises(CheckpointError, match="has no tensor"):
+        load_weights(Arrays(**{"0.w": MATRIX[0], "2.w": MATRIX[2]}), {"w": weight})
+
+
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2"])
 def test_unit_rows(dtype: str) -> None:
     loaded = load(MATRIX.astype(dtype), unit_rows=True)
@@ -114,6 +129,8 @@ def test_rows_of_a_quantized_matrix(meaning: str) -> None:
         np.testing.assert_array_equal(part.float32(), whole.float32()[list(index)])
     unit = part_of_matrix(whole, Place("w", (12, 8), unit_rows=True)).float32()
     np.testing.assert_allclose((unit**2).sum(1), 1, rtol=1e-5)
+    twice = part_of_matrix(whole, Place("w", (12, 8), times=2.0)).float32()
+    np.testing.assert_array_equal(twice, whole.float32() * 2)
 
 
 @pytest.mark.parametrize("how", [{"expert": 1}, {"transposed": True}])

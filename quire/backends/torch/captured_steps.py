@@ -18,9 +18,10 @@ import torch
 
 from quire.backends.torch.calls import Call, Values, run_calls
 from quire.backends.torch.devices import Device
+from quire.backends.torch.fixed_step import FixedStep, WideRooms
 from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.graphs import Recorder, Replay
-from quire.backends.torch.step import FixedStep, Step, WideRooms
+from quire.backends.torch.step import Step
 
 __all__ = ["CapturedSteps"]
 

@@ -15,11 +15,11 @@ import torch
 
 from quire.backends.torch.calls import Call
 from quire.backends.torch.captured_steps import CapturedSteps
+from quire.backends.torch.drawn_rules import MOST_TOLD, DrawnRules, RulesBuffer
 from quire.backends.torch.host_copies import sent
 from quire.backends.torch.latest_tokens import LatestTokens
-from quire.backends.torch.sampling.adjust import is_plain
-from quire.backends.torch.sampling.draw import Kind
-from quire.backends.torch.sampling.rows import Sampler
+from quire.backends.torch.sampling.rows import DrawnRows
+from quire.backends.torch.sampling.sampler import Order, Sampler
 from quire.backends.torch.step import Step
 from quire.control.plan import UNKNOWN_TOKEN
 from quire.ops.batch import Batch
@@ -27,10 +27,8 @@ from quire.sampling.state import SampleRow
 
 __all__ = ["DrawnSteps"]
 
-TOKENS = -1
-"""The number of the value that is drawn."""
-PLACES = 5
-"""The row of a step's rules behind the sampler's: where in LatestTokens its requests are."""
+TOKENS, IDS, VALUES, RANKS = -1, -2, -3, -4
+"""The numbers of the values that are drawn, and told of them."""
 
 Make: TypeAlias = Callable[[Sequence[Call], Collection[int]], CapturedSteps]
 
@@ -38,8 +36,8 @@ Make: TypeAlias = Callable[[Sequence[Call], Collection[int]], CapturedSteps]
 class DrawnSteps:
     """Runs decoding steps of a Program whole.
 
-    calls: of body and head.  logits: the number of what they make.  most_tokens: of a step whose
-    logits are computed at once.  make: what captures calls, and leaves some values.
+    calls: of body and head.  logits: the number of what they make.  buffer: what rows ask for, of
+    the largest step.  make: what captures calls, and leaves some values.
     """
 
     def __init__(
@@ -48,72 +46,85 @@ class DrawnSteps:
         logits: int,
         latest: LatestTokens,
         sampler: Sampler,
-        most_tokens: int,
+        buffer: RulesBuffer,
         make: Make,
     ) -> None:
         self._calls, self._logits = calls, logits
         self._latest, self._tokens = latest, latest.tokens
         self._sampler = sampler
-        self._most_tokens = most_tokens
+        self._buffer = buffer
         self._make = make
-        self._of_kinds: dict[Kind, CapturedSteps] = {}
+        self._of_orders: dict[Order, CapturedSteps] = {}
 
     @property
     def num_graphs(self) -> int:
         """How many were recorded."""
-        return sum(each.num_graphs for each in self._of_kinds.values())
+        return sum(each.num_graphs for each in self._of_orders.values())
 
-    def kind(self, batch: Batch, rows: Sequence[SampleRow]) -> Kind | None:
-        """How the rows of a batch are drawn; None where more is asked for than that.
+    def order(self, batch: Batch, rows: Sequence[SampleRow]) -> Order | None:
+        """How the rows of a batch are drawn; None where that cannot be done in one go.
 
-        Each request has one token and one row, which is sampled as the model gives it.
+        Each request has one token then, and a row or none.
         """
-        is_whole = batch.is_decoding and len(rows) == batch.num_requests <= self._most_tokens
-        if not is_whole or self._latest.tokens is not self._tokens:
+        if not batch.is_decoding or self._latest.tokens is not self._tokens:
             return None
-        is_more = any(row.target >= 0 or row.num_logprobs >= 0 or not is_plain(row) for row in rows)
-        return None if is_more else self._sampler.kind(rows)
+        return self._sampler.order(rows) if self._buffer.has_room(batch, rows) else None
 
-    def run(
-        self, step: Step, kind: Kind, slots: np.ndarray, rows: Sequence[SampleRow]
-    ) -> torch.Tensor:
-        """The tokens [R] of a step, which is padded.  slots: [R], of its requests."""
-        count = len(step.token_ids)
-        rules = self._sampler.rules(rows)
-        wide = np.zeros((len(rules) + 1, max(-(-count // 4) * 4, rules.shape[1])), rules.dtype)
-        wide[:PLACES, : rules.shape[1]] = rules
-        wide[PLACES, : len(slots)] = slots + 1
-        step.rules = sent(wide, step.device.torch_device)
-        step.logit_rows = torch.arange(count, device=step.token_ids.device)
-        if kind not in self._of_kinds:
-            self._of_kinds[kind] = self._make(self._all_calls(kind), {TOKENS})
-        found = self._of_kinds[kind].run(step)[TOKENS]
-        return found[: len(rows), 0].clone()  # while it goes to the host, the next step is drawn
+    def run(self, step: Step, order: Order, rows: Sequence[SampleRow]) -> DrawnRows:
+        """What the rows of a step yield; the step is padded."""
+        step.rules = self._buffer.fill(step.batch, rows, order.changes)
+        at = step.logit_rows
+        step.logit_rows = torch.arange(len(step.token_ids), device=at.device)
+        if order not in self._of_orders:
+            wanted = {TOKENS, IDS, VALUES, RANKS} if order.tells else {TOKENS}
+            self._of_orders[order] = self._make(self._all_calls(order), wanted)
+        found = self._of_orders[order].run(step)
+        tokens = found[TOKENS][at, 0]  # a copy: while it goes to the host, the next step is drawn
+        asked = [place for place, row in enumerate(rows) if row.num_logprobs >= 0]
+        if not asked:
+            return DrawnRows(tokens)
+        counts = [rows[place].num_logprobs for place in asked]
+        some = at[sent(np.array(asked), at.device)]
+        ids, values, ranks = (found[each][some] for each in (IDS, VALUES, RANKS))
+        return DrawnRows(tokens, asked, counts, (ids, values, ranks[:, 0]))
 
-    def _all_calls(self, kind: Kind) -> list[Call]:
+    def _all_calls(self, order: Order) -> list[Call]:
         """From tokens to tokens."""
         fill = Call(partial(_fill_in, self._tokens), None, (), (), (), "always")
-        draw = partial(_draw, self._tokens, self._sampler, kind)
-        return [fill, *self._calls, Call(draw, None, (self._logits,), (TOKENS,), (), "always")]
+        outputs = (TOKENS, IDS, VALUES, RANKS) if order.tells else (TOKENS,)
+        draw = partial(_draw, self._tokens, self._sampler, self._buffer, order)
+        return [fill, *self._calls, Call(draw, None, (self._logits,), outputs, (), "always")]
 
 
 def _fill_in(latest: torch.Tensor, step: Step, op: None) -> tuple[torch.Tensor, ...]:
     """As LatestTokens.fill_in does."""
-    known = latest[_places(step)].clamp(min=0)
+    known = latest[_rules(step).places.long()].clamp(min=0)
     step.token_ids.copy_(torch.where(step.token_ids == UNKNOWN_TOKEN, known, step.token_ids))
     return ()
 
 
 def _draw(
-    latest: torch.Tensor, sampler: Sampler, kind: Kind, step: Step, op: None, logits: torch.Tensor
+    latest: torch.Tensor,
+    sampler: Sampler,
+    buffer: RulesBuffer,
+    order: Order,
+    step: Step,
+    op: None,
+    logits: torch.Tensor,
 ) -> tuple[torch.Tensor, ...]:
-    """The tokens [T, 1], which the next step finds."""
-    assert step.rules is not None
-    tokens = sampler.draw(logits, step.rules[:PLACES, : len(logits)], kind)
-    latest.index_put_((_places(step),), tokens)
-    return (tokens[:, None],)
+    """The tokens [T, 1], which the next step finds, and what is told of them, [T, any]."""
+    rules, numbers = _rules(step), logits
+    if order.changes:
+        buffer.count(step.token_ids, rules)
+        logits = sampler.change(logits, buffer.changes(rules))
+    tokens = sampler.draw(logits, rules.draws, order.kind)
+    latest.index_put_((rules.places.long(),), tokens)
+    if not order.tells:
+        return (tokens[:, None],)
+    ids, values, ranks = sampler.describe(numbers, tokens, rules.told, 1 + MOST_TOLD)
+    return tokens[:, None], ids, values, ranks[:, None]
 
 
-def _places(step: Step) -> torch.Tensor:
+def _rules(step: Step) -> DrawnRules:
     assert step.rules is not None
-    return step.rules[PLACES, : len(step.token_ids)].long()
+    return DrawnRules(step.rules, len(step.token_ids))

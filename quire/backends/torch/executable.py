@@ -14,18 +14,16 @@ from quire.backends.torch.arrays import as_tensor
 from quire.backends.torch.backend import chosen_body
 from quire.backends.torch.block_copies import DeviceBlockCopies
 from quire.backends.torch.calls import Call, Values, run_calls
-from quire.backends.torch.captured_steps import CapturedSteps
 from quire.backends.torch.devices import Device
-from quire.backends.torch.drawn_steps import DrawnSteps
 from quire.backends.torch.graph_memory import GraphMemory
 from quire.backends.torch.graphs import Recorder, find_recorder
 from quire.backends.torch.host_copies import Arriving, HostCopies
 from quire.backends.torch.kv_cache import DeviceKvCache
 from quire.backends.torch.latest_tokens import LatestTokens
-from quire.backends.torch.padding import SIZES, idle, padded, size_for
-from quire.backends.torch.sampling.rows import DrawnRows, draw_rows, sampler_of
+from quire.backends.torch.sampling.rows import DrawnRows, draw_rows
 from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.step import Group, Step, start_step
+from quire.backends.torch.step_captures import StepCaptures
 from quire.backends.torch.weights import Weights
 from quire.graph.ir import Node, Value
 from quire.graph.program import Program
@@ -102,13 +100,14 @@ class TorchExecutable:
         first_of_head = next(i for i, node in enumerate(nodes) if _is_head(node))
         self._body = self._bind(nodes[:first_of_head], nodes[first_of_head:])
         self._head = self._bind(nodes[first_of_head:], ())
-        self._graph_memory = GraphMemory(graph_bytes)
         self._slots = SlotStates()
         self._latest = LatestTokens(device.torch_device)
-        self._captured: dict[str, CapturedSteps] = {}
-        self._drawn_steps: DrawnSteps | None = None
+        self._captures: StepCaptures | None = None
         if recorder is not None and self._can_capture():
-            self._capture(recorder)
+            self._captures = StepCaptures(
+                program, self._body, self._head, self._numbers[program.graph.logits], self._latest,
+                recorder, device, GraphMemory(graph_bytes), spare, self._start,
+            )  # fmt: skip
         self._copies = HostCopies(device)
 
     @property
@@ -127,9 +126,7 @@ class TorchExecutable:
     @property
     def captured(self) -> tuple[int, int]:
         """How many graphs were captured so far, and the memory that went with them, in bytes."""
-        count = sum(each.num_graphs for each in set(self._captured.values()))
-        whole = 0 if self._drawn_steps is None else self._drawn_steps.num_graphs
-        return count + whole, self._graph_memory.used
+        return (0, 0) if self._captures is None else self._captures.counted
 
     @property
     def overlaps(self) -> bool:
@@ -140,6 +137,8 @@ class TorchExecutable:
         """See Executable."""
         self._slots.admit(slot, state)
         self._latest.make_room(slot)
+        if self._captures is not None:
+            self._captures.forget(slot)
 
     def run(self, batch: Batch) -> SampledRows:
         """See Executable."""
@@ -170,14 +169,8 @@ class TorchExecutable:
 
     def _drawn_whole(self, batch: Batch, rows: Sequence[SampleRow]) -> list[DrawnRows]:
         """The tokens of a decoding step that is done at one call; nothing where it cannot be."""
-        steps, size = self._drawn_steps, size_for(batch.num_tokens)
-        if steps is None or size is None or _brings_more(batch):
-            return []
-        kind = steps.kind(batch, rows)
-        if kind is None:
-            return []
-        step = self._start(padded(batch, size, self._cache.spare))
-        return [DrawnRows(steps.run(step, kind, batch.slots, rows))]
+        whole = None if self._captures is None else self._captures.drawn(batch, rows)
+        return [] if whole is None else [whole]
 
     def _drawn(self, batch: Batch, rows: Sequence[SampleRow]) -> list[DrawnRows]:
         """The tokens of any step, some rows at a time."""
@@ -193,28 +186,23 @@ class TorchExecutable:
 
     def _logits(self, batch: Batch) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Compute every token; then the logits of some rows at a time, and the rows' tokens."""
-        captured = self._captured_steps(batch)
-        size = size_for(batch.num_tokens)
-        if captured is not None and size is not None:
-            batch = padded(batch, size, self._cache.spare)
-        step = self._start(batch)
-        self._latest.fill_in(batch, step.token_ids)
-        values: Values = {}
-        if captured is None:
-            run_calls(self._body, step, values)
-        else:
-            values = captured.run(step)
+        step, values = self._computed(batch)
         for rows in step.logit_rows.split(self.program.limits.logit_rows):
             if len(rows):
                 step.logit_rows, kept = rows, dict(values)
                 run_calls(self._head, step, kept)
                 yield kept[self._numbers[self.program.graph.logits]], step.token_ids[rows]
 
-    def _captured_steps(self, batch: Batch) -> CapturedSteps | None:
-        """What runs the body of a step by replaying it; None where it is run as it is."""
-        if _brings_more(batch) or size_for(batch.num_tokens) is None:
-            return None
-        return self._captured.get("decode" if batch.is_decoding else "mixed")
+    def _computed(self, batch: Batch) -> tuple[Step, Values]:
+        """A step whose body is computed, and what the head reads of that."""
+        captured = None if self._captures is None else self._captures.body(batch)
+        step = self._start(batch if captured is None else captured[0])
+        self._latest.fill_in(step.batch, step.token_ids)
+        if captured is not None:
+            return step, captured[1].run(step)
+        values: Values = {}
+        run_calls(self._body, step, values)
+        return step, values
 
     def _can_capture(self) -> bool:
         """Whether steps can be padded, and what is read stands where it stands."""
@@ -223,43 +211,8 @@ class TorchExecutable:
             return False
         return not spec.bidirectional
 
-    def _capture(self, recorder: Recorder) -> None:
-        """Make what replays decode steps, and mixed ones, and decode steps with what is drawn."""
-        spec, limits = self.program.spec, self.program.limits
-        assert isinstance(spec, ModelSpec)
-        most = size_for(min(limits.tokens, SIZES[-1])) or SIZES[-1]
-        end = limits.length or spec.max_length
-
-        def steps(calls: Sequence[Call], wanted: Collection[int], kind: str) -> CapturedSteps:
-            memory, pause = self._graph_memory, self._idle
-            return CapturedSteps(
-                calls, wanted, kind, most, end, recorder, self.device, memory, idle=pause
-            )
-
-        made = {each for call in self._head for each in call.outputs}
-        wanted = {each for call in self._head for each in call.inputs} - made
-        mixed, decode = (steps(self._body, wanted, kind) for kind in ("mixed", "decode"))
-        has_more = any(call.captured == "decode" for call in self._body)
-        found = {"mixed": mixed, "decode": decode if has_more else mixed}
-        self._captured = {kind: each for kind, each in found.items() if each.is_of_use}
-        if self._captured and self.device.has_float64:
-            self._drawn_steps = DrawnSteps(
-                [*self._body, *self._head],
-                self._numbers[self.program.graph.logits],
-                self._latest,
-                sampler_of(self.device),
-                limits.logit_rows,
-                lambda calls, wanted: steps(calls, wanted, "decode"),
-            )
-
     def _start(self, batch: Batch) -> Step:
         return start_step(batch, self.device, self._cache, self._weights, self._states, self._ranks)
-
-    def _idle(self, step: Step) -> Step:
-        """A step of as many tokens that are nobody's, drawn for nobody."""
-        found = self._start(idle(step.batch, self._cache.spare))
-        found.rules = None if step.rules is None else torch.zeros_like(step.rules)
-        return found
 
     def _arena(self, kv_cache: KvCache, num_blocks: int) -> torch.Tensor:
         if num_blocks == kv_cache.num_blocks and self.device.is_cpu:
@@ -283,11 +236,6 @@ class TorchExecutable:
 
     def _all(self, values: Iterable[Value]) -> tuple[int, ...]:
         return tuple(self._numbers.setdefault(value, len(self._numbers)) for value in values)
-
-
-def _brings_more(batch: Batch) -> bool:
-    """Whether it has more than tokens: rows or positions of images."""
-    return batch.given_rows is not None or batch.axis_positions is not None
 
 
 def _on_device(states: RecurrentStates, device: Device, has_spare: bool) -> DeviceStates:

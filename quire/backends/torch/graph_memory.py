@@ -30,8 +30,8 @@ KERNELS = {
 SAMPLER = 60
 """Kernels of a draw, at most: without Triton."""
 ATTENTION = PagedAttention | LatentAttention
-KINDS = 3
-"""Mixed steps, decoding ones, and those that draw their tokens as well."""
+KINDS = 4
+"""Mixed steps, decoding ones, and those that draw their tokens as well, as they are or changed."""
 VALUES = 4
 """Times what a Program plans: three for what bodies make on the way, one for what crosses."""
 PARTIAL_BYTES = 128 * MIB
@@ -74,9 +74,9 @@ def estimate(program: Program) -> GraphEstimate:
     most = min(program.limits.tokens, SIZES[-1])
     sizes = [size for size in SIZES if size <= (size_for(most) or most)]
     each = sum(KERNELS.get(type(op), 2) for op in ops)
-    kernels = len(sizes) * (KINDS * each + SAMPLER)
+    kernels = len(sizes) * (KINDS * each + 2 * SAMPLER)
     values = VALUES * 4 * program.buffers.arena_floats * most // program.limits.tokens
-    values += VALUES * 4 * program.limits.logit_rows * program.logits.width
+    values += (VALUES + 1) * 4 * program.limits.logit_rows * program.logits.width  # and counts
     tables = most * (program.limits.length or spec.max_length) // 4  # an int32 for 16 tokens
     chunks = PARTIAL_BYTES if any(isinstance(op, ATTENTION) for op in ops) else 0
     return GraphEstimate(kernels, values + tables + chunks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from quire.ops.batch import Batch
 
-__all__ = ["SIZES", "idle", "padded", "size_for"]
+__all__ = ["SIZES", "idle", "one_by_one", "padded", "size_for"]
 
 SIZES = (
     *(1, 2, 4),
@@ -54,6 +54,23 @@ def padded(batch: Batch, num_tokens: int, scratch_block: int) -> Batch:
         block_tables=np.concatenate([batch.block_tables, tables]),
         slots=np.concatenate([batch.slots, zeros - 1]),
         states=np.concatenate([batch.states, np.array([NO_STATE] * missing, np.int32)]),
+    )
+
+
+def one_by_one(batch: Batch) -> Batch:
+    """The batch with a request for each token; its requests have no state.
+
+    What a token sees is the same: keys of those before it are written before any is read.
+    """
+    if batch.is_decoding:
+        return batch
+    requests = batch.request_of_token()
+    return replace(
+        batch,
+        query_start=np.arange(batch.num_tokens + 1, dtype=np.int32),
+        block_tables=batch.block_tables[requests],
+        slots=batch.slots[requests] if len(batch.slots) else batch.slots,
+        states=np.array([NO_STATE] * batch.num_tokens, np.int32),
     )
 
 

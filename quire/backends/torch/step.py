@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from quire.backends.torch.states import DeviceStates
 from quire.backends.torch.weights import Weights
 from quire.ops.batch import Batch
 
-__all__ = ["FixedStep", "Group", "Step", "WideRooms", "start_step"]
+__all__ = ["Group", "Make", "Step", "start_step"]
 
 Found = TypeVar("Found")
 Make: TypeAlias = Callable[[Batch], np.ndarray]
@@ -34,8 +34,8 @@ class Group(Protocol):
 class Step:
     """One step on a device.  All index tensors are int64 there; `batch` has them on the host.
 
-    token_ids, positions: [T].  blocks, offsets: [T], the block that holds each token's keys and
-    values, and its place there.  logit_rows: [S], those that the head computes now.
+    tokens: [4, T], which cross to the device as one: see the four properties.
+    logit_rows: [S], those that the head computes now.
     ranks: those that share the work.
     states: what recurrent layers know; without records where there are none.
     rules: of a step whose tokens are drawn by itself, see DrawnSteps.
@@ -45,16 +45,33 @@ class Step:
     device: Device
     kv_cache: DeviceKvCache
     weights: Weights
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    blocks: torch.Tensor
-    offsets: torch.Tensor
+    tokens: torch.Tensor
     logit_rows: torch.Tensor
     states: DeviceStates
     ranks: Group | None = None
     rules: torch.Tensor | None = None
     _kept: dict[object, object] = field(default_factory=dict)
     _arrays: dict[object, tuple[Make, torch.Tensor]] = field(default_factory=dict)
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """[T]."""
+        return self.tokens[0]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        """[T], of tokens in their requests."""
+        return self.tokens[1]
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        """[T], the block that holds each token's keys and values."""
+        return self.tokens[2]
+
+    @property
+    def offsets(self) -> torch.Tensor:
+        """[T], the token's place in it."""
+        return self.tokens[3]
 
     @property
     def is_decoding(self) -> bool:
@@ -89,115 +106,6 @@ class Step:
         return self._arrays[key][1]
 
 
-class _NoBatch:
-    """In place of the arrays of the host, which a captured body must not read."""
-
-    given_rows = axis_positions = None
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"a captured body reads {name} of the batch; use Step.array")
-
-
-@dataclass(frozen=True, slots=True)
-class WideRooms:
-    """Where arrays stand that are wide: one place for all sizes of captured steps.
-
-    rows: of the largest step.  end: no request has a token at this position.
-    """
-
-    rows: int
-    end: int
-    places: dict[object, torch.Tensor] = field(default_factory=dict)
-
-    def take(self, key: object, array: torch.Tensor, most: int) -> torch.Tensor:
-        """Room [rows of the array, most] of its dtype."""
-        if key not in self.places:
-            self.places[key] = array.new_zeros((self.rows, most))
-        return self.places[key][: len(array)]
-
-
-class FixedStep(Step):
-    """A step whose tensors stay where they are, for bodies that are captured.
-
-    What `once` makes is recorded with what made it, so it stays too.  A head computes every row.
-    """
-
-    @classmethod
-    def like(cls, step: Step, rooms: WideRooms) -> FixedStep:
-        """With copies of a step's tensors."""
-        ids, positions, blocks, offsets = (
-            each.clone() for each in (step.token_ids, step.positions, step.blocks, step.offsets)
-        )
-        nobody: Any = _NoBatch()
-        rows = torch.arange(len(ids), device=ids.device)
-        rules = None if step.rules is None else step.rules.clone()
-        found = cls(
-            nobody, step.device, step.kv_cache, step.weights,
-            ids, positions, blocks, offsets, rows, step.states, step.ranks, rules,
-        )  # fmt: skip
-        found._newest, found._recorded = step.batch, {}
-        found._is_decoding, found._rooms = step.is_decoding, rooms
-        return found
-
-    _newest: Batch
-    _recorded: dict[object, object]
-    _is_decoding: bool
-    _rooms: WideRooms
-
-    @property
-    def is_decoding(self) -> bool:
-        """See Step."""
-        return self._is_decoding
-
-    @property
-    def end(self) -> int:
-        """See Step."""
-        return self._rooms.end
-
-    def load(self, step: Step) -> None:
-        """Take in the numbers of another step of as many tokens."""
-        self._newest = step.batch
-        for mine, its in (
-            (self.token_ids, step.token_ids),
-            (self.positions, step.positions),
-            (self.blocks, step.blocks),
-            (self.offsets, step.offsets),
-        ):
-            mine.copy_(its)
-        if self.rules is not None and step.rules is not None:
-            self.rules.copy_(step.rules)
-        for make, array in self._arrays.values():
-            _fill(array, sent(make(step.batch), self.device.torch_device))
-
-    def put(self, array: np.ndarray) -> torch.Tensor:
-        """Refused: a replay would not do it again."""
-        raise AssertionError("a captured body sends an array of its own; use Step.array")
-
-    def array(self, key: object, make: Make, most: int = 0) -> torch.Tensor:
-        """See Step."""
-        if key not in self._arrays:
-            array = sent(make(self._newest), self.device.torch_device)
-            room = self._rooms.take(key, array, most) if most else torch.empty_like(array)
-            self._arrays[key] = make, room
-            _fill(room, array)
-        return self._arrays[key][1]
-
-    def forget_kept(self) -> None:
-        """Before recording: what was not recorded has to be made anew."""
-        self._kept = dict(self._recorded)
-
-    def keep(self) -> None:
-        """After it: what was made is made again by each replay."""
-        self._recorded = dict(self._kept)
-
-
-def _fill(room: torch.Tensor, array: torch.Tensor) -> None:
-    """Write an array into a room, which may have more columns."""
-    assert array.shape[1:] <= room.shape[1:], f"{tuple(array.shape)} into {tuple(room.shape)}"
-    narrow = room[:, : array.shape[1]] if array.ndim == 2 else room
-    narrow.copy_(array)
-
-
 def start_step(
     batch: Batch,
     device: Device,
@@ -208,11 +116,8 @@ def start_step(
 ) -> Step:
     """A step over a batch, its indices copied to the device."""
     block, offset = np.divmod(batch.positions.astype(np.int64), kv_cache.layout.block_tokens)
-    block_ids = batch.block_tables[batch.request_of_token(), block].astype(np.int64)
-    arrays = batch.token_ids, batch.positions, block_ids, offset, batch.logit_rows
-    ids, positions, blocks, offsets, rows = (
-        sent(each.astype(np.int64), device.torch_device) for each in arrays
-    )
-    return Step(
-        batch, device, kv_cache, weights, ids, positions, blocks, offsets, rows, states, ranks
-    )
+    block_ids = batch.block_tables[batch.request_of_token(), block]
+    tokens = np.stack([batch.token_ids, batch.positions, block_ids, offset])  # int64, as offsets
+    rows = batch.logit_rows.astype(np.int64)
+    sent_tokens, sent_rows = (sent(each, device.torch_device) for each in (tokens, rows))
+    return Step(batch, device, kv_cache, weights, sent_tokens, sent_rows, states, ranks)

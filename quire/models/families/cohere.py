@@ -7,7 +7,6 @@ CohereForCausalLM and Cohere2ForCausalLM configs of transformers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,12 +20,12 @@ from quire.models.families.decoder import (
     dense_mlp,
     grouped_attention,
 )
-from quire.models.families.parts import head_dim, layer_norm, num_layers
+from quire.models.families.parts import by_head, head_dim, layer_norm, num_layers
 from quire.models.families.rope_config import read_rope
 from quire.models.families.windows import types_by_pattern, windows_of
 from quire.models.registry import family
 from quire.models.rope import Rope
-from quire.models.spec import ModelSpec, Norm
+from quire.models.spec import ModelSpec
 
 __all__ = ["cohere", "cohere2"]
 
@@ -84,7 +83,7 @@ def _cohere(
         qkv_bias=bias,
         output_bias=bias,
         qk_norm="rows" if qk_norm else None,
-        norm=lambda name, width: _by_head(make_norm(name, width), dim),
+        norm=lambda name, width: by_head(make_norm(name, width), dim),
         ropes=ropes,
         windows=windows,
     )
@@ -103,10 +102,3 @@ def _cohere(
 def _norms(config: ConfigReader) -> NormMaker:
     eps = config.number("layer_norm_eps", 1e-5, low=0.0, high=1.0)
     return partial(layer_norm, eps=eps, bias=False)
-
-
-def _by_head(norm: Norm, dim: int) -> Norm:
-    """A weight that is a row for each head."""
-    assert norm.weight is not None
-    shape = (norm.weight.shape[0] // dim, dim)
-    return replace(norm, weight=replace(norm.weight, shape=shape, split="rows"))

@@ -41,7 +41,9 @@ NAMES = {
     "mlp.up_proj": "mlp.dense_h_to_4h",
     "mlp.down_proj": "mlp.dense_4h_to_h",
 }
-TWO_NORMS = BlockNorms("ln_attn", "ln_mlp")
+TWO_NORMS = BlockNorms("ln_attn", "input_layernorm")
+OF_MLP = {"input_layernorm": "ln_mlp"}
+"""What TWO_NORMS calls as where there is one."""
 QKV = "self_attention.query_key_value"
 
 
@@ -74,7 +76,8 @@ def falcon(config: ConfigReader) -> ModelSpec:
         tied=True,
     )
     fused = {QKV: tuple(f"self_attn.{each}_proj" for each in "qkv")}
-    return stored_as(spec, Layout("transformer.h.{}.", NAMES, fused, {QKV: kv_heads}))
+    names = {**NAMES, **OF_MLP} if two_norms else NAMES
+    return stored_as(spec, Layout("transformer.h.{}.", names, fused, {QKV: kv_heads}))
 
 
 def _attention(config: ConfigReader, bias: bool) -> GroupedMaker:

@@ -59,13 +59,13 @@ class Mamba2Config:
 def read_sizes(config: ConfigReader) -> Mamba2Config:
     """The sizes as most config.json say them, in keys that begin with mamba_."""
     width, heads = config.positive("hidden_size"), config.positive("mamba_n_heads", 128)
-    values = width * config.positive("mamba_expand", 2)
+    values = config.positive("mamba_d_ssm", width * config.positive("mamba_expand", 2))
     value_dim = config.get("mamba_d_head", "auto")
     value_dim = values // heads if value_dim == "auto" else config.positive("mamba_d_head")
     if heads * value_dim != values:
         raise ModelError(
-            f"{config.architecture}: {heads} Mamba heads of {value_dim} are not mamba_expand "
-            f"times hidden_size, {values}"
+            f"{config.architecture}: {heads} Mamba heads of {value_dim} are not mamba_d_ssm, or "
+            f"mamba_expand times hidden_size, {values}"
         )
     config.get("mamba_chunk_size")  # how others cut the scan
     sizes = Mamba2Config(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 
 from quire.errors import ModelError
 from quire.models.config_reader import ConfigReader
@@ -11,6 +12,7 @@ from quire.models.spec import MLP, Activation, GatedMLP, Linear, Norm, Split, We
 
 __all__ = [
     "activation",
+    "by_head",
     "dtype",
     "gated_mlp",
     "head_dim",
@@ -57,6 +59,13 @@ def layer_norm(name: str, width: int, eps: float, bias: bool = True, offset: flo
     weight = Weight(name + ".weight", (width,))
     biases = Weight(name + ".bias", (width,)) if bias else None
     return Norm(weight, eps, "layer", biases, offset)
+
+
+def by_head(norm: Norm, dim: int) -> Norm:
+    """The norm of heads with a weight of its own for each: a row of the weight."""
+    assert norm.weight is not None
+    shape = (norm.weight.shape[0] // dim, dim)
+    return replace(norm, weight=replace(norm.weight, shape=shape, split="rows"))
 
 
 def gated_mlp(

@@ -78,12 +78,16 @@ def schemes(config: Mapping[str, Any]) -> ModuleSchemes:
     settings.skip("provider", "attention_input_activations")
     settings.finish()
 
+    by_target = {target: group.scheme for group in found for target in group.targets}
+
     def scheme_of(module: str) -> Scheme | None:
         if any(_strength(module, name) for name in ignore):
             return None
-        best = [(max(_strength(module, name) for name in g.targets), g.scheme) for g in found]
-        strength, scheme = max(best, key=lambda each: each[0], default=(0, None))
-        return scheme if strength else None
+        strengths = {target: _strength(module, target) for target in by_target}
+        best = max(strengths.values(), default=0)
+        # Of several patterns the first by the alphabet counts, wherever its group stands.
+        fitting = [target for target, strength in strengths.items() if strength == best]
+        return by_target[min(fitting)] if best else None
 
     return scheme_of
 

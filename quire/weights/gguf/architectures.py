@@ -67,6 +67,7 @@ class Architecture:
 
 
 MATRICES = ("gate", "up", "down")
+LAYER_NORM = "attention.layer_norm_epsilon"
 SHARED_MIXTURE: Names = {**names.EXPERTS, **names.SHARED_EXPERTS}
 QWEN_MIXTURE: Names = {
     **names.EXPERTS,
@@ -80,7 +81,7 @@ QWEN_MIXTURE_KEYS = {
 }
 NEMOTRON_KEYS = {
     **names.MAMBA_SIZES,
-    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+    LAYER_NORM: "layer_norm_epsilon",
     "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
     "expert_count": "n_routed_experts",
     "expert_shared_feed_forward_length": "moe_shared_expert_intermediate_size",
@@ -101,6 +102,15 @@ GRANITE_EXPERTS: Names = {
     "ffn_gate_inp": "block_sparse_moe.router",
     **{f"ffn_{each}_exps": f"block_sparse_moe.experts.{{}}.{each}_proj" for each in MATRICES},
 }
+GPT2_KEYS = {
+    "context_length": "n_positions",
+    "embedding_length": "n_embd",
+    "block_count": "n_layer",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    LAYER_NORM: "layer_norm_epsilon",
+}
+POSITIONS = {"position_embd": "model.embed_positions"}
 POST_NORMS: Names = {
     "post_attention_norm": "post_attention_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
@@ -115,15 +125,60 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         rules=(rules.llama_experts,),
         settings=COUNTS,
     ),
+    "afmoe": Architecture(
+        ("AfmoeForCausalLM",),
+        {
+            "expert_count": "num_experts",
+            "expert_shared_count": "num_shared_experts",
+            "expert_weights_scale": "route_scale",
+            "expert_weights_norm": "route_norm",
+            "leading_dense_block_count": "num_dense_layers",
+        },
+        {"mup_enabled": True},
+        flags=ATTENTION_BIAS,
+        layer={
+            **SHARED_MIXTURE,
+            "exp_probs_b.bias": "mlp.expert_bias",
+            "attn_gate": "self_attn.gate_proj",
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_mlp_layernorm",
+            "post_ffw_norm": "post_mlp_layernorm",
+        },
+        rules=(rules.window_pattern,),
+        settings=(*DEEPSEEK_EXPERTS, *WEIGHING, *GROUPS, *WINDOWS),
+    ),
     "arcee": Architecture(("ArceeForCausalLM",), flags=ATTENTION_BIAS, turned=TURNED),
     "baichuan": Architecture(
         ("BaiChuanForCausalLM", "BaichuanForCausalLM"), turned=TURNED, rules=(rules.alibi_in_13b,)
+    ),
+    "bloom": Architecture(
+        ("BloomForCausalLM",),
+        {
+            "feed_forward_length": "n_inner",
+            "attention.head_count_kv": None,
+            LAYER_NORM: "layer_norm_epsilon",
+        },
+        layer=names.QKV,
+        outside={"token_embd_norm": "model.embed_norm"},
     ),
     "chatglm": Architecture(
         ("GlmForCausalLM",),
         also=("ChatGLMModel", "ChatGLMForConditionalGeneration"),
         flags=ATTENTION_BIAS,
         layer=names.FUSED,
+    ),
+    "cohere2": Architecture(
+        ("Cohere2ForCausalLM",),
+        {LAYER_NORM: "layer_norm_eps"},
+        flags=ATTENTION_BIAS,
+        rules=(rules.window_pattern,),
+        settings=(*WINDOWS, "logit_scale"),
+    ),
+    "command-r": Architecture(
+        ("CohereForCausalLM",),
+        {LAYER_NORM: "layer_norm_eps"},
+        flags={**ATTENTION_BIAS, "use_qk_norm": ("blk.0.attn_q_norm.weight",)},
+        settings=("logit_scale",),
     ),
     "deepseek": Architecture(
         ("DeepseekForCausalLM",),
@@ -163,6 +218,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "exaone4": Architecture(
         ("Exaone4ForCausalLM",), layer=POST_NORMS, rules=(rules.window_pattern,), settings=WINDOWS
     ),
+    "falcon": Architecture(
+        ("FalconForCausalLM",),
+        {
+            "feed_forward_length": "ffn_hidden_size",
+            "attention.head_count_kv": "num_kv_heads",
+            LAYER_NORM: "layer_norm_epsilon",
+        },
+        {"new_decoder_architecture": True},
+        flags={"bias": ("blk.0.attn_qkv.bias",)},
+        layer={**names.QKV, "attn_norm_2": "ln_attn"},
+        rules=(rules.falcon_norms,),
+    ),
+    "falcon-h1": Architecture(
+        ("FalconH1ForCausalLM",),
+        names.MAMBA_SIZES,
+        # Its files leave the ending of this one out.
+        layer={**names.MAMBA, "ffn_norm": "post_attention_layernorm.weight"},
+        settings=None,
+        rules=(rules.falcon_h1,),
+    ),
     "gemma": Architecture(("GemmaForCausalLM",), norm_offset=1.0),
     "gemma2": Architecture(
         ("Gemma2ForCausalLM",),
@@ -196,6 +271,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         flags={**ATTENTION_BIAS, "use_qk_norm": ("blk.0.attn_q_norm.weight",)},
         layer={**SHARED_MIXTURE, "post_attention_norm": "post_attention_layernorm"},
         settings=(*DEEPSEEK_EXPERTS, *WEIGHING, *GROUPS),
+    ),
+    "gpt2": Architecture(("GPT2LMHeadModel",), GPT2_KEYS, layer=names.QKV, outside=POSITIONS),
+    "gptneox": Architecture(
+        ("GPTNeoXForCausalLM",),
+        {LAYER_NORM: "layer_norm_eps"},
+        flags={"attention_bias": ("blk.0.attn_qkv.bias",)},
+        layer=names.QKV,
+        settings=("use_parallel_residual",),
     ),
     "gpt-oss": Architecture(
         ("GptOssForCausalLM",),
@@ -318,6 +401,25 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         settings=None,
         rules=(rules.mistral4,),
     ),
+    "mpt": Architecture(
+        ("MptForCausalLM",),
+        {
+            "context_length": "max_seq_len",
+            "embedding_length": "d_model",
+            "block_count": "n_layers",
+            "attention.head_count": "n_heads",
+            LAYER_NORM: "layer_norm_epsilon",
+        },
+        layer=names.QKV,
+        settings=("attention.max_alibi_bias",),
+        rules=(rules.mpt_attention,),
+    ),
+    "nemotron": Architecture(
+        ("NemotronForCausalLM",),
+        {LAYER_NORM: "norm_eps", "attention.layer_norm_rms_epsilon": None},
+        flags={**ATTENTION_BIAS, "mlp_bias": ("blk.0.ffn_up.bias",)},
+        norm_offset=1.0,
+    ),
     **dict.fromkeys(
         ("nemotron_h", "nemotron_h_moe"),
         Architecture(
@@ -331,9 +433,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             rules=(rules.nemotron_layers,),
         ),
     ),
-    "olmo": Architecture(
-        ("OlmoForCausalLM",), {"attention.layer_norm_epsilon": None}, turned=TURNED
-    ),
+    "olmo": Architecture(("OlmoForCausalLM",), {LAYER_NORM: None}, turned=TURNED),
     "olmo2": Architecture(
         ("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
         layer=POST_NORMS,
@@ -342,6 +442,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "olmoe": Architecture(
         ("OlmoeForCausalLM",), {"expert_count": "num_experts"}, layer=names.EXPERTS, settings=COUNTS
+    ),
+    "phi2": Architecture(
+        ("PhiForCausalLM",), {LAYER_NORM: "layer_norm_eps"}, layer={**names.APART, **names.QKV}
     ),
     "phi3": Architecture(("Phi3ForCausalLM",), layer=names.FUSED, settings=WINDOW),
     "phimoe": Architecture(
@@ -402,9 +505,26 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         layer={"post_attention_norm": "post_attention_layernorm"},
     ),
     "smollm3": Architecture(("SmolLM3ForCausalLM",), flags=ATTENTION_BIAS, turned=TURNED),
+    "stablelm": Architecture(
+        ("StableLmForCausalLM",),
+        {LAYER_NORM: "layer_norm_eps"},
+        flags={
+            "use_qkv_bias": ATTENTION_BIAS["attention_bias"],
+            "qk_layernorm": ("blk.0.attn_q_norm.weight",),
+        },
+        layer={f"attn_{each}_norm": f"self_attn.{each}_layernorm" for each in "qk"},
+        settings=("use_parallel_residual",),
+    ),
+    "starcoder": Architecture(
+        ("GPTBigCodeForCausalLM",),
+        GPT2_KEYS,
+        layer=names.QKV,
+        outside=POSITIONS,
+        rules=(rules.one_key_head,),
+    ),
     "starcoder2": Architecture(
         ("Starcoder2ForCausalLM",),
-        {"attention.layer_norm_epsilon": "norm_epsilon"},
+        {LAYER_NORM: "norm_epsilon"},
         flags={"use_bias": ("blk.0.attn_q.bias",)},
     ),
 }

@@ -184,7 +184,7 @@ def _rope(gguf: GgufModel, config: Mapping[str, Any], rope: dict[str, Any]) -> d
     theta = rope.pop("rope.freq_base", None)
     found: dict[str, Any] = {} if theta is None else {"rope_theta": theta}
     dims, head_dim = rope.pop("rope.dimension_count", None), _head_dim(config)
-    if type(dims) is int and type(head_dim) is int and head_dim > 0 and dims != head_dim:
+    if type(dims) is int and type(head_dim) is int and head_dim > 0:
         found["partial_rotary_factor"] = dims / head_dim
     scaling = {ROPE_KEYS[key]: rope.pop(f"rope.scaling.{key}", None) for key in ROPE_KEYS}
     scaling = {key: value for key, value in scaling.items() if value is not None}

@@ -25,6 +25,7 @@ __all__ = [
     "MAMBA_SIZES",
     "NEMOTRON",
     "OF_VALUE_HEADS",
+    "QKV",
     "REDUNDANT",
     "SANDWICH",
     "SHARED_EXPERTS",
@@ -110,10 +111,8 @@ TENSORS_OF_LAYER: Names = {
     "ffn_down": "mlp.down_proj",
 }
 APART: Names = {f"attn_{each}": f"self_attn.{each}_proj" for each in "qkv"}
-FUSED: Names = {
-    "attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    "ffn_up": ("mlp.gate_proj", "mlp.up_proj"),
-}
+QKV: Names = {"attn_qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")}
+FUSED: Names = {**QKV, "ffn_up": ("mlp.gate_proj", "mlp.up_proj")}
 """Of architectures that have them side by side."""
 EXPERTS: Names = {
     "ffn_gate_inp": "mlp.gate",

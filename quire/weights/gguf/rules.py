@@ -14,6 +14,8 @@ __all__ = [
     "deepseek2",
     "delta_nets",
     "exact_ramp",
+    "falcon_h1",
+    "falcon_norms",
     "gemma_scale",
     "granite_hybrid",
     "latent_sizes",
@@ -21,8 +23,10 @@ __all__ = [
     "llama_experts",
     "ministral_rope",
     "mistral4",
+    "mpt_attention",
     "nemotron_layers",
     "olmo_windows",
+    "one_key_head",
     "window_pattern",
     "without_next_tokens",
 ]
@@ -131,6 +135,25 @@ def alibi_in_13b(config: Config, tensors: Tensors) -> None:
             config.pop(key, None)
 
 
+def falcon_norms(config: Config, tensors: Tensors) -> None:
+    """Attention and MLP share a norm, or have one each."""
+    config["num_ln_in_parallel_attn"] = 2 if _has_any(tensors, "attn_norm_2.weight") else 1
+
+
+def one_key_head(config: Config, tensors: Tensors) -> None:
+    """All queries share one key and value head, or each has its own."""
+    config["multi_query"] = config.pop("num_key_value_heads", 1) == 1
+
+
+def mpt_attention(config: Config, tensors: Tensors) -> None:
+    """The rules of attention stand in a section of their own, and the MLP's width is a factor."""
+    bias = config.pop("alibi", 0.0)
+    section = {"alibi": bias > 0, "alibi_bias_max": bias, "clip_qkv": config.pop("clip_qkv", None)}
+    config["attn_config"] = section
+    inner, width = config.pop("intermediate_size", None), config.get("d_model")
+    config["expansion_ratio"] = _shared(inner, width)
+
+
 def exact_ramp(config: Config, tensors: Tensors) -> None:
     """The ends of YaRN's ramp are not rounded to whole pairs."""
     if config.get("rope_scaling", {}).get("rope_type") == "yarn":
@@ -178,6 +201,22 @@ def granite_hybrid(config: Config, tensors: Tensors) -> None:
     config.setdefault("num_local_experts", 0)
     if not config["num_local_experts"]:
         config.setdefault("shared_intermediate_size", config.get("intermediate_size"))
+
+
+def falcon_h1(config: Config, tensors: Tensors) -> None:
+    """Its weights are multiplied already, by all that config.json has multipliers for."""
+    sizes = _mamba_sizes(config)
+    config.update(
+        mamba_n_heads=sizes["heads"],
+        mamba_d_head=sizes["head_dim"],
+        mamba_d_ssm=sizes["inner_size"],
+        mamba_d_state=sizes["state_size"],
+        mamba_n_groups=sizes["group_count"],
+        mamba_d_conv=sizes["conv_kernel"],
+        mamba_conv_bias=_has_any(tensors, "ssm_conv1d.bias"),
+        mamba_rms_norm=_has_any(tensors, "ssm_norm.weight"),
+        mamba_norm_before_gate=False,
+    )
 
 
 def nemotron_layers(config: Config, tensors: Tensors) -> None:

@@ -33,7 +33,7 @@ def settings_of(spec: ModelSpec, architecture: Architecture) -> dict[str, Value]
     """
     rope, listed = _rope(spec), architecture.settings or ()
     said: dict[str, Value | None] = {
-        **_scales(spec),
+        **_scales(spec, architecture),
         **_windows(spec, "attention.sliding_window_pattern" in listed),
         **_experts(spec),
         **_latent(spec),
@@ -145,19 +145,21 @@ def _scaling(rope: Rope) -> Mapping[str, Value | None]:
     raise ModelError(f"GGUF has no words for the rope scaling {scaling.kind!r}")
 
 
-def _scales(spec: ModelSpec) -> dict[str, Value | None]:
+def _scales(spec: ModelSpec, architecture: Architecture) -> dict[str, Value | None]:
     """What scores, embeddings, sums and logits are multiplied by, or bound by."""
     first = spec.attentions[0]
-    rule = first.query_rule
+    rule, divides = first.query_rule, architecture.keys.get("logit_scale") == "logits_scaling"
     return {
         "attention.scale": first.scale,
         "embedding_scale": spec.embedding.scale,
         "residual_scale": spec.blocks[0].residual_scale,
-        "logit_scale": 1 / spec.logit_scale,
+        "logit_scale": 1 / spec.logit_scale if divides else spec.logit_scale,
         "attn_logit_softcapping": first.softcap if isinstance(first, Attention) else None,
         "final_logit_softcapping": spec.logit_cap,
         "attention.temperature_scale": None if rule is None else rule.factor,
         "rope.scaling.yarn_log_multiplier": 1.0,
+        "attention.max_alibi_bias": 8.0 if isinstance(first, Attention) and first.slopes else 0.0,
+        "use_parallel_residual": spec.blocks[0].parallel,
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quire.models.families.falcon_h1 import NEUTRAL
 from quire.models.registry import build_spec
 from quire.models.spec import ModelSpec
 
@@ -114,6 +115,19 @@ DELTA_NETS = {
     "linear_conv_kernel_dim": 4,
     "full_attention_interval": 4,
 }
+GPT2 = {
+    "n_embd": 32,
+    "n_inner": 128,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "n_ctx": 64,
+    "layer_norm_epsilon": 1e-4,
+}
+LLAMAS = tuple(
+    key for key in BASE if "token" not in key and key not in ("vocab_size", "torch_dtype")
+)
+"""What BASE says and no model of OpenAI's, BigCode's or MosaicML's."""
 QWEN_EXPERTS = {
     "num_experts": 6,
     "num_experts_per_tok": 3,
@@ -142,14 +156,32 @@ class Case:
 
 
 CASES = (
+    Case("afmoe", "AfmoeForCausalLM", {
+        "num_hidden_layers": 4, "head_dim": 8, "sliding_window": 8, "mup_enabled": True,
+        "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 3, "route_norm": True,
+        "num_shared_experts": 2, "moe_intermediate_size": 12, "route_scale": 2.5,
+        "score_func": "sigmoid", "n_group": 1, "topk_group": 1,
+    }),
     Case("arcee", "ArceeForCausalLM"),
     Case("baichuan", "BaiChuanForCausalLM", {"num_key_value_heads": 4}, ("rope_theta",)),
+    Case("bloom", "BloomForCausalLM", {
+        "layer_norm_epsilon": 1e-4, "seq_length": 64, "hidden_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }, LLAMAS),
     Case("chatglm", "ChatGLMModel", {
         "num_layers": 2, "padded_vocab_size": 48, "ffn_hidden_size": 40, "kv_channels": 8,
         "seq_length": 256, "multi_query_attention": True, "multi_query_group_num": 2,
         "add_qkv_bias": True, "layernorm_epsilon": 1e-5, "rope_ratio": 50,
     }, ("rms_norm_eps", "rope_theta", "intermediate_size", "num_hidden_layers", "vocab_size",
         "max_position_embeddings", "num_key_value_heads")),
+    Case("cohere2", "Cohere2ForCausalLM", {
+        "layer_norm_eps": 1e-4, "logit_scale": 0.25, "sliding_window": 8, "rotary_pct": 1.0,
+        "num_hidden_layers": 4, "sliding_window_pattern": 4, "tie_word_embeddings": True,
+    }, ("rms_norm_eps",)),
+    Case("command-r", "CohereForCausalLM", {
+        "layer_norm_eps": 1e-4, "logit_scale": 0.25, "use_qk_norm": True,
+        "model_max_length": 512, "tie_word_embeddings": True,
+    }, ("rms_norm_eps",)),
     Case("deepseek", "DeepseekForCausalLM", {**DEEPSEEK, "routed_scaling_factor": 1.0}),
     Case("deepseek2-v2", "DeepseekV2ForCausalLM", {
         **LATENT, **DEEPSEEK, "topk_method": "group_limited_greedy", "n_group": 4,
@@ -172,6 +204,20 @@ CASES = (
     Case("exaone4", "Exaone4ForCausalLM", {
         "num_hidden_layers": 4, "sliding_window": 8, "sliding_window_pattern": "LLLG",
     }),
+    Case("falcon", "FalconForCausalLM", {
+        "layer_norm_epsilon": 1e-4, "new_decoder_architecture": True, "num_kv_heads": 2,
+        "max_position_embeddings": 2048,
+    }, ("rms_norm_eps", "rope_theta", "num_key_value_heads", "intermediate_size")),
+    Case("falcon-7b", "FalconForCausalLM", {
+        "layer_norm_epsilon": 1e-4, "multi_query": True, "parallel_attn": True, "alibi": False,
+        "bias": False, "max_position_embeddings": 2048,
+    }, ("rms_norm_eps", "rope_theta", "num_key_value_heads", "intermediate_size")),
+    Case("falcon-h1", "FalconH1ForCausalLM", {
+        "head_dim": 8, "mamba_d_ssm": 48, "mamba_n_heads": 6, "mamba_d_head": 8,
+        "mamba_d_state": 6, "mamba_n_groups": 2, "mamba_d_conv": 4, "mamba_rms_norm": True,
+        "mamba_norm_before_gate": False, **NEUTRAL, "key_multiplier": 1.0,
+        "embedding_multiplier": 1.0, "lm_head_multiplier": 1.0,
+    }),
     Case("gemma", "GemmaForCausalLM", {"head_dim": 16, "rope_theta": 1e4}),
     Case("gemma2", "Gemma2ForCausalLM", {
         "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16, "rope_theta": 1e4,
@@ -189,6 +235,14 @@ CASES = (
         **DEEPSEEK, "head_dim": 16, "use_qk_norm": True, "attention_bias": True, "n_group": 1,
         "topk_group": 1, "norm_topk_prob": True, "partial_rotary_factor": 0.5,
     }),
+    Case("gpt2", "GPT2LMHeadModel", GPT2, LLAMAS),
+    Case("gptneox", "GPTNeoXForCausalLM", {
+        "layer_norm_eps": 1e-4, "rotary_pct": 0.25, "rotary_emb_base": 10000,
+        "num_attention_heads": 2,
+    }, ("rms_norm_eps", "rope_theta", "num_key_value_heads")),
+    Case("gptneox-in-turn", "GPTNeoXForCausalLM", {
+        "layer_norm_eps": 1e-4, "rotary_pct": 1.0, "use_parallel_residual": False,
+    }, ("rms_norm_eps", "rope_theta", "num_key_value_heads")),
     Case("gpt-oss", "GptOssForCausalLM", {
         "head_dim": 8, "sliding_window": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
         "attention_bias": True, "swiglu_limit": 7.0,
@@ -252,6 +306,13 @@ CASES = (
         **LATENT, **DEEPSEEK, "norm_topk_prob": True, "n_group": 1, "topk_group": 1,
         "first_k_dense_replace": 0, "rope_parameters": MISTRAL, "model_type": "mistral4",
     }, ("rope_theta",), "Mistral3ForConditionalGeneration"),
+    Case("mpt", "MPTForCausalLM", {
+        "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64, "expansion_ratio": 4,
+        "attn_config": {"alibi": True, "alibi_bias_max": 8, "clip_qkv": None},
+    }, LLAMAS),
+    Case("nemotron", "NemotronForCausalLM", {
+        "norm_eps": 1e-4, "partial_rotary_factor": 0.5, "hidden_act": "relu2", "head_dim": 8,
+    }, ("rms_norm_eps",)),
     Case("nemotron_h", "NemotronHForCausalLM", {
         **NEMOTRON, "num_hidden_layers": 5, "hybrid_override_pattern": "M-M*-",
     }, ("rms_norm_eps", "rope_theta")),
@@ -273,6 +334,10 @@ CASES = (
     Case("olmoe", "OlmoeForCausalLM", {
         "num_experts": 6, "num_experts_per_tok": 3, "num_key_value_heads": 4,
     }),
+    Case("phi2", "PhiForCausalLM", {
+        "layer_norm_eps": 1e-4, "partial_rotary_factor": 0.5, "intermediate_size": 128,
+        "num_key_value_heads": 4,
+    }, ("rms_norm_eps", "rope_theta")),
     Case("phi3", "Phi3ForCausalLM", {
         "rope_scaling": LONGROPE, "original_max_position_embeddings": 64, "sliding_window": 8,
     }),
@@ -306,6 +371,15 @@ CASES = (
     }),
     Case("seed_oss", "SeedOssForCausalLM", {"head_dim": 16, "attention_bias": True}),
     Case("smollm3", "SmolLM3ForCausalLM", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
+    Case("stablelm", "StableLmForCausalLM", {
+        "layer_norm_eps": 1e-4, "partial_rotary_factor": 0.25, "use_qkv_bias": True,
+        "num_attention_heads": 2, "use_parallel_residual": False,
+    }, ("rms_norm_eps", "rope_theta")),
+    Case("stablelm-12b", "StableLmForCausalLM", {
+        "layer_norm_eps": 1e-4, "partial_rotary_factor": 0.5, "qk_layernorm": True,
+        "use_parallel_residual": True,
+    }, ("rms_norm_eps", "rope_theta")),
+    Case("starcoder", "GPTBigCodeForCausalLM", {**GPT2, "multi_query": True}, LLAMAS),
     Case("starcoder2", "Starcoder2ForCausalLM", {
         "norm_epsilon": 1e-4, "use_bias": True, "sliding_window": None,
     }, ("rms_norm_eps",)),

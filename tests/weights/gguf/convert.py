@@ -44,6 +44,9 @@ def write_checkpoint(case: Case, directory: Path) -> None:
     tensors: dict[str, npt.NDArray[np.float32]] = {}
     for name, values in weights_of(spec).items():
         place = spec.weights()[name].places[-1]
+        if place.stack:
+            tensors |= {each: row.copy() for each, row in zip(place.tensors, values, strict=True)}
+            continue
         tensor = tensors.setdefault(place.name, np.zeros(place.shape, np.float32))
         put(tensor, place, values)
     save_file(tensors, directory / "model.safetensors")
@@ -84,6 +87,8 @@ def convert(directory: Path, path: Path) -> None:
     model_class.no_mtp = True
     if architecture.startswith("BaiChuan"):  # its own one calls itself for ever
         write_apart(model_class)
+    if architecture.startswith("StableLm"):  # it returns what it should yield
+        write_returned(model_class)
     with torch.inference_mode():
         model_class(directory, gguf.LlamaFileType.ALL_F32, path, eager=True).write()
 
@@ -96,6 +101,17 @@ def write_apart(model_class: Any) -> None:
         if name.endswith("W_pack.weight"):
             return own(self, tensor, name, layer)
         return [(self.map_tensor_name(name), tensor)]
+
+    model_class.modify_tensors = modify
+
+
+def write_returned(model_class: Any) -> None:
+    """Let a converter's generator yield the tensors that it returns."""
+    own = model_class.modify_tensors
+
+    def modify(self: Any, tensor: Any, name: str, layer: int | None) -> Any:
+        returned = yield from own(self, tensor, name, layer)
+        yield from returned or ()
 
     model_class.modify_tensors = modify
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from quire.sampling.reference import uniform
+from quire.backends.torch.sampling.randoms import UNITS, random_units
 from quire.sampling.state import SampleRow
 
-__all__ = ["Kind", "at_share", "drawn", "kind_of", "rules_of", "softmax_weights"]
+__all__ = ["Kind", "at_share", "draw", "kind_of", "rules_of", "softmax_weights"]
 
 LARGEST = torch.finfo(torch.float32).max
 Kind: TypeAlias = Literal["greedy", "weighted", "ranked"]
@@ -28,25 +28,50 @@ def kind_of(rows: Sequence[SampleRow]) -> Kind:
     return "ranked" if is_ranked else "weighted"
 
 
-def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.float64]:
-    """[5, S]: temperature, min-p, top-p, top-k (0: all) and the random number of each row."""
+def rules_of(rows: Sequence[SampleRow]) -> npt.NDArray[np.int32]:
+    """[5, at least S]: temperature, min-p and top-p as the bits of floats, top-k (0: all), and the
+    random number of each row times 2^24.
+
+    So wide that each begins at a multiple of 16 bytes, for which kernels are compiled.
+    """
+    found = np.zeros((5, -(-len(rows) // 4) * 4), np.int32)
     params = [row.state.params for row in rows]
     floats = np.array([(each.temperature, each.min_p, each.top_p) for each in params], np.float32)
-    top_k = [each.top_k for each in params]
-    random = [uniform(row.state.seed, len(row.output)) for row in rows]
-    return np.concatenate([floats.reshape(-1, 3).T.astype(np.float64), [top_k, random]])
+    found[:3, : len(rows)] = floats.reshape(-1, 3).T.view(np.int32)
+    found[3, : len(rows)] = [each.top_k for each in params]
+    if any(each.temperature != 0 for each in params):
+        seeds, indices = [row.state.seed for row in rows], [len(row.output) for row in rows]
+        found[4, : len(rows)] = random_units(seeds, indices)
+    return found
 
 
-def drawn(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:
-    """A token [S] of each row of logits [S, V]; rules: see rules_of, temperatures above 0."""
-    temperature, min_p, top_p = rules[:3, :, None].float()
-    weights = softmax_weights(logits, temperature)
+def draw(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """A token [S] of each row of logits [S, V], -1 where none is a number above minus infinity.
+
+    rules: see rules_of.
+    """
+    tokens, is_one = _best(logits)
+    if kind != "greedy":
+        drawn = _drawn(logits, rules[:, : len(logits), None], kind)
+        tokens = torch.where(rules[0, : len(logits)] != 0, drawn, tokens)
+    return torch.where(is_one, tokens, -1)
+
+
+def _best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The most likely token of each row, the first of equals; whether there is one."""
+    numbers = torch.where(logits.isnan(), -torch.inf, logits)
+    return numbers.argmax(dim=1), numbers.amax(dim=1) > -torch.inf
+
+
+def _drawn(logits: torch.Tensor, rules: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """A token [S] by rules [5, S, 1]; any where the temperature is 0."""
+    temperature, min_p, top_p = rules[:3].view(torch.float32)
+    weights = softmax_weights(logits, torch.where(temperature == 0, 1.0, temperature))
     kept = weights >= min_p
     if kind == "ranked":
-        top_k = rules[3, :, None].long()
-        most = torch.where(top_k > 0, top_k, logits.shape[1])
+        most = torch.where(rules[3] > 0, rules[3], logits.shape[1])
         kept = _of_rank(logits, weights, kept, most, top_p)
-    return at_share(torch.where(kept, weights, 0.0), rules[4, :, None])
+    return at_share(torch.where(kept, weights, 0.0), rules[4].double() / 2**UNITS)
 
 
 def softmax_weights(logits: torch.Tensor, temperature: torch.Tensor | float) -> torch.Tensor:

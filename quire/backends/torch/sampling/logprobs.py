@@ -13,12 +13,13 @@ __all__ = ["entries_of", "logprobs_of"]
 
 
 def logprobs_of(
-    logits: torch.Tensor, tokens: torch.Tensor, count: int
+    logits: torch.Tensor, tokens: torch.Tensor, told: torch.Tensor, width: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of each row of logits [S, V] its token [S], then the `count` most likely ones.
+    """Of each row of logits [S, V] its token [S], then the most likely ones.
 
-    Returns their ids and log-probabilities, [S, 1 + count], and the ranks of the tokens, [S]; what
-    stands for a token below 0 has no meaning.
+    told: [S], how many of these tokens a row wants to know of, 0: none; width at most, which all
+    get here.  Returns their ids and log-probabilities, [S, width], and the ranks of the tokens,
+    [S]; what stands for a token below 0, or was not asked for, has no meaning.
     """
     numbers = torch.where(logits.isnan(), -torch.inf, logits)
     order = numbers.sort(dim=1, descending=True, stable=True).indices
@@ -26,7 +27,7 @@ def logprobs_of(
     total = softmax_weights(logits, 1.0).double().sum(dim=1, keepdim=True)
     told = tokens[:, None].clamp(min=0)
     ranks = (order == told).int().argmax(dim=1) + 1
-    listed = torch.cat([told, order[:, :count]], dim=1)
+    listed = torch.cat([told, order[:, : width - 1]], dim=1)
     return listed, logits.gather(1, listed).double() - (highest + total.log()), ranks
 
 

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from quire.backends.torch.sampling.randoms import UNITS
 from quire.backends.torch.triton.launcher import Launcher
 from quire.backends.torch.triton.row_weights import (
     block_of_row,
@@ -23,10 +24,7 @@ from quire.backends.torch.triton.row_weights import (
     whole_weights,
 )
 
-__all__ = ["UNITS", "DrawRules", "draw_tokens", "sample_rows"]
-
-UNITS = 24
-"""Bits of random numbers and of top-p."""
+__all__ = ["DrawRules", "draw_tokens", "sample_rows"]
 
 
 @dataclass(frozen=True)

@@ -21,32 +21,34 @@ def log_probabilities(
     gpu: Launcher,
     logits: torch.Tensor,
     tokens: torch.Tensor,
+    told: torch.Tensor,
     ids: torch.Tensor,
     values: torch.Tensor,
     ranks: torch.Tensor,
 ) -> None:
-    """Of logits as the model gave them: each row's token first, then the n most likely ones.
+    """Of logits as the model gave them: each row's token first, then the most likely ones.
 
-    tokens: int32 [S]; a row with -1 is skipped.  ids int32 and values float32 [S, 1 + n]; an id
-    is -1 where the row has no more numbers.
-    ranks: int32 [S], of the tokens, from 1.
+    tokens: int32 [S]; a row with -1 is skipped.  told: int32 [S], how many of them a row wants;
+    with 0 it is skipped.  ids int32 and values float32 [S, any]; an id is -1 where the row has no
+    more numbers.  ranks: int32 [S], of the tokens, from 1.
     """
     tile = gpu.tile("sampling", "")
     gpu.run(
-        describe_rows, (len(logits),), tile, logits=logits, tokens=tokens, ids=ids, values=values,
-        ranks=ranks, vocabulary=logits.shape[1], stride=logits.stride(0),
+        describe_rows, (len(logits),), tile, logits=logits, tokens=tokens, told=told, ids=ids,
+        values=values, ranks=ranks, vocabulary=logits.shape[1], stride=logits.stride(0),
         width=ids.shape[1], BLOCK=tile.columns,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["width"])
 def describe_rows(
-    logits, tokens, ids, values, ranks, vocabulary, stride, width, BLOCK: tl.constexpr
+    logits, tokens, told, ids, values, ranks, vocabulary, stride, width, BLOCK: tl.constexpr
 ):
     """Row program_id(0)."""
     row = tl.program_id(0).to(tl.int64)
     chosen = tl.load(tokens + row)
-    if chosen < 0:
+    wanted = tl.load(told + row)
+    if (chosen < 0) | (wanted == 0):
         return
     logits += row * stride
     most, best, highest = highest_of_row(logits, vocabulary, BLOCK)
@@ -65,7 +67,7 @@ def describe_rows(
     tl.store(values + row * width, own_logit - highest - log_total)
     tl.store(ranks + row, tl.sum(before, 0) + 1)
     last_key, last_token = most, best
-    for place in range(1, width):
+    for place in range(1, wanted):
         is_there = last_token < vocabulary
         tl.store(ids + row * width + place, tl.where(is_there, last_token, -1))
         logit = tl.load(logits + last_token, mask=is_there, other=float("-inf"))
