@@ -113,10 +113,10 @@ def measure(
             (one,) = assembly.frontend.prepare(prompt, params).completions
             engine.submit(one.request, one.state)
             names.add(one.request.id)
-        for took, events in _decode(engine, names):
+        for took, updates in _decode(engine, names):
             seconds += took
-            generated += sum(len(update.tokens) for update, _ in events)
-            turns += len(events)
+            generated += sum(len(update.tokens) for update in updates)
+            turns += len(updates)
     stats = scheduler.stats()
     accepted = stats.num_accepted_tokens / max(stats.num_draft_tokens, 1)
     return generated / seconds, generated / turns, accepted

@@ -54,11 +54,10 @@ class Drafting:
 
     def extend(
         self, chunks: list[Chunk], planned: Sequence[Request], running: Sequence[Request], room: int
-    ) -> int:
-        """Append guesses, at most `room` in all, to planned chunks that sample; return how many."""
-        num_drafted = 0
+    ) -> None:
+        """Append guesses, at most `room` in all, to those of the planned chunks that sample."""
         if self._drafter is None or room <= 0:
-            return num_drafted
+            return
         places = [
             (index, request)
             for index, request in enumerate(planned)
@@ -71,8 +70,6 @@ class Drafting:
             if draft:
                 tokens = [*chunks[index].tokens, *draft]
                 chunks[index] = chunks[index]._replace(tokens=tokens, num_drafts=len(draft))
-                num_drafted += len(draft)
-        return num_drafted
 
     def count(self, chunk: Chunk, request: Request, new_tokens: Sequence[int]) -> int:
         """How many guesses of a chunk that was run are right: all new tokens but the last."""

@@ -42,7 +42,6 @@ class Request:
     computed positions; replaced, never cut, when the blocks are given up.  num_passed: its leading
     entries that are NO_BLOCK, as the window has passed them.  block_keys: keys of the leading full
     blocks, as far as they were needed; tokens never change, so they outlive a preemption.
-    newest: the tokens that came last, in the tuple in which they came.
     num_cached_tokens: prompt tokens found in the prefix cache at first admission.
     num_lost: most tokens that were computed when its blocks were given up.
     num_wasted_tokens: tokens computed more than once.
@@ -72,7 +71,6 @@ class Request:
     num_passed: int = field(default=0, init=False)
     block_keys: list[bytes] = field(default_factory=list, init=False)
     first_scheduled: float | None = field(default=None, init=False)
-    newest: tuple[int, ...] = field(default=(), init=False)
     num_cached_tokens: int = field(default=0, init=False)
     num_preemptions: int = field(default=0, init=False)
     num_lost: int = field(default=0, init=False)
@@ -117,7 +115,6 @@ class Request:
     def accept(self, new_tokens: tuple[int, ...]) -> Update:
         """Append new tokens up to the one that finishes the request, and report them."""
         tokens, num_before = self.tokens, len(self.tokens)
-        self.newest = new_tokens
         for token in new_tokens:
             tokens.append(token)
             if token in self.ending_token_ids or len(tokens) >= self.max_len:

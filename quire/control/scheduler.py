@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from operator import attrgetter
 
 from quire.control.block_store import BlockStore
@@ -172,17 +172,17 @@ class Scheduler:
         self._planned = []
         self._ordered = self._open.chunks()
         chunks: list[Chunk] = []
-        num_tokens = 0
         if not self._ordered:
-            num_tokens = self._fill(chunks)
+            self._fill(chunks)
         elif self._goes_ahead and self._ordered.can_be_followed():
             try:
-                num_tokens = self._fill(chunks)
+                self._fill(chunks)
             except _NothingAheadError:
                 chunks.clear()
                 self._holdings.undo(self._planned)
         self._step += 1
         evicted = self._pool.pop_evicted() if chunks else ()  # else they wait for a step that runs
+        num_tokens = sum([len(each.tokens) for each in chunks])
         if not self._prefix.saves_evicted:
             evicted = ()
         plan = Plan(self._step, tuple(chunks), num_tokens, evicted)
@@ -272,14 +272,12 @@ class Scheduler:
         assert {*self._running, *self._waiting} == {*self._requests.values()}, "a request is lost"
         assert len(self._running) <= self.limits.max_num_seqs, "too many requests run"
 
-    def _fill(self, chunks: list[Chunk]) -> int:
-        """Plan what runs, then what waits, then guesses; return how many tokens that are."""
-        most = self.limits.max_num_batched_tokens
-        budget = self._continue_running(chunks, most)
+    def _fill(self, chunks: list[Chunk]) -> None:
+        """Plan what runs, then what waits, then guesses."""
+        budget = self._continue_running(chunks, self.limits.max_num_batched_tokens)
         if self._waiting and budget > 0 and len(self._running) < self.limits.max_num_seqs:
             budget = self._admit_waiting(chunks, budget)
-        num_drafted = self._drafting.extend(chunks, self._planned, self._running, budget)
-        return most - budget + num_drafted
+        self._drafting.extend(chunks, self._planned, self._running, budget)
 
     # The running requests.
 
@@ -306,9 +304,7 @@ class Scheduler:
             table += self._take_blocks(request, -(-(end - room) // size))
             end = min(end, len(table) * size)
         if end > start:
-            ids: Sequence[int] = request.newest  # mostly just these, so no others are made
-            if end != len(tokens) or end - start != len(ids):
-                ids = tokens[start:end] or UNKNOWN_TOKENS
+            ids = tokens[start:end] or UNKNOWN_TOKENS
             chunk = Chunk(request.id, start, ids, table, end == known)
             if self._states is not None:
                 if self._ordered and not self._states.has_room:

@@ -25,7 +25,7 @@ class Mailbox:
         self._open_sources = num_sources
         self._waiting: dict[tuple[int, int], list[Delta]] = {}
         self._error: BaseException | None = None
-        self._reader: asyncio.Future[None] | None = None  # what the one that takes waits for
+        self._changed = asyncio.Event()
 
     def put(self, source: int, delta: Delta) -> None:
         """Add a delta of one source."""
@@ -33,13 +33,13 @@ class Mailbox:
         waiting.append(delta)
         if len(waiting) > MAX_WAITING:
             waiting[:] = [_merge(waiting)]
-        self._wake()
+        self._changed.set()
 
     def close_source(self, error: BaseException | None = None) -> None:
         """One source has no more deltas; an error ends all of them."""
         self._open_sources -= 1
         self._error = self._error or error
-        self._wake()
+        self._changed.set()
 
     async def take(self) -> list[tuple[int, Delta]]:
         """Everything that waits, with its source; nothing only when every source is closed.
@@ -64,12 +64,8 @@ class Mailbox:
         return sorted(self._empty(), key=lambda each: (each[0], each[1].index))
 
     async def _change(self) -> None:
-        self._reader = asyncio.get_running_loop().create_future()
-        await self._reader
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        self._changed.clear()
+        await self._changed.wait()
 
     def _empty(self) -> list[tuple[int, Delta]]:
         taken = [(source, _merge(deltas)) for (source, _), deltas in self._waiting.items()]

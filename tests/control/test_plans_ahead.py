@@ -118,13 +118,13 @@ def test_guesses_want_every_token():
 def test_a_state_is_followed_while_it_is_being_written():
     each, first = started(request("a", 3), num_state_records=32)
     second = each.plan(0.0)
-    commit(each, first)
+    told(each, first)
     third = each.plan(0.0)
     one, two, three = (plan.chunks[0].state for plan in (first, second, third))
     assert one.write == two.read == two.write == three.read  # behind four tokens, a block
     assert three.write != three.read, "others will find what stands behind a block"
-    commit(each, second)
-    commit(each, third)
+    told(each, second)
+    told(each, third)
 
 
 def test_without_a_record_nothing_is_planned_ahead():
@@ -133,9 +133,9 @@ def test_without_a_record_nothing_is_planned_ahead():
         request("a", 4), request("b", 4), num_state_records=5, max_num_seqs=2, block_tokens=1
     )
     second = each.plan(0.0)  # every token ends a block: four records are held
-    commit(each, first)
+    told(each, first)
     third = each.plan(0.0)  # one has room, the other has none
-    commit(each, second)
+    told(each, second)
     assert [len(plan.chunks) for plan in (first, second, third)] == [2, 2, 0]
     assert [chunk.start for chunk in each.plan(0.0).chunks] == [5, 5]
 

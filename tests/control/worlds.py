@@ -280,7 +280,7 @@ class World:
             num_known = len(chunk.tokens) - chunk.num_drafts
             end = chunk.start + num_known
             known = self._known_then(request)
-            assert list(chunk.tokens[:num_known]) == known[chunk.start : end]
+            assert chunk.tokens[:num_known] == known[chunk.start : end]
             assert chunk.samples == (end == len(known)) and end < request.max_len
             if chunk.num_drafts:
                 assert chunk.samples and request.allow_drafts and num_known > 0

@@ -295,6 +295,37 @@ async def test_a_bug_in_one_text_costs_no_other(engine: AsyncEngine) -> None:
         await until(lambda: not engine._streams)
 
 
+# --- receivers
+
+
+async def test_a_receiver_is_told_what_iteration_yields(engine: AsyncEngine) -> None:
+    params = SamplingParams(temperature=1.0, seed=3, max_tokens=25, n=2)
+    expected = await collect(engine.submit(PROMPT, params))
+    outputs = [CompletionOutput(0), CompletionOutput(1)]
+
+    def receive(delta: Any) -> None:
+        outputs[delta.index].add(delta)
+
+    stream = engine.submit(PROMPT, params, receive=receive)
+    await until(lambda: not stream.unfinished)
+    assert outputs == expected
+
+
+async def test_a_receiver_that_fails_costs_no_other(engine: AsyncEngine) -> None:
+    expected = await collect(engine.submit(PROMPT, SHORT))
+    told: list[Any] = []
+
+    def receive(item: Any) -> None:
+        told.append(item)
+        if isinstance(item, Delta):
+            raise ZeroDivisionError
+
+    engine.submit(PROMPT, SHORT, receive=receive)
+    assert await collect(engine.submit(PROMPT, SHORT)) == expected
+    assert [type(item) for item in told] == [Delta, EngineError]
+    await until(lambda: not engine._streams)
+
+
 # --- death
 
 
