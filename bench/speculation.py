@@ -113,10 +113,10 @@ def measure(
             (one,) = assembly.frontend.prepare(prompt, params).completions
             engine.submit(one.request, one.state)
             names.add(one.request.id)
-        for took, events in _decode(engine, names):
+        for took, updates in _decode(engine, names):
             seconds += took
-            generated += sum(len(update.tokens) for update, _ in events)
-            turns += len(events)
+            generated += sum(len(update.tokens) for update in updates)
+            turns += len(updates)
     stats = scheduler.stats()
     accepted = stats.num_accepted_tokens / max(stats.num_draft_tokens, 1)
     return generated / seconds, generated / turns, accepted
@@ -126,11 +126,11 @@ def _decode(engine: Engine, silent: set[str]) -> Iterator[tuple[float, Any]]:
     """Each step after all prompts are read.  silent: the requests, none of which has a token."""
     while engine.has_work:
         started = time.perf_counter()
-        events = engine.step()
+        updates = engine.step()
         took = time.perf_counter() - started
         if not silent:
-            yield took, events
-        silent -= {update.request_id for update, _ in events if update.tokens}
+            yield took, updates
+        silent -= {update.request_id for update in updates if update.tokens}
 
 
 def main() -> None:

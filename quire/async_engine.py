@@ -13,10 +13,10 @@ from typing import Any
 from quire.assembly import Assembly, ModelInfo
 from quire.config import EngineConfig
 from quire.control.plan import Update
-from quire.engine import EngineStats, Event
+from quire.engine import EngineStats
 from quire.errors import EngineError, QueueFullError, QuireError, RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import Delta, Details, EmbeddingOutput
+from quire.outputs import Delta, EmbeddingOutput
 from quire.sampling_params import SamplingParams
 from quire.text.tokenizer import Tokenizer
 from quire.vision.prompt_images import PromptImages
@@ -27,14 +27,27 @@ __all__ = ["AsyncEngine", "RequestStream"]
 logger = logging.getLogger(__name__)
 
 
-class RequestStream:
-    """One request's completions as they grow; iterate over it once, on the event loop."""
+Receive = Callable[[Delta | BaseException], None]
+"""Takes each delta of a request, or the error that ended it."""
 
-    def __init__(self, prepared: Prepared, cancel: Callable[[RequestStream], None]) -> None:
+
+class RequestStream:
+    """One request's completions as they grow; iterate over it once, on the event loop.
+
+    receive: takes what there is as it comes, on the event loop; then there is no iteration.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        cancel: Callable[[RequestStream], None],
+        receive: Receive | None = None,
+    ) -> None:
         self.request_id = prepared.request_id
         self.prompt_token_ids = prepared.prompt_token_ids
         self.unfinished = {each.request.id: each for each in prepared.completions}
         self._cancel = cancel
+        self._receive = receive or self._keep
         self._arrived: deque[Delta | BaseException] = deque()
         self._wake = asyncio.Event()
 
@@ -56,22 +69,24 @@ class RequestStream:
                 raise item
             yield item
 
-    def deliver(self, update: Update, details: Details) -> bool:
-        """Take an event in; True when the text ended by a stop string while the engine runs on."""
+    def deliver(self, update: Update) -> bool:
+        """Take an update in; True when the text ended by a stop string while the engine runs on."""
         completion = self.unfinished.get(update.request_id)
         if completion is None:
             return False
-        delta = completion.assembler.push(update, details)
+        delta = completion.assembler.push(update)
         if delta.finish_reason is not None:
             del self.unfinished[update.request_id]
-        self._arrived.append(delta)
-        self._wake.set()
+        self._receive(delta)
         return delta.finish_reason is not None and update.finish_reason is None
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
         self.unfinished.clear()
-        self._arrived.append(error)
+        self._receive(error)
+
+    def _keep(self, item: Delta | BaseException) -> None:
+        self._arrived.append(item)
         self._wake.set()
 
 
@@ -141,8 +156,9 @@ class AsyncEngine:
         timeout_s: float | None = None,
         cache_salt: str = "",
         images: PromptImages | None = None,
+        receive: Receive | None = None,
     ) -> RequestStream:
-        """Start a request.
+        """Start a request; receive: see RequestStream.
 
         Raises RequestError for a bad field, QueueFullError when too many wait or the engine is
         stopping, EngineError when it has died.
@@ -151,7 +167,8 @@ class AsyncEngine:
         return self._start(
             self._assembly.frontend.prepare(
                 prompt, params, request_id, priority, timeout_s, cache_salt, images
-            )
+            ),
+            receive,
         )
 
     async def embed(
@@ -185,14 +202,14 @@ class AsyncEngine:
         finally:
             stream.cancel()
 
-    def _start(self, prepared: Prepared) -> RequestStream:
+    def _start(self, prepared: Prepared, receive: Receive | None = None) -> RequestStream:
         self._loop = asyncio.get_running_loop()
         names = [completion.request.id for completion in prepared.completions]
         taken = next((name for name in names if name in self._streams), None)
         if taken is not None:
             raise RequestError(f"request id {taken!r} is in use; choose another", "request_id")
         self._engine.refuse_impossible(prepared.completions[0].request)
-        stream = RequestStream(prepared, self._cancel)
+        stream = RequestStream(prepared, self._cancel, receive)
         self._streams.update(dict.fromkeys(names, stream))
         self._num_sent += len(names)
         self._post(lambda: self._submit(stream, prepared.completions))
@@ -244,21 +261,21 @@ class AsyncEngine:
         for request_id in list(stream.unfinished):
             self._post(lambda name=request_id: self._cancel_in_engine(name, "abort"))  # type: ignore[misc]
 
-    def _deliver(self, events: list[Event]) -> None:
-        for update, details in events:
+    def _deliver(self, updates: list[Update]) -> None:
+        for update in updates:
             request_id = update.request_id
             stream = self._streams.get(request_id)
             if stream is None:
                 continue
-            if self._give(stream, update, details):
+            if self._give(stream, update):
                 self._post(lambda name=request_id: self._cancel_in_engine(name, "stop"))  # type: ignore[misc]
             if update.finish_reason is not None:
                 self._streams.pop(request_id, None)
 
-    def _give(self, stream: RequestStream, update: Update, details: Details) -> bool:
-        """Deliver an event; a bug that one text runs into must not cost the others theirs."""
+    def _give(self, stream: RequestStream, update: Update) -> bool:
+        """Deliver an update; a bug that one text runs into must not cost the others theirs."""
         try:
-            return stream.deliver(update, details)
+            return stream.deliver(update)
         except Exception as error:
             logger.exception("making text for request %s failed", update.request_id)
             self._cancel(stream)
@@ -290,11 +307,12 @@ class AsyncEngine:
     def _run(self) -> None:
         try:
             while self._wait_for_work():
-                self._do_inbox()
+                if self._inbox:
+                    self._do_inbox()
                 if self._engine.has_work:
-                    events = self._engine.step()
+                    updates = self._engine.step()
                     self._stats = self._engine.stats()
-                    self._on_loop(self._deliver, events)
+                    self._on_loop(self._deliver, updates)
         except BaseException as error:
             logger.exception("the engine died")
             self.error = error
@@ -325,9 +343,9 @@ class AsyncEngine:
             self._on_loop(self._refuse, stream, error)
 
     def _cancel_in_engine(self, request_id: str, reason: str) -> None:
-        event = self._engine.cancel(request_id, reason)
-        if event is not None:
-            self._on_loop(self._deliver, [event])
+        update = self._engine.cancel(request_id, reason)
+        if update is not None:
+            self._on_loop(self._deliver, [update])
 
     def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
         if self._loop is not None and not self._loop.is_closed():

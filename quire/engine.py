@@ -5,21 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from quire.control.plan import Plan, Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stats import SchedulerStats
-from quire.outputs import NO_DETAILS, Details, RequestMetrics, TokenLogprobs
+from quire.outputs import Details, RequestMetrics, TokenLogprobs
 from quire.runtime.runner import Flight, Runner, StepOutput
 from quire.sampling.state import SamplingState
 from quire.vision.prompt_images import PromptImages
 
-__all__ = ["Engine", "EngineStats", "Event"]
-
-Event: TypeAlias = tuple[Update, Details]
-"""What happened to one request in one step."""
+__all__ = ["Engine", "EngineStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +101,15 @@ class Engine:
         )
         self._silent.add(request.id)
 
-    def cancel(self, request_id: str, finish_reason: str = "abort") -> Event | None:
+    def cancel(self, request_id: str, finish_reason: str = "abort") -> Update | None:
         """End a request now; None when it is unknown or over."""
         update = self.scheduler.cancel(request_id, finish_reason)
-        return None if update is None else self._event(update, StepOutput(), self._clock())
+        if update is not None:
+            self._add_details(update, StepOutput(), self._clock())
+        return update
 
-    def step(self) -> list[Event]:
-        """Plan, run, commit once; the events of every request that moved.
+    def step(self) -> list[Update]:
+        """Plan, run, commit once; the updates of every request that moved.
 
         Ahead: plan and launch a step, then commit the one before it.
         """
@@ -125,24 +123,24 @@ class Engine:
             output = self._run(plan)
         return self._commit(plan, output, self._clock() - started, expired)
 
-    def _step_ahead(self, now: float, expired: Sequence[Update]) -> list[Event]:
+    def _step_ahead(self, now: float, expired: Sequence[Update]) -> list[Update]:
         behind, self._flight = self._flight, None
         plan = self.scheduler.plan(now)
         if plan.chunks:
             self._flight = self._launch(plan, behind)
         if behind is None:
-            return self._note_step(0, expired, StepOutput())
+            return self._note_step(0, [*expired], StepOutput())
         output = self._land(behind, self._flight)
-        events = self._commit(behind.plan, output, 0.0, expired)
+        updates = self._commit(behind.plan, output, 0.0, expired)
         if self._flight is None:  # the next step needed what this one brought
             plan = self.scheduler.plan(now)
             if plan.chunks:
                 self._flight = self._launch(plan, None)
-        return events
+        return updates
 
     def _commit(
         self, plan: Plan, output: StepOutput, seconds: float, expired: Sequence[Update]
-    ) -> list[Event]:
+    ) -> list[Update]:
         """Take in what a plan yielded; expired: what else there is to tell."""
         updates = self.scheduler.commit(
             plan, output.tokens, seconds, output.unloaded, output.failed
@@ -189,11 +187,11 @@ class Engine:
             for chunk in plan.chunks:
                 self.cancel(chunk.request_id, "error")
         for plan in plans:
-            self.scheduler.commit(plan, {})
+            self.scheduler.commit(plan, [()] * len(plan.chunks))
 
     def _note_step(
-        self, step_tokens: int, updates: Sequence[Update], output: StepOutput
-    ) -> list[Event]:
+        self, step_tokens: int, updates: list[Update], output: StepOutput
+    ) -> list[Update]:
         """Count what the updates say, and add what else is known."""
         now, silent, totals = self._clock(), self._silent, self._totals
         num_prompt = totals.num_prompt_tokens
@@ -211,15 +209,13 @@ class Engine:
             now,
         )
         special = silent | output.logprobs.keys()
-        return [
-            self._event(each, output, now)
-            if each.finish_reason is not None or each.request_id in special
-            else (each, NO_DETAILS)
-            for each in updates
-        ]
+        for each in updates:
+            if each.finish_reason is not None or (special and each.request_id in special):
+                self._add_details(each, output, now)
+        return updates
 
-    def _event(self, update: Update, output: StepOutput, now: float) -> Event:
-        """An update with all that is known beside it."""
+    def _add_details(self, update: Update, output: StepOutput, now: float) -> None:
+        """Add to an update all that is known beside it."""
         request_id, live = update.request_id, self._live[update.request_id]
         is_first = bool(update.tokens) and request_id in self._silent
         is_over = update.finish_reason is not None
@@ -232,7 +228,7 @@ class Engine:
         logprobs = output.logprobs.get(request_id) if update.tokens else None
         if logprobs is not None:
             logprobs = logprobs[: len(update.tokens)]  # none behind the one that ended it
-        return update, Details(
+        update.details = Details(
             logprobs,
             live.prompt_logprobs if is_first else None,
             live.metrics if is_first or is_over else None,

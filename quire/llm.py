@@ -13,7 +13,7 @@ from quire.control.plan import Update
 from quire.engine import EngineStats
 from quire.errors import RequestError
 from quire.frontend import Completion, Prepared
-from quire.outputs import CompletionOutput, Details, EmbeddingOutput, RequestOutput
+from quire.outputs import CompletionOutput, EmbeddingOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 from quire.text.chat_template import load_chat_template
 from quire.text.template_variables import check_variables
@@ -206,8 +206,8 @@ class LLM:
             try:
                 while open_requests:
                     self._fill_queue(waiting)
-                    for update, details in self._engine.step():
-                        self._take(update, details, open_requests, advance)
+                    for update in self._engine.step():
+                        self._take(update, open_requests, advance)
                 while self._engine.has_work:  # a step that was on its way when the last one ended
                     self._engine.step()
             finally:
@@ -224,13 +224,12 @@ class LLM:
     def _take(
         self,
         update: Update,
-        details: Details,
         open_requests: dict[str, tuple[Completion, RequestOutput]],
         advance: Any,
     ) -> None:
         request_id = update.request_id
         completion, output = open_requests[request_id]
-        delta = completion.assembler.push(update, details)
+        delta = completion.assembler.push(update)
         output.add(delta)
         if delta.finish_reason is None:
             return

@@ -1,4 +1,7 @@
-"""No test writes into the user's cache, and Triton's kernels run in its interpreter."""
+"""No test writes into the user's cache, and Triton's kernels run in its interpreter.
+
+Nor does one fail because the machine is busy: Hypothesis takes its time.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
 
 

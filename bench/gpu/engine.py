@@ -118,11 +118,11 @@ def _decode_seconds(assembly: Assembly, plan: Plan, batch: int) -> float:
     ]
     begun: set[str] = set()
     while len(begun) < batch:
-        begun |= {update.request_id for update, _ in engine.step() if update.tokens}
+        begun |= {update.request_id for update in engine.step() if update.tokens}
     engine.step()  # the first with all of them may be slower
     started, tokens = time.perf_counter(), 0
     for _ in range(plan.steps):
-        tokens += sum(len(update.tokens) for update, _ in engine.step())
+        tokens += sum(len(update.tokens) for update in engine.step())
     seconds = time.perf_counter() - started
     for name in names:
         engine.cancel(name)

@@ -140,10 +140,10 @@ class StepProfiler:
         return found
 
     def _step(self, engine: Engine, completions: dict[str, Completion]) -> None:
-        events = engine.step()
+        updates = engine.step()
         start = time.thread_time()
-        for update, details in events:
-            completions[update.request_id].assembler.push(update, details)
+        for update in updates:
+            completions[update.request_id].assembler.push(update)
         self._spent["text"] = time.thread_time() - start
 
     def _note(self, step: Callable[[], None], profile: Profile) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from quire.outputs import NO_DETAILS, Details
+
 __all__ = [
     "NOTHING",
     "NO_RECORD",
@@ -88,8 +90,8 @@ class Plan:
     evicted: Sequence[tuple[bytes, int]] = ()
 
 
-Sampled = Mapping[str, Sequence[int]]
-"""What a run gives back: request id → the new tokens: the guesses that were right, and one more."""
+Sampled = Sequence[tuple[int, ...]]
+"""What a run gives back, by chunk: the guesses that were right, and one more; else nothing."""
 
 Unloaded = Mapping[str, int]
 """Request id → how many of the first blocks to load were loaded, where not all of them were."""
@@ -104,6 +106,7 @@ class Update:
     finish_reason: "stop", "length", "abort" or "error" when the request is over, else None.
     stop_reason: the stop token id that ended it; None for an end-of-text token or any other reason.
     num_cached_tokens: prompt tokens that came from the prefix cache.
+    details: what is known beside that; the engine adds it.
     """
 
     request_id: str
@@ -111,3 +114,4 @@ class Update:
     finish_reason: str | None = None
     stop_reason: int | None = None
     num_cached_tokens: int = 0
+    details: Details = NO_DETAILS

@@ -112,18 +112,18 @@ class Request:
         self.num_wasted_tokens += wasted
         return wasted
 
-    def accept(self, new_tokens: Sequence[int]) -> tuple[tuple[int, ...], Finish | None]:
-        """Append new tokens up to the one that finishes the request; return those kept, and why."""
+    def accept(self, new_tokens: tuple[int, ...]) -> Update:
+        """Append new tokens up to the one that finishes the request, and report them."""
         tokens, num_before = self.tokens, len(self.tokens)
         for token in new_tokens:
             tokens.append(token)
             if token in self.ending_token_ids or len(tokens) >= self.max_len:
                 finish = self.stop.finish_reason(token, len(tokens) - self.num_prompt)
                 if finish is not None:
-                    return tuple(new_tokens[: len(tokens) - num_before]), finish
+                    return self.update(new_tokens[: len(tokens) - num_before], finish)
         if not new_tokens and self.stop.max_tokens == 0:
-            return (), Finish("length")
-        return tuple(new_tokens), None
+            return self.update((), Finish("length"))
+        return Update(self.id, new_tokens, None, None, self.num_cached_tokens)
 
     def update(self, tokens: tuple[int, ...], finish: Finish | None = None) -> Update:
         """What to report when these tokens are new, and why the request is over, if it is."""

@@ -148,13 +148,13 @@ class Scheduler:
         finish_reason: "stop" when a stop string was found in the text, "error" when a run failed.
         """
         request = self._requests.get(request_id)
-        return None if request is None else self._finish(request, (), Finish(finish_reason))
+        return None if request is None else self._cut(request, finish_reason)
 
     def expire(self, now: float) -> tuple[Update, ...]:
         """End with "abort" every request whose deadline has come."""
         due = [(self._requests.get(each), order) for each, order in self._deadlines.pop_due(now)]
         return tuple(
-            self._finish(request, (), Finish("abort"))
+            self._cut(request, "abort")
             for request, order in due
             if request is not None and request.order == order
         )
@@ -198,7 +198,7 @@ class Scheduler:
         unloaded: Unloaded = NOTHING,
         failed: Collection[str] = (),
     ) -> tuple[Update, ...]:
-        """Take in what the oldest open plan computed; `sampled` has tokens for chunks that sample.
+        """Take in what the oldest open plan computed; `sampled` has tokens for each of its chunks.
 
         Several tokens for one request are taken in order up to the first that finishes it.  A
         request that is over since the plan was made is skipped, even if its id is in use again.
@@ -210,7 +210,8 @@ class Scheduler:
         if not plan.chunks:
             return ()
         updates, running = [], RequestState.RUNNING
-        for chunk, request in zip(plan.chunks, self._open.close(plan), strict=True):
+        requests = self._open.close(plan)
+        for chunk, request, new_tokens in zip(plan.chunks, requests, sampled, strict=True):
             if request.state is not running:
                 continue
             if chunk.load_keys:
@@ -221,19 +222,19 @@ class Scheduler:
                 self._holdings.advance(request, chunk.start + len(chunk.tokens))
                 continue
             if failed and request.id in failed:
-                updates.append(self._finish(request, (), Finish("error")))
+                updates.append(self._cut(request, "error"))
                 continue
-            new_tokens, end = sampled.get(request.id, ()), len(request.tokens)
-            kept, finish = request.accept(new_tokens)
-            assert kept or finish, f"no token was sampled for request {request.id!r}"
+            end = len(request.tokens)
+            update = request.accept(new_tokens)
+            is_over = update.finish_reason is not None
+            assert update.tokens or is_over, f"no token was sampled for request {request.id!r}"
             if chunk.num_drafts:
                 # A right guess is in the cache; a wrong one is not counted and will be overwritten.
-                end += min(self._drafting.count(chunk, request, new_tokens), len(kept))
+                end += min(self._drafting.count(chunk, request, new_tokens), len(update.tokens))
             self._holdings.advance(request, end)
-            if finish:
-                updates.append(self._finish(request, kept, finish))
-            else:
-                updates.append(Update(request.id, kept, None, None, request.num_cached_tokens))
+            if is_over:
+                self._finish(request)
+            updates.append(update)
         self._drafting.observe(plan, seconds)
         return tuple(updates)
 
@@ -371,7 +372,11 @@ class Scheduler:
 
     # The end of a request.
 
-    def _finish(self, request: Request, tokens: tuple[int, ...], finish: Finish | None) -> Update:
+    def _cut(self, request: Request, finish_reason: str) -> Update:
+        self._finish(request)
+        return request.update((), Finish(finish_reason))
+
+    def _finish(self, request: Request) -> None:
         if request.state is RequestState.WAITING:
             self._waiting.remove(request)
         else:
@@ -380,7 +385,6 @@ class Scheduler:
         del self._requests[request.id]
         self._drafting.finish(request)
         self._prefix.finish(request)
-        return request.update(tokens, finish)
 
     def _stop_running(self, request: Request) -> None:
         self._running.remove(request)

@@ -49,8 +49,8 @@ class StepShape:
     special: places of the chunks with guesses, and of those whose requests are not plain.
     images: those of requests that have some, by the places of their chunks.
     [T]: chunk_of_token, offset (a token's place in its chunk), rope_rows; token_ids and positions,
-    which every step fills anew.  [S]: logit_rows, chunk_of_row and
-    id_of_row.  [R]: states, filled anew where the model has recurrent layers.
+    which every step fills anew.  [S]: logit_rows, chunk_of_row.  [R]: states, filled anew where
+    the model has recurrent layers.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class StepShape:
         chunks: Sequence[Chunk],
         requests: Sequence[RunningRequest],
     ) -> None:
-        ids, counts, samples, num_drafts = key
+        _, counts, samples, num_drafts = key
         self.key = key
         self.requests = requests
         self.slot_list = [request.slot for request in requests]
@@ -83,9 +83,6 @@ class StepShape:
             wanted[first:end] |= _wanted(chunks[place], requests[place].state)
         self.logit_rows = np.flatnonzero(wanted).astype(np.int32)
         self.chunk_of_row: list[int] = self.chunk_of_token[wanted].tolist()
-        self.id_of_row = [ids[place] for place in self.chunk_of_row]
-        self.special_ids = [ids[place] for place in self.special]
-
         self.batch: Batch | None = None
 
     def new_batch(

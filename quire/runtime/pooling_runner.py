@@ -69,7 +69,7 @@ class PoolingRunner(Runner):
             text.rows.append(part)
             if chunk.samples:
                 text.state.vector = self._pool(np.concatenate(text.rows))
-        return StepOutput()
+        return StepOutput([()] * len(plan.chunks))
 
     def _wanted(self, chunk: Chunk) -> list[int]:
         """The tokens of a chunk whose rows count."""

@@ -20,14 +20,14 @@ __all__ = ["Flight", "Runner", "StepOutput"]
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one step yielded, by request id.
+    """What one step yielded: tokens by chunk of the plan, all else by request id.
 
     tokens: the new tokens.  logprobs: one entry per new token, where asked for.  prompt_logprobs:
     for positions of the prompt, what the model said of the token standing there.
     failed: requests whose logits held no number to choose from.  unloaded: see Scheduler.commit.
     """
 
-    tokens: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    tokens: list[tuple[int, ...]] = field(default_factory=list)
     logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
     prompt_logprobs: dict[str, dict[int, TokenLogprobs]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Runner:
             inputs = self._build(chunks)
             sampled = self.executable.run(inputs.batch)
             self._take(chunks, inputs, sampled, output)
-        return output
+        return _by_plan(plan, output)
 
     def launch(self, plan: Plan) -> Flight:
         """Have a device begin with a plan, behind those that it was given before."""
@@ -117,7 +117,7 @@ class Runner:
         """Wait for a plan, and note the samples; a request that is over since yields nothing."""
         if flight.inputs is not None and flight.launched is not None:
             self._take(flight.chunks, flight.inputs, flight.launched.wait(), flight.output)
-        return flight.output
+        return _by_plan(flight.plan, flight.output)
 
     def _build(self, chunks: Sequence[Chunk]) -> StepInputs:
         inputs = self.inputs.build(chunks)
@@ -129,7 +129,7 @@ class Runner:
     def _take(
         self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
     ) -> None:
-        self._take_plain(inputs, sampled, output)
+        self._take_plain(chunks, inputs, sampled, output)
         if inputs.shape.special:
             self._take_special(chunks, inputs, sampled, output)
 
@@ -147,16 +147,21 @@ class Runner:
         self._num_slots += 1
         return self._num_slots - 1
 
-    def _take_plain(self, inputs: StepInputs, sampled: SampledRows, output: StepOutput) -> None:
+    def _take_plain(
+        self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
+    ) -> None:
         """Note the token of each request that is not special."""
-        names, tokens = inputs.shape.id_of_row, sampled.tokens
-        output.tokens = dict(zip(names, zip(tokens, strict=True), strict=True))
-        for name in inputs.shape.special_ids:
-            output.tokens.pop(name, None)
-        if min(tokens, default=0) < 0:
-            output.failed += [name for name, taken in output.tokens.items() if taken[0] < 0]
-            for name in output.failed:
-                del output.tokens[name]
+        shape, found = inputs.shape, list[tuple[int, ...]]([()] * len(chunks))
+        for place, taken in zip(shape.chunk_of_row, zip(sampled.tokens, strict=True), strict=True):
+            found[place] = taken
+        for place in shape.special:
+            found[place] = ()
+        if min(sampled.tokens, default=0) < 0:
+            failed = [place for place, taken in enumerate(found) if taken and taken[0] < 0]
+            output.failed += [chunks[place].request_id for place in failed]
+            for place in failed:
+                found[place] = ()
+        output.tokens = found
 
     def _take_special(
         self, chunks: Sequence[Chunk], inputs: StepInputs, sampled: SampledRows, output: StepOutput
@@ -179,10 +184,10 @@ class Runner:
                 continue
             if token < 0:
                 over.add(place)
-                if name not in output.tokens:  # else the next step finds nothing either
+                if not output.tokens[place]:  # else the next step finds nothing either
                     output.failed.append(name)
                 continue
-            output.tokens[name] = (*output.tokens.get(name, ()), token)
+            output.tokens[place] = (*output.tokens[place], token)
             if row in sampled.logprobs:
                 output.logprobs.setdefault(name, []).append(sampled.logprobs[row])
             if state.grammar is not None:
@@ -193,14 +198,14 @@ class Runner:
 
     def _load(self, plan: Plan) -> dict[str, int]:
         """Save and load blocks as the plan says; of requests that lack some, how many came."""
-        unloaded = {}
+        unloaded: dict[str, int] = {}
+        if self.store is None:
+            return unloaded
         if plan.evicted:
-            assert self.store is not None
             wanted = [key for chunk in plan.chunks for key in chunk.load_keys]
             self.store.save_evicted(plan.evicted, wanted)
         for chunk in plan.chunks:
             if chunk.load_keys:
-                assert self.store is not None
                 count = self.store.load(chunk.load_keys, chunk.load_blocks)
                 if count < len(chunk.load_keys):
                     unloaded[chunk.request_id] = count
@@ -212,3 +217,13 @@ def _runnable(plan: Plan, output: StepOutput) -> Sequence[Chunk]:
     if not output.unloaded:
         return plan.chunks
     return tuple(each for each in plan.chunks if each.request_id not in output.unloaded)
+
+
+def _by_plan(plan: Plan, output: StepOutput) -> StepOutput:
+    """The output with no tokens for the chunks that were not run."""
+    if output.unloaded:
+        run = iter(output.tokens)
+        output.tokens = [
+            () if each.request_id in output.unloaded else next(run) for each in plan.chunks
+        ]
+    return output

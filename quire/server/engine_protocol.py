@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ class ModelInfo(Protocol):
 
 
 class Stream(Protocol):
-    """One prompt with its n completions; iteration ends when every completion has finished."""
+    """One prompt with its n completions."""
 
     @property
     def request_id(self) -> str: ...
     @property
     def prompt_token_ids(self) -> list[int]: ...
-    def __aiter__(self) -> AsyncIterator[Delta]: ...
     def cancel(self) -> None: ...
 
 
@@ -75,7 +74,10 @@ class ServedEngine(Protocol):
         timeout_s: float | None = None,
         cache_salt: str = "",
         images: PromptImages | None = None,
-    ) -> Stream: ...
+        receive: Callable[[Delta | BaseException], None],
+    ) -> Stream:
+        """Start a request; receive: takes each delta, or the error that ends it, later."""
+        ...
 
     async def embed(
         self, prompt: str | Sequence[int], dimensions: int | None = None

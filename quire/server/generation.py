@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from starlette.requests import Request
 
@@ -63,10 +63,10 @@ class Generation:
         self._keep_output = keep_output
         self._form_field = form_field(request)
         self._num_cached = [0] * len(prompts)
+        self._unfinished = dict.fromkeys(range(len(prompts)), params.n)  # completions, by prompt
         self._mailbox = Mailbox(len(prompts))
         self._streams: list[Stream] = []
         self._meters: list[RequestMeter] = []
-        self._pumps: list[asyncio.Task[None]] = []
         self._running.add(self)
         try:
             for prompt in prompts:
@@ -77,7 +77,6 @@ class Generation:
 
     async def batches(self) -> AsyncIterator[list[tuple[int, Delta]]]:
         """What is new, as often as the caller asks: pairs of prompt number and delta."""
-        self._start()
         try:
             while batch := await self._mailbox.take():
                 yield batch
@@ -89,7 +88,6 @@ class Generation:
 
         Raises ClientDisconnect if the client does not wait for it.
         """
-        self._start()
         try:
             return await unless_disconnected(request, self._mailbox.take_all())
         finally:
@@ -103,9 +101,8 @@ class Generation:
     def cancel(self) -> None:
         """Drop what still runs; harmless when nothing does."""
         self._running.discard(self)
+        self._unfinished.clear()
         self.stop()
-        for pump in self._pumps:
-            pump.cancel()
         for meter in self._meters:
             meter.close()
 
@@ -123,29 +120,36 @@ class Generation:
             timeout_s=request.timeout,
             cache_salt=request.cache_salt or "",
             images=prompt.images,
+            receive=partial(self._take, len(self._streams)),
         )
         self._streams.append(stream)
         self._meters.append(RequestMeter(state.metrics, len(prompt.token_ids), self.params))
         if state.config.enable_log_requests:
             logger.info("%s: %d tokens, %s", stream.request_id, len(prompt.token_ids), self.params)
 
-    def _start(self) -> None:
-        self._pumps = [asyncio.create_task(self._pump(n)) for n in range(len(self.prompts))]
+    def _take(self, n: int, item: Delta | BaseException) -> None:
+        """Take in what the engine says of prompt n, as long as somebody wants it."""
+        if n not in self._unfinished:
+            return
+        if isinstance(item, BaseException):
+            self._close(n, item)
+            return
+        self._meters[n].observe(item)
+        if item.index == 0:
+            self._num_cached[n] = max(self._num_cached[n], item.num_cached_tokens)
+        if item.finish_reason == "error":
+            self._close(n, self._failure())
+            return
+        self._mailbox.put(n, item if self._keep_output else _without_output(item))
+        if item.finish_reason is not None:
+            self._unfinished[n] -= 1
+            if not self._unfinished[n]:
+                self._close(n)
 
-    async def _pump(self, n: int) -> None:
-        """Move the deltas of one prompt from the engine to the mailbox."""
-        try:
-            async for delta in self._streams[n]:
-                self._meters[n].observe(delta)
-                if delta.index == 0:
-                    self._num_cached[n] = max(self._num_cached[n], delta.num_cached_tokens)
-                if delta.finish_reason == "error":
-                    raise self._failure()
-                self._mailbox.put(n, delta if self._keep_output else _without_output(delta))
-        except Exception as error:
-            self._mailbox.close_source(error)
-        else:
-            self._mailbox.close_source()
+    def _close(self, n: int, error: BaseException | None = None) -> None:
+        """Nothing more is taken in of prompt n."""
+        del self._unfinished[n]
+        self._mailbox.close_source(error)
         self._meters[n].close()
 
     def _failure(self) -> QuireError:

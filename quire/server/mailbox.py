@@ -24,7 +24,7 @@ class Mailbox:
     def __init__(self, num_sources: int) -> None:
         self._open_sources = num_sources
         self._waiting: dict[tuple[int, int], list[Delta]] = {}
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._changed = asyncio.Event()
 
     def put(self, source: int, delta: Delta) -> None:
@@ -35,7 +35,7 @@ class Mailbox:
             waiting[:] = [_merge(waiting)]
         self._changed.set()
 
-    def close_source(self, error: Exception | None = None) -> None:
+    def close_source(self, error: BaseException | None = None) -> None:
         """One source has no more deltas; an error ends all of them."""
         self._open_sources -= 1
         self._error = self._error or error

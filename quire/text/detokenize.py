@@ -52,12 +52,13 @@ def make_detokenizer(
 class _ByteDetokenizer:
     """For tokenizers whose text is the concatenation of their tokens' bytes."""
 
-    __slots__ = ("_held", "_hidden", "_leading", "_tokenizer")
+    __slots__ = ("_held", "_hidden", "_leading", "_texts", "_tokenizer")
 
     def __init__(
         self, tokenizer: Tokenizer, context: Sequence[int], hidden: frozenset[int]
     ) -> None:
         self._tokenizer = tokenizer
+        self._texts = tokenizer.texts
         self._hidden = hidden
         self._leading = not context
         self._held = b""
@@ -67,13 +68,14 @@ class _ByteDetokenizer:
     def push(self, ids: Iterable[int]) -> str:
         text = ""
         for token in ids:
-            if token not in self._hidden:
-                data = self._tokenizer.token_bytes(token, self._leading)
+            if token in self._hidden:
+                continue
+            whole = self._texts[token]
+            if whole is None or self._held or self._leading:
+                text += self._decode(self._tokenizer.token_bytes(token, self._leading))
                 self._leading = False
-                if data.isascii() and not self._held:  # most tokens, in a third of the time
-                    text += data.decode("ascii")
-                else:
-                    text += self._decode(data)
+            else:  # most tokens
+                text += whole
         return text
 
     def finish(self) -> str:

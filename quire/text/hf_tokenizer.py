@@ -8,7 +8,7 @@ from pathlib import Path
 import tokenizers
 
 from quire.errors import CheckpointError, RequestError
-from quire.text.token_bytes import decode_bytes, find_byte_rule
+from quire.text.token_bytes import TokenTexts, decode_bytes, find_byte_rule
 from quire.text.tokenizer_config import AddedToken, TokenizerConfig
 
 __all__ = ["HFTokenizer", "read_tokenizer_json"]
@@ -44,6 +44,7 @@ class HFTokenizer:
         self._is_byte_level = type(self._backend.decoder).__name__ == "ByteLevel"
         self.byte_exact = self._rule is not None
         self._bytes: dict[int, bytes] = {}
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Text → ids."""

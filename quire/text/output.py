@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from quire.control.plan import Update
-from quire.outputs import NO_DETAILS, Delta, Details, TokenLogprobs
+from quire.outputs import Delta, TokenLogprobs
 from quire.sampling_params import SamplingParams
 from quire.text.detokenize import make_detokenizer
 from quire.text.stop_strings import StopStringFinder
@@ -55,17 +55,17 @@ class OutputAssembler:
         """Whether the last delta has been returned."""
         return self._last is not None
 
-    def push(self, update: Update, details: Details = NO_DETAILS) -> Delta:
+    def push(self, update: Update) -> Delta:
         """Add what one step brought; log-probabilities get their tokens' text here.
 
         The token that ended the completion is in the delta's token_ids but not in its text, unless
         the parameters include the stop in the output.  Tokens behind a stop string are dropped.
         """
         if self._last is not None:
-            return replace(self._last, metrics=details.metrics)
+            return replace(self._last, metrics=update.details.metrics)
         stop_reason: str | int | None
         tokens, finish_reason, stop_reason = update.tokens, update.finish_reason, update.stop_reason
-        logprobs, prompt_logprobs, metrics = details
+        logprobs, prompt_logprobs, metrics = update.details
         is_over, shown = finish_reason is not None, tokens
         if finish_reason == "stop" and not self._show_stop_token:
             shown = tokens[:-1]

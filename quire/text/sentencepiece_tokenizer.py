@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quire.errors import CheckpointError, ConfigError, RequestError
-from quire.text.token_bytes import decode_bytes
+from quire.text.token_bytes import TokenTexts, decode_bytes
 from quire.text.tokenizer_config import AddedToken, TokenizerConfig
 from quire.text.tokenizer_family import TokenizerFamily, complete
 
@@ -61,6 +61,7 @@ class SentencePieceTokenizer:
             self._begin = self._ids(config.prefix)
         self._finish = _end(self.eos_token_id, config.add_eos is True)
         self._bytes: dict[int, bytes] = {}
+        self.texts = TokenTexts(self)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Text → ids."""

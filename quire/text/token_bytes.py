@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from tokenizers.decoders import Decoder
 
-__all__ = ["ByteSource", "byte_level_alphabet", "decode_bytes", "find_byte_rule"]
+__all__ = ["ByteSource", "TokenTexts", "byte_level_alphabet", "decode_bytes", "find_byte_rule"]
 
 ByteRule = Callable[[str, bool], bytes]
 """(the token as the vocabulary spells it, whether it begins the text) → the bytes it adds."""
@@ -31,6 +31,25 @@ class ByteSource(Protocol):
     @property
     def special_ids(self) -> frozenset[int]: ...
     def token_bytes(self, token: int, leading: bool = False) -> bytes: ...
+
+
+class TokenTexts(dict[int, str | None]):
+    """What each token adds to a text after other tokens; None where it holds part of a character.
+
+    Filled as tokens are asked for.
+    """
+
+    def __init__(self, source: ByteSource) -> None:
+        super().__init__()
+        self._source = source
+
+    def __missing__(self, token: int) -> str | None:
+        try:
+            text = self._source.token_bytes(token).decode()
+        except UnicodeDecodeError:
+            text = None
+        self[token] = text
+        return text
 
 
 def decode_bytes(source: ByteSource, ids: Sequence[int], skip_special_tokens: bool) -> str:

@@ -11,6 +11,7 @@ from quire.text.hf_tokenizer import HFTokenizer, read_tokenizer_json
 from quire.text.sentencepiece_tokenizer import SentencePieceTokenizer, read_proto
 from quire.text.tekken_tokenizer import load_tekken_tokenizer
 from quire.text.tiktoken_tokenizer import is_rank_file, load_tiktoken_tokenizer
+from quire.text.token_bytes import TokenTexts
 from quire.text.tokenizer_config import read_tokenizer_config
 from quire.text.tokenizer_family import find_family
 
@@ -24,6 +25,7 @@ class Tokenizer(Protocol):
 
     vocab_size: one more than the largest token id, which may be less than the model's vocabulary.
     byte_exact: the text of a sequence is exactly the concatenation of its tokens' bytes.
+    texts: the text that each token adds after others, for a tokenizer that is byte_exact.
     special_ids: tokens that `skip_special_tokens` hides.
     added_ids: tokens that stand beside the vocabulary, as most special ones do.
     turn_end_ids: tokens that end an answer beside eos, where the family has such.
@@ -35,6 +37,8 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def byte_exact(self) -> bool: ...
+    @property
+    def texts(self) -> TokenTexts: ...
     @property
     def special_ids(self) -> frozenset[int]: ...
     @property

@@ -125,13 +125,13 @@ def test_a_server_that_ends_before_it_answers_is_a_failure():
 
 def test_the_load_generator_keeps_to_its_clients_and_knows_its_own_cost():
     workload = Workload("w", "serve", input=8, output=3, batch=2, total=6)
-    with running_server(FakeServer(delay_s=0.002)) as fake:
+    with running_server(FakeServer(delay_s=0.05)) as fake:
         server = RunningServer(os.getpid(), fake.port, time.perf_counter(), 0.1)
         metrics = load.serve(server, workload, 10_000, 20)
         assert fake.most_running == 2 and len(fake.bodies) == 6
         assert all(body["ignore_eos"] and body["max_tokens"] == 3 for body in fake.bodies)
         assert load.first_token(server, workload, 10_000) > 0
-    assert metrics["tokens"] > 0 and 0 < metrics["client_cpu"] <= 2
+    assert metrics["tokens"] > 0 and 0 < metrics["client_cpu"] <= (os.cpu_count() or 1)
     assert server.resident_mib() > 1
     with pytest.raises(EngineFailed):
         load.serve(server, workload, 10_000, 20)

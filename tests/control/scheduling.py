@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.control.plan import Plan, Update
@@ -34,10 +34,18 @@ def shape(plan: Plan) -> dict[str, int]:
     return {chunk.request_id: len(chunk.tokens) for chunk in plan.chunks}
 
 
+def commit(
+    each: Scheduler, plan: Plan, sampled: Mapping[str, tuple[int, ...]], *more: Any, **options: Any
+) -> tuple[Update, ...]:
+    """Commit a plan, given the new tokens by request."""
+    columns = [sampled.get(chunk.request_id, ()) for chunk in plan.chunks]
+    return each.commit(plan, columns, *more, **options)
+
+
 def step(each: Scheduler, now: float = 0.0, token: int = 99) -> tuple[Update, ...]:
     plan = each.plan(now)
     each.check()
-    updates = each.commit(plan, {c.request_id: (token,) for c in plan.chunks if c.samples})
+    updates = commit(each, plan, {c.request_id: (token,) for c in plan.chunks if c.samples})
     each.check()
     return updates
 

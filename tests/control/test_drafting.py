@@ -8,7 +8,7 @@ from quire.control.plan import Chunk, Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
-from tests.control.scheduling import Always
+from tests.control.scheduling import Always, commit
 
 
 def scheduler(drafter: Always, **changes: Any) -> Scheduler:
@@ -25,7 +25,7 @@ def started(each: Scheduler, *requests: Request) -> Scheduler:
     for one in requests:
         each.submit(one)
     plan = each.plan(0.0)
-    each.commit(plan, {one.id: (9,) for one in requests})
+    commit(each, plan, {one.id: (9,) for one in requests})
     return each
 
 
@@ -44,7 +44,7 @@ def test_guesses_stand_behind_what_is_known() -> None:
 def test_right_guesses_are_computed_and_wrong_ones_are_not() -> None:
     each = started(scheduler(Always(1, 2, 3)), request("a", 5))
     plan = each.plan(0.0)
-    assert each.commit(plan, {"a": (1, 2, 7)}) == (Update("a", (1, 2, 7)),)
+    assert commit(each, plan, {"a": (1, 2, 7)}) == (Update("a", (1, 2, 7)),)
     chunk = only_chunk(each)
     assert (chunk.start, chunk.tokens[0]) == (8, 7)
     assert len(chunk.tokens) == 1 + 3
@@ -52,7 +52,7 @@ def test_right_guesses_are_computed_and_wrong_ones_are_not() -> None:
 
 def test_wrong_guesses_are_never_found_in_the_cache() -> None:
     each = started(scheduler(Always(1, 2, 3)), request("a", 5))
-    each.commit(each.plan(0.0), {"a": (1, 7)})
+    commit(each, each.plan(0.0), {"a": (1, 7)})
     each.cancel("a")
     prompt = [*range(5), 9, 1, 2, 3, 4]
     each.submit(Request("b", prompt, StopRules(1)))
@@ -64,7 +64,7 @@ def test_the_end_cuts_a_run_of_right_guesses() -> None:
     one = Request("a", range(5), StopRules(20, stop_token_ids={2}))
     each = started(scheduler(drafter), one)
     update = Update("a", (1, 2), "stop", 2)
-    assert each.commit(each.plan(0.0), {"a": (1, 2, 3, 4)}) == (update,)
+    assert commit(each, each.plan(0.0), {"a": (1, 2, 3, 4)}) == (update,)
     assert one.num_peak == len(one.tokens) == 8
     stats = each.stats()
     assert stats.num_free_blocks == 64
@@ -98,7 +98,7 @@ def test_a_prompt_in_parts_gets_no_guesses() -> None:
     each.submit(request("a", 12))
     plan = each.plan(0.0)
     assert plan.chunks[0].num_drafts == 0
-    each.commit(plan, {})
+    commit(each, plan, {})
     assert only_chunk(each).num_drafts == 1
 
 
@@ -129,7 +129,7 @@ def test_the_drafter_learns_what_was_right_and_how_long_it_took() -> None:
     drafter = Always(1, 2, 3)
     each = started(scheduler(drafter), request("a", 5))
     drafter.told.clear()
-    each.commit(each.plan(0.0), {"a": (1, 7)}, 0.25)
+    commit(each, each.plan(0.0), {"a": (1, 7)}, 0.25)
     assert drafter.told == [("a", 3, 1), (4, 0.25)]
     stats = each.stats()
     assert (stats.num_drafts, stats.num_draft_tokens, stats.num_accepted_tokens) == (2, 6, 1)

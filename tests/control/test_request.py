@@ -18,16 +18,16 @@ def test_counters():
 
 def test_tokens_after_the_end_are_dropped():
     each = request()
-    assert each.accept((7, 0, 8)) == ((7, 0), Finish("stop"))
+    assert each.accept((7, 0, 8)) == Update("a", (7, 0), "stop")
     assert each.output == [7, 0]
 
 
 def test_several_tokens_stop_at_max_tokens():
-    assert request(max_tokens=2).accept((7, 8, 9)) == ((7, 8), Finish("length"))
+    assert request(max_tokens=2).accept((7, 8, 9)) == Update("a", (7, 8), "length")
 
 
 def test_a_request_without_output_ends_when_its_prompt_is_read():
-    assert request(max_tokens=0).accept(()) == ((), Finish("length"))
+    assert request(max_tokens=0).accept(()) == Update("a", (), "length")
 
 
 def test_waste_counts_positions_computed_before():

@@ -6,7 +6,7 @@ from quire.control import prefix
 from quire.control.plan import Update
 from quire.control.policy import priority
 from quire.errors import QueueFullError, RequestError
-from tests.control.scheduling import finish, request, scheduler, shape, step
+from tests.control.scheduling import commit, finish, request, scheduler, shape, step
 
 # --- plans
 
@@ -16,10 +16,10 @@ def test_a_long_prompt_is_cut_to_the_budget_and_samples_at_its_end():
     each.submit(request("a", 10))
     first = each.plan(0.0)
     assert [(c.start, len(c.tokens), c.samples) for c in first.chunks] == [(0, 8, False)]
-    assert each.commit(first, {}) == ()
+    assert commit(each, first, {}) == ()
     second = each.plan(0.0)
     assert [(c.start, len(c.tokens), c.samples) for c in second.chunks] == [(8, 2, True)]
-    assert each.commit(second, {"a": (7,)}) == (Update("a", (7,)),)
+    assert commit(each, second, {"a": (7,)}) == (Update("a", (7,)),)
     third = each.plan(0.0)
     assert [(c.start, list(c.tokens)) for c in third.chunks] == [(10, [7])]
 
@@ -62,7 +62,7 @@ def test_without_chunks_a_prompt_waits_until_it_fits_the_budget_whole():
     for expected in ({"a": 4}, {"a": 1}):
         plan = each.plan(0.0)
         assert shape(plan) == expected
-        each.commit(plan, {"a": (1,)})
+        commit(each, plan, {"a": (1,)})
     assert shape(each.plan(0.0)) == {"b": 8}
 
 
@@ -70,16 +70,16 @@ def test_a_plan_is_committed_once():
     each = scheduler()
     each.submit(request("a", 4))
     plan = each.plan(0.0)
-    each.commit(plan, {"a": (1,)})
+    commit(each, plan, {"a": (1,)})
     with pytest.raises(AssertionError, match="once"):
-        each.commit(plan, {"a": (1,)})
+        commit(each, plan, {"a": (1,)})
 
 
 def test_a_missing_token_is_noticed():
     each = scheduler()
     each.submit(request("a", 4))
     with pytest.raises(AssertionError, match="no token was sampled for request 'a'"):
-        each.commit(each.plan(0.0), {})
+        commit(each, each.plan(0.0), {})
 
 
 # --- the prefix cache
@@ -93,7 +93,7 @@ def test_a_finished_prompt_serves_the_next():
     each.submit(request("b", 0, 1, prompt=prompt))
     plan = each.plan(0.0)
     assert [(c.start, len(c.tokens)) for c in plan.chunks] == [(8, 2)]
-    (update,) = each.commit(plan, {"b": (1,)})
+    (update,) = commit(each, plan, {"b": (1,)})
     assert update.num_cached_tokens == 8
     stats = each.stats()
     assert (stats.prefix_query_tokens, stats.prefix_hit_tokens) == (20, 8)
@@ -223,7 +223,7 @@ def test_cancel_at_any_time_frees_the_blocks():
     assert each.cancel("waiting") == Update("waiting", (), "abort")
     assert each.cancel("running") == Update("running", (), "abort")
     assert each.cancel("running") is None
-    assert each.commit(plan, {"running": (1,)}) == ()
+    assert commit(each, plan, {"running": (1,)}) == ()
     assert not each.has_work
     assert each.stats().num_free_blocks == 64
 
@@ -234,7 +234,7 @@ def test_a_cancelled_plan_does_not_touch_a_new_request_of_the_same_id():
     plan = each.plan(0.0)
     each.cancel("a")
     each.submit(request("a", 4))
-    assert each.commit(plan, {"a": (1,)}) == ()
+    assert commit(each, plan, {"a": (1,)}) == ()
     assert shape(each.plan(0.0)) == {"a": 4}
 
 
@@ -251,7 +251,7 @@ def test_a_cancelled_chunk_is_not_published():
     each.submit(request("a", 0, prompt=range(9)))
     plan = each.plan(0.0)
     each.cancel("a")
-    each.commit(plan, {"a": (1,)})
+    commit(each, plan, {"a": (1,)})
     each.submit(request("b", 0, prompt=range(9)))
     assert shape(each.plan(0.0)) == {"b": 9}
 
@@ -284,16 +284,16 @@ def test_a_deadline_does_not_outlive_its_request():
 def test_several_tokens_at_once():
     each = scheduler()
     each.submit(request("a", 4, 5))
-    assert each.commit(each.plan(0.0), {"a": (1, 2, 3)}) == (Update("a", (1, 2, 3)),)
+    assert commit(each, each.plan(0.0), {"a": (1, 2, 3)}) == (Update("a", (1, 2, 3)),)
     plan = each.plan(0.0)
     assert [(c.start, list(c.tokens)) for c in plan.chunks] == [(4, [1, 2, 3])]
-    assert each.commit(plan, {"a": (4, 5, 6)}) == (Update("a", (4, 5), "length"),)
+    assert commit(each, plan, {"a": (4, 5, 6)}) == (Update("a", (4, 5), "length"),)
 
 
 def test_a_request_that_only_reads_ends_with_its_prompt():
     each = scheduler()
     each.submit(request("a", 4, 0))
-    assert each.commit(each.plan(0.0), {}) == (Update("a", (), "length"),)
+    assert commit(each, each.plan(0.0), {}) == (Update("a", (), "length"),)
     assert not each.has_work
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from quire.control.plan import NO_RECORD, NO_STATE, Chunk
 from quire.control.state_records import num_records_needed
-from tests.control.scheduling import finish, request, scheduler, step
+from tests.control.scheduling import commit, finish, request, scheduler, step
 
 BLOCK = 4
 
@@ -17,7 +17,7 @@ def recurrent(num_records=64, **changes):
 def chunk_of(each, name):
     """The chunk of a request in the next step, which is run."""
     plan = each.plan(0.0)
-    each.commit(plan, {c.request_id: (99,) for c in plan.chunks if c.samples})
+    commit(each, plan, {c.request_id: (99,) for c in plan.chunks if c.samples})
     each.check()
     return next(chunk for chunk in plan.chunks if chunk.request_id == name)
 
@@ -125,7 +125,7 @@ def test_cancelling_gives_all_records_back(moment):
     plan = each.plan(0.0)
     if moment == "within":
         each.cancel("a")
-    each.commit(plan, {c.request_id: (99,) for c in plan.chunks})
+    commit(each, plan, {c.request_id: (99,) for c in plan.chunks})
     if moment == "behind":
         each.cancel("a")
     each.check()

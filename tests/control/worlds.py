@@ -47,7 +47,7 @@ class Flight:
     plan: Plan
     chunks: list[Chunk]
     owners: dict[str, Life]
-    sampled: dict[str, list[int]] | None = None
+    sampled: list[tuple[int, ...]] = field(default_factory=list)
     unloaded: dict[str, int] = field(default_factory=dict)
 
 
@@ -153,11 +153,10 @@ class World:
     def _run_flights(self, count: int) -> None:
         """Compute what was launched, in order."""
         for flight in self.flights[:count]:
-            if flight.sampled is None:
+            if not flight.sampled:
                 self._run(flight)
 
     def _run(self, flight: Flight) -> None:
-        flight.sampled = {}
         for key, block in flight.plan.evicted:
             assert self.store is not None and not self.store.outlives_process
             self.store.save(key, block)
@@ -168,12 +167,13 @@ class World:
                 count = self.store.load(chunk)
                 if count < len(chunk.load_keys):
                     flight.unloaded[chunk.request_id] = count
+                    flight.sampled.append(())
                     continue
             if chunk.tokens[0] == UNKNOWN_TOKEN:
                 chunk = chunk._replace(tokens=[self.sampled[request]])
             tokens = self.model.run(chunk, request)
+            flight.sampled.append(tuple(tokens))
             if chunk.samples:
-                flight.sampled[chunk.request_id] = tokens
                 self.sampled[request] = tokens[-1]
         self.model.write()
 
@@ -184,7 +184,6 @@ class World:
         self._run_flights(1)
         self._meddle(now)
         flight = self.flights.pop(0)
-        assert flight.sampled is not None
         stale = [each for each in flight.owners.values() if each.ends]
         updates = self.scheduler.commit(flight.plan, flight.sampled, 0.5, flight.unloaded)
         self._check_window()

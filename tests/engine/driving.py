@@ -18,7 +18,7 @@ from quire.engine import Engine
 from quire.graph.program import StepLimits
 from quire.models.registry import build_spec, load_families
 from quire.ops.number_formats import STORED_AS, from_float32
-from quire.outputs import Details, TokenLogprobs
+from quire.outputs import TokenLogprobs
 from quire.runtime.image_inputs import Encode
 from quire.runtime.quantize import quantize_weights
 from quire.runtime.rope_tables import RopeTables
@@ -72,12 +72,12 @@ class Answer:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None
     finish_reason: str | None = None
 
-    def add(self, update: Update, details: Details) -> None:
-        """Take in an event of the engine."""
+    def add(self, update: Update) -> None:
+        """Take in an update of the engine."""
         self.tokens += update.tokens
-        self.logprobs += details.logprobs or ()
-        if details.prompt_logprobs is not None:
-            self.prompt_logprobs = tuple(details.prompt_logprobs)
+        self.logprobs += update.details.logprobs or ()
+        if update.details.prompt_logprobs is not None:
+            self.prompt_logprobs = tuple(update.details.prompt_logprobs)
         self.finish_reason = update.finish_reason
 
 
@@ -168,8 +168,8 @@ class Bench:
                 self.submit(engine, str(waiting[-1]), jobs[waiting.pop()])
             step += 1
             assert step < 10_000, "it does not end"
-            for update, details in engine.step():
-                answers[int(update.request_id)].add(update, details)
+            for update in engine.step():
+                answers[int(update.request_id)].add(update)
             engine.scheduler.check()
         stats = engine.stats().scheduler
         assert stats.num_used_blocks == 0

@@ -71,9 +71,9 @@ class World:
         while waiting or self.engine.has_work:
             while waiting and len(self.live) < self.most_live and self.random.random() < 0.4:
                 self._submit(waiting.pop())
-            for update, details in self.engine.step():
+            for update in self.engine.step():
                 number = self.live[update.request_id]
-                self.found[number].add(update, details)
+                self.found[number].add(update)
                 if update.finish_reason is not None:
                     del self.live[update.request_id]
             if self.live and self.random.random() < 0.1:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from quire.control.plan import Update
 from quire.control.request import Request
 from quire.control.scheduler import Scheduler
 from quire.control.stop import StopRules
-from quire.engine import Engine, Event
+from quire.engine import Engine
 from quire.errors import QueueFullError, RequestError
 from quire.graph.program import StepLimits
 from quire.runtime.rope_tables import RopeTables
@@ -69,23 +70,23 @@ def submit(
     engine.submit(request, SamplingState(prompt, params, 1, forbidden))
 
 
-def finish(engine: Engine) -> dict[str, list[Event]]:
-    """Step until nothing is left; the events of each request."""
-    events: dict[str, list[Event]] = {}
+def finish(engine: Engine) -> dict[str, list[Update]]:
+    """Step until nothing is left; the updates of each request."""
+    updates: dict[str, list[Update]] = {}
     while engine.has_work:
         assert engine.stats().num_steps < 1000, "it does not end"
-        for update, details in engine.step():
-            events.setdefault(update.request_id, []).append((update, details))
+        for update in engine.step():
+            updates.setdefault(update.request_id, []).append(update)
         engine.scheduler.check()
     assert engine.stats().scheduler.num_used_blocks == 0
-    return events
+    return updates
 
 
-def tokens(events: list[Event]) -> list[int]:
-    return [token for update, _ in events for token in update.tokens]
+def tokens(updates: list[Update]) -> list[int]:
+    return [token for update in updates for token in update.tokens]
 
 
-# --- events
+# --- updates
 
 
 def test_each_step_yields_a_token_of_each_request() -> None:
@@ -93,10 +94,10 @@ def test_each_step_yields_a_token_of_each_request() -> None:
     submit(engine, "a")
     submit(engine, "b", list(range(30)))
     for step in range(6):
-        events = engine.step()
-        assert [update.request_id for update, _ in events] == ["a", "b"]
-        assert {len(update.tokens) for update, _ in events} == {1}
-        ended = {update.finish_reason for update, _ in events}
+        updates = engine.step()
+        assert [update.request_id for update in updates] == ["a", "b"]
+        assert {len(update.tokens) for update in updates} == {1}
+        ended = {update.finish_reason for update in updates}
         assert ended == ({"length"} if step == 5 else {None})
     assert not engine.has_work
     assert engine.step() == []
@@ -106,15 +107,15 @@ def test_log_probabilities_come_with_their_tokens() -> None:
     engine = make()
     submit(engine, "a", params=replace(GREEDY, logprobs=2, prompt_logprobs=1))
     submit(engine, "b")
-    events = finish(engine)
-    first, *others = [details for _, details in events["a"]]
+    updates = finish(engine)
+    first, *others = [update.details for update in updates["a"]]
     assert first.prompt_logprobs is not None and len(first.prompt_logprobs) == 10
     assert first.prompt_logprobs[0] is None and None not in first.prompt_logprobs[1:]
     assert all(details.prompt_logprobs is None for details in others)
-    for update, details in events["a"]:
-        assert details.logprobs is not None
-        assert [next(iter(entry)) for entry in details.logprobs] == list(update.tokens)
-    assert all(details.logprobs is details.prompt_logprobs is None for _, details in events["b"])
+    for update in updates["a"]:
+        assert update.details.logprobs is not None
+        assert [next(iter(entry)) for entry in update.details.logprobs] == list(update.tokens)
+    assert all(update.details[:2] == (None, None) for update in updates["b"])
 
 
 def test_all_probabilities_sum_to_one() -> None:
@@ -152,9 +153,9 @@ def test_times() -> None:
     engine = make(clock=clock)
     submit(engine, "a", params=replace(GREEDY, max_tokens=2))
     clock.now = 105.0
-    ((_, first),) = engine.step()
+    (first,) = (update.details for update in engine.step())
     clock.now = 107.0
-    ((_, last),) = engine.step()
+    (last,) = (update.details for update in engine.step())
     assert first.metrics is not None and last.metrics is not None
     assert (first.metrics.arrival_s, first.metrics.finished_s) == (100.0, 0.0)
     assert (last.metrics.first_scheduled_s, last.metrics.first_token_s) == (105.0, 105.0)
@@ -165,11 +166,11 @@ def test_preemptions_are_reported() -> None:
     engine = make(num_blocks=4, lookahead=0)
     for name in ("a", "b"):
         submit(engine, name, list(range(14)), replace(GREEDY, max_tokens=40))
-    events = finish(engine)
-    counts = [events[name][-1][1].metrics.num_preemptions for name in ("a", "b")]  # type: ignore[union-attr]
+    updates = finish(engine)
+    counts = [updates[name][-1].details.metrics.num_preemptions for name in ("a", "b")]  # type: ignore[union-attr]
     assert counts[0] == 0 < counts[1]
     assert engine.stats().scheduler.num_preemptions == sum(counts)
-    assert tokens(events["a"]) == tokens(events["b"])
+    assert tokens(updates["a"]) == tokens(updates["b"])
 
 
 # --- ends
@@ -183,12 +184,12 @@ def test_a_deadline_ends_a_running_and_a_waiting_request() -> None:
     submit(engine, "stays")
     engine.step()
     clock.now = 106.0
-    ended = [update for update, _ in engine.step() if update.finish_reason]
+    ended = [update for update in engine.step() if update.finish_reason]
     assert [(update.request_id, update.finish_reason) for update in ended] == [("waits", "abort")]
     clock.now = 111.0
-    events = finish(engine)
-    assert events["runs"][0][0].finish_reason == "abort"
-    assert len(tokens(events["stays"])) == 6
+    updates = finish(engine)
+    assert updates["runs"][0].finish_reason == "abort"
+    assert len(tokens(updates["stays"])) == 6
 
 
 def test_cancelling() -> None:
@@ -197,9 +198,9 @@ def test_cancelling() -> None:
     submit(engine, "waits")
     engine.step()
     for name in ("runs", "waits"):
-        event = engine.cancel(name, "stop")
-        assert event is not None and event[1].metrics is not None
-        assert (event[0].request_id, event[0].finish_reason) == (name, "stop")
+        update = engine.cancel(name, "stop")
+        assert update is not None and update.details.metrics is not None
+        assert (update.request_id, update.finish_reason) == (name, "stop")
         assert engine.cancel(name) is None
     assert not engine.has_work and engine.step() == []
     engine.scheduler.check()
@@ -231,12 +232,12 @@ def test_a_request_with_nothing_to_choose_from_fails_alone() -> None:
     nothing = replace(GREEDY, allowed_token_ids=(7,), min_tokens=3)
     submit(engine, "bad", params=nothing, forbidden=(7,))
     submit(engine, "good")
-    events = finish(engine)
-    assert [update.finish_reason for update, _ in events["bad"]] == ["error"]
-    assert tokens(events["bad"]) == []
+    updates = finish(engine)
+    assert [update.finish_reason for update in updates["bad"]] == ["error"]
+    assert tokens(updates["bad"]) == []
     alone = make()
     submit(alone, "good")
-    assert tokens(events["good"]) == tokens(finish(alone)["good"])
+    assert tokens(updates["good"]) == tokens(finish(alone)["good"])
 
 
 def poisoned(loaded: Loaded, token: int) -> Loaded:

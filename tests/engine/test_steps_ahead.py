@@ -123,8 +123,8 @@ def test_a_device_that_fails_ends_the_requests_on_their_way(monkeypatch: Any) ->
     bench.submit(engine, "second", jobs[second])
     answer = Answer()
     while engine.has_work:
-        for update, details in engine.step():
-            answer.add(update, details)
+        for update in engine.step():
+            answer.add(update)
     assert answer == expected[second]
 
 
@@ -140,6 +140,6 @@ def test_a_request_cancelled_in_flight_leaves_nothing_to_its_name() -> None:
     bench.submit(engine, "a", replace(jobs[1], params=replace(params, prompt_logprobs=None)))
     answer = Answer()
     while engine.has_work:
-        for update, details in engine.step():
-            answer.add(update, details)
+        for update in engine.step():
+            answer.add(update)
     assert answer.prompt_logprobs is None and len(answer.tokens) == 4

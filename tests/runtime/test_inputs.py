@@ -61,7 +61,7 @@ def test_chunks_lie_side_by_side() -> None:
     tables = [row[:n].tolist() for row, n in zip(batch.block_tables, lengths, strict=True)]
     assert tables == [[4], [5, 6, 7], [8, 9]]
     assert batch.logit_rows.tolist() == [3, 5]
-    assert inputs.shape.id_of_row == ["b", "c"]
+    assert inputs.shape.chunk_of_row == [1, 2]
     assert batch.request_of_token().tolist() == [0, 0, 0, 1, 2, 2]
     assert batch.frequencies is FREQUENCIES
 
@@ -119,7 +119,7 @@ def test_a_step_like_the_last_equals_one_built_anew() -> None:
         for place, chunk in enumerate(chunks):
             size = len(chunk.block_table)
             assert inputs.batch.block_tables[place, :size].tolist() == chunk.block_table
-        assert inputs.shape.id_of_row == fresh.shape.id_of_row
+        assert inputs.shape.chunk_of_row == fresh.shape.chunk_of_row
         assert inputs.shape.special == fresh.shape.special
         num_lasting += inputs.batch is last
         last = inputs.batch
@@ -163,7 +163,7 @@ def reported(start: int, count: int, samples: bool, output: int = 0) -> list[int
     inputs = requests.build(
         Chunk("other", 0, PROMPT, [0], False), Chunk("a", start, tokens, [0], samples)
     )
-    assert set(inputs.shape.id_of_row) <= {"a"}
+    assert set(inputs.shape.chunk_of_row) <= {1}
     return wanted_positions(inputs)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from quire.engine import EngineStats
 from quire.errors import EngineError, RequestError
 from quire.outputs import Delta, EmbeddingOutput, Logprob, RequestMetrics, TokenLogprobs
 from quire.sampling_params import SamplingParams
+from quire.text.token_bytes import TokenTexts
 from quire.vision.prompt_images import PromptImages
 from quire.vision.reader import ImageReader
 
@@ -43,6 +44,7 @@ class FakeTokenizer:
 
     def __init__(self, chat_template: str | None = TEMPLATE) -> None:
         self.chat_template = chat_template
+        self.texts = TokenTexts(self)
         self.chat_templates = {} if chat_template is None else {"default": chat_template}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -104,6 +106,7 @@ class FakeEngine:
         timeout_s: float | None = None,
         cache_salt: str = "",
         images: PromptImages | None = None,
+        receive: Callable[[Delta | BaseException], None],
     ) -> FakeStream:
         assert not isinstance(prompt, str), "the server tokenizes"
         if self.refusal is not None:
@@ -113,6 +116,7 @@ class FakeEngine:
         if any(not 0 <= token < self.info.vocab_size for token in prompt):
             raise RequestError("a token id is not in the vocabulary", "prompt")
         stream = FakeStream(self, f"request-{len(self.streams)}", list(prompt), params)
+        stream.begin(receive)
         self.streams.append(stream)
         self.submitted.append(
             {"params": params, "priority": priority, "timeout_s": timeout_s, "salt": cache_salt}
@@ -179,6 +183,7 @@ class FakeStream:
         self.prompt_token_ids = prompt
         self.cancelled = False
         self.over = False
+        self.run: asyncio.Task[None] | None = None
         self.num_steps = 0
         self._engine = engine
         self._params = params
@@ -188,16 +193,21 @@ class FakeStream:
         if not self.over:
             self.cancelled = True
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    def begin(self, receive: Callable[[Delta | BaseException], None]) -> None:
+        self.run = asyncio.get_running_loop().create_task(self._run(receive))
+
+    async def _run(self, receive: Callable[[Delta | BaseException], None]) -> None:
         try:
             completions = [self._completion(index) for index in range(self._params.n)]
             while completions:
                 await self._step()
                 for completion in list(completions):
                     delta = next(completion)
-                    yield delta
+                    receive(delta)
                     if delta.finish_reason is not None:
                         completions.remove(completion)
+        except EngineError as error:
+            receive(error)
         finally:
             self.over = True
 

@@ -45,7 +45,7 @@ def offline() -> LLM:
 def test_ready_in_time(server: LiveServer, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nfrom exec to /health 200: {server.ready_s:.2f} s")
-    assert server.ready_s < 15  # a busy machine; on an idle one it is below one second
+    assert server.ready_s < 60  # a busy machine; on an idle one it is below one second
 
 
 def test_completion_equals_the_offline_text(client: openai.OpenAI, offline: LLM) -> None:
@@ -129,7 +129,7 @@ def running(server: LiveServer) -> float:
     return float(line.rpartition(" ")[2])
 
 
-def wait_until_idle(server: LiveServer, within_s: float = 10.0) -> None:
+def wait_until_idle(server: LiveServer, within_s: float = 60.0) -> None:
     deadline = time.monotonic() + within_s
     while running(server):
         assert time.monotonic() < deadline, "requests are still running"

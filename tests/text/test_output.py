@@ -122,7 +122,7 @@ def test_logprobs_get_their_text_and_are_cut_with_the_tokens(load: Load) -> None
     entries = [{token: Logprob(-0.5, 1), 3: Logprob(-2.0, 2)} for token in ids]
     assembler = OutputAssembler(1, tokenizer, [], SamplingParams(stop=("!",), logprobs=1))
     of_prompt = (None, {ids[0]: Logprob(-0.5, 1)})
-    delta = assembler.push(Update("r", tuple(ids)), Details(entries, of_prompt))
+    delta = assembler.push(Update("r", tuple(ids), details=Details(entries, of_prompt)))
     assert delta.index == 1
     assert delta.prompt_logprobs is not None and delta.prompt_logprobs[0] is None
     assert delta.prompt_logprobs[1] is not None
@@ -142,7 +142,7 @@ def test_updates_after_the_end_add_nothing(load: Load) -> None:
     assert assembler.stopped and assembler.finished
     before = (output.text, list(output.token_ids))
     over = Details(metrics=RequestMetrics(finished_s=2.0))
-    late = assembler.push(Update("r", (5,), "abort"), over)
+    late = assembler.push(Update("r", (5,), "abort", details=over))
     assert late.metrics == RequestMetrics(finished_s=2.0)  # but when the engine was done is news
     output.add(late)
     assert (output.text, output.token_ids) == before

@@ -121,8 +121,8 @@ def test_images_are_told_apart_by_the_cache(
         expected, answer = bench.alone(job), Answer()
         bench.submit(engine, "x", job)
         while engine.has_work:
-            for update, details in engine.step():
-                answer.add(update, details)
+            for update in engine.step():
+                answer.add(update)
         assert answer == expected
         hits.append(engine.stats().scheduler.prefix_hit_tokens)
     text_blocks = 16  # of the 20 tokens before the image
