@@ -18,7 +18,8 @@ namespace quire {
 namespace {
 
 struct Avx2Integer {
-    static constexpr int kStrips = 2, kMaxRows = 6, kAheadRows = 1;
+    static constexpr int kStrips = 2, kMaxRows = 6;
+    static constexpr int kAheadRows = 1, kAheadBytes = 2048;
     static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 2;
     static constexpr bool kSmallTables = true;

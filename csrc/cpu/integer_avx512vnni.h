@@ -15,7 +15,8 @@ namespace quire {
 namespace {
 
 struct Avx512VnniInteger {
-    static constexpr int kStrips = 1, kMaxRows = 8, kAheadRows = 3;
+    static constexpr int kStrips = 1, kMaxRows = 8;
+    static constexpr int kAheadRows = 3, kAheadBytes = 4096;
     static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 1;
     static constexpr bool kSmallTables = false;

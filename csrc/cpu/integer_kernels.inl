@@ -19,7 +19,8 @@ namespace {
 
 template <class V, class Q>
 constexpr IntegerKernels make_integer_kernels() {
-    return {Q::kMaxRows, Q::kAheadRows, integer_part<Q>, quantize_row<V, Q>, Q::spin};
+    return {Q::kMaxRows,     Q::kAheadRows,      Q::kAheadBytes,
+            integer_part<Q>, quantize_row<V, Q>, Q::spin};
 }
 
 }  // namespace

@@ -16,7 +16,8 @@ namespace quire {
 namespace {
 
 struct NeonDotprodInteger {
-    static constexpr int kStrips = 4, kMaxRows = 4, kAheadRows = 3;
+    static constexpr int kStrips = 4, kMaxRows = 4;
+    static constexpr int kAheadRows = 3, kAheadBytes = 4096;
     static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 4;
     static constexpr bool kSmallTables = false;

@@ -4,6 +4,7 @@
 //   kStrips            strips that make up the 16 rows of a panel; a strip is what one register sums
 //   kMaxRows           activation rows of the largest tile
 //   kAheadRows         tiles of so many rows ask for weights ahead, unless a tuning says otherwise
+//   kAheadBytes        ... that stand so far ahead
 //   kLeastRows         activation rows of the smallest tile
 //   kJointRows         tiles of at least so many rows are summed by add_rows; 0: none
 //   kTogether          strips whose sums are kept at once
@@ -36,7 +37,8 @@ namespace {
 #define QUIRE_ROWS for (int r = 0; r < kPanelRows; r++)
 
 struct PortableInteger {
-    static constexpr int kStrips = 1, kMaxRows = 2, kAheadRows = 3;
+    static constexpr int kStrips = 1, kMaxRows = 2;
+    static constexpr int kAheadRows = 3, kAheadBytes = 4096;
     static constexpr int kLeastRows = 1, kJointRows = 0;
     static constexpr int kTogether = 1;
     static constexpr bool kSmallTables = false;

@@ -74,8 +74,9 @@ using Kernel = void (*)(const quire_op &op, const Run &run, char *scratch, int64
 // The kernels of one integer trait.  They are a table of their own, because instruction sets that
 // differ only in them share all others.
 struct IntegerKernels {
-    int32_t tile_rows;   // most activation rows that a product takes at once
-    int32_t ahead_rows;  // tiles of so many ask for 4-bit weights ahead, where nobody measured
+    int32_t tile_rows;    // most activation rows that a product takes at once
+    int32_t ahead_rows;   // tiles of so many ask for 4-bit weights ahead, where nobody measured
+    int32_t ahead_bytes;  // ... that stand so far ahead
     // Does units of one part of a linear op whose outputs begin at `column`.
     void (*linear_part)(const quire_op &op, const Run &run, int part, int64_t column,
                         int64_t first_unit, int64_t last_unit);

@@ -41,8 +41,11 @@ void amx_part(const quire_op &op, const Run &run, int part, int64_t column, int6
 
 }  // namespace
 
-constexpr IntegerKernels kAmxIntegers = {Avx512VnniInteger::kMaxRows, Avx512VnniInteger::kAheadRows,
-                                         amx_part, quantize_row<Avx512Vector, AmxInteger>,
+constexpr IntegerKernels kAmxIntegers = {Avx512VnniInteger::kMaxRows,
+                                         Avx512VnniInteger::kAheadRows,
+                                         Avx512VnniInteger::kAheadBytes,
+                                         amx_part,
+                                         quantize_row<Avx512Vector, AmxInteger>,
                                          AmxInteger::spin};
 
 }  // namespace quire

@@ -17,7 +17,7 @@ void default_tunings(const Kernels &kernels, quire_tuning *tunings) {
         tunings[dtype].ahead_rows = !packed               ? 1
                                     : dtype == QUIRE_INT8 ? 2 * integers.ahead_rows - 1
                                                           : integers.ahead_rows;
-        tunings[dtype].ahead_bytes = (packed ? 4 : 24) * kKiB;
+        tunings[dtype].ahead_bytes = packed ? integers.ahead_bytes : 24 * kKiB;
         tunings[dtype].block_bytes = 512 * kKiB;
         tunings[dtype].chunk_bytes = 512 * kKiB;
     }

@@ -193,6 +193,13 @@ class ModelSpec:
         return frozenset(linear.weight.name for each in experts for linear in parts(each, Linear))
 
     @property
+    def streamed_matrices(self) -> frozenset[str]:
+        """The matrices that steps read from end to end: of linear layers, latents and routers."""
+        linears = (linear.weight.name for linear in self.linears())
+        routers = (part.router.weight.name for part in parts(self, MixtureOfExperts))
+        return frozenset((*linears, *self.latent_halves, *routers))
+
+    @property
     def num_parameters(self) -> int:
         """Elements in all weights."""
         total = 0

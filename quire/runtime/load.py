@@ -96,7 +96,7 @@ def load_model(config: EngineConfig) -> LoadedModel:
     ropes = RopeTables(spec.ropes, config.max_num_seqs + config.max_num_queued_reqs)
     cache = KvCache(layout, memory.num_blocks, room.on_host)
     states = RecurrentStates(memory.num_state_records, spec.state_floats, room.on_host)
-    streamed = {*(each.weight.name for each in spec.linears()), *spec.latent_halves} - mapped
+    streamed = spec.streamed_matrices - mapped
     bound = binder(
         backend, config, machine, weights, streamed, states, offload.layers, memory.graphs
     )

@@ -29,13 +29,21 @@ def weights_in(path: Path) -> dict[str, RawTensor]:
 
 def test_moved_weights_are_the_same(tmp_path: Path) -> None:
     before = weights_in(tmp_path / "weights")
-    after = in_huge_pages(before, ["large", "small", "made"], threads=2)
+    after = in_huge_pages(before, {"made", "small", "large"}, threads=2)
     for name, weight in before.items():
         np.testing.assert_array_equal(after[name].data, weight.data)
         assert np.shares_memory(after[name].data, weight.data) == (name in ("kept", "made"))
         assert after[name].shape == weight.shape and after[name].dtype == weight.dtype
     for name in ("large", "small"):
         assert after[name].data.ctypes.data % 64 == 0
+
+
+def test_moved_weights_keep_their_order(tmp_path: Path) -> None:
+    before = weights_in(tmp_path / "weights")
+    for names in (["large", "small", "kept"], ["kept", "small", "large"]):
+        after = in_huge_pages(before, names, threads=2)
+        places = [after[name].data.ctypes.data for name in ("large", "small", "kept")]
+        assert places == sorted(places)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no count of resident pages")

@@ -51,7 +51,7 @@ class Parameter:
 
 PARAMETERS = (
     Parameter("chunk_bytes", (64 * KIB, 128 * KIB, 256 * KIB, 512 * KIB), (1, 4)),
-    Parameter("ahead_bytes", (4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB), (4, 8)),
+    Parameter("ahead_bytes", (2 * KIB, 4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB), (1, 4, 8)),
     Parameter("ahead_rows", (1, 2, 3, 5, 9), (1, 2, 4, 8)),
     Parameter("tile_rows", (2, 3, 4, 6, 8), (8, 32)),
 )
