@@ -1,14 +1,19 @@
-"""Fills the tables of docs/api.md and docs/metrics.md from the code; --check only compares."""
+"""Fills the tables of docs/api.md, metrics.md, options.md from the code; --check only compares."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 
+from quire.cli.commands import parsers
+from quire.cli.main import COMMANDS
+from quire.cli.parser import CommandParser
 from quire.server.metrics import ServerMetrics
 from quire.server.protocol import chat, completions, embeddings, formats, sampling, tokens
 from quire.server.protocol.support import field_support
@@ -22,7 +27,7 @@ MODULES = (chat, completions, embeddings, formats, sampling, tokens)
 def main(argv: list[str]) -> int:
     """Rewrite the pages, or say which of them are stale."""
     stale = []
-    for page in (DOCS / "api.md", DOCS / "metrics.md"):
+    for page in (DOCS / "api.md", DOCS / "metrics.md", DOCS / "options.md"):
         text = page.read_text(encoding="utf-8")
         fresh = MARKED.sub(lambda found: found[1] + table(found[2]) + found[3], text)
         if fresh != text and "--check" in argv:
@@ -35,13 +40,15 @@ def main(argv: list[str]) -> int:
 
 
 def table(name: str) -> str:
-    """The table that a mark asks for: Routes, Metrics, or a request type's fields."""
+    """What a mark asks for: Routes, Metrics, Options, or a request type's fields."""
     if name == "Routes":
         rows = [f"| {each.method} `{each.path}` | {each.summary} |" for each in OPERATIONS]
         rows = [row.replace(":path", "") for row in rows]
         return _lines(["| Route | |", "|---|---|", *rows])
     if name == "Metrics":
         return _metrics()
+    if name == "Options":
+        return "\n".join(_options())
     return _fields(name)
 
 
@@ -86,6 +93,65 @@ def _metrics() -> str:
         for metric in ServerMetrics(engine, "vllm", "model").registry
     ]
     return _lines(["| Name | Kind | Labels | |", "|---|---|---|---|", *rows])
+
+
+SHARED = ("engine", "sampling")
+"""Groups of options that several commands have, or some of them."""
+
+
+def _options() -> Iterator[str]:
+    """A section for every command's own options, and one for each group that commands share."""
+    every = dict(parsers(COMMANDS, "quire"))
+    whole = {name: _groups(every["quire generate"])[name] for name in SHARED}
+    for program, parser in every.items():
+        groups = _groups(parser)
+        own = [each for name, group in groups.items() if name not in SHARED for each in group]
+        yield f"## `{program}`\n\n{parser.description}\n"
+        yield _option_table(own) if own else ""
+        for name in SHARED:
+            if groups.get(name):
+                yield _of_shared(name, groups[name], whole[name])
+    for name, group in whole.items():
+        yield f"## {name.capitalize()} options\n"
+        yield _option_table(group)
+
+
+def _groups(parser: CommandParser) -> dict[str, list[argparse.Action]]:
+    """What --help shows by the first word of a group's title, but for what most commands have."""
+    return {
+        group.title.split()[0]: [
+            action
+            for action in group._group_actions
+            if action.option_strings
+            and action.help != argparse.SUPPRESS
+            and action.option_strings[-1] not in ("--help", "--debug", "--config")
+        ]
+        for group in parser._action_groups
+        if group.title
+    }
+
+
+def _option_table(actions: list[argparse.Action]) -> str:
+    rows = []
+    for action in actions:
+        names = ", ".join(f"`{name}`" for name in action.option_strings)
+        values = action.metavar or "{" + ",".join(action.choices or ()) + "}"
+        values = "" if action.nargs == 0 else f" {values}"
+        text = f"{action.help}".replace("%%", "%").replace("|", "\\|")
+        rows.append(f"| {names}{values} | {text} |")
+    return _lines(["| Option | |", "|---|---|", *rows])
+
+
+def _of_shared(name: str, actions: list[argparse.Action], whole: list[argparse.Action]) -> str:
+    """Which options of a shared group a command has."""
+    link = f"[{name} options](#{name}-options)"
+    names = [action.option_strings[0] for action in actions]
+    every = [action.option_strings[0] for action in whole]
+    if names == every:
+        return f"And the {link}.\n"
+    missing = [each for each in every if each not in names]
+    some, those = ("but", missing) if len(missing) < len(names) else ("namely", names)
+    return f"And the {link}, {some} {', '.join(f'`{each}`' for each in those)}.\n"
 
 
 def _lines(lines: list[str]) -> str:

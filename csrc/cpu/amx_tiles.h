@@ -19,7 +19,7 @@ struct alignas(64) TileShapes {
 };
 static_assert(sizeof(TileShapes) == 64, "as the instruction reads it");
 
-#if !defined(QUIRE_MODEL_AMX)
+#if !defined(QUIRE_MODEL_AVX512)
 // Written out, because GCC's intrinsics do not say that they read and write memory.
 struct AmxTiles {
     static QUIRE_INLINE void begin(const TileShapes &shapes) {
@@ -54,7 +54,7 @@ struct AmxTiles {
 }  // namespace
 }  // namespace quire
 
-#if defined(QUIRE_MODEL_AMX)
+#if defined(QUIRE_MODEL_AVX512)
 #include "amx_tiles_model.h"
 #endif
 

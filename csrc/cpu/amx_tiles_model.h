@@ -1,4 +1,4 @@
-// What amx_tiles.h says of the tile unit, in plain C++: a build with -DQUIRE_MODEL_AMX=ON runs the
+// What amx_tiles.h says of the tile unit, in plain C++: a build with -DQUIRE_MODEL_AVX512=ON runs the
 // kernels that use it on machines without.  Shapes that the instructions refuse end the process.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TDPBSUD,

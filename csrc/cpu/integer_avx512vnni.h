@@ -5,9 +5,9 @@
 #ifndef QUIRE_INTEGER_AVX512VNNI_H
 #define QUIRE_INTEGER_AVX512VNNI_H
 
-#include <immintrin.h>
 #include <string.h>
 
+#include "avx512.h"
 #include "integer_avx2.h"
 #include "packed.h"
 

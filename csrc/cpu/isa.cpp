@@ -10,7 +10,7 @@
 #endif
 #endif
 
-#if defined(QUIRE_WITH_AMX) && defined(__linux__)
+#if defined(QUIRE_WITH_AMX) && defined(__linux__) && !defined(QUIRE_MODEL_AVX512)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -63,6 +63,20 @@ bool has_avx2() {
            has_all(saved_state(), kXmmAndYmm) && has_all(cpu_id(7).ebx, kAvx2);
 }
 
+#if defined(QUIRE_MODEL_AVX512)
+bool has_avx512() {
+    return has_avx2();
+}
+bool has_avx512vnni() {
+    return has_avx2();
+}
+bool has_avx512bf16() {
+    return has_avx2();
+}
+[[maybe_unused]] bool has_amx() {
+    return has_avx2();
+}
+#else
 bool has_avx512() {
     constexpr uint32_t kF = 1u << 16, kDq = 1u << 17, kBw = 1u << 30, kVl = 1u << 31;
     constexpr uint32_t kMasksAndZmm = 0xe0;
@@ -82,9 +96,7 @@ bool has_avx512bf16() {
 
 // Linux lets a process use tiles only after it has asked: they make every saved context 8 KiB larger.
 [[maybe_unused]] bool has_amx() {
-#if defined(QUIRE_MODEL_AMX)
-    return has_avx512bf16();
-#elif defined(__linux__)
+#if defined(__linux__)
     constexpr uint32_t kTile = 1u << 24, kInt8 = 1u << 25, kTileState = 3u << 17;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
     return has_avx512bf16() && has_all(cpu_id(7).edx, kTile | kInt8) &&
@@ -94,6 +106,7 @@ bool has_avx512bf16() {
     return false;
 #endif
 }
+#endif
 #endif
 
 #if defined(QUIRE_WITH_NEON_DOTPROD)

@@ -2,8 +2,7 @@
 #ifndef QUIRE_VECTOR_AVX512_H
 #define QUIRE_VECTOR_AVX512_H
 
-#include <immintrin.h>
-
+#include "avx512.h"
 #include "vector_avx2.h"
 
 namespace quire {

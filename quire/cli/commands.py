@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quire.cli.usage import UsageError
 
-__all__ = ["Command", "run_one_of"]
+if TYPE_CHECKING:
+    from quire.cli.parser import CommandParser
+
+__all__ = ["Command", "parsers", "run_one_of"]
 
 
 class Command(NamedTuple):
@@ -35,23 +38,41 @@ def run_one_of(commands: Mapping[str, Command], program: str, argv: Sequence[str
     return _run(commands[argv[0]], f"{program} {argv[0]}", argv[1:])
 
 
+def parsers(commands: Mapping[str, Command], program: str) -> Iterator[tuple[str, CommandParser]]:
+    """The parser of every command, and of its own commands, by name."""
+    for name, command in commands.items():
+        module, full_name = _load(command), f"{program} {name}"
+        if hasattr(module, "COMMANDS"):
+            yield from parsers(module.COMMANDS, full_name)
+        else:
+            yield full_name, _parser(command, full_name)
+
+
 def _run(command: Command, program: str, argv: Sequence[str]) -> int:
-    # Imported here, as are the commands: together they would double the time of `quire --help`.
-    import importlib
-
-    from quire.cli.parser import CommandParser
-
-    module = importlib.import_module(command.module)
+    module = _load(command)
     if hasattr(module, "COMMANDS"):
         return run_one_of(module.COMMANDS, program, argv)
-    parser = CommandParser(program, command.summary)
-    module.add_arguments(parser)
-    namespace = parser.parse(argv)
+    namespace = _parser(command, program).parse(argv)
     import logging
 
     logging.basicConfig(format="quire: %(levelname)s: %(message)s")
     code: int = module.run(namespace)
     return code
+
+
+def _load(command: Command) -> Any:
+    # Imported here, as are the commands: together they would double the time of `quire --help`.
+    import importlib
+
+    return importlib.import_module(command.module)
+
+
+def _parser(command: Command, program: str) -> CommandParser:
+    from quire.cli.parser import CommandParser
+
+    parser = CommandParser(program, command.summary)
+    _load(command).add_arguments(parser)
+    return parser
 
 
 def _overview(commands: Mapping[str, Command], program: str) -> str:
