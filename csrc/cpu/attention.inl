@@ -26,6 +26,9 @@ void attend(AttentionUnit<V, Cache> &unit, int64_t first, int64_t count) {
         const Partial out = unit.partial(chunk);
         scores.make_scores();
         for (int64_t r = 0; r < unit.num_rows; r++) unit.make_weights(r, out);
+        if constexpr (kPairsOfValues<V, Cache>) {
+            for (int64_t r = 0; r < unit.num_rows; r++) unit.round_weights(r);
+        }
         sums.add_values(out);
         if (unit.tile.partials < 0) unit.merge(chunk);
         Chunk<Cache> *done = unit.now;

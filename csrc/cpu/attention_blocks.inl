@@ -33,6 +33,7 @@ struct CachedBlocks {
             for (int64_t offset = 0; offset < B; offset += V::kWidth, vector++) {
                 chunk->keys[vector] = head.keys + offset * Format::kKeyElements;
                 chunk->values[vector] = head.values + offset * value_stride;
+                chunk->shares[vector] = head.keys + offset * value_stride;
                 chunk->key_scales[vector] = head.key_scales + offset;
                 chunk->value_scales[vector] = head.value_scales + offset;
             }
@@ -45,14 +46,17 @@ struct CachedBlocks {
     }
     QUIRE_INLINE void fetch_values(int64_t vector) const {
         fetch(unit.now->values[vector], value_stride * V::kWidth);
-        if constexpr (Format::kScales) QUIRE_PREFETCH_L2(unit.now->value_scales[vector]);
+        fetch_scales(unit.now->value_scales[vector]);
+    }
+    QUIRE_INLINE void fetch_scales(const float *scales) const {
+        if constexpr (Format::kScales) QUIRE_PREFETCH_L2(scales);
+        if constexpr (Format::kMinimums) QUIRE_PREFETCH_L2(scales + unit.minimums);
     }
     // Where position p's share of the keys of the next chunk lies, or null.
     QUIRE_INLINE const Cache *next_keys(int64_t p) const {
-        const int64_t vector = p / V::kWidth, offset = p % B;
+        const int64_t vector = p / V::kWidth;
         if (vector < unit.next->from || vector >= unit.next->to) return nullptr;
-        return unit.next->keys[vector] - offset / V::kWidth * V::kWidth * Format::kKeyElements +
-               offset * value_stride;
+        return unit.next->shares[vector] + p % V::kWidth * value_stride;
     }
 };
 

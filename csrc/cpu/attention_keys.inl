@@ -98,6 +98,7 @@ struct KeyScores {
     template <int M, int N>
     void scores_in_place(int64_t row, int64_t from, int64_t to) {
         const auto tile = [&](auto count, int64_t v) {
+            if (row == 0) blocks.fetch_scales(unit.now->value_scales[v]);
             scores_of_vectors<M, count.value>(unit.now->keys + v, B * Format::kKeyElements, row, v,
                                               row == 0 ? unit.now->values + v : nullptr);
         };
@@ -115,13 +116,25 @@ struct KeyScores {
         for (; to < end; to += N * V::kWidth, from += B) V::store(to, V::load(from));
     }
 
-    // Several groups meet N vectors of positions, made float32 first.
+    // The same of pairs of codes, a panel [steps, N].
+    template <int N>
+    void widen_key_panel(const Code4 *from, Code8 *to) {
+        const Code8 *end = to + steps * N * 2 * V::kWidth;
+        for (; to < end; to += N * 2 * V::kWidth, from += B) V::widen_pairs(from, to);
+    }
+
+    // Several groups meet N vectors of positions, made float32 first, or codes of 8 bits.
     template <int N>
     void scores_through_panel(int64_t vector) {
+        constexpr bool kWidens = V::kPairsOfValues && Format::kNumbersPerValue > 1;
         const float *keys[N];
+        const Code8 *codes[N];
         for (int n = 0; n < N; n++) {
             blocks.fetch_values(vector + n);
             keys[n] = memory.panel + n * V::kWidth;
+            Code8 *to = reinterpret_cast<Code8 *>(memory.panel) + n * 2 * V::kWidth;
+            codes[n] = to;
+            if constexpr (kWidens) widen_key_panel<N>(unit.now->keys[vector + n], to);
             if constexpr (!Format::kPairs) fill_key_panel<N>(unit.now->keys[vector + n], n);
         }
         const int64_t first = unit.now->start + vector * V::kWidth;
@@ -130,7 +143,10 @@ struct KeyScores {
             if (rows.newest < first || rows.oldest >= first + N * V::kWidth) continue;
             with_rows<kGroup>(rows.count, [&](auto count) {
                 constexpr int M = decltype(count)::value;
-                if constexpr (Format::kPairs) {
+                if constexpr (kWidens) {
+                    scores_of_vectors<M, N>(codes, N * 2 * V::kWidth, rows.row, vector,
+                                            static_cast<const Code8 *const *>(nullptr));
+                } else if constexpr (Format::kPairs) {
                     scores_of_vectors<M, N>(unit.now->keys + vector, B * Format::kKeyElements,
                                             rows.row, vector,
                                             static_cast<const Cache *const *>(nullptr));
@@ -150,9 +166,8 @@ struct KeyScores {
                 const RowGroup &rows = memory.groups[i];
                 with_rows<kGroup>(rows.count, [&](auto count) {
                     constexpr int M = decltype(count)::value;
-                    // Integer sums wait for nothing; products need a register of their own.
                     constexpr int kNumVectors =
-                        Format::kPairs ? (M > 2 ? 2 : 8 / M) : scored_vectors<V, M>();
+                        Format::kPairs ? kPairedVectors<M> : scored_vectors<V, M>();
                     scores_in_place<M, kNumVectors>(rows.row, from,
                                                     smaller(from + step, unit.now->to));
                 });
@@ -161,7 +176,7 @@ struct KeyScores {
     }
 
     void make_scores() {
-        if (unit.num_groups <= kGroupsInPlace) return make_scores_in_place();
+        if (unit.num_groups <= kGroupsInPlace<Cache>) return make_scores_in_place();
         int64_t vector = unit.now->from;
         for (; vector + 2 <= unit.now->to; vector += 2) scores_through_panel<2>(vector);
         if (vector < unit.now->to) scores_through_panel<1>(vector);

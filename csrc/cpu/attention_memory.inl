@@ -7,6 +7,7 @@ template <class Cache>
 struct Chunk {
     int64_t start, from, to;  // from and to count from start, in vectors
     const Cache **keys, **values;
+    const Cache **shares;  // of the memory of keys: as much as the values of a vector take
     const float **key_scales, **value_scales;
 };
 
@@ -36,6 +37,8 @@ struct AttentionMemory {
     float *query_sums;         // [R], of what these codes stand for
     float *weighted_minimums;  // [R], of the values of a chunk, where they have any
     float *weights;            // [R, kChunkRoom]: scores, then softmax weights
+    int32_t *weight_pairs;     // [R, kChunkRoom / 2], where values are multiplied as pairs
+    float *weight_units;       // [R], what these are to be times
     float *panel;              // a part of the keys or values as float32
     float *own, *all;          // partial results: of one chunk, and of all so far
     RowGroup *groups;
@@ -48,6 +51,8 @@ struct AttentionMemory {
         query_sums = take<float>(rows);
         weighted_minimums = take<float>(rows);
         weights = take<float>(rows * kChunkRoom);
+        weight_pairs = take<int32_t>(rows * kChunkRoom / 2);
+        weight_units = take<float>(rows);
         panel = take<float>(larger(D, kChunkRoom) * 2 * V::kWidth);
         own = take<float>(partial_floats(rows, D));
         all = take<float>(partial_floats(rows, D));
@@ -58,6 +63,7 @@ struct AttentionMemory {
             chunk = {};
             chunk.keys = take<const Cache *>(kVectors);
             chunk.values = take<const Cache *>(kVectors);
+            chunk.shares = take<const Cache *>(kVectors);
             chunk.key_scales = take<const float *>(kVectors);
             chunk.value_scales = take<const float *>(kVectors);
         }

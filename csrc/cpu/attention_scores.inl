@@ -25,6 +25,16 @@ constexpr int scored_vectors() {
     return n;
 }
 
+// Whether values are multiplied as keys are: codes by integers.
+template <class V, class Cache>
+constexpr bool kPairsOfValues = V::kPairsOfValues && KvFormat<Cache>::kPairs;
+// So many vectors of sums of pairs go beside M rows: they wait for nothing, but their products need
+// a register.
+template <int M>
+constexpr int kPairedVectors = M > 2    ? 2
+                               : M == 2 ? 4
+                                        : 8;
+
 template <int N>
 struct Count {
     static constexpr int value = N;

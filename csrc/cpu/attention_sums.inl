@@ -124,12 +124,82 @@ struct ValueSums {
         }
     }
 
+    // Of the values of all positions, kSlab numbers from d on: in pairs of positions.
+    static constexpr int64_t kSlab = 64;
+    void pair_values(int64_t d, Code8 *to) {
+        for (int64_t vector = unit.now->from; vector < unit.now->to; vector++) {
+            const Cache *from = unit.now->values[vector];
+            Code8 *pair = to + vector * V::kWidth * kSlab;
+            for (int64_t i = 0; i < V::kWidth;
+                 i += 2, from += 2 * value_stride, pair += 2 * kSlab) {
+                for (int64_t slab = 0; slab < smaller(kSlab, unit.P - d); slab += 32) {
+                    const Cache *first = from + (d + slab) / Format::kNumbersPerValue;
+                    V::pair_values(first, first + value_stride, pair + 2 * slab);
+                }
+            }
+        }
+    }
+
+    // Integer sums over all positions that any row of a group sees: others have weights of 0.
+    template <int M, int N>
+    void pair_sums_of_group(int64_t group, const Code8 *values, int64_t d, int64_t dims,
+                            float *out) {
+        const RowGroup &rows = memory.groups[group];
+        const int64_t start = unit.now->start;
+        const int64_t from = larger((rows.oldest - start) / V::kWidth, unit.now->from);
+        const int64_t to =
+            smaller(ceil_div(larger(rows.newest + 1 - start, 0), V::kWidth), unit.now->to);
+        const int32_t *weights = memory.weight_pairs + rows.row * kChunkRoom / 2;
+        for (int64_t i = 0; i < dims; i += N * V::kWidth) {
+            // This tile's share of the keys of the next chunk.
+            const int64_t before = group * unit.P + d + i, all = unit.num_groups * unit.P;
+            const int64_t bytes = value_stride * V::kWidth;
+            const int64_t first = round_up(bytes * before / all, 64);
+            const int64_t last = round_up(bytes * (before + N * V::kWidth) / all, 64);
+            const auto ahead = [&](int64_t vector) QUIRE_INLINE_LAMBDA {
+                if (first == last) return;
+                const Cache *keys = blocks.next_keys(vector * V::kWidth);
+                if (!keys) return;
+                blocks.fetch(keys + first, last - first);
+                if (first == 0) blocks.fetch_scales(unit.next->key_scales[vector]);
+            };
+            typename V::Int sums[M][N];
+            pair_value_tile<V, M, N>(weights, values + 2 * i, 2 * kSlab, from, to, ahead, sums);
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) {
+                const int64_t row = rows.row + m;
+                const auto factor = V::broadcast(memory.weight_units[row]);
+                const auto minimum = V::broadcast(memory.weighted_minimums[row]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) {
+                    V::store(out + row * unit.P + i + n * V::kWidth,
+                             V::fma(V::int_to_float(sums[m][n]), factor, minimum));
+                }
+            }
+        }
+    }
+
+    void add_values_in_pairs(float *sums) {
+        Code8 *values = reinterpret_cast<Code8 *>(memory.panel);
+        for (int64_t d = 0; d < D; d += kSlab) {
+            pair_values(d, values);
+            for (int64_t i = 0; i < unit.num_groups; i++) {
+                with_rows<kGroup>(memory.groups[i].count, [&](auto count) {
+                    constexpr int M = decltype(count)::value;
+                    constexpr int N = kPairedVectors<M> < 4 ? kPairedVectors<M> : 4;
+                    pair_sums_of_group<M, N>(i, values, d, smaller(kSlab, unit.P - d), sums + d);
+                });
+            }
+        }
+    }
+
     void add_values(const Partial &out) {
+        if constexpr (kPairsOfValues<V, Cache>) return add_values_in_pairs(out.sums);
         for (int64_t r = 0; r < num_rows; r++) {
             for (int64_t d = 0; d < unit.P; d++)
                 out.sums[r * unit.P + d] = memory.weighted_minimums[r];
         }
-        if (unit.num_groups > kGroupsInPlace) return values_through_panel(out.sums);
+        if (unit.num_groups > kGroupsInPlace<Cache>) return values_through_panel(out.sums);
         add_values_in_place(out.sums);
     }
 };

@@ -4,7 +4,12 @@ namespace quire {
 namespace {
 
 constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
-constexpr int64_t kGroupsInPlace = 4;               // more groups of rows go through a panel
+
+// More groups of rows than these go through a panel of numbers that are converted once for all.
+template <class Cache>
+constexpr int64_t kGroupsInPlace = 4;
+template <>
+constexpr int64_t kGroupsInPlace<Code4> = 1;
 
 template <class V, class Cache>
 struct AttentionUnit {
@@ -89,6 +94,7 @@ struct AttentionUnit {
         float *score = memory.weights + row * kChunkRoom;
         const int64_t first = first_of(row), end = end_of(row);
         out.maxima[row] = kLowest, out.totals[row] = 0.0f, memory.weighted_minimums[row] = 0.0f;
+        memory.weight_units[row] = FLT_MIN;
         if (first >= end) return;
         const int64_t from = first / V::kWidth * V::kWidth, to = round_up(end, V::kWidth);
         if (bends) bend_scores<V>(op, head_of(row), newest_of(row) - now->start, score, from, to);
@@ -98,7 +104,7 @@ struct AttentionUnit {
         auto top = V::broadcast(kLowest);
         for (int64_t p = from; p < to; p += V::kWidth) top = V::max(V::load(score + p), top);
         const auto shift = V::broadcast(V::max_lane(top));
-        auto total = V::zero(), minimum = V::zero();
+        auto total = V::zero(), minimum = V::zero(), most = V::zero(), taint = V::zero();
         for (int64_t p = from; p < to; p += V::kWidth) {
             auto weight = vector_exp2<V>(V::sub(V::load(score + p), shift));
             total = V::add(total, weight);
@@ -106,15 +112,40 @@ struct AttentionUnit {
                 const float *numbers = now->value_scales[p / V::kWidth] + minimums;
                 minimum = V::fma(weight, seen_of(numbers, first - p, end - p), minimum);
             }
-            if constexpr (Format::kScales) {
+            if constexpr (kPairsOfValues<V, Cache>) {
+                const float *scales = now->value_scales[p / V::kWidth];
+                weight = V::mul(weight, seen_of(scales, first - p, end - p));
+                most = V::max(weight, most);
+                taint = V::add(taint, weight);
+            } else if constexpr (Format::kScales) {
                 const auto scale = V::load(now->value_scales[p / V::kWidth]);
                 weight = V::mul(weight, V::mul(scale, V::broadcast(Format::kUnit)));
             }
             V::store(score + p, weight);
         }
         if constexpr (Format::kMinimums) memory.weighted_minimums[row] = V::sum(minimum);
+        if constexpr (kPairsOfValues<V, Cache>) {
+            const float unit = V::max_lane(most) / 32767.0f;  // it is to have an inverse
+            memory.weight_units[row] =
+                V::sum(taint) >= 0.0f ? (unit > FLT_MIN ? unit : FLT_MIN) : NAN;
+        }
         out.maxima[row] = V::max_lane(top);
         out.totals[row] = V::sum(total);
+    }
+
+    // Rounds one row's weights to units, 32767 of the largest; those that it does not see are 0.
+    void round_weights(int64_t row) {
+        const float *weights = memory.weights + row * kChunkRoom;
+        int32_t *pairs = memory.weight_pairs + row * kChunkRoom / 2;
+        const int64_t first = first_of(row), end = end_of(row), last = now->to * V::kWidth;
+        const int64_t from = smaller(first / V::kWidth * V::kWidth, last);
+        const int64_t to = smaller(end > first ? round_up(end, V::kWidth) : from, last);
+        const auto factor = V::broadcast(1.0f / memory.weight_units[row]);
+        for (int64_t p = 0; p < from; p += V::kWidth) V::store_pairs(pairs + p / 2, V::zero());
+        for (int64_t p = from; p < to; p += V::kWidth) {
+            V::store_pairs(pairs + p / 2, V::mul(V::load(weights + p), factor));
+        }
+        for (int64_t p = to; p < last; p += V::kWidth) V::store_pairs(pairs + p / 2, V::zero());
     }
 
     QUIRE_INLINE Partial partial(int64_t chunk) const {

@@ -90,5 +90,40 @@ QUIRE_NOINLINE void value_tile(const float *weights, const ValueRows<Cache> &val
     }
 }
 
+// sums[m][d] = the sum over pairs of positions of weights[m] times values, exact; those of vector v of
+// positions are values [kWidth / 2, stride] from row v * kWidth / 2 on.  ahead(v) asks for memory.
+template <class V, int M, int N, class Ahead>
+QUIRE_INLINE void pair_value_tile(const int32_t *weights, const Code8 *values, int64_t stride,
+                                  int64_t from, int64_t to, Ahead ahead,
+                                  typename V::Int (&sums)[M][N]) {
+    constexpr int64_t kPairs = V::kWidth / 2;
+    QUIRE_UNROLL
+    for (int m = 0; m < M; m++) {
+        QUIRE_UNROLL
+        for (int n = 0; n < N; n++) sums[m][n] = V::int_zero();
+    }
+    for (int64_t vector = from; vector < to; vector++) {
+        ahead(vector);
+        const int32_t *weight = weights + vector * kPairs;
+        const Code8 *value = values + vector * kPairs * stride;
+        QUIRE_UNROLL
+        for (int64_t i = 0; i < kPairs; i++) {
+            typename V::Int v[N];
+            QUIRE_UNROLL
+            for (int n = 0; n < N; n++) {
+                v[n] = V::load_pairs(value + i * stride + n * 2 * V::kWidth);
+            }
+            QUIRE_UNROLL
+            for (int m = 0; m < M; m++) {
+                const auto w = V::broadcast_pair(weight[m * kChunkRoom / 2 + i]);
+                QUIRE_UNROLL
+                for (int n = 0; n < N; n++) {
+                    sums[m][n] = V::add_pair_products(w, v[n], sums[m][n]);
+                }
+            }
+        }
+    }
+}
+
 }  // namespace
 }  // namespace quire

@@ -166,10 +166,52 @@ struct Avx2Vector {
         return _mm256_and_si256(both, _mm256_set1_epi16(15));
     }
     static QUIRE_INLINE Int broadcast_pair(int32_t pair) { return _mm256_set1_epi32(pair); }
+    // Kept in the register that it was in: GCC would copy each sum once more, and run out of them.
     static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+        QUIRE_IN_REGISTER("+x", sum);
+        return sum;
     }
     static QUIRE_INLINE Float int_to_float(Int a) { return _mm256_cvtepi32_ps(a); }
+
+    static constexpr bool kPairsOfValues = true;
+    static QUIRE_INLINE void store_pairs(int32_t *to, Float a) {
+        const __m256i wide = _mm256_cvtps_epi32(a);
+        const __m128i packed =
+            _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+        _mm_storeu_si128((__m128i *)to, packed);
+    }
+    static QUIRE_INLINE void widen_pairs(const Code4 *from, Code8 *to) {
+        const __m128i bytes = _mm_loadl_epi64((const __m128i *)from);
+        const __m128i low = low_codes(bytes), high = low_codes(_mm_srli_epi16(bytes, 4));
+        _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi8(low, high));
+    }
+    static QUIRE_INLINE __m128i low_codes(__m128i bytes) {
+        return _mm_and_si128(bytes, _mm_set1_epi8(15));
+    }
+    static QUIRE_INLINE void pair_values(const Code8 *first, const Code8 *second, Code8 *to) {
+        QUIRE_UNROLL
+        for (int i = 0; i < 32; i += 16) {
+            const __m128i a = _mm_loadu_si128((const __m128i *)(first + i));
+            const __m128i b = _mm_loadu_si128((const __m128i *)(second + i));
+            _mm_storeu_si128((__m128i *)(to + 2 * i), _mm_unpacklo_epi8(a, b));
+            _mm_storeu_si128((__m128i *)(to + 2 * i + 16), _mm_unpackhi_epi8(a, b));
+        }
+    }
+    static QUIRE_INLINE void pair_values(const Code4 *first, const Code4 *second, Code8 *to) {
+        const __m128i a = _mm_loadu_si128((const __m128i *)first);
+        const __m128i b = _mm_loadu_si128((const __m128i *)second);
+        const __m128i a_even = low_codes(a), a_odd = low_codes(_mm_srli_epi16(a, 4));
+        const __m128i b_even = low_codes(b), b_odd = low_codes(_mm_srli_epi16(b, 4));
+        const __m128i even[2] = {_mm_unpacklo_epi8(a_even, b_even),
+                                 _mm_unpackhi_epi8(a_even, b_even)};
+        const __m128i odd[2] = {_mm_unpacklo_epi8(a_odd, b_odd), _mm_unpackhi_epi8(a_odd, b_odd)};
+        QUIRE_UNROLL
+        for (int i = 0; i < 2; i++, to += 32) {
+            _mm_storeu_si128((__m128i *)to, _mm_unpacklo_epi16(even[i], odd[i]));
+            _mm_storeu_si128((__m128i *)(to + 16), _mm_unpackhi_epi16(even[i], odd[i]));
+        }
+    }
 
     static QUIRE_INLINE float sum(Float a) {
         const __m256 pairs = _mm256_hadd_ps(a, a), fours = _mm256_hadd_ps(pairs, pairs);

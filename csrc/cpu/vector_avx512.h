@@ -152,6 +152,7 @@ struct Avx512Vector {
     static QUIRE_INLINE Int add_pair_products(Int a, Int b, Int sum) {
         return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
     }
+    static constexpr bool kPairsOfValues = false;
     static QUIRE_INLINE Float int_to_float(Int a) { return _mm512_cvtepi32_ps(a); }
 
     static QUIRE_INLINE __m256 low(Float a) { return _mm512_castps512_ps256(a); }

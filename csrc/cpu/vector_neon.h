@@ -128,6 +128,7 @@ struct NeonVector {
         const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
         return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(x, y)));
     }
+    static constexpr bool kPairsOfValues = false;
     static QUIRE_INLINE Float int_to_float(Int a) { return vcvtq_f32_s32(a); }
 
     static QUIRE_INLINE float sum(Float a) { return vaddvq_f32(a); }

@@ -22,6 +22,10 @@
 //   load_pairs                2 * kWidth codes as pairs, from Code8 or Code4
 //   broadcast_pair            the pair in the two halves of an int32, the first in the low one
 //   add_pair_products(a, b, sum)  sum + a.first * b.first + a.second * b.second, exact
+//   kPairsOfValues            whether values of codes are multiplied as pairs of positions too; then
+//     store_pairs             kWidth numbers, rounded to int16, two in an int32
+//     widen_pairs             kWidth pairs of Code4 as pairs of Code8
+//     pair_values             32 numbers of a position and of the next as pairs of Code8; all 32 are read
 #ifndef QUIRE_VECTOR_PORTABLE_H
 #define QUIRE_VECTOR_PORTABLE_H
 
@@ -174,6 +178,7 @@ struct PortableVector {
                                   (a.lane[i] >> 16) * (b.lane[i] >> 16);
         return out;
     }
+    static constexpr bool kPairsOfValues = false;
     static QUIRE_INLINE Float int_to_float(const Int &a) {
         Float out;
         QUIRE_LANES out.lane[i] = float(a.lane[i]);

@@ -25,9 +25,10 @@ class PagedAttention:
     softcap c: a score s becomes c tanh(s / c); then slopes[h] are taken off per position between
     query and key.  sinks [H], the name of a weight: a score beside the others that has no value.
     bidirectional: all positions of its request, which this step must compute whole.
-    Query head h reads kv head h // (H / K).  Keys and values are read in the cache's
-    format; the softmax is float32.  Over an int8 cache a backend may round each query to 16 bits
-    (steps of max |q| / 32767).  What a token does not see never changes its result.
+    Query head h reads kv head h // (H / K).  Keys and values are read in the cache's format; the
+    softmax is float32.  Over an int8 or int4 cache a backend may round each query to 16 bits (steps
+    of max |q| / 32767), and weights times scales of values to steps of the largest / 32767 among at
+    most 288 neighbouring positions.  What a token does not see never changes its result.
     """
 
     layer: int

@@ -59,16 +59,14 @@ class RuledWorld(World):
                 setattr(op, name, value)
         return op
 
-    def expected(self, r, a, b):
+    def weights(self, r, a, b):
         """The definition in float64, query by query and head by head."""
-        out = np.zeros((b - a, self.heads, self.head_dim))
+        out = np.zeros((self.heads, b - a, len(self.keys[r])))
         for p, h in itertools.product(range(a, b), range(self.heads)):
             kv_head = h // (self.heads // self.kv_heads)
             first = p - p % self.rules["chunk"] if "chunk" in self.rules else 0
             first = max(first, p - self.window + 1) if self.window else first
-            keys, values = (
-                x[r][first : p + 1, kv_head].astype("f8") for x in (self.keys, self.values)
-            )
+            keys = self.keys[r][first : p + 1, kv_head].astype("f8")
             scores = keys @ self.queries[r][p, h] * self.head_dim**-0.5
             if self.rule in QUERY_RULES:
                 scores *= QUERY_RULES[self.rule].at(p)
@@ -78,8 +76,8 @@ class RuledWorld(World):
                 scores -= self.rules["slopes"][h] * np.arange(p - first, -1, -1)
             weights = np.exp(scores)
             rest = np.exp(self.rules["sinks"][h]) if "sinks" in self.rules else 0
-            out[p - a, h] = weights @ values / (weights.sum() + rest)
-        return out.reshape(b - a, -1)
+            out[h, p - a, first : p + 1] = weights / (weights.sum() + rest)
+        return out
 
 
 @each_rule
