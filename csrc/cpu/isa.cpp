@@ -10,7 +10,7 @@
 #endif
 #endif
 
-#if defined(QUIRE_WITH_AMX) && defined(__linux__) && !defined(QUIRE_MODEL_AVX512)
+#if defined(QUIRE_WITH_AVX2) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
