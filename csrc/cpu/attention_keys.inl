@@ -126,7 +126,6 @@ struct KeyScores {
     // Several groups meet N vectors of positions, made float32 first, or codes of 8 bits.
     template <int N>
     void scores_through_panel(int64_t vector) {
-        constexpr bool kWidens = V::kPairsOfValues && Format::kNumbersPerValue > 1;
         const float *keys[N];
         const Code8 *codes[N];
         for (int n = 0; n < N; n++) {
@@ -134,7 +133,7 @@ struct KeyScores {
             keys[n] = memory.panel + n * V::kWidth;
             Code8 *to = reinterpret_cast<Code8 *>(memory.panel) + n * 2 * V::kWidth;
             codes[n] = to;
-            if constexpr (kWidens) widen_key_panel<N>(unit.now->keys[vector + n], to);
+            if constexpr (kWidensKeys<V, Cache>) widen_key_panel<N>(unit.now->keys[vector + n], to);
             if constexpr (!Format::kPairs) fill_key_panel<N>(unit.now->keys[vector + n], n);
         }
         const int64_t first = unit.now->start + vector * V::kWidth;
@@ -143,7 +142,7 @@ struct KeyScores {
             if (rows.newest < first || rows.oldest >= first + N * V::kWidth) continue;
             with_rows<kGroup>(rows.count, [&](auto count) {
                 constexpr int M = decltype(count)::value;
-                if constexpr (kWidens) {
+                if constexpr (kWidensKeys<V, Cache>) {
                     scores_of_vectors<M, N>(codes, N * 2 * V::kWidth, rows.row, vector,
                                             static_cast<const Code8 *const *>(nullptr));
                 } else if constexpr (Format::kPairs) {
@@ -176,7 +175,7 @@ struct KeyScores {
     }
 
     void make_scores() {
-        if (unit.num_groups <= kGroupsInPlace<Cache>) return make_scores_in_place();
+        if (unit.num_groups <= kGroupsInPlace<V, Cache>) return make_scores_in_place();
         int64_t vector = unit.now->from;
         for (; vector + 2 <= unit.now->to; vector += 2) scores_through_panel<2>(vector);
         if (vector < unit.now->to) scores_through_panel<1>(vector);

@@ -28,6 +28,9 @@ constexpr int scored_vectors() {
 // Whether values are multiplied as keys are: codes by integers.
 template <class V, class Cache>
 constexpr bool kPairsOfValues = V::kPairsOfValues && KvFormat<Cache>::kPairs;
+// Whether keys of 4 bits are made keys of 8, once for all rows that meet them.
+template <class V, class Cache>
+constexpr bool kWidensKeys = V::kPairsOfValues && KvFormat<Cache>::kNumbersPerValue > 1;
 // So many vectors of sums of pairs go beside M rows: they wait for nothing, but their products need
 // a register.
 template <int M>

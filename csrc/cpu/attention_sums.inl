@@ -199,7 +199,7 @@ struct ValueSums {
             for (int64_t d = 0; d < unit.P; d++)
                 out.sums[r * unit.P + d] = memory.weighted_minimums[r];
         }
-        if (unit.num_groups > kGroupsInPlace<Cache>) return values_through_panel(out.sums);
+        if (unit.num_groups > kGroupsInPlace<V, Cache>) return values_through_panel(out.sums);
         add_values_in_place(out.sums);
     }
 };

@@ -6,10 +6,8 @@ namespace {
 constexpr float kLowest = -3.4028234663852886e38f;  // below every score, yet a number to subtract
 
 // More groups of rows than these go through a panel of numbers that are converted once for all.
-template <class Cache>
-constexpr int64_t kGroupsInPlace = 4;
-template <>
-constexpr int64_t kGroupsInPlace<Code4> = 1;
+template <class V, class Cache>
+constexpr int64_t kGroupsInPlace = kWidensKeys<V, Cache> ? 1 : 4;
 
 template <class V, class Cache>
 struct AttentionUnit {
