@@ -34,7 +34,8 @@ def main() -> int:
     making.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     showing = commands.add_parser("table", help="print the results, or write them into a page")
     showing.add_argument("--results", type=Path, default=cache() / "results.json")
-    showing.add_argument("--page", type=Path, help="a page with <!-- peers --> and <!-- end -->")
+    showing.add_argument("--page", type=Path, help="a page with <!-- MARK --> and <!-- end -->")
+    showing.add_argument("--mark", default="peers", help="of this machine's tables in the page")
     commands.add_parser("list", help="peers, shapes and workloads")
     options = parser.parse_args()
     try:
@@ -117,7 +118,7 @@ def _table(options: argparse.Namespace) -> None:
     if options.page is None:
         print(render(results))
     else:
-        replace_between_marks(options.page, "peers", render(results))
+        replace_between_marks(options.page, options.mark, render(results))
 
 
 def _list(_: argparse.Namespace) -> None:
